@@ -1,0 +1,41 @@
+"""Prune VGG-11 on CIFAR-10 and prove what was gained.
+
+Public names are loaded when they are first used: ``import tp_vgg`` alone does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tp_vgg.checkpoint import load, save
+    from tp_vgg.model import build
+    from tp_vgg.ratios import read_ratios
+    from tp_vgg.spec import VGGSpec
+    from tp_vgg.structured import prune_structured
+    from tp_vgg.unstructured import prune_unstructured
+
+_HOMES = {
+    "VGGSpec": "tp_vgg.spec",
+    "build": "tp_vgg.model",
+    "load": "tp_vgg.checkpoint",
+    "save": "tp_vgg.checkpoint",
+    "read_ratios": "tp_vgg.ratios",
+    "prune_structured": "tp_vgg.structured",
+    "prune_unstructured": "tp_vgg.unstructured",
+}
+
+__all__ = ["VGGSpec", "build", "load", "prune_structured", "prune_unstructured", "read_ratios", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tp_vgg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,98 @@
+"""One click command a file; each parses, calls its stage and prints. Loaded only when called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from tp_vgg import __version__
+from tp_vgg.errors import BadInput, WorkFailed
+
+COMMANDS = {
+    "train": "Train the dense baseline.",
+    "unstructured": "Set the smallest weights to zero, fine-tune, save.",
+    "structured": "Remove channels, prove it, fine-tune, save: the main job.",
+    "compare": "One table of accuracy, size and cost; metrics.json.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and summaries; imports a command's module when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"tp_vgg.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tp_vgg")
+def cli() -> None:
+    """Prune VGG-11 on CIFAR-10 and prove what was gained.
+
+    \b
+    Example: python -m tp_vgg structured --dataset digits --ratios examples/ratios.json
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 failed at work, 2 bad input, 130 interrupted."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """The exit status of a command; every failure is one line on stderr."""
+    try:
+        cli.main(args, prog_name="python -m tp_vgg", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        return _fail(2, error.format_message())
+    except BadInput as error:
+        return _fail(2, str(error))
+    except WorkFailed as error:
+        return _fail(1, str(error))
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(130, "interrupted; what was finished is kept, and the same command goes on from there")
+    except BrokenPipeError:
+        sys.stdout = None  # nothing more can be said to a closed pipe
+        return 1
+    except OSError as error:
+        return _fail(1, f"{error.filename or 'input/output'}: {error.strerror or error}; finished files are kept")
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        return _fail(
+            1,
+            f"out of memory ({str(error).splitlines()[0][:120]}); try a smaller --batch-size; finished files are kept",
+        )
+    return 0
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+
+
+def _fail(status: int, message: str) -> int:
+    one_line = " ".join(message.split())
+    click.echo(f"error: {one_line}", err=True)
+    return status
+
+
+def print_table(records: Any) -> None:
+    """The closing table of a stage, on stdout."""
+    from tp_vgg.stages.compare import render
+
+    click.echo(render(records))

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tp_vgg.cli.options import PATH, common_options
+from tp_vgg.stages.compare import FORMATS, compare, render
+from tp_vgg.stages.settings import Settings
+
+
+@click.command("compare")
+@common_options
+@click.argument("checkpoints", nargs=-1, type=PATH)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> None:
+    """One table of accuracy, size and cost against the baseline; writes metrics.json.
+
+    CHECKPOINTS are measured now, on the same data, and added.
+
+    \b
+    Example: python -m tp_vgg compare --dataset digits --format markdown
+    """
+    click.echo(render(compare(settings, checkpoints), form))

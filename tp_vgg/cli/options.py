@@ -1,0 +1,102 @@
+"""The options that the commands share, and what they become."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tp_vgg.errors import BadInput
+from tp_vgg.ratios import Kind, Plan, read_ratios
+from tp_vgg.spec import ARCHS, HEADS, VGGSpec
+from tp_vgg.stages.settings import DATASETS, Settings
+
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+RATE = click.FloatRange(min=0, min_open=True, max=100)
+
+_COMMON = [
+    click.option("--arch", type=click.Choice(ARCHS), help="Network (vgg11_bn)."),
+    click.option(
+        "--head", type=click.Choice(HEADS), help="Classifier: torchvision's 4096-4096, or one linear (torchvision)."
+    ),
+    click.option(
+        "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True, help="folder: an ImageFolder."
+    ),
+    click.option("--data-dir", type=PATH, default=Path("data"), show_default=True, help="Where the images are, or go."),
+    click.option("--out", type=PATH, help="Run directory (runs/ARCH-HEAD-DATASET)."),
+    click.option("--tag", metavar="NAME", help="Put the outputs in OUT/NAME; the baseline is shared."),
+    click.option("--checkpoint", type=PATH, help="The dense model to start from (.pth or .safetensors)."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="Of training; reported accuracy is always fp32.",
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
+    click.option("--limit-train", type=COUNT, metavar="N", help="Train on a stratified subset."),
+    click.option("--limit-val", type=COUNT, metavar="N"),
+    click.option("--limit-test", type=COUNT, metavar="N"),
+    click.option("-q", "--quiet", is_flag=True, help="No progress bars, no notes."),
+]
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the common options; the command gets them as one ``settings``."""
+    names = [*Settings.__dataclass_fields__]
+
+    @functools.wraps(function)
+    def wrapper(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in names}
+        return function(settings=_settings(given), **options)
+
+    for option in reversed(_COMMON):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--lr`` and ``--batch-size``."""
+    function = click.option("--batch-size", type=COUNT, metavar="N", help="Images a step.")(function)
+    return click.option("--lr", type=RATE, metavar="RATE", help="Peak learning rate.")(function)
+
+
+def plan_from(
+    file: Path | None, value: float | None, option: str, kind: Kind, settings: Settings
+) -> Callable[[VGGSpec], Plan]:
+    """The plan once the network is known: a file's, or one value for every layer that ``option`` means.
+
+    Raises :class:`BadInput` unless exactly one of ``file`` and ``value`` is given, and for all that is wrong with either.
+    """
+    if (file is None) == (value is None):
+        raise BadInput(f"give either --ratios FILE or {option} VALUE")
+    if file is not None:
+        plan = read_ratios(file, kind, plan_dirs=(settings.out,) if settings.out else ())
+        return lambda _spec: plan
+    assert value is not None
+    amount = value
+    Plan.uniform(amount, ("features.0",), option)
+
+    def for_spec(spec: VGGSpec) -> Plan:
+        return Plan.uniform(amount, spec.conv_names if kind == "structured" else tuple(spec.prunable), option)
+
+    return for_spec
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    tag = given["tag"]
+    if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
+        raise BadInput(f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'")
+    checkpoint = given["checkpoint"]
+    if checkpoint is not None and not checkpoint.is_file():
+        raise BadInput(f"--checkpoint: {checkpoint}: {'not a regular file' if checkpoint.exists() else 'no such file'}")
+    if given["dataset"] == "folder" and not given["data_dir"].is_dir():
+        raise BadInput(
+            f"--data-dir: {given['data_dir']}: no such directory; expected train/CLASS/IMAGE and test/CLASS/IMAGE in it"
+        )
+    return Settings(**given)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tp_vgg.cli import print_table
+from tp_vgg.cli.options import COUNT, PATH, common_options, plan_from, training_options
+from tp_vgg.criteria import CRITERIA
+from tp_vgg.ratios import Plan
+from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
+from tp_vgg.stages.settings import Settings, expected_spec
+from tp_vgg.tables import text_table
+
+
+@click.command("structured")
+@common_options
+@click.option("--ratios", type=PATH, metavar="FILE", help="Fraction of each layer's channels to remove, as JSON.")
+@click.option("--ratio", type=float, metavar="R", help="One ratio for every conv.")
+@click.option(
+    "--importance", type=click.Choice(list(CRITERIA)), default="l1", show_default=True, help="How channels are ranked."
+)
+@click.option(
+    "--round-to", type=COUNT, default=1, show_default=True, metavar="N", help="Keep a multiple of N channels."
+)
+@click.option(
+    "--steps", type=COUNT, default=1, show_default=True, metavar="N", help="Prune in N parts, fine-tuning in between."
+)
+@click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N", help="In all; 2 on digits, else 5.")
+@click.option(
+    "--distill/--no-distill", default=False, show_default=True, help="Learn from the dense model's outputs too."
+)
+@training_options
+@click.option("--dry-run", is_flag=True, help="Print what the plan would leave of each layer, and stop.")
+@click.option(
+    "--show", metavar="LAYER", help="Draw the layer's filters before and after; alone, at ratio 0.5, it prunes nothing."
+)
+def command(
+    settings: Settings,
+    ratios: Path | None,
+    ratio: float | None,
+    dry_run: bool,
+    show: str | None,
+    distill: bool,
+    **chosen: Any,
+) -> None:
+    """Remove channels, prove it, fine-tune, save: the main job.
+
+    \b
+    Example: python -m tp_vgg structured --dataset digits --ratios examples/ratios.json
+    """
+    only_show = show if ratios is None and ratio is None else None
+    if only_show is not None:
+        plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
+    else:
+        plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings)
+    options = StructuredOptions(**chosen, distill=distill)
+    if settings.checkpoint is None:
+        spec = settings.flag_spec() if dry_run else expected_spec(settings)
+        structured_target(spec, plan_for(spec), options, show)
+    if dry_run:
+        click.echo(_dry_run(settings, plan_for, options))
+        return
+
+    from tp_vgg.stages.structured import show_structured, structured
+
+    if only_show is not None:
+        click.echo(show_structured(settings, plan_for, options, only_show))
+    else:
+        print_table(structured(settings, plan_for, options, show))
+
+
+def _dry_run(settings: Settings, plan_for: PlanFor, options: StructuredOptions) -> str:
+    """The plan resolved against the checkpoint's spec or the flags', as a table."""
+    spec = settings.flag_spec()
+    if settings.checkpoint is not None:
+        from tp_vgg.stages.session import load_dense
+
+        spec = load_dense(settings, settings.checkpoint).spec
+    target = structured_target(spec, plan_for(spec), options, None)
+    asked = plan_for(spec).values
+    rows = [
+        [
+            before.name,
+            f"{asked[before.name]:g}" if before.name in asked else "-",
+            f"{before.out_width} → {after.out_width}",
+            f"{before.params:,} → {after.params:,}",
+            f"{before.macs:,} → {after.macs:,}",
+        ]
+        for before, after in zip(spec.rows, target.rows, strict=True)
+    ]
+    ratios = f"{target.params() / spec.params():.3f}× params, {target.macs() / spec.macs():.3f}× MACs"
+    rows.append(
+        ["total", "", ratios, f"{spec.params():,} → {target.params():,}", f"{spec.macs():,} → {target.macs():,}"]
+    )
+    return text_table(["layer", "ratio", "channels", "params", "MACs"], rows)

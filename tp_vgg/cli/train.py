@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import click
+
+from tp_vgg.cli import print_table
+from tp_vgg.cli.options import COUNT, common_options, training_options
+from tp_vgg.stages.settings import Settings
+
+
+@click.command("train")
+@common_options
+@click.option("--epochs", type=COUNT, metavar="N", help="5 on digits, else 24.")
+@click.option(
+    "--weights", default="none", show_default=True, metavar="{none,imagenet,PATH}", help="Weights to start from."
+)
+@training_options
+def command(settings: Settings, epochs: int | None, weights: str, lr: float | None, batch_size: int | None) -> None:
+    """Train the dense baseline.
+
+    \b
+    Example: python -m tp_vgg train --dataset digits
+    """
+    from tp_vgg.stages.train import train
+
+    print_table(train(settings, epochs=epochs, lr=lr, batch_size=batch_size, weights=weights))

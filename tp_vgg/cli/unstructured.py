@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tp_vgg.cli import print_table
+from tp_vgg.cli.options import PATH, common_options, plan_from, training_options
+from tp_vgg.errors import BadInput
+from tp_vgg.ratios import Plan
+from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
+from tp_vgg.stages.settings import Settings, expected_spec
+
+
+@click.command("unstructured")
+@common_options
+@click.option("--ratios", type=PATH, metavar="FILE", help="Sparsity of each layer, as JSON.")
+@click.option("--sparsity", type=float, metavar="S", help="One sparsity for all convs and hidden linears.")
+@click.option(
+    "--scope",
+    type=click.Choice(["layer", "global"]),
+    default="layer",
+    show_default=True,
+    help="Rank the weights of each layer alone, or of all together.",
+)
+@click.option("--finetune-epochs", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@training_options
+@click.option(
+    "--show",
+    metavar="LAYER",
+    help="Draw the layer's weights before and after; alone, at sparsity 0.5, it prunes nothing.",
+)
+def command(
+    settings: Settings,
+    ratios: Path | None,
+    sparsity: float | None,
+    scope: str,
+    finetune_epochs: int,
+    lr: float | None,
+    batch_size: int | None,
+    show: str | None,
+) -> None:
+    """Set the smallest weights to zero, fine-tune under the masks, save.
+
+    \b
+    Example: python -m tp_vgg unstructured --dataset digits --sparsity 0.9 --scope global --finetune-epochs 2
+    """
+    only_show = show if ratios is None and sparsity is None else None
+    if scope == "global" and sparsity is None:
+        raise BadInput("--scope global: ranks all layers together and needs --sparsity, not --ratios")
+    if only_show is not None:
+        plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
+    else:
+        plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings)
+    if settings.checkpoint is None:
+        spec = expected_spec(settings)
+        check_unstructured(spec, plan_for(spec), show)
+    options = UnstructuredOptions(sparsity if scope == "global" else None, finetune_epochs, lr, batch_size)
+
+    from tp_vgg.stages.unstructured import show_unstructured, unstructured
+
+    if only_show is not None:
+        click.echo(show_unstructured(settings, plan_for, options, only_show))
+    else:
+        print_table(unstructured(settings, plan_for, options, show))

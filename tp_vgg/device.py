@@ -1,0 +1,127 @@
+"""The device a command works on: choosing it, its memory, and which precision it is fast in."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tp_vgg.errors import BadInput
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where there is one. Raises :class:`BadInput` for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise BadInput(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True where bf16 convolutions have hardware: CUDA 8.0+, or a CPU with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 where that has hardware, else fp32."""
+    if name == "bf16" or (name == "auto" and has_fast_bf16(device)):
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Autocast to ``precision``; a no-op for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+class PeakMemory:
+    """The peak used since the stage began: allocated on CUDA, resident size of the process on the CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, so that the peak is this stage's own
+
+    def bytes(self) -> int:
+        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _peak_resident()
+
+
+@contextlib.contextmanager
+def released_memory(device: torch.device) -> Iterator[PeakMemory]:
+    """Start and end a heavy stage by giving accelerator memory back; yields the meter of the peak in between."""
+    _release(device)
+    try:
+        yield PeakMemory(device)
+    finally:
+        _release(device)
+
+
+def _release(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _peak_resident() -> int:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, as plain strings and numbers."""
+    import platform
+
+    packages = ("tp-vgg", "torch", "torchvision", "torch-pruning", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "cuda": str(torch.version.cuda) if device.type == "cuda" else None,
+        **versions(packages),
+    }
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions by distribution name (a package's own ``__version__`` may lie); missing ones left out."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    import platform
+
+    return platform.processor() or platform.machine()

@@ -1,0 +1,132 @@
+"""An ImageFolder as two uint8 arrays, decoded once and cached beside the images."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tp_vgg.errors import BadInput
+from tp_vgg.storage import fingerprint, write_atomic
+
+SIZE = 32
+"""Side in pixels of every image of every data set."""
+CACHE = ".tp_vgg-cache.safetensors"
+SPLITS = ("train", "test")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+_FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """uint8 images [N, S, S, 3] and int64 labels [N] of each split; ``classes`` are the directories' names."""
+
+    arrays: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    fingerprint: str
+    """SHA-256 over pixels, labels and class names."""
+
+
+def read_folder(root: Path, size: int, note: Callable[[str], None], quiet: bool = False) -> Folder:
+    """Decode ``root/train`` and ``root/test`` (a directory a class), or read what was decoded before.
+
+    Every image becomes RGB, its shorter side resized to ``size`` and its centre cut out. The cache is used only while names, sizes and
+    times of all files are as they were. Raises :class:`BadInput` for a missing split, for classes that
+    differ between the splits, and for a file that can't be decoded (named).
+    """
+    listing = {split: _list(root, split) for split in SPLITS}
+    classes = {split: tuple(listing[split]) for split in SPLITS}
+    if classes["train"] != classes["test"]:
+        odd = sorted(set(classes["train"]) ^ set(classes["test"]))
+        raise BadInput(f"{root}: train/ and test/ must have the same classes; only one has {odd[0]!a}")
+    names = classes["train"]
+    key = fingerprint(
+        _FORMAT, size, [[split, name, entry] for split in SPLITS for name in names for entry in listing[split][name]]
+    )
+    cached = _read_cache(root / CACHE, key)
+    if cached is not None:
+        return cached
+    arrays = {}
+    for split in SPLITS:
+        paths = [root / split / name / entry[0] for name in names for entry in listing[split][name]]
+        arrays[f"{split}_images"] = _decode(paths, size, f"decoding {split}", quiet)
+        arrays[f"{split}_labels"] = np.repeat(np.arange(len(names)), [len(listing[split][name]) for name in names])
+    folder = Folder(arrays, names, fingerprint(list(names), *(arrays[k].data for k in sorted(arrays))))
+    _write_cache(root / CACHE, folder, key, note)
+    return folder
+
+
+def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
+    """(file, bytes, mtime in ns) of every image, by class; both sorted, as ImageFolder has them."""
+    base = root / split
+    if not base.is_dir():
+        raise BadInput(f"--data-dir: {root} has no {split}/ directory; expected {split}/CLASS/IMAGE in it")
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for name in sorted(entry.name for entry in os.scandir(base) if entry.is_dir()):
+        with os.scandir(base / name) as entries:
+            files = [(e.name, e.stat()) for e in entries if e.name.lower().endswith(EXTENSIONS) and e.is_file()]
+        if not files:
+            raise BadInput(f"--data-dir: {base / name} has no images ({', '.join(EXTENSIONS)})")
+        found[name] = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in files)
+    if not found:
+        raise BadInput(f"--data-dir: {base} has no class directories; expected {split}/CLASS/IMAGE")
+    return found
+
+
+def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> np.ndarray:
+    from PIL import Image, ImageOps
+    from tqdm import tqdm
+
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+
+    def one(index: int) -> None:
+        try:
+            with Image.open(paths[index]) as image:
+                rgb = image.convert("RGB")
+                images[index] = np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
+            raise BadInput(f"{paths[index]}: can't be decoded ({reason}); repair or remove it") from None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in tqdm(
+            pool.map(one, range(len(paths)), chunksize=64), label, len(paths), unit="img", disable=quiet or None
+        ):
+            pass
+    return images
+
+
+def _read_cache(path: Path, key: str) -> Folder | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            meta = file.metadata() or {}
+            if meta.get("key") != key:
+                return None
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            return Folder(arrays, tuple(json.loads(meta["classes"])), meta["fingerprint"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+
+
+def _write_cache(path: Path, folder: Folder, key: str, note: Callable[[str], None]) -> None:
+    from safetensors.numpy import save
+
+    meta = {"key": key, "classes": json.dumps(folder.classes), "fingerprint": folder.fingerprint}
+    try:
+        write_atomic(path, lambda file: file.write(save(folder.arrays, meta)))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        note(
+            f"the decoded images could not be cached in {path.parent} ({error.strerror}); the next start decodes again"
+        )

@@ -1,0 +1,1 @@
+"""One file a stage: a stage reads a run directory, works, and writes its record."""

@@ -1,0 +1,114 @@
+"""`compare`: one table of all models, and metrics.json, from the stages' records alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tp_vgg.errors import BadInput
+from tp_vgg.records import ModelRecord
+from tp_vgg.stages.settings import MODELS, RunDir, Settings
+from tp_vgg.storage import write_json
+from tp_vgg.tables import markdown_table, text_table
+
+FORMATS = ("text", "markdown", "json", "csv")
+
+
+def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> dict[str, ModelRecord]:
+    """The records of a run directory, and of ``checkpoints`` measured now on the same data; writes ``metrics.json``.
+
+    Raises :class:`BadInput` where nothing has run yet. A model pruned from another baseline is left out, with a note.
+    """
+    run = RunDir.of(settings)
+    records = _measured(settings, checkpoints) if checkpoints else _recorded(settings, run)
+    write_json(run.work / "metrics.json", metrics(records))
+    return records
+
+
+def _recorded(settings: Settings, run: RunDir) -> dict[str, ModelRecord]:
+    records = {name: record for name in MODELS if (record := run.record(name)) is not None}
+    baseline = records.get("baseline")
+    if baseline is None:
+        raise BadInput(
+            f"{run.root}: nothing to compare yet; run `python -m tp_vgg structured --ratios ratios.json` first"
+        )
+    for name, record in list(records.items()):
+        if record.baseline not in (None, baseline.sha256):
+            settings.note(f"{name} was pruned from another baseline: left out; run its stage again")
+            del records[name]
+        elif record.data != baseline.data:
+            settings.note(f"{name} was measured on other images than the baseline: left out; run its stage again")
+            del records[name]
+    return records
+
+
+def _measured(settings: Settings, checkpoints: tuple[Path, ...]) -> dict[str, ModelRecord]:
+    from tp_vgg.checkpoint import load
+    from tp_vgg.stages.session import session
+
+    for path in checkpoints:
+        load(path)
+    with session(settings) as work:
+        records = _recorded(settings, work.run) if work.run.record("baseline") else {}
+        for path in checkpoints:
+            work.check_fits(load(path), path)
+            records[str(path)] = work.measured(path)
+        return records
+
+
+def metrics(records: Mapping[str, ModelRecord]) -> dict[str, Any]:
+    """The contents of ``metrics.json`` (schema 1)."""
+    first = next(iter(records.values()))
+    return {
+        "schema": 1,
+        "environment": first.environment,
+        "data": first.data,
+        "models": {name: record.metrics() for name, record in records.items()},
+    }
+
+
+def render(records: Mapping[str, ModelRecord], form: str = "text") -> str:
+    """The comparison in one of ``FORMATS``; ratios and drops are against the first record, the baseline."""
+    if form == "json":
+        return json.dumps(metrics(records), indent=1, allow_nan=False)
+    if form == "csv":
+        return _csv(records)
+    base = next(iter(records.values()))
+    header = ["model", f"test accuracy [95 %], n = {base.test.n}", "drop", "params", "non-zero", "MACs", "file"]
+    rows = [
+        [
+            name,
+            f"{r.test.accuracy:.2f} % [{r.test.low:.2f}, {r.test.high:.2f}]",
+            "" if r is base else f"{base.test.accuracy - r.test.accuracy:+.2f}",
+            _with_ratio(r.params, base.params, 1e6, " M"),
+            _with_ratio(r.nonzero, base.nonzero, 1e6, " M"),
+            _with_ratio(r.macs, base.macs, 1e6, " M"),
+            _with_ratio(r.bytes, base.bytes, 1e6, " MB"),
+        ]
+        for name, r in records.items()
+    ]
+    return markdown_table(header, rows) if form == "markdown" else text_table(header, rows)
+
+
+def _with_ratio(value: int, base: int, unit: float, name: str) -> str:
+    return f"{value / unit:.2f}{name} ({value / base:.3f}×)"
+
+
+def _csv(records: Mapping[str, ModelRecord]) -> str:
+    base = next(iter(records.values()))
+    columns = ["model", "checkpoint", "correct", "n", "accuracy", "low", "high", "drop"]
+    counts = ["params", "nonzero", "macs", "bytes"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns + [c for name in counts for c in (name, f"{name}_ratio")])
+    for name, r in records.items():
+        t = r.test
+        row = [name, r.checkpoint, t.correct, t.n, t.accuracy, t.low, t.high, base.test.accuracy - t.accuracy]
+        for count in counts:
+            row += [getattr(r, count), getattr(r, count) / getattr(base, count)]
+        writer.writerow(row)
+    return out.getvalue().rstrip("\n")

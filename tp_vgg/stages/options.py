@@ -1,0 +1,54 @@
+"""What the pruning stages are asked to do, checked against a network before any work (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tp_vgg.criteria import check_importance
+from tp_vgg.ratios import Plan, check_layers, resolve, resolve_sparsity
+from tp_vgg.spec import VGGSpec
+
+PlanFor = Callable[[VGGSpec], Plan]
+"""The plan once the network is known (``--ratio`` names every conv of it)."""
+
+
+@dataclass(frozen=True)
+class StructuredOptions:
+    importance: str = "l1"
+    round_to: int = 1
+    steps: int = 1
+    """Prunings, with fine-tuning between them; the epochs are shared out over the steps."""
+    finetune_epochs: int | None = None
+    """In all; ``None`` for the data set's default."""
+    lr: float | None = None
+    batch_size: int | None = None
+    distill: bool = False
+
+
+@dataclass(frozen=True)
+class UnstructuredOptions:
+    global_sparsity: float | None = None
+    """Rank all layers together to this sparsity; ``None``: per layer, as the plan says."""
+    finetune_epochs: int = 0
+    lr: float | None = None
+    batch_size: int | None = None
+
+
+def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, show: str | None) -> VGGSpec:
+    """The widths that the plan leaves. Raises :class:`BadInput` for a plan, a criterion or a layer to show that does not fit ``spec``."""
+    _check_show(spec, show)
+    target = resolve(plan, spec, options.round_to)
+    check_importance(options.importance, spec, spec.narrowed(target))
+    return target
+
+
+def check_unstructured(spec: VGGSpec, plan: Plan, show: str | None) -> None:
+    """Raise :class:`BadInput` for a plan or a layer to show that does not fit ``spec``."""
+    _check_show(spec, show)
+    resolve_sparsity(plan, spec)
+
+
+def _check_show(spec: VGGSpec, show: str | None) -> None:
+    if show is not None:
+        check_layers(Plan({show: 0.0}, "--show"), spec)

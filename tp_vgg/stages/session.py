@@ -1,0 +1,296 @@
+"""What a working stage shares with the others: the data on the device, the baseline, measuring and saving a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from tp_vgg import checkpoint
+from tp_vgg.data import DataSet, Normalisation, load_data
+from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, released_memory
+from tp_vgg.errors import BadInput, WorkFailed
+from tp_vgg.evaluate import accuracy
+from tp_vgg.model import VGG, build, imagenet_weights
+from tp_vgg.records import ModelRecord, history_csv
+from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.settings import RunDir, Settings, partial_of
+from tp_vgg.storage import file_fingerprint, fingerprint, locked, write_json, write_text
+from tp_vgg.train import Recipe, estimate_seconds, fit
+from tp_vgg.unstructured import count_nonzero, layer_sparsity
+
+
+@dataclass(frozen=True)
+class Session:
+    """One command at work in a run directory that it has locked."""
+
+    settings: Settings
+    run: RunDir
+    device: torch.device
+    precision: torch.dtype
+    data: DataSet
+    peak: PeakMemory
+
+    def finish(
+        self, model: VGG, name: str, *, baseline: str | None, key: str, notes: tuple[str, ...] = ()
+    ) -> ModelRecord:
+        """Save ``model`` under its final name, reload it, check that the logits are equal, measure it, write its record."""
+        path = self.run.checkpoint(name, model.spec.depth)
+        checkpoint.save(model, path)
+        return self.measure(path, name, expected=model, baseline=baseline, key=key, notes=notes)
+
+    def measure(
+        self,
+        path: Path,
+        name: str,
+        *,
+        expected: VGG | None,
+        baseline: str | None,
+        key: str,
+        notes: tuple[str, ...] = (),
+    ) -> ModelRecord:
+        """:meth:`measured`, written as the record of ``name``."""
+        record = self.measured(path, expected=expected, baseline=baseline, key=key, notes=notes)
+        write_json(self.run.record_path(name), record.to_dict())
+        return record
+
+    def measured(
+        self,
+        path: Path,
+        *,
+        expected: VGG | None = None,
+        baseline: str | None = None,
+        key: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> ModelRecord:
+        """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk."""
+        model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        normalisation = normalisation_of(model)
+        if expected is not None:
+            self._check_reloaded(expected, model, path)
+        inside = path.resolve().is_relative_to(self.run.root.resolve())
+        return ModelRecord(
+            checkpoint=path.resolve().relative_to(self.run.root.resolve()).as_posix() if inside else str(path),
+            sha256=file_fingerprint(path),
+            baseline=baseline,
+            key=key,
+            val=accuracy(model, self.data.val, normalisation),
+            test=accuracy(model, self.data.test, normalisation),
+            params=model.spec.params(),
+            nonzero=count_nonzero(model),
+            macs=model.spec.macs(),
+            bytes=path.stat().st_size,
+            spec=model.spec.to_dict(),
+            sparsity=dict(layer_sparsity(model)),
+            data=data_summary(self.data),
+            environment=environment(self.device),
+            peak_bytes=self.peak.bytes(),
+            notes=(*model.meta.get("notes", ()), *notes),
+        )
+
+    def _check_reloaded(self, expected: VGG, found: VGG, path: Path) -> None:
+        images = normalisation_of(expected)(self.data.val.images[:16])
+        expected.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        with torch.inference_mode():
+            same = torch.equal(expected(images), found(images))
+        if not same:
+            path.unlink(missing_ok=True)
+            raise WorkFailed(
+                f"{path}: the reloaded checkpoint gives other logits than the model that was saved; removed"
+            )
+
+    def fit(self, model: VGG, recipe: Recipe, partial: Path, label: str, teacher: VGG | None = None) -> str:
+        """:func:`tp_vgg.train.fit` with this session's data; returns the history as CSV."""
+        history = fit(
+            model,
+            self.data,
+            recipe,
+            normalisation=normalisation_of(model),
+            precision=self.precision,
+            teacher=teacher,
+            partial=partial,
+            label=label,
+            quiet=self.settings.quiet,
+        )
+        return history_csv(history)
+
+    def baseline(self) -> tuple[VGG, ModelRecord]:
+        """The dense model: ``--checkpoint``, else the run directory's, else one trained now; with its record."""
+        given = self.settings.checkpoint
+        path = given or self._own_baseline()
+        if path is None:
+            self.settings.note(f"no baseline in {self.run.root} yet: training it first")
+            self.train_baseline(baseline_recipe(self.settings, self.settings.flag_spec()), "none")
+            path = self._own_baseline()
+            assert path is not None
+        model = load_dense(self.settings, path)
+        self.check_fits(model, path)
+        notes = ("checkpoint from elsewhere: it may have seen the val images, so quote test",) if given else ()
+        record = self.run.record("baseline")
+        if record is None or record.sha256 != file_fingerprint(path) or record.data != data_summary(self.data):
+            record = self.measure(path, "baseline", expected=None, baseline=None, key="", notes=notes)
+        return model.to(self.device), record
+
+    def train_baseline(self, recipe: Recipe, weights: str) -> ModelRecord:
+        """Train the dense model (or do nothing where it was trained with the same settings before)."""
+        model = self._start(weights)
+        key = fingerprint(asdict(recipe), model.spec.to_dict(), data_summary(self.data), weights, str(self.precision))
+        path = self.run.checkpoint("baseline", model.spec.depth)
+        record = self.run.record("baseline")
+        if record is not None and record.key == key and path.is_file() and file_fingerprint(path) == record.sha256:
+            self.settings.note(f"{path} was trained with these settings before; nothing to do")
+            return record
+        seconds = estimate_seconds(model.to(self.device), self.data, recipe, normalisation_of(model), self.precision)
+        self.settings.note(
+            f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(self.data.train)} images"
+            f" of {self.data.name}: about {duration(seconds)} here ({self.device.type})"
+        )
+        partial = partial_of(path)
+        history = self.fit(model, recipe, partial, "train")
+        record = self.finish(model, "baseline", baseline=None, key=key)
+        write_text(self.run.root / "history.csv", history)
+        partial.unlink(missing_ok=True)
+        return record
+
+    def _start(self, weights: str) -> VGG:
+        spec = replace(self.settings.flag_spec(), num_classes=len(self.data.classes))
+        torch.manual_seed(self.settings.seed)
+        model = build(spec)
+        model.meta = {
+            "mean": list(self.data.normalisation.mean),
+            "std": list(self.data.normalisation.std),
+            "classes": list(self.data.classes),
+            "dataset": self.data.name,
+        }
+        if weights == "none":
+            return model
+        if weights == "imagenet":
+            state, meta = imagenet_weights(spec.arch)
+            if spec.head == "linear":
+                state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(model)
+            source = checkpoint.from_state_dict(state)
+        else:
+            source = checkpoint.load(weights)
+            self.settings.check_spec(source.spec, weights)
+            meta = {"mean": source.meta["mean"], "std": source.meta["std"], "source": Path(weights).name}
+        if source.spec.num_classes != spec.num_classes or weights == "imagenet":
+            source = _with_new_head(source, model)
+        source.meta = {
+            **model.meta,
+            **meta,
+            "notes": [n for n in source.meta.get("notes", []) if n.startswith("head folded")],
+        }
+        return source
+
+    def _own_baseline(self) -> Path | None:
+        record = self.run.record("baseline")
+        depth = VGGSpec.from_dict(record.spec).depth if record else self.settings.flag_spec().depth
+        path = self.run.checkpoint("baseline", depth)
+        return path if path.is_file() else None
+
+    def check_fits(self, model: VGG, path: Path) -> None:
+        if model.spec.num_classes != len(self.data.classes):
+            raise BadInput(
+                f"{path}: has {model.spec.num_classes} classes, {self.data.name} has {len(self.data.classes)}; give the data set it was trained on"
+            )
+        classes = model.meta.get("classes")
+        if classes is not None and tuple(classes) != self.data.classes:
+            raise BadInput(
+                f"{path}: was trained for other class names than {self.data.name} has; give the data set it was trained on"
+            )
+
+
+@contextmanager
+def session(settings: Settings) -> Iterator[Session]:
+    """Check the device, load the data, lock the run directory; release accelerator memory before and after."""
+    device = pick_device(settings.device)
+    if settings.checkpoint is not None:
+        load_dense(settings, settings.checkpoint)  # a bad file is refused before anything is read or written
+    with released_memory(device) as peak:
+        data = load_data(
+            settings.dataset,
+            settings.data_dir,
+            device,
+            limits=settings.limits,
+            note=settings.note,
+            quiet=settings.quiet,
+        )
+        run = RunDir.of(settings)
+        with locked(run.root):
+            yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak)
+
+
+def load_dense(settings: Settings, path: Path) -> VGG:
+    """Load the model to start from. Raises :class:`BadInput` for a bad file or a contradicting flag."""
+    model = checkpoint.load(path)
+    settings.check_spec(model.spec, path)
+    return model
+
+
+def baseline_recipe(
+    settings: Settings, spec: VGGSpec, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
+) -> Recipe:
+    """How the dense model is trained where the user says nothing: short on digits, 24 epochs elsewhere."""
+    small = settings.dataset == "digits"
+    default_lr = (0.05 if small else 0.1) if spec.batch_norm else 0.01
+    return Recipe(
+        epochs=epochs or (5 if small else 24),
+        lr=lr or default_lr,
+        batch_size=batch_size or (64 if small else 128),
+        seed=settings.seed,
+    )
+
+
+def finetune_recipe(
+    settings: Settings, spec: VGGSpec, epochs: int, lr: float | None = None, batch_size: int | None = None
+) -> Recipe:
+    """How a pruned or masked model is trained back: a lower, triangular rate."""
+    small = settings.dataset == "digits"
+    return Recipe(
+        epochs=epochs,
+        lr=lr or (0.02 if spec.batch_norm else 0.005),
+        batch_size=batch_size or (64 if small else 128),
+        schedule="triangular",
+        seed=settings.seed,
+    )
+
+
+def default_finetune_epochs(settings: Settings) -> int:
+    return 2 if settings.dataset == "digits" else 5
+
+
+def normalisation_of(model: VGG) -> Normalisation:
+    """The normalisation that travels with the weights."""
+    return Normalisation(tuple(model.meta["mean"]), tuple(model.meta["std"]))
+
+
+def data_summary(data: DataSet) -> dict[str, object]:
+    """What a figure was measured on."""
+    sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+    return {"dataset": data.name, "fingerprint": data.fingerprint, **sizes}
+
+
+def duration(seconds: float) -> str:
+    """A rough time for people."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _fresh_head(model: VGG) -> dict[str, torch.Tensor]:
+    return {n: v for n, v in model.state_dict().items() if n.startswith("classifier")}
+
+
+def _with_new_head(source: VGG, fresh: VGG) -> VGG:
+    """``source`` with its last linear replaced by the fresh one, for another number of classes."""
+    model = copy.deepcopy(fresh)
+    last = model.spec.linear_names[-1]
+    state = {n: v for n, v in source.state_dict().items() if not n.startswith(f"{last}.")}
+    if source.spec.with_widths({}) != replace(fresh.spec, num_classes=source.spec.num_classes):
+        raise BadInput(f"--weights: holds widths other than {fresh.spec.arch}'s; give a full-width file")
+    model.load_state_dict(state, strict=False)
+    return model

@@ -1,0 +1,127 @@
+"""What every command is told, and where its files lie (no torch, so that a refusal is instant)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tp_vgg.errors import BadInput
+from tp_vgg.records import ModelRecord
+from tp_vgg.spec import VGGSpec
+from tp_vgg.storage import read_json
+
+DATASETS = ("cifar10", "folder", "digits")
+MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
+"""The models of ``metrics.json``, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options common to all commands, as given; ``None`` where the user said nothing."""
+
+    arch: str | None = None
+    head: str | None = None
+    dataset: str = "cifar10"
+    data_dir: Path = Path("data")
+    out: Path | None = None
+    tag: str | None = None
+    checkpoint: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    limit_train: int | None = None
+    limit_val: int | None = None
+    limit_test: int | None = None
+    quiet: bool = False
+
+    @property
+    def limits(self) -> tuple[int | None, int | None, int | None]:
+        return self.limit_train, self.limit_val, self.limit_test
+
+    def note(self, text: str) -> None:
+        """A line for the user on stderr, unless quiet."""
+        if not self.quiet:
+            sys.stderr.write(f"{text}\n")
+
+    def flag_spec(self) -> VGGSpec:
+        """The dense spec that the flags ask for."""
+        return VGGSpec.preset(self.arch or "vgg11_bn", self.head or "torchvision")
+
+    def check_spec(self, spec: VGGSpec, source: object) -> None:
+        """Raise :class:`BadInput` where an explicit flag contradicts what a checkpoint holds."""
+        for flag, asked, found in (("--arch", self.arch, spec.arch), ("--head", self.head, spec.head)):
+            if asked is not None and asked != found:
+                raise BadInput(
+                    f"{source}: holds {found}, but {flag} {asked} was given; drop the flag or give another checkpoint"
+                )
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The files of one run. ``work`` is ``root`` or, with a tag, a directory in it; the baseline is in ``root``."""
+
+    root: Path
+    work: Path
+    dataset: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> RunDir:
+        """Decodes an ImageFolder that has no cache yet, where its fingerprint is part of the default name."""
+        root = settings.out
+        if root is None:
+            name = settings.dataset
+            if name == "folder":
+                from tp_vgg.folder import SIZE, read_folder
+
+                folder = read_folder(settings.data_dir, SIZE, settings.note, settings.quiet)
+                name = f"folder-{settings.data_dir.resolve().name}-{folder.fingerprint[:8]}"
+            spec = settings.flag_spec()
+            root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
+        if root.exists() and not root.is_dir():
+            raise BadInput(f"--out: {root} is not a directory; give another")
+        return cls(root, root / settings.tag if settings.tag else root, settings.dataset)
+
+    def checkpoint(self, model: str, depth: int) -> Path:
+        """Where a model of ``MODELS`` is saved (fixed names)."""
+        names = {
+            "baseline": f"vgg{depth}_{self.dataset}_finetuned.pth",
+            "unstructured": f"unstructured_pruned_vgg{depth}.pth",
+            "structured_pruned": f"vgg{depth}_{self.dataset}_structured_pruned.pth",
+            "structured_finetuned": f"vgg{depth}_{self.dataset}_structured_pruned_finetuned.pth",
+        }
+        return (self.root if model == "baseline" else self.work) / names[model]
+
+    def record_path(self, model: str) -> Path:
+        return (self.root if model == "baseline" else self.work) / "records" / f"{model}.json"
+
+    def record(self, model: str) -> ModelRecord | None:
+        """The record of a finished stage; ``None`` where it has not run. Raises :class:`BadInput` for a damaged one."""
+        path = self.record_path(model)
+        data = read_json(path)
+        if data is None:
+            return None
+        try:
+            return ModelRecord.from_dict(data)
+        except (TypeError, KeyError):
+            raise BadInput(f"{path}: not a record of this version; delete it and run its stage again") from None
+
+    def plot(self, name: str) -> Path:
+        return self.work / "plots" / f"{name}.png"
+
+
+def partial_of(path: Path, step: str = "") -> Path:
+    """Where unfinished work on ``path`` lies."""
+    return path.with_name(f"{path.stem}{step}.partial{path.suffix}")
+
+
+def expected_spec(settings: Settings) -> VGGSpec:
+    """The dense spec that a plan will meet, as far as it can be told without torch: that of the baseline in an
+    explicit ``--out``, else the flags'. (A ``--checkpoint`` is read by the stage.)"""
+    if settings.out is not None:
+        record = RunDir.of(settings).record("baseline")
+        if record is not None:
+            spec = VGGSpec.from_dict(record.spec)
+            settings.check_spec(spec, settings.out)
+            return spec
+    return settings.flag_spec()

@@ -1,0 +1,118 @@
+"""`structured`: the smaller network. Rank, shrink, prove, save, fine-tune, save."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+
+from tp_vgg import plots
+from tp_vgg.criteria import CRITERIA
+from tp_vgg.model import VGG
+from tp_vgg.records import ModelRecord
+from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
+from tp_vgg.stages.session import (
+    Session,
+    default_finetune_epochs,
+    finetune_recipe,
+    load_dense,
+    normalisation_of,
+    session,
+)
+from tp_vgg.stages.settings import Settings, partial_of
+from tp_vgg.storage import fingerprint, write_text
+from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, rank, shrink, top
+from tp_vgg.train import accumulate_gradients
+
+
+def structured(
+    settings: Settings, plan_for: PlanFor, options: StructuredOptions, show: str | None = None
+) -> dict[str, ModelRecord]:
+    """Prune and fine-tune; leaves both structured checkpoints and their records. Returns records by model name.
+
+    ``show``: a layer to draw before and after, on the way.
+    """
+    _check_checkpoint(settings, plan_for, options, show)
+    with session(settings) as work:
+        dense, baseline = work.baseline()
+        plan = plan_for(dense.spec)
+        target = structured_target(dense.spec, plan, options, show)
+        if show is not None:
+            _draw(work, dense, target, options, show)
+        epochs = default_finetune_epochs(settings) if options.finetune_epochs is None else options.finetune_epochs
+        key = fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed, epochs)
+        final = work.run.checkpoint("structured_finetuned", target.depth)
+        partials: list[Path] = []
+        teacher = copy.deepcopy(dense).eval() if options.distill else None
+        model, full, history = dense, dense.spec, ""
+        for step in range(1, options.steps + 1):
+            last = step == options.steps
+            shrunk = _shrink(work, model, between(full, target, step / options.steps), options.importance)
+            proved = _proof_line(shrunk.proof)
+            settings.note(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
+            if last:
+                pruned = work.finish(model, "structured_pruned", baseline=baseline.sha256, key=key, notes=(proved,))
+            share = epochs // options.steps + (epochs % options.steps if last else 0)
+            if share:
+                partials.append(partial_of(final, "" if last else f".step{step}"))
+                recipe = finetune_recipe(settings, model.spec, share, options.lr, options.batch_size)
+                label = "fine-tune" if options.steps == 1 else f"fine-tune {step}/{options.steps}"
+                history = work.fit(model, recipe, partials[-1], label, teacher)
+        records = {"baseline": baseline, "structured_pruned": pruned}
+        if epochs:
+            records["structured_finetuned"] = work.finish(
+                model, "structured_finetuned", baseline=baseline.sha256, key=key
+            )
+            write_text(work.run.work / "structured_history.csv", history)
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+        return records
+
+
+def between(spec: VGGSpec, target: VGGSpec, share: float) -> VGGSpec:
+    """The spec after ``share`` of the channels on the way from ``spec`` to ``target`` are gone."""
+    widths = {name: width - round((width - target.prunable[name]) * share) for name, width in spec.prunable.items()}
+    return spec.with_widths(widths)
+
+
+def show_structured(settings: Settings, plan_for: PlanFor, options: StructuredOptions, layer: str) -> Path:
+    """Draw what the plan would remove of one layer; nothing is pruned. Returns the figure's path."""
+    _check_checkpoint(settings, plan_for, options, layer)
+    with session(settings) as work:
+        dense, _ = work.baseline()
+        return _draw(work, dense, structured_target(dense.spec, plan_for(dense.spec), options, layer), options, layer)
+
+
+def _check_checkpoint(settings: Settings, plan_for: PlanFor, options: StructuredOptions, show: str | None) -> None:
+    """A plan that does not fit ``--checkpoint`` is refused before anything is read or written."""
+    if settings.checkpoint is not None:
+        spec = load_dense(settings, settings.checkpoint).spec
+        structured_target(spec, plan_for(spec), options, show)
+
+
+def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions, layer: str) -> Path:
+    if CRITERIA[options.importance].needs_gradients:
+        accumulate_gradients(model, work.data.train, normalisation_of(model))
+    score = rank(model, [layer], options.importance, work.settings.seed)[layer]
+    weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
+    figure = plots.removed_filters(
+        weights, top(score, target.prunable[layer]), score.numpy(), layer, options.importance
+    )
+    path = work.run.plot(f"structured_{layer}")
+    plots.save_png(figure, path)
+    work.settings.note(f"drew {path}")
+    return path
+
+
+def _shrink(work: Session, model: VGG, target: VGGSpec, importance: str) -> Shrunk:
+    normalisation = normalisation_of(model)
+    if CRITERIA[importance].needs_gradients:
+        accumulate_gradients(model, work.data.train, normalisation)
+    shrunk = shrink(model, target, normalisation(work.data.val.images[:PROOF_IMAGES]), importance, work.settings.seed)
+    model.zero_grad(set_to_none=True)
+    return shrunk
+
+
+def _proof_line(proof: Proof) -> str:
+    return f"equivalence proved on {proof.images} images in fp64: max |difference| {proof.difference:.1e} at logits up to {proof.scale:.2f}"

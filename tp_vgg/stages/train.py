@@ -1,0 +1,27 @@
+"""`train`: the dense baseline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tp_vgg import checkpoint
+from tp_vgg.errors import BadInput
+from tp_vgg.records import ModelRecord
+from tp_vgg.stages.session import baseline_recipe, session
+from tp_vgg.stages.settings import Settings
+
+
+def train(
+    settings: Settings, *, epochs: int | None, lr: float | None, batch_size: int | None, weights: str
+) -> dict[str, ModelRecord]:
+    """Train the baseline of the run directory, from nothing, from ImageNet's weights or from a file."""
+    if settings.checkpoint is not None:
+        raise BadInput("--checkpoint: train makes a dense model; to start from a file give --weights PATH")
+    if weights not in ("none", "imagenet"):
+        spec = checkpoint.load(Path(weights)).spec
+        settings.check_spec(spec, weights)
+        settings = replace(settings, arch=spec.arch, head=spec.head)
+    recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)
+    with session(settings) as work:
+        return {"baseline": work.train_baseline(recipe, weights)}

@@ -1,0 +1,112 @@
+"""Files that are whole or absent: atomic writes, fingerprints, and the lock on a run directory (no torch)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tp_vgg.errors import BadInput
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a file that appears under ``path`` only once it is whole and on the disk.
+
+    Until then it lies beside it as ``NAME.*.partial``; whatever goes wrong, ``path`` is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    _sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_atomic` for UTF-8 text."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, data: object) -> None:
+    """:func:`write_atomic` for JSON; NaN and Infinity are refused."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``; ``None`` where there is no file. Raises :class:`BadInput` for anything else."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        raise BadInput(f"{path}: can't be read as JSON; delete it and run its stage again") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: must be a JSON object; delete it and run its stage again")
+    return data
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 (hex) over ``parts``: bytes and buffers as they are, anything else as canonical JSON."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part if isinstance(part, bytes | memoryview) else json.dumps(part, sort_keys=True).encode()
+        digest.update(len(raw).to_bytes(8, "big"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold ``directory`` (made where missing) for one command at a time.
+
+    Raises :class:`BadInput` naming the holder's pid. The system frees the lock of a process that dies.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(32).strip() or "unknown"
+            raise BadInput(
+                f"{directory}: in use by process {holder}; wait for it, or give another --out or --tag"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
