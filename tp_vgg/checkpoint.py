@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def from_state_dict(state: object) -> VGG:
         spec = replace(spec, pool=1)
         notes.append(f"head folded: {first} summed over the 49 equal columns of its 7x7 pool (exact at 32x32)")
     meta = {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD), "foreign": True, "notes": notes}
-    return _fill(spec, checked, meta, {})
+    return _fill(spec, checked, meta)
 
 
 def _read(path: Path) -> object:
@@ -77,7 +78,8 @@ def _read(path: Path) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about files that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadInput(
             "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
@@ -106,10 +108,12 @@ def _from_own(raw: dict[str, Any]) -> VGG:
         raise BadInput("meta: must be an object")
     for name in ("mean", "std"):
         _check_triple(name, meta.get(name))
-    return _fill(spec, _clean(state), meta, _checked_kept(raw["kept"], spec, meta))
+    model = _fill(spec, _clean(state), meta)
+    model.kept = _checked_kept(raw["kept"], spec, meta)
+    return model
 
 
-def _fill(spec: VGGSpec, state: State, meta: dict[str, Any], kept: dict[str, list[int]]) -> VGG:
+def _fill(spec: VGGSpec, state: State, meta: dict[str, Any]) -> VGG:
     model = empty(spec)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in wanted:
@@ -125,7 +129,7 @@ def _fill(spec: VGGSpec, state: State, meta: dict[str, Any], kept: dict[str, lis
     model.load_state_dict(state, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    model.meta, model.kept = dict(meta), kept
+    model.meta = dict(meta)
     return model.eval()
 
 

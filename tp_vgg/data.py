@@ -165,7 +165,10 @@ def _cifar10(data_dir: Path) -> DataSet:
         raise WorkFailed(
             f"CIFAR-10 could not be downloaded ({reason}); put it in a directory and give --data-dir, or try --dataset digits"
         ) from None
-    train, test = (Split(torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts)
+    train, test = (
+        Split(torch.from_numpy(np.ascontiguousarray(part.data)).permute(0, 3, 1, 2), torch.tensor(part.targets))
+        for part in parts
+    )
     return _with_val("cifar10", train, test, tuple(parts[0].classes), flip=True, normalisation=Normalisation())
 
 

@@ -69,6 +69,7 @@ def shrink(model: VGG, target: VGGSpec, images: torch.Tensor, importance: str = 
     Raises :class:`BadInput` where the criterion does not fit the network, :class:`WorkFailed` where torch-pruning did not
     reach the target widths or the proof fails: the model is then not to be used.
     """
+    _refuse_masks(model)
     before = copy.deepcopy(model)
     graph = _graph(model)
     scores = _rank(graph, model, model.spec.narrowed(target), importance, seed)
@@ -154,12 +155,15 @@ def _remove(graph: Any, model: VGG, kept: Mapping[str, list[int]]) -> None:
         group.prune()
 
 
+def _refuse_masks(model: VGG) -> None:
+    if any(is_masked(module) for module in model.modules()):
+        raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before removing channels")
+
+
 def _graph(model: VGG) -> Any:
     """torch-pruning's graph of ``model``. Tracing needs gradients, and leaves eval mode: mode and flags are put back."""
     import torch_pruning as tp
 
-    if any(is_masked(module) for module in model.modules()):
-        raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before removing channels")
     training = model.training
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     size = model.spec.image_size

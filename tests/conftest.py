@@ -1,0 +1,132 @@
+"""Small real networks and data for all tests; every run directory is a temporary one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tp_vgg.spec import VGGSpec
+
+SMALL = VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=(32, 28))
+"""A VGG-11 with batch norm, thin enough for a test."""
+
+VARIANTS = {
+    "bn-hidden": SMALL,
+    "bn-linear": replace(SMALL, hidden=()),
+    "plain-hidden": replace(SMALL, batch_norm=False),
+    "plain-linear": replace(SMALL, batch_norm=False, hidden=()),
+    "bn-unfolded": replace(SMALL, pool=7),
+}
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def spec(request: pytest.FixtureRequest) -> VGGSpec:
+    return VARIANTS[request.param]
+
+
+@pytest.fixture
+def make_model() -> Callable:
+    """A network whose batch norms and biases are anything but neutral, and whose linears pass on what they
+    see, so that no term can hide; in eval mode."""
+    import torch
+
+    from tp_vgg.model import build
+
+    def make(spec: VGGSpec = SMALL, seed: int = 0):
+        torch.manual_seed(seed)
+        model = build(spec)
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                if name.endswith("running_var"):
+                    value.uniform_(0.5, 2)
+                elif value.ndim == 2:
+                    torch.nn.init.kaiming_normal_(value)
+                elif value.ndim == 1 and value.is_floating_point():
+                    value.normal_(0.3, 0.5)
+        model.meta = {
+            "mean": [0.5, 0.4, 0.3],
+            "std": [0.2, 0.25, 0.3],
+            "dataset": "digits",
+            "classes": list("0123456789"),
+        }
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits():
+    import torch
+
+    from tp_vgg.data import load_data
+
+    return load_data("digits", Path("unused"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def few_digits():
+    import torch
+
+    from tp_vgg.data import load_data
+
+    return load_data("digits", Path("unused"), torch.device("cpu"), limits=(96, 40, 40))
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """An ImageFolder of two classes whose brightness tells them apart, in several modes and sizes."""
+    from PIL import Image
+
+    root = tmp_path / "pictures"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 6)):
+        for label, name in enumerate(("dark", "light")):
+            directory = root / split / name
+            directory.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (40, 32 + i, 3), dtype=np.uint8) + np.uint8(130 * label)
+                mode = ("RGB", "L", "RGBA", "P")[i % 4]
+                Image.fromarray(pixels).convert(mode).save(directory / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Callable[..., Path]:
+    """Write a plan (an object, or raw text or bytes) and give its path."""
+
+    def write(content: object, name: str = "ratios.json") -> Path:
+        path = tmp_path / name
+        raw = (
+            content
+            if isinstance(content, bytes)
+            else (content if isinstance(content, str) else json.dumps(content)).encode()
+        )
+        path.write_bytes(raw)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tp_vgg() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a user does, in a process of its own."""
+
+    def run(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tp_vgg", *map(str, args)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, **env},
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tp_vgg import folder
+from tp_vgg.data import PAD, Normalisation, Split, augment, load_data, stratified
+from tp_vgg.errors import BadInput, WorkFailed
+
+CPU = torch.device("cpu")
+
+
+def counts(split: Split) -> list[int]:
+    return torch.bincount(split.labels).tolist()
+
+
+def test_digits_are_real_scans_in_fixed_splits(digits) -> None:
+    assert [len(s) for s in (digits.train, digits.val, digits.test)] == [1295, 143, 359]
+    assert digits.train.images.shape[1:] == (3, 32, 32)
+    assert digits.train.images.dtype == torch.uint8
+    assert digits.train.images.is_contiguous(memory_format=torch.channels_last)
+    for split in (digits.train, digits.val, digits.test):
+        assert max(counts(split)) <= 1.12 * min(counts(split)), "stratified"
+    again = load_data("digits", Path("x"), CPU)
+    assert again.fingerprint == digits.fingerprint
+    assert torch.equal(again.val.images, digits.val.images)
+    assert not digits.flip
+
+
+def test_no_image_is_in_two_splits(digits) -> None:
+    hashes = [{image.numpy().tobytes() for image in s.images} for s in (digits.train, digits.val, digits.test)]
+    assert sum(map(len, hashes)) == len(set.union(*hashes)) >= 1790
+
+
+def test_limits_take_stratified_subsets_and_keep_the_fingerprint(digits) -> None:
+    few = load_data("digits", Path("x"), CPU, limits=(100, 50, 10_000))
+    assert [len(s) for s in (few.train, few.val, few.test)] == [100, 50, 359]
+    assert counts(few.val) == [5] * 10
+    assert few.fingerprint == digits.fingerprint
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(0, 250), st.integers(0, 3))
+def test_stratified_is_in_proportion(labels: list[int], n: int, seed: int) -> None:
+    array = np.array(labels)
+    picked = stratified(array, n, seed)
+    assert len(picked) == min(n, len(array)) == len(set(picked.tolist()))
+    assert (np.diff(picked) > 0).all()
+    for label in set(labels):
+        exact = labels.count(label) * min(n, len(array)) / len(array)
+        assert abs(int((array[picked] == label).sum()) - exact) < 1
+
+
+def test_normalisation_is_torchvisions() -> None:
+    from torchvision.transforms.v2 import functional as tv
+
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    mean, std = (0.1, 0.5, 0.7), (0.2, 0.3, 0.4)
+    expected = tv.normalize(tv.to_dtype(images, torch.float32, scale=True), list(mean), list(std))
+    assert torch.allclose(Normalisation(mean, std)(images), expected, atol=1e-6)
+
+
+def test_measured_normalisation_centres_the_data(digits) -> None:
+    everything = torch.cat([digits.normalisation(s.images) for s in (digits.train, digits.val)])
+    assert abs(float(everything.mean())) < 1e-3
+    assert float(everything.std()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_augmentation_is_a_reflect_padded_crop_and_flip(flip: bool) -> None:
+    """Every augmented image is one of the 81 crops (or their mirrors) that torch's own reflect padding gives."""
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    split = Split(images, torch.arange(12))
+    where = torch.tensor([5, 5, 0, 11, 7, 7, 7, 3] * 8)
+    found, labels = augment(split, where, flip, torch.Generator().manual_seed(0))
+    assert torch.equal(labels, where)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    padded = torch.nn.functional.pad(images.float(), (PAD,) * 4, mode="reflect").to(torch.uint8)
+    shifts, mirrored = set(), 0
+    for image, source in zip(found, where.tolist(), strict=True):
+        crops = {
+            (y, x): padded[source, :, y : y + 16, x : x + 16] for y in range(2 * PAD + 1) for x in range(2 * PAD + 1)
+        }
+        straight = [at for at, crop in crops.items() if torch.equal(crop, image)]
+        turned = [at for at, crop in crops.items() if torch.equal(crop.flip(2), image)]
+        assert straight or (flip and turned)
+        shifts.update(straight or turned)
+        mirrored += not straight
+    assert len(shifts) > 30
+    assert (10 < mirrored < 54) if flip else mirrored == 0
+
+
+def test_augmentation_follows_from_its_generator(digits) -> None:
+    where = torch.arange(64)
+    one, two, other = (augment(digits.train, where, True, torch.Generator().manual_seed(s))[0] for s in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_folder_images_become_rgb_32(image_folder: Path) -> None:
+    data = load_data("folder", image_folder, CPU)
+    assert [len(s) for s in (data.train, data.val, data.test)] == [36, 4, 12]
+    assert data.classes == ("dark", "light")
+    assert counts(data.val) == [2, 2]
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    bright = data.test.images.float().mean((1, 2, 3)) > 100
+    assert torch.equal(bright.long(), data.test.labels)
+
+
+def test_folder_order_is_torchvisions(image_folder: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    theirs = ImageFolder(str(image_folder / "test"))
+    listing = folder._list(image_folder, "test")
+    ours = [str(image_folder / "test" / name / entry[0]) for name in listing for entry in listing[name]]
+    assert ours == [path for path, _ in theirs.samples]
+
+
+def test_second_start_reads_the_cache(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_data("folder", image_folder, CPU)
+
+    def decode_again(*_args):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(folder, "_decode", decode_again)
+    second = load_data("folder", image_folder, CPU)
+    assert torch.equal(first.train.images, second.train.images)
+    assert first.fingerprint == second.fingerprint
+    assert first.normalisation == second.normalisation
+
+
+def test_a_changed_file_is_never_served_from_the_cache(image_folder: Path) -> None:
+    first = load_data("folder", image_folder, CPU)
+    changed = image_folder / "test" / "dark" / "0.png"
+    shutil.copy(image_folder / "test" / "dark" / "4.png", changed)
+    os.utime(changed, ns=(1, 1))
+    second = load_data("folder", image_folder, CPU)
+    assert second.fingerprint != first.fingerprint
+    cache = image_folder / folder.CACHE
+    cache.write_bytes(cache.read_bytes()[:100])
+    assert load_data("folder", image_folder, CPU).fingerprint == second.fingerprint, "a torn cache is decoded again"
+
+
+def test_bad_folders_are_refused_by_name(image_folder: Path) -> None:
+    (image_folder / "test" / "dark" / "0.png").write_bytes(b"not a picture")
+    with pytest.raises(BadInput, match="0.png: can't be decoded"):
+        load_data("folder", image_folder, CPU)
+    shutil.rmtree(image_folder / "test" / "dark")
+    with pytest.raises(BadInput, match="only one has 'dark'"):
+        load_data("folder", image_folder, CPU)
+    shutil.rmtree(image_folder / "test")
+    with pytest.raises(BadInput, match="no test/ directory"):
+        load_data("folder", image_folder, CPU)
+
+
+def test_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.datasets.cifar as cifar
+
+    def refuse(*_args, **_kwargs):
+        raise OSError("unreachable\nand more")
+
+    monkeypatch.setattr(cifar, "download_and_extract_archive", refuse)
+    with pytest.raises(WorkFailed, match=r"unreachable.*--data-dir.*--dataset digits") as failure:
+        load_data("cifar10", tmp_path, CPU)
+    assert "\n" not in str(failure.value)
+
+
+def test_cifar10_is_read_as_torchvision_stores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A miniature in CIFAR-10's own pickled format, through the real torchvision class."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    rng = np.random.default_rng(0)
+    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+        batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
+        (base / name).write_bytes(pickle.dumps(batch))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+    data = load_data("cifar10", tmp_path, CPU)
+    assert [len(s) for s in (data.train, data.val, data.test)] == [90, 10, 20]
+    assert counts(data.val) == [1] * 10
+    first = pickle.loads((base / "test_batch").read_bytes())
+    assert np.array_equal(data.test.images.numpy().reshape(20, -1), first["data"])
+    assert data.normalisation == Normalisation()
