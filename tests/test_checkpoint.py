@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL, VARIANTS
 from safetensors.torch import save_file
 
-from conftest import SMALL, VARIANTS
 from tp_vgg.checkpoint import from_state_dict, load, save, to_dict
 from tp_vgg.errors import BadInput
 from tp_vgg.structured import prune_structured

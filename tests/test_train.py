@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import SMALL, VARIANTS
+
 from tp_vgg import train
 from tp_vgg.device import has_fast_bf16
 from tp_vgg.errors import WorkFailed
@@ -166,7 +166,7 @@ def test_weight_decay_is_decoupled_and_spares_biases_and_batch_norm(few_digits) 
     recipe = replace(RECIPE, epochs=1, weight_decay=0.5)
     run(model, few_digits, recipe)
     factors = {
-        name: float((p.detach().norm() / before[name].norm()))
+        name: float(p.detach().norm() / before[name].norm())
         for name, p in model.named_parameters()
         if before[name].any()
     }

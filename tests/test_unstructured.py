@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from conftest import SMALL
+
 from tp_vgg.errors import BadInput
 from tp_vgg.ratios import Plan
 from tp_vgg.unstructured import count_nonzero, is_masked, layer_sparsity, mask_layers, prune_unstructured, remove_masks

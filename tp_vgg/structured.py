@@ -5,7 +5,6 @@ Nothing else in tp_vgg imports torch_pruning.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 
 from tp_vgg.criteria import CRITERIA, check_importance
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.model import VGG, activation_after, prunable_layers, realised_spec
+from tp_vgg.model import VGG, activation_after, empty, prunable_layers, realised_spec
 from tp_vgg.ratios import Plan, resolve
 from tp_vgg.spec import VGGSpec
 from tp_vgg.unstructured import is_masked
@@ -70,25 +69,35 @@ def shrink(model: VGG, target: VGGSpec, images: torch.Tensor, importance: str = 
     reach the target widths or the proof fails: the model is then not to be used.
     """
     _refuse_masks(model)
-    before = copy.deepcopy(model)
+    before, reference = model.spec, double_copy(model)
+    kept = remove_channels(model, target, importance, seed)
+    proof = prove(reference, double_copy(model), kept, images)
+    if not proof.holds:
+        raise WorkFailed(
+            f"equivalence proof failed: logits differ by {proof.difference:.3g} at a scale of {proof.scale:.3g} "
+            f"(allowed {PROOF_TOLERANCE:g} of it); nothing is kept"
+        )
+    _record_kept(model, before, kept)
+    return Shrunk(kept, proof)
+
+
+def remove_channels(model: VGG, target: VGGSpec, importance: str = "l1", seed: int = 0) -> dict[str, list[int]]:
+    """:func:`shrink` without its proof: one graph, every layer ranked, then pruned. Returns the kept indices by layer.
+
+    Raises :class:`WorkFailed` unless the realised widths are the target's (torch-pruning skips silently).
+    """
     graph = _graph(model)
     scores = _rank(graph, model, model.spec.narrowed(target), importance, seed)
     kept = {name: top(score, target.prunable[name]) for name, score in scores.items()}
     _remove(graph, model, kept)
-    realised = realised_spec(model)
-    if realised != target:
-        short = next(name for name, width in target.prunable.items() if realised.prunable[name] != width)
-        raise WorkFailed(
-            f"{short}: torch-pruning left {realised.prunable[short]} channels where {target.prunable[short]} were asked for; nothing is kept"
-        )
+    realised = realised_spec(model).prunable
+    for name, width in target.prunable.items():
+        if realised[name] != width:
+            raise WorkFailed(
+                f"{name}: torch-pruning left {realised[name]} channels where {width} were asked for; nothing is kept"
+            )
     model.spec = target
-    proof = prove(before, model, kept, images)
-    if not proof.holds:
-        raise WorkFailed(
-            f"equivalence proof failed: logits differ by {proof.difference:.3g} at a scale of {proof.scale:.3g} (allowed {PROOF_TOLERANCE:g} of it); nothing is kept"
-        )
-    record_kept(model, before, kept)
-    return Shrunk(kept, proof)
+    return kept
 
 
 def rank(model: VGG, layers: list[str], importance: str = "l1", seed: int = 0) -> dict[str, torch.Tensor]:
@@ -116,24 +125,35 @@ def _rank(graph: Any, model: VGG, layers: list[str], importance: str, seed: int)
     return scores
 
 
+def double_copy(model: VGG) -> VGG:
+    """An fp64 copy on the CPU, in eval mode; weights are copied once, straight into fp64."""
+    copy = empty(model.spec)
+    state = {name: v.detach().to("cpu", torch.float64, copy=True) for name, v in model.state_dict().items()}
+    copy.load_state_dict(state, assign=True)
+    return copy.eval()
+
+
 def prove(before: VGG, after: VGG, kept: Mapping[str, list[int]], images: torch.Tensor) -> Proof:
-    """Compare both networks' logits on fp64 CPU copies, the removed channels of ``before`` zeroed after ReLU."""
-    dense, small = (copy.deepcopy(model).cpu().double().eval() for model in (before, after))
-    sample = images[:PROOF_IMAGES].cpu().double()
-    for name, indices in kept.items():
-        activation_after(dense, name).register_forward_hook(_zero_except(indices))
-    with torch.inference_mode():
-        expected, found = dense(sample), small(sample)
+    """Compare two fp64 networks' logits, the removed channels of ``before`` zeroed after its ReLUs."""
+    sample = images[:PROOF_IMAGES].detach().to("cpu", torch.float64)
+    hooks = [
+        activation_after(before, name).register_forward_hook(_zero_except(indices)) for name, indices in kept.items()
+    ]
+    try:
+        with torch.inference_mode():
+            expected, found = before(sample), after(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return Proof(len(sample), float((expected - found).abs().max()), float(expected.abs().max()))
 
 
-def record_kept(model: VGG, before: VGG, kept: Mapping[str, list[int]]) -> None:
+def _record_kept(model: VGG, before: VGGSpec, kept: Mapping[str, list[int]]) -> None:
     """Note in ``model.kept`` which channels of the dense baseline are left, through earlier prunings too."""
-    dense = before.meta.get("dense_widths") or before.spec.prunable
-    everything = {name: list(range(width)) for name, width in before.spec.prunable.items()}
-    earlier = before.kept or everything
+    everything = {name: list(range(width)) for name, width in before.prunable.items()}
+    earlier = model.kept or everything
     model.kept = {name: [earlier[name][i] for i in kept.get(name, everything[name])] for name in everything}
-    model.meta = {**before.meta, "dense_widths": dict(dense)}
+    model.meta = {**model.meta, "dense_widths": model.meta.get("dense_widths") or dict(before.prunable)}
 
 
 def top(score: torch.Tensor, count: int) -> list[int]:

@@ -125,7 +125,7 @@ class _Run:
             self.optimizer,
             recipe.lr,
             total_steps=self.total_steps + 1,
-            pct_start=recipe.warmup,
+            pct_start=max(recipe.warmup, 1.5 / (self.total_steps + 1)),  # below one step torch divides by zero
             anneal_strategy="cos" if recipe.schedule == "one-cycle" else "linear",
             cycle_momentum=False,
         )
@@ -217,7 +217,7 @@ class _Run:
         self.good = self.snapshot()
 
     def progress(self) -> dict[str, str]:
-        seen = self.images_done() % len(self.data.train)
+        seen = self.images_done() % len(self.data.train)  # none at an epoch's end
         shown = (
             {"loss": f"{float(self.loss_sum) / seen:.3f}", "train": f"{100 * int(self.hits) / seen:.1f}%"}
             if seen

@@ -1,0 +1,385 @@
+"""The command line: what it refuses, what it leaves, what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_ratios import REFUSED
+
+from tp_vgg import cli
+from tp_vgg.checkpoint import load, save
+from tp_vgg.spec import VGGSpec
+
+QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.fixture
+def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = cli.run([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def files(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    return err
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: Path, plan_file) -> None:
+    content, said = REFUSED[case]
+    path = plan_file(content)
+    for extra in ([], ["--dry-run"]):
+        status, out, err = call("structured", *QUICK[:2], "--ratios", path, *extra)
+        assert status == 2
+        assert out == ""
+        assert re.search(said, one_line(err))
+        assert str(path) in err
+    assert files(at_home) == set()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["structured"], "either --ratios FILE or --ratio VALUE"),
+        (["structured", "--ratios", "a", "--ratio", "0.5"], "either --ratios FILE or --ratio VALUE"),
+        (["structured", "--ratios", "none.json"], "none.json: no such file"),
+        (["structured", "--ratio", "nan"], "--ratio.*finite"),
+        (["structured", "--ratio", "1"], "--ratio.*1 or more"),
+        (["structured", "--ratio", "0.5", "--arch", "resnet18"], "'resnet18' is not one of"),
+        (["structured", "--ratio", "0.5", "--round-to", "0"], "--round-to"),
+        (["structured", "--ratio", "0.5", "--arch", "vgg11", "--importance", "bn"], "no batch norm to rank by"),
+        (["structured", "--ratio", "0.5", "--checkpoint", "none.pth"], "none.pth: no such file"),
+        (["structured", "--ratio", "0.5", "--tag", "../up"], "--tag.*plain directory name"),
+        (
+            ["structured", "--ratio", "0.5", "--dataset", "folder", "--data-dir", "none"],
+            "--data-dir: none: no such directory",
+        ),
+        (["structured", "--ratio", "0.5", "--device", "tpu"], "--device: 'tpu'"),
+        (["structured", "--ratio", "0.5", "--device", "cuda:99"], "--device: cuda:99: this machine has"),
+        (["structured", "--show", "features.1"], "--show: features.1: no prunable layer"),
+        (["structured", "--ratio", "0.5", "--show", "classifier.6"], "--show: classifier.6: the last linear layer"),
+        (["unstructured"], "either --ratios FILE or --sparsity VALUE"),
+        (["unstructured", "--sparsity", "-0.1"], "--sparsity.*negative"),
+        (["unstructured", "--scope", "global", "--ratios", "x.json"], "--scope global.*needs --sparsity"),
+        (["train", "--epochs", "0"], "--epochs"),
+        (["train", "--dataset", "digits", "--checkpoint", __file__], "--checkpoint: train makes a dense model"),
+        (["train", "--dataset", "digits", "--weights", "none.pth"], "none.pth: no such file"),
+        (["compare", "--dataset", "digits"], "nothing to compare yet"),
+        (["prune"], "No such command 'prune'"),
+        (["structured", "--rations", "x"], "No such option '?--rations"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(args: list[str], said: str, call, at_home: Path) -> None:
+    status, out, err = call(*args)
+    assert status == 2
+    assert out == ""
+    assert re.search(said, one_line(err))
+    assert files(at_home) == set()
+
+
+def test_help_and_refusals_are_instant_and_without_torch(plan_file, tmp_path: Path) -> None:
+    """Half a second of CPU time; the best of three, since the machine may be busy with other things."""
+    bad = plan_file({"features.1": 0.5})
+    good = plan_file({"features.0": 0.5}, "good.json")
+    probe = "import sys, tp_vgg.cli\nstatus = tp_vgg.cli.run(sys.argv[1:])\nassert 'torch' not in sys.modules\nsys.exit(status)"
+    for status, args in (
+        (0, ["--help"]),
+        (0, ["structured", "--help"]),
+        (0, ["structured", "--ratios", str(good), "--dry-run"]),
+        (2, ["structured", "--ratios", str(bad)]),
+        (2, ["unstructured", "--ratios", str(bad)]),
+    ):
+        spent = []
+        for _ in range(3):
+            before = os.times()
+            done = subprocess.run(
+                [sys.executable, "-c", probe, *args], capture_output=True, text=True, cwd=tmp_path, check=False
+            )
+            after = os.times()
+            spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+            assert done.returncode == status, done.stderr
+        assert min(spent) < 0.5
+    assert files(tmp_path) == {"ratios.json", "good.json"}
+
+
+def test_import_alone_does_not_import_torch() -> None:
+    probe = "import sys, tp_vgg; assert 'torch' not in sys.modules; assert tp_vgg.VGGSpec.preset().depth == 11; assert set(tp_vgg.__all__) <= set(dir(tp_vgg)); tp_vgg.load; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+def test_a_traceback_free_module_entry(tp_vgg, tmp_path: Path) -> None:
+    done = tp_vgg("structured", "--ratios", "nowhere.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    one_line(done.stderr)
+
+
+def test_dry_run_prints_the_arithmetic(call, plan_file, at_home: Path) -> None:
+    status, out, err = call("structured", "--ratios", plan_file({"features.0": 0.1, "classifier.0": 0.5}), "--dry-run")
+    assert (status, err) == (0, "")
+    spec = VGGSpec.preset()
+    target = spec.with_widths({"features.0": 58, "classifier.0": 2048})
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert "0.1" in lines["features.0"]
+    assert "64 → 58" in lines["features.0"]
+    assert "4096 → 2048" in lines["classifier.0"]
+    assert f"{spec.params():,} → {target.params():,}" in lines["total"]
+    assert f"{spec.macs():,} → {target.macs():,}" in lines["total"]
+    assert files(at_home) == set()
+
+
+def test_dry_run_reads_the_spec_off_a_checkpoint(call, make_model, tmp_path: Path, plan_file) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    status, out, _ = call("structured", "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth", "--dry-run")
+    assert status == 0
+    assert "8 → 4" in out
+    status, _, err = call(
+        "structured", "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth", "--dry-run", "--arch", "vgg16"
+    )
+    assert status == 2
+    assert "holds vgg11_bn, but --arch vgg16 was given" in one_line(err)
+
+
+def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
+    """train on the way, structured, unstructured, compare: the files, the records and the table agree."""
+    plan = plan_file({"features.0": 0.25, "features.25": 0.5})
+    status, out, err = call(
+        "structured", *QUICK, "--ratios", plan, "--finetune-epochs", 1, "--show", "features.25", "--batch-size", 32
+    )
+    assert status == 0, err
+    assert "training it first" in err
+    assert re.search(r"about \d+ s here", err)
+    assert "equivalence proved on 16 images" in err
+    root = at_home / "runs" / "vgg11_bn-linear-digits"
+    assert files(root) == {
+        ".lock",
+        "history.csv",
+        "structured_history.csv",
+        "vgg11_digits_finetuned.pth",
+        "vgg11_digits_structured_pruned.pth",
+        "vgg11_digits_structured_pruned_finetuned.pth",
+        "plots/structured_features.25.png",
+        "records/baseline.json",
+        "records/structured_pruned.json",
+        "records/structured_finetuned.json",
+    }
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names[2:] == ["baseline", "structured_pruned", "structured_finetuned"]
+    pruned = load(root / "vgg11_digits_structured_pruned.pth")
+    assert pruned.spec.widths == (48, 128, 256, 256, 512, 512, 512, 256)
+    assert len(pruned.kept["features.0"]) == 48
+    assert pruned.meta["dataset"] == "digits"
+    header, *epochs = (root / "structured_history.csv").read_text().splitlines()
+    assert header == "epoch,lr,train_loss,train_accuracy,val_accuracy,seconds"
+    assert len(epochs) == 1
+
+    status, out, err = call("unstructured", *QUICK, "--sparsity", 0.9, "--scope", "global", "--show", "features.0")
+    assert status == 0, err
+    assert "training" not in err
+    masked = load(root / "unstructured_pruned_vgg11.pth")
+    numel = sum(masked.get_submodule(n).weight.numel() for n in masked.spec.prunable)
+    zeros = sum(int((masked.get_submodule(n).weight == 0).sum()) for n in masked.spec.prunable)
+    assert zeros == round(0.9 * numel)
+    assert (root / "plots" / "unstructured_features.0.png").read_bytes().startswith(b"\x89PNG")
+
+    status, out, err = call("compare", *QUICK, "--format", "json")
+    assert status == 0
+    assert err == ""
+    document = json.loads(out)
+    assert document == json.loads((root / "metrics.json").read_text())
+    assert document["schema"] == 1
+    assert list(document["models"]) == ["baseline", "unstructured", "structured_pruned", "structured_finetuned"]
+    assert document["data"]["dataset"] == "digits"
+    assert document["environment"]["torch"] == str(torch.__version__).split("+")[0]
+    base = document["models"]["baseline"]
+    assert base["params"] == VGGSpec.preset(head="linear").params()
+    for name, model in document["models"].items():
+        path = root / model["checkpoint"]
+        assert model["bytes"] == path.stat().st_size, name
+        found = load(path)
+        assert model["params"] == sum(p.numel() for p in found.parameters()) == found.spec.params()
+        assert model["nonzero"] == sum(int(p.count_nonzero()) for p in found.parameters())
+        assert model["macs"] == found.spec.macs()
+        assert model["widths"] == list(found.spec.widths)
+        assert model["accuracy"]["n_test"] == 60
+        assert model["accuracy"]["low"] <= model["accuracy"]["test"] <= model["accuracy"]["high"]
+        assert model["peak_bytes"] > 1e8
+    assert document["models"]["unstructured"]["nonzero"] < 0.11 * base["params"]
+
+    for form, mark in (
+        ("text", "baseline"),
+        ("markdown", "| baseline |"),
+        ("csv", "baseline,vgg11_digits_finetuned.pth,"),
+    ):
+        status, out, _ = call("compare", *QUICK, "--format", form)
+        assert status == 0
+        assert mark in out
+        assert len(out.splitlines()) == (5 if form == "csv" else 6)
+    status, out, _ = call("compare", *QUICK, "--format", "json", root / "vgg11_digits_structured_pruned.pth")
+    assert status == 0
+    added = [m for n, m in json.loads(out)["models"].items() if n.endswith("pruned.pth")]
+    assert added[0]["accuracy"] == document["models"]["structured_pruned"]["accuracy"]
+
+    status, out, err = call("train", *QUICK)
+    assert status == 0
+    assert "nothing to do" in err
+
+    status, _, err = call("train", *QUICK, "--seed", 1, "--epochs", 1)
+    assert status == 0
+    status, out, err = call("compare", *QUICK)
+    assert status == 0
+    assert err.count("pruned from another baseline: left out") == 3
+    assert len(out.splitlines()) == 3
+
+
+def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    args = [*QUICK[:2], *QUICK[4:], "--checkpoint", tmp_path / "small.pth", "--out", "o", "--tag", "try"]
+    status, out, err = call(
+        "structured", *args, "--ratio", 0.5, "--steps", 2, "--finetune-epochs", 2, "--round-to", 4, "--distill"
+    )
+    assert status == 0, err
+    assert "step 2/2: equivalence proved" in err
+    assert {f for f in files(at_home / "o") if "records" not in f} == {
+        ".lock",
+        "try/structured_history.csv",
+        "try/vgg11_digits_structured_pruned.pth",
+        "try/vgg11_digits_structured_pruned_finetuned.pth",
+    }
+    assert (at_home / "o" / "records" / "baseline.json").is_file()
+    assert (at_home / "o" / "try" / "records" / "structured_pruned.json").is_file()
+    final = load(at_home / "o" / "try" / "vgg11_digits_structured_pruned_finetuned.pth")
+    assert final.spec.widths == (4, 8, 8, 8, 12, 12, 12, 12)
+    assert final.spec.hidden == (32, 28), "--ratio is for convs"
+    assert all(len(final.kept[name]) == width for name, width in final.spec.prunable.items())
+    assert out.count("structured_") == 2
+
+
+def test_a_contradicting_flag_or_data_set_is_refused(call, at_home: Path, make_model, tmp_path: Path) -> None:
+    model = make_model()
+    save(model, tmp_path / "small.pth")
+    model.meta["classes"] = ["other"] * 10
+    save(model, tmp_path / "other.pth")
+    status, _, err = call("structured", *QUICK, "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth")
+    assert status == 2
+    assert "holds torchvision, but --head linear was given" in one_line(err)
+    status, _, err = call("structured", *QUICK[:2], "--ratio", 0.5, "--checkpoint", tmp_path / "other.pth")
+    assert status == 2
+    assert "other class names" in one_line(err)
+    assert not [f for f in files(at_home) if not f.endswith(".lock")]
+
+
+def test_show_alone_prunes_nothing(call, at_home: Path, make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    args = [*QUICK[:2], *QUICK[4:], "--checkpoint", tmp_path / "small.pth", "--out", "o"]
+    for kind in ("structured", "unstructured"):
+        status, out, err = call(kind, *args, "--show", "features.4")
+        assert status == 0, err
+        assert out == f"o/plots/{kind}_features.4.png\n"
+    assert files(at_home / "o") == {
+        ".lock",
+        "records/baseline.json",
+        "plots/structured_features.4.png",
+        "plots/unstructured_features.4.png",
+    }
+
+
+def test_plain_vgg_with_the_torchvision_head(call, at_home: Path) -> None:
+    """The other corner: no batch norm, hidden layers, a plan that prunes them."""
+    plan = at_home.parent / "hidden.json"
+    plan.write_text('{"classifier.0": 0.9, "classifier.3": 0.9, "features.18": 0.5}')
+    status, out, err = call(
+        "structured",
+        "--arch",
+        "vgg11",
+        "--dataset",
+        "digits",
+        *QUICK[4:],
+        "--ratios",
+        plan,
+        "--finetune-epochs",
+        0,
+        "-q",
+    )
+    assert status == 0, err
+    assert err == ""
+    assert len(out.splitlines()) == 4
+    pruned = load(at_home / "runs/vgg11-torchvision-digits/vgg11_digits_structured_pruned.pth")
+    assert pruned.spec.hidden == (410, 410)
+
+
+def test_ctrl_c_exits_130_and_a_rerun_goes_on(tp_vgg, tmp_path: Path) -> None:
+    """A real SIGINT in the third step of a real process."""
+    args = ["train", *QUICK, "--epochs", "1", "--batch-size", "16"]
+    interrupted = (
+        "import os, sys; from tp_vgg import cli, train; step = train._Run.train_step\n"
+        "def stop(run):\n    run.step == 2 and os.kill(os.getpid(), 2)\n    return step(run)\n"
+        "train._Run.train_step = stop; cli.main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted, *args], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "goes on from there" in done.stderr.splitlines()[-1]
+    root = tmp_path / "runs" / "vgg11_bn-linear-digits"
+    assert files(root) == {".lock", "vgg11_digits_finetuned.partial.pth"}
+    assert torch.load(root / "vgg11_digits_finetuned.partial.pth", weights_only=True)["step"] == 3
+    done = tp_vgg(*args, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "baseline" in done.stdout
+    assert files(root) == {".lock", "history.csv", "vgg11_digits_finetuned.pth", "records/baseline.json"}
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_final_file(call, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("tp_vgg.checkpoint.write_atomic", full)
+    status, out, err = call("train", *QUICK, "--epochs", 1, "-q")
+    assert status == 1
+    assert "No space left on device" in one_line(err)
+    assert not [f for f in files(at_home) if f.endswith("finetuned.pth") or f.endswith(".json")]
+
+
+def test_a_failed_proof_keeps_nothing(
+    call, at_home: Path, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tp_vgg import structured
+
+    save(make_model(), tmp_path / "small.pth")
+    monkeypatch.setattr(structured, "prove", lambda *_: structured.Proof(16, 1.0, 1.0))
+    status, out, err = call(
+        "structured", *QUICK[:2], *QUICK[4:], "--checkpoint", tmp_path / "small.pth", "--out", "o", "--ratio", 0.5, "-q"
+    )
+    assert (status, out) == (1, "")
+    assert "equivalence proof failed" in one_line(err)
+    assert files(at_home / "o") == {".lock", "records/baseline.json"}
