@@ -28,7 +28,7 @@ def ours_with_proof(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
     shrink(model, target, images)
 
 
-def ours(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
+def ours(model: VGG, target: VGGSpec, _images: torch.Tensor) -> None:
     remove_channels(model, target)
 
 

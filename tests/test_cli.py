@@ -364,7 +364,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_final_file(call, at_home: Path, m
         raise OSError(28, "No space left on device", "somewhere")
 
     monkeypatch.setattr("tp_vgg.checkpoint.write_atomic", full)
-    status, out, err = call("train", *QUICK, "--epochs", 1, "-q")
+    status, _, err = call("train", *QUICK, "--epochs", 1, "-q")
     assert status == 1
     assert "No space left on device" in one_line(err)
     assert not [f for f in files(at_home) if f.endswith("finetuned.pth") or f.endswith(".json")]

@@ -149,7 +149,7 @@ def test_a_changed_file_is_never_served_from_the_cache(image_folder: Path) -> No
 
 def test_bad_folders_are_refused_by_name(image_folder: Path) -> None:
     (image_folder / "test" / "dark" / "0.png").write_bytes(b"not a picture")
-    with pytest.raises(BadInput, match="0.png: can't be decoded"):
+    with pytest.raises(BadInput, match=r"0\.png: can't be decoded"):
         load_data("folder", image_folder, CPU)
     shutil.rmtree(image_folder / "test" / "dark")
     with pytest.raises(BadInput, match="only one has 'dark'"):
@@ -184,8 +184,8 @@ def test_cifar10_is_read_as_torchvision_stores_it(tmp_path: Path, monkeypatch: p
         batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
         (base / name).write_bytes(pickle.dumps(batch))
     (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
-    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda _: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     data = load_data("cifar10", tmp_path, CPU)
     assert [len(s) for s in (data.train, data.val, data.test)] == [90, 10, 20]
     assert counts(data.val) == [1] * 10

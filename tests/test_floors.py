@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tp_vgg"
 
 FLOORS = [
-    {"errors"},
+    {"errors", "interrupts"},
     {"spec", "stats", "storage", "tables"},
     {"records", "criteria", "ratios", "device", "folder"},
     {"model", "data"},
@@ -21,7 +21,20 @@ FLOORS = [
 ]
 """Each floor imports only floors below it; within stages and cli, files may import each other."""
 
-NO_TORCH = {"errors", "spec", "stats", "storage", "tables", "records", "criteria", "ratios", "folder", "plots", "cli"}
+NO_TORCH = {
+    "errors",
+    "interrupts",
+    "spec",
+    "stats",
+    "storage",
+    "tables",
+    "records",
+    "criteria",
+    "ratios",
+    "folder",
+    "plots",
+    "cli",
+}
 NO_TORCH_FILES = {"stages/settings.py", "stages/options.py", "stages/compare.py", "__init__.py", "__main__.py"}
 
 

@@ -13,7 +13,7 @@ from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.model import build, prunable_layers
 from tp_vgg.ratios import Plan, resolve
 from tp_vgg.spec import VGGSpec
-from tp_vgg.structured import double_copy, prove, prune_structured, rank, shrink, top
+from tp_vgg.structured import accumulate_gradients, double_copy, prove, prune_structured, rank, shrink, top
 from tp_vgg.unstructured import mask_layers
 
 X = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -86,6 +86,16 @@ def test_criteria_rank_as_their_papers_say(make_model) -> None:
         assert torch.allclose(rank(model, ["features.4"], importance)["features.4"], score), importance
 
 
+def test_gradients_are_those_of_the_mean_loss(make_model, few_digits) -> None:
+    model = make_model()
+    accumulate_gradients(model, few_digits.train, few_digits.normalisation, images=1000)
+    found = model.features[4].weight.grad.clone()
+    model.eval().zero_grad()
+    x, y = few_digits.train.images, few_digits.train.labels
+    torch.nn.functional.cross_entropy(model(few_digits.normalisation(x)), y).backward()
+    assert torch.allclose(found, model.features[4].weight.grad, rtol=1e-4, atol=1e-7)
+
+
 def test_random_follows_its_seed_alone(make_model) -> None:
     model = make_model()
     state = torch.random.get_rng_state()
@@ -146,7 +156,7 @@ def test_zeroing_before_batch_norm_would_not_pass_the_proof(make_model) -> None:
 
 
 def test_a_layer_that_is_silently_skipped_is_an_error(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tp.dependency.Group, "prune", lambda self: None)
+    monkeypatch.setattr(tp.dependency.Group, "prune", lambda _: None)
     with pytest.raises(WorkFailed, match=r"features.4: torch-pruning left 12 channels where 6 were asked for"):
         prune_structured(make_model(), {"features.4": 0.5})
 

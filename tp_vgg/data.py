@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.folder import SIZE, read_folder
+from tp_vgg.folder import SIZE, channel_statistics, read_folder
 from tp_vgg.storage import fingerprint
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -146,12 +146,13 @@ def _digits() -> DataSet:
     scans = torch.from_numpy(bunch.images).float()[:, None].mul_(255 / 16)
     large = torch.nn.functional.interpolate(scans, (SIZE, SIZE), mode="bilinear").round_().to(torch.uint8)
     labels = bunch.target.astype(np.int64)
-    every = Split(
-        large.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().permute(0, 3, 1, 2), torch.from_numpy(labels)
-    )
+    images = large.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+    every = Split(images.permute(0, 3, 1, 2), torch.from_numpy(labels))
     test = stratified(labels, len(labels) // 5, SPLIT_SEED)
     rest = np.setdiff1d(np.arange(len(labels)), test)
-    return _with_val("digits", every.take(rest), every.take(test), tuple(map(str, range(10))), flip=False)
+    normalisation = Normalisation(*channel_statistics(images.numpy()[rest]))
+    names = tuple(map(str, range(10)))
+    return _with_val("digits", every.take(rest), every.take(test), names, flip=False, normalisation=normalisation)
 
 
 def _cifar10(data_dir: Path) -> DataSet:
@@ -176,7 +177,10 @@ def _folder(root: Path, note: Callable[[str], None], quiet: bool) -> DataSet:
     folder = read_folder(root, SIZE, note, quiet)
     arrays = {name: torch.from_numpy(array) for name, array in folder.arrays.items()}
     train, test = (Split(arrays[f"{s}_images"].permute(0, 3, 1, 2), arrays[f"{s}_labels"]) for s in ("train", "test"))
-    return _with_val("folder", train, test, folder.classes, flip=True, digest=folder.fingerprint)
+    normalisation = Normalisation(folder.mean, folder.std)
+    return _with_val(
+        "folder", train, test, folder.classes, flip=True, normalisation=normalisation, digest=folder.fingerprint
+    )
 
 
 def _with_val(
@@ -186,7 +190,7 @@ def _with_val(
     classes: tuple[str, ...],
     *,
     flip: bool,
-    normalisation: Normalisation | None = None,
+    normalisation: Normalisation,
     digest: str | None = None,
 ) -> DataSet:
     held_out = stratified(train.labels.numpy(), min(MAX_VAL, len(train) // 10), SPLIT_SEED)
@@ -199,22 +203,10 @@ def _with_val(
         val=train.take(held_out),
         test=test,
         classes=classes,
-        normalisation=normalisation or _measured(train.images),
+        normalisation=normalisation,
         flip=flip,
         fingerprint=digest or fingerprint(list(classes), *parts, *labels),
     )
-
-
-def _measured(images: torch.Tensor) -> Normalisation:
-    """Mean and deviation of each channel, from its histogram of 256 values."""
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for channel in images.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        centre = float(share @ levels)
-        mean.append(round(centre, 4))
-        std.append(max(round(float(share @ (levels - centre).square()) ** 0.5, 4), 1e-3))
-    return Normalisation(tuple(mean), tuple(std))
 
 
 def _place(split: Split, device: torch.device) -> Split:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -20,7 +19,10 @@ SIZE = 32
 CACHE = ".tp_vgg-cache.safetensors"
 SPLITS = ("train", "test")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-_FORMAT = "1"
+_FORMAT = "2"
+
+
+_Listings = dict[str, dict[str, list[tuple[str, int, int]]]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Folder:
     classes: tuple[str, ...]
     fingerprint: str
     """SHA-256 over pixels, labels and class names."""
+    mean: tuple[float, ...]
+    """Of the train images' channels, in [0, 1]."""
+    std: tuple[float, ...]
+
+
+def folder_fingerprint(root: Path, size: int, note: Callable[[str], None], quiet: bool = False) -> str:
+    """The fingerprint alone: from the cache's header where that is up to date, else by decoding all."""
+    header = _header(root / CACHE, _key(_listings(root), size))
+    return header["fingerprint"] if header else read_folder(root, size, note, quiet).fingerprint
 
 
 def read_folder(root: Path, size: int, note: Callable[[str], None], quiet: bool = False) -> Folder:
@@ -40,15 +51,9 @@ def read_folder(root: Path, size: int, note: Callable[[str], None], quiet: bool 
     times of all files are as they were. Raises :class:`BadInput` for a missing split, for classes that
     differ between the splits, and for a file that can't be decoded (named).
     """
-    listing = {split: _list(root, split) for split in SPLITS}
-    classes = {split: tuple(listing[split]) for split in SPLITS}
-    if classes["train"] != classes["test"]:
-        odd = sorted(set(classes["train"]) ^ set(classes["test"]))
-        raise BadInput(f"{root}: train/ and test/ must have the same classes; only one has {odd[0]!a}")
-    names = classes["train"]
-    key = fingerprint(
-        _FORMAT, size, [[split, name, entry] for split in SPLITS for name in names for entry in listing[split][name]]
-    )
+    listing = _listings(root)
+    names = tuple(listing["train"])
+    key = _key(listing, size)
     cached = _read_cache(root / CACHE, key)
     if cached is not None:
         return cached
@@ -57,9 +62,35 @@ def read_folder(root: Path, size: int, note: Callable[[str], None], quiet: bool 
         paths = [root / split / name / entry[0] for name in names for entry in listing[split][name]]
         arrays[f"{split}_images"] = _decode(paths, size, f"decoding {split}", quiet)
         arrays[f"{split}_labels"] = np.repeat(np.arange(len(names)), [len(listing[split][name]) for name in names])
-    folder = Folder(arrays, names, fingerprint(list(names), *(arrays[k].data for k in sorted(arrays))))
+    digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
+    folder = Folder(arrays, names, digest, *channel_statistics(arrays["train_images"]))
     _write_cache(root / CACHE, folder, key, note)
     return folder
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images [N, S, S, C], as fractions of 255 to four digits."""
+    total, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
+    for block in np.array_split(images, max(len(images) // 1000, 1)):
+        values = block.reshape(-1, images.shape[-1]).astype(np.float64) / 255
+        total += values.sum(0)
+        squares += np.square(values).sum(0)
+    count = images.size // images.shape[-1]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))  # a constant channel still gets a divisor
+    return tuple(np.round(mean, 4).tolist()), tuple(np.round(std, 4).tolist())
+
+
+def _listings(root: Path) -> _Listings:
+    listing = {split: _list(root, split) for split in SPLITS}
+    odd = sorted(set(listing["train"]) ^ set(listing["test"]))
+    if odd:
+        raise BadInput(f"{root}: train/ and test/ must have the same classes; only one has {odd[0]!a}")
+    return listing
+
+
+def _key(listing: _Listings, size: int) -> str:
+    return fingerprint(_FORMAT, size, listing)
 
 
 def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
@@ -102,31 +133,38 @@ def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> np.ndarray
     return images
 
 
-def _read_cache(path: Path, key: str) -> Folder | None:
+def _header(path: Path, key: str) -> dict[str, str] | None:
+    """The cache's metadata, if the cache is whole and of these very files."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         return None
     try:
         with safe_open(path, "numpy") as file:
-            meta = file.metadata() or {}
-            if meta.get("key") != key:
-                return None
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            return Folder(arrays, tuple(json.loads(meta["classes"])), meta["fingerprint"])
-    except (SafetensorError, OSError, KeyError, ValueError):
+            meta: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError):
         return None
+    return meta if meta.get("key") == key else None
+
+
+def _read_cache(path: Path, key: str) -> Folder | None:
+    from safetensors.numpy import load_file
+
+    meta = _header(path, key)
+    if meta is None:
+        return None
+    classes, mean, std = (tuple(json.loads(meta[name])) for name in ("classes", "mean", "std"))
+    return Folder(load_file(path), classes, meta["fingerprint"], mean, std)
 
 
 def _write_cache(path: Path, folder: Folder, key: str, note: Callable[[str], None]) -> None:
     from safetensors.numpy import save
 
-    meta = {"key": key, "classes": json.dumps(folder.classes), "fingerprint": folder.fingerprint}
+    lists = {name: json.dumps(getattr(folder, name)) for name in ("classes", "mean", "std")}
+    meta = {"key": key, "fingerprint": folder.fingerprint, **lists}
     try:
         write_atomic(path, lambda file: file.write(save(folder.arrays, meta)))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
         note(
             f"the decoded images could not be cached in {path.parent} ({error.strerror}); the next start decodes again"
         )

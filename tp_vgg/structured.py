@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tp_vgg.criteria import CRITERIA, check_importance
+from tp_vgg.data import Normalisation, Split, stratified
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.model import VGG, activation_after, empty, prunable_layers, realised_spec
 from tp_vgg.ratios import Plan, resolve
@@ -62,7 +64,7 @@ def shrink(model: VGG, target: VGGSpec, images: torch.Tensor, importance: str = 
     """Remove channels of ``model``, in place, until it has the widths of ``target``.
 
     ``images``: normalised floats [N, 3, S, S] for the equivalence proof (the first 16 are used).
-    ``taylor`` reads the gradients that a backward pass left in the parameters. All layers are ranked on the weights as they
+    ``taylor`` reads the gradients that :func:`accumulate_gradients` (or any backward pass) left in the parameters. All layers are ranked on the weights as they
     come, then pruned; ties keep the lower index. ``model.kept`` is brought up to date.
 
     Raises :class:`BadInput` where the criterion does not fit the network, :class:`WorkFailed` where torch-pruning did not
@@ -131,6 +133,17 @@ def double_copy(model: VGG) -> VGG:
     state = {name: v.detach().to("cpu", torch.float64, copy=True) for name, v in model.state_dict().items()}
     copy.load_state_dict(state, assign=True)
     return copy.eval()
+
+
+def accumulate_gradients(model: nn.Module, split: Split, normalisation: Normalisation, images: int = 512) -> None:
+    """Leave the loss's gradient over the first ``images`` of a stratified draw in the parameters, in eval mode."""
+    sample = split.take(stratified(split.labels.cpu().numpy(), images, 0))
+    was_training = model.training
+    model.eval()
+    model.zero_grad(set_to_none=True)
+    for block, labels in sample.blocks(128):
+        (F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample)).backward()
+    model.train(was_training)
 
 
 def prove(before: VGG, after: VGG, kept: Mapping[str, list[int]], images: torch.Tensor) -> Proof:

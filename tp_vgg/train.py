@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from tp_vgg.data import DataSet, Normalisation, Split, augment, stratified
+from tp_vgg.data import DataSet, Normalisation, augment
 from tp_vgg.device import autocast
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import accuracy
+from tp_vgg.interrupts import interrupts
 from tp_vgg.records import Epoch
 from tp_vgg.storage import fingerprint, write_atomic
 
@@ -74,7 +72,7 @@ def fit(
     run.resume()
     total = recipe.epochs * len(data.train)
     with (
-        _interrupts() as interrupted,
+        interrupts() as interrupted,
         tqdm(desc=label, total=total, initial=run.images_done(), unit="img", disable=quiet or None) as bar,
     ):
         last_save = time.monotonic()
@@ -292,17 +290,6 @@ def estimate_seconds(
     return best / count * len(data.train) * recipe.epochs
 
 
-def accumulate_gradients(model: nn.Module, split: Split, normalisation: Normalisation, images: int = 512) -> None:
-    """Leave the loss's gradient over the first ``images`` of a stratified draw in the parameters, in eval mode."""
-    sample = split.take(stratified(split.labels.cpu().numpy(), images, 0))
-    was_training = model.training
-    model.eval()
-    model.zero_grad(set_to_none=True)
-    for block, labels in sample.blocks(128):
-        (F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample)).backward()
-    model.train(was_training)
-
-
 def _key(model: nn.Module, data: DataSet, recipe: Recipe, precision: str) -> str:
     """Fingerprint of all that decides the outcome: start weights, data and its limits, recipe, precision."""
     sizes = [len(data.train), len(data.val)]
@@ -316,24 +303,3 @@ def _mix(seed: int, index: int, stream: int) -> int:
 
 def _cloned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """A list that the first Ctrl-C fills, so that the step in hand ends whole; a second one interrupts at once."""
-    asked: list[int] = []
-
-    def handle(number: int, _frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

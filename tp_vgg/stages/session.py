@@ -18,6 +18,7 @@ from tp_vgg.evaluate import accuracy
 from tp_vgg.model import VGG, build, imagenet_weights
 from tp_vgg.records import ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.recipes import baseline_recipe, duration
 from tp_vgg.stages.settings import RunDir, Settings, partial_of
 from tp_vgg.storage import file_fingerprint, fingerprint, locked, write_json, write_text
 from tp_vgg.train import Recipe, estimate_seconds, fit
@@ -219,7 +220,7 @@ def session(settings: Settings) -> Iterator[Session]:
             note=settings.note,
             quiet=settings.quiet,
         )
-        run = RunDir.of(settings)
+        run = RunDir.of(settings, data.fingerprint)
         with locked(run.root):
             yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak)
 
@@ -231,38 +232,6 @@ def load_dense(settings: Settings, path: Path) -> VGG:
     return model
 
 
-def baseline_recipe(
-    settings: Settings, spec: VGGSpec, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
-) -> Recipe:
-    """How the dense model is trained where the user says nothing: short on digits, 24 epochs elsewhere."""
-    small = settings.dataset == "digits"
-    default_lr = (0.05 if small else 0.1) if spec.batch_norm else 0.01
-    return Recipe(
-        epochs=epochs or (5 if small else 24),
-        lr=lr or default_lr,
-        batch_size=batch_size or (64 if small else 128),
-        seed=settings.seed,
-    )
-
-
-def finetune_recipe(
-    settings: Settings, spec: VGGSpec, epochs: int, lr: float | None = None, batch_size: int | None = None
-) -> Recipe:
-    """How a pruned or masked model is trained back: a lower, triangular rate."""
-    small = settings.dataset == "digits"
-    return Recipe(
-        epochs=epochs,
-        lr=lr or (0.02 if spec.batch_norm else 0.005),
-        batch_size=batch_size or (64 if small else 128),
-        schedule="triangular",
-        seed=settings.seed,
-    )
-
-
-def default_finetune_epochs(settings: Settings) -> int:
-    return 2 if settings.dataset == "digits" else 5
-
-
 def normalisation_of(model: VGG) -> Normalisation:
     """The normalisation that travels with the weights."""
     return Normalisation(tuple(model.meta["mean"]), tuple(model.meta["std"]))
@@ -272,13 +241,6 @@ def data_summary(data: DataSet) -> dict[str, object]:
     """What a figure was measured on."""
     sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     return {"dataset": data.name, "fingerprint": data.fingerprint, **sizes}
-
-
-def duration(seconds: float) -> str:
-    """A rough time for people."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _fresh_head(model: VGG) -> dict[str, torch.Tensor]:

@@ -66,16 +66,16 @@ class RunDir:
     dataset: str
 
     @classmethod
-    def of(cls, settings: Settings) -> RunDir:
-        """Decodes an ImageFolder that has no cache yet, where its fingerprint is part of the default name."""
+    def of(cls, settings: Settings, fingerprint: str | None = None) -> RunDir:
+        """``fingerprint``: the data's, where it is known; an ImageFolder's is part of the default name, and finding it may mean decoding it."""
         root = settings.out
         if root is None:
             name = settings.dataset
             if name == "folder":
-                from tp_vgg.folder import SIZE, read_folder
+                from tp_vgg.folder import SIZE, folder_fingerprint
 
-                folder = read_folder(settings.data_dir, SIZE, settings.note, settings.quiet)
-                name = f"folder-{settings.data_dir.resolve().name}-{folder.fingerprint[:8]}"
+                digest = fingerprint or folder_fingerprint(settings.data_dir, SIZE, settings.note, settings.quiet)
+                name = f"folder-{settings.data_dir.resolve().name}-{digest[:8]}"
             spec = settings.flag_spec()
             root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
         if root.exists() and not root.is_dir():

@@ -12,18 +12,11 @@ from tp_vgg.model import VGG
 from tp_vgg.records import ModelRecord
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
-from tp_vgg.stages.session import (
-    Session,
-    default_finetune_epochs,
-    finetune_recipe,
-    load_dense,
-    normalisation_of,
-    session,
-)
+from tp_vgg.stages.recipes import default_finetune_epochs, finetune_recipe
+from tp_vgg.stages.session import Session, load_dense, normalisation_of, session
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
-from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, rank, shrink, top
-from tp_vgg.train import accumulate_gradients
+from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, accumulate_gradients, rank, shrink, top
 
 
 def structured(

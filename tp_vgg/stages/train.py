@@ -8,7 +8,8 @@ from pathlib import Path
 from tp_vgg import checkpoint
 from tp_vgg.errors import BadInput
 from tp_vgg.records import ModelRecord
-from tp_vgg.stages.session import baseline_recipe, session
+from tp_vgg.stages.recipes import baseline_recipe
+from tp_vgg.stages.session import session
 from tp_vgg.stages.settings import Settings
 
 

@@ -10,7 +10,8 @@ from tp_vgg.model import VGG
 from tp_vgg.ratios import Plan
 from tp_vgg.records import ModelRecord
 from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
-from tp_vgg.stages.session import Session, finetune_recipe, load_dense, session
+from tp_vgg.stages.recipes import finetune_recipe
+from tp_vgg.stages.session import Session, load_dense, session
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
 from tp_vgg.unstructured import is_masked, mask_global, mask_layers, remove_masks

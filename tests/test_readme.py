@@ -1,0 +1,61 @@
+"""The README's commands are what CI and users run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def command(start: str) -> str:
+    found = re.findall(rf"^{re.escape(start)}.*$", README, re.MULTILINE)
+    assert len(found) == 1, f"one line that starts with {start!r}"
+    return found[0]
+
+
+def test_ci_calls_exactly_the_readmes_test_command() -> None:
+    assert command("pip install '.[test]'") in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_command_line_in_the_readme_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option that the README shows is one that the command has."""
+    import importlib
+
+    lines = re.findall(r"python -m tp_vgg ([a-z]+) ([^`\n#]*)", README)
+    assert len(lines) >= 6
+    for name, rest in lines:
+        cli_command = importlib.import_module(f"tp_vgg.cli.{name}").command
+        known = {opt for parameter in cli_command.params for opt in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word for word in shlex.split(rest) if word.startswith("--")}
+        assert used <= known, f"{name} {rest}"
+
+
+def test_the_python_example_runs(tmp_path: Path, make_model) -> None:
+    from tp_vgg.checkpoint import save
+
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    save(make_model(), tmp_path / "dense.pth")
+    done = subprocess.run([sys.executable, "-c", code[1]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pruned.pth").is_file()
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_as_written(tmp_path: Path) -> None:
+    """The first command from `python -m` on, in an empty directory: its baseline learns, its pruned network recovers."""
+    line = command("pip install . &&").partition("&& python ")[2]
+    args = shlex.split(line.replace("examples/", f"{ROOT}/examples/"))
+    done = subprocess.run([sys.executable, *args], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    accuracy = {row.split()[0]: float(row.split()[1]) for row in done.stdout.splitlines()[2:]}
+    assert set(accuracy) == {"baseline", "structured_pruned", "structured_finetuned"}
+    assert accuracy["baseline"] > 85
+    assert accuracy["structured_finetuned"] > 80
