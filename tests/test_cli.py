@@ -280,6 +280,64 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
     assert final.spec.hidden == (32, 28), "--ratio is for convs"
     assert all(len(final.kept[name]) == width for name, width in final.spec.prunable.items())
     assert out.count("structured_") == 2
+    assert final.meta["training"]["distill_weight"] == 0.5
+    assert final.meta["training"]["epochs"] == 1
+    rows = (at_home / "o/try/structured_history.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["1", "2"]
+
+    status, _, err = call("structured", *args, "--ratio", 0.25, "--finetune-epochs", 0, "-q")
+    assert status == 0, err
+    status, out, err = call("compare", *args)
+    assert status == 0
+    assert "structured_finetuned was made with other settings than structured_pruned: left out" in err
+    assert "structured_finetuned" not in out
+    (at_home / "o/try/vgg11_digits_structured_pruned.pth").write_bytes(b"other")
+    status, out, err = call("compare", *args)
+    assert status == 0
+    assert "structured_pruned has no file, or another one than was measured" in err
+
+
+def test_imagenet_weights_are_a_start_with_their_own_normalisation(call, at_home: Path, monkeypatch) -> None:
+    """torchvision's features under a new head; the rest of the job as ever."""
+    from tp_vgg.model import build
+
+    torch.manual_seed(0)
+    features = {n: v for n, v in build(VGGSpec.preset("vgg11", "linear")).state_dict().items() if "features" in n}
+    meta = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "source": "torchvision"}
+    monkeypatch.setattr("tp_vgg.stages.session.imagenet_weights", lambda _: (features, meta))
+    status, _, err = call("train", *QUICK, "--arch", "vgg11", "--weights", "imagenet", "--epochs", 1, "--lr", "1e-9")
+    assert status == 0, err
+    trained = load(at_home / "runs/vgg11-linear-digits/vgg11_digits_finetuned.pth")
+    assert trained.meta["mean"] == meta["mean"]
+    assert torch.allclose(trained.features[0].weight, features["features.0.weight"], atol=1e-6)
+    assert trained.spec.num_classes == 10
+
+
+def test_training_from_a_file(call, at_home: Path, make_model, tmp_path: Path) -> None:
+    """--weights PATH starts from a tp_vgg file or a foreign one, and keeps its normalisation."""
+    model = make_model()
+    save(model, tmp_path / "start.pth")
+    args = [
+        "--dataset",
+        "digits",
+        *QUICK[4:],
+        "--weights",
+        tmp_path / "start.pth",
+        "--epochs",
+        1,
+        "--lr",
+        "1e-9",
+        "--out",
+        "o",
+    ]
+    status, _, err = call("train", *args)
+    assert status == 0, err
+    trained = load(at_home / "o/vgg11_digits_finetuned.pth")
+    assert trained.meta["mean"] == model.meta["mean"]
+    assert torch.allclose(trained.classifier[0].weight, model.classifier[0].weight, atol=1e-6)
+    status, _, err = call("train", *args)
+    assert status == 0
+    assert "nothing to do" in err
 
 
 def test_a_contradicting_flag_or_data_set_is_refused(call, at_home: Path, make_model, tmp_path: Path) -> None:
@@ -293,7 +351,7 @@ def test_a_contradicting_flag_or_data_set_is_refused(call, at_home: Path, make_m
     status, _, err = call("structured", *QUICK[:2], "--ratio", 0.5, "--checkpoint", tmp_path / "other.pth")
     assert status == 2
     assert "other class names" in one_line(err)
-    assert not [f for f in files(at_home) if not f.endswith(".lock")]
+    assert files(at_home) == set()
 
 
 def test_show_alone_prunes_nothing(call, at_home: Path, make_model, tmp_path: Path) -> None:
@@ -349,7 +407,9 @@ def test_ctrl_c_exits_130_and_a_rerun_goes_on(tp_vgg, tmp_path: Path) -> None:
     assert done.returncode == 130
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert "goes on from there" in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: interrupted: train stopped at step 3 of 4; runs")
+    assert last.endswith("finetuned.partial.pth holds it; the same command goes on from there")
     root = tmp_path / "runs" / "vgg11_bn-linear-digits"
     assert files(root) == {".lock", "vgg11_digits_finetuned.partial.pth"}
     assert torch.load(root / "vgg11_digits_finetuned.partial.pth", weights_only=True)["step"] == 3

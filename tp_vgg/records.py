@@ -49,7 +49,7 @@ class ModelRecord:
     """What one saved model is and what it was measured at; one entry of ``metrics.json``."""
 
     checkpoint: str
-    """File name, relative to the run directory where it lies in it."""
+    """Path relative to the run directory."""
     sha256: str
     """Of the checkpoint's bytes: a record that does not match its file is stale."""
     baseline: str | None

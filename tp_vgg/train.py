@@ -90,7 +90,8 @@ def fit(
                 run.save(run.snapshot())
                 last_save = time.monotonic()
             if interrupted and run.step < run.total_steps:
-                raise KeyboardInterrupt
+                kept = f"; {partial} holds it" if partial else ""
+                raise KeyboardInterrupt(f"{label} stopped at step {run.step} of {run.total_steps}{kept}")
     return run.finish()
 
 

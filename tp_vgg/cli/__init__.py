@@ -64,8 +64,9 @@ def run(args: list[str] | None = None) -> int:
         return _fail(2, str(error))
     except WorkFailed as error:
         return _fail(1, str(error))
-    except (KeyboardInterrupt, click.Abort):
-        return _fail(130, "interrupted; what was finished is kept, and the same command goes on from there")
+    except (KeyboardInterrupt, click.Abort) as error:
+        where = str(error.__cause__ or error)  # click turns the one into the other
+        return _fail(130, f"interrupted{where and ': '}{where}; the same command goes on from there")
     except BrokenPipeError:
         sys.stdout = None  # nothing more can be said to a closed pipe
         return 1

@@ -12,7 +12,7 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.records import ModelRecord
 from tp_vgg.stages.settings import MODELS, RunDir, Settings
-from tp_vgg.storage import write_json
+from tp_vgg.storage import file_fingerprint, write_json
 from tp_vgg.tables import markdown_table, text_table
 
 FORMATS = ("text", "markdown", "json", "csv")
@@ -30,32 +30,46 @@ def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> dict[str,
 
 
 def _recorded(settings: Settings, run: RunDir) -> dict[str, ModelRecord]:
+    """The records that can stand in one table: of the files as they are, of one baseline, on the same images."""
     records = {name: record for name in MODELS if (record := run.record(name)) is not None}
-    baseline = records.get("baseline")
-    if baseline is None:
+    faults = {name: _fault(run, name, records) for name in records}
+    for name, fault in faults.items():
+        if fault:
+            settings.note(f"{name} {fault}: left out; run its stage again")
+    kept = {name: record for name, record in records.items() if not faults[name]}
+    if "baseline" not in kept:
         raise BadInput(
             f"{run.root}: nothing to compare yet; run `python -m tp_vgg structured --ratios ratios.json` first"
         )
-    for name, record in list(records.items()):
-        if record.baseline not in (None, baseline.sha256):
-            settings.note(f"{name} was pruned from another baseline: left out; run its stage again")
-            del records[name]
-        elif record.data != baseline.data:
-            settings.note(f"{name} was measured on other images than the baseline: left out; run its stage again")
-            del records[name]
-    return records
+    return kept
+
+
+def _fault(run: RunDir, name: str, records: Mapping[str, ModelRecord]) -> str:
+    record, baseline = records[name], records.get("baseline")
+    path = run.root / record.checkpoint
+    if not path.is_file() or file_fingerprint(path) != record.sha256:
+        return f"has no file, or another one than was measured ({path})"
+    if baseline is None or name == "baseline":
+        return ""
+    if record.baseline != baseline.sha256:
+        return "was pruned from another baseline"
+    if record.data != baseline.data:
+        return "was measured on other images than the baseline"
+    pruned = records.get("structured_pruned")
+    if name == "structured_finetuned" and pruned is not None and pruned.key != record.key:
+        return "was made with other settings than structured_pruned"
+    return ""
 
 
 def _measured(settings: Settings, checkpoints: tuple[Path, ...]) -> dict[str, ModelRecord]:
     from tp_vgg.checkpoint import load
-    from tp_vgg.stages.session import session
+    from tp_vgg.stages.session import check_classes, session
 
-    for path in checkpoints:
-        load(path)
+    models = {path: load(path) for path in checkpoints}
     with session(settings) as work:
         records = _recorded(settings, work.run) if work.run.record("baseline") else {}
-        for path in checkpoints:
-            work.check_fits(load(path), path)
+        for path, model in models.items():
+            check_classes(model, work.data, path)
             records[str(path)] = work.measured(path)
         return records
 

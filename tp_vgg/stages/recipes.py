@@ -22,9 +22,16 @@ def baseline_recipe(
 
 
 def finetune_recipe(
-    settings: Settings, spec: VGGSpec, epochs: int, lr: float | None = None, batch_size: int | None = None
+    settings: Settings,
+    spec: VGGSpec,
+    epochs: int,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    *,
+    distill: bool = False,
 ) -> Recipe:
-    """How a pruned or masked model is trained back: a lower, triangular rate."""
+    """How a pruned or masked model is trained back: a lower, triangular rate; with ``distill``, half of the loss is
+    the dense model's."""
     small = settings.dataset == "digits"
     return Recipe(
         epochs=epochs,
@@ -32,6 +39,7 @@ def finetune_recipe(
         batch_size=batch_size or (64 if small else 128),
         schedule="triangular",
         seed=settings.seed,
+        distill_weight=0.5 if distill else 0.0,
     )
 
 

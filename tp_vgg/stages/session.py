@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.model import VGG, build, imagenet_weights
-from tp_vgg.records import ModelRecord, history_csv
+from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.recipes import baseline_recipe, duration
 from tp_vgg.stages.settings import RunDir, Settings, partial_of
@@ -36,49 +37,27 @@ class Session:
     data: DataSet
     peak: PeakMemory
 
-    def finish(
-        self, model: VGG, name: str, *, baseline: str | None, key: str, notes: tuple[str, ...] = ()
-    ) -> ModelRecord:
-        """Save ``model`` under its final name, reload it, check that the logits are equal, measure it, write its record."""
+    def finish(self, model: VGG, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
+        """Save ``model`` under its final name, reload it, check that it gives the same logits, measure and record it."""
         path = self.run.checkpoint(name, model.spec.depth)
         checkpoint.save(model, path)
-        return self.measure(path, name, expected=model, baseline=baseline, key=key, notes=notes)
+        self._check_reloaded(model, path)
+        return self._record(path, name, notes)
 
-    def measure(
-        self,
-        path: Path,
-        name: str,
-        *,
-        expected: VGG | None,
-        baseline: str | None,
-        key: str,
-        notes: tuple[str, ...] = (),
-    ) -> ModelRecord:
-        """:meth:`measured`, written as the record of ``name``."""
-        record = self.measured(path, expected=expected, baseline=baseline, key=key, notes=notes)
+    def _record(self, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
+        record = self.measured(path, notes)
         write_json(self.run.record_path(name), record.to_dict())
         return record
 
-    def measured(
-        self,
-        path: Path,
-        *,
-        expected: VGG | None = None,
-        baseline: str | None = None,
-        key: str = "",
-        notes: tuple[str, ...] = (),
-    ) -> ModelRecord:
+    def measured(self, path: Path, notes: tuple[str, ...] = ()) -> ModelRecord:
         """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk."""
         model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalisation = normalisation_of(model)
-        if expected is not None:
-            self._check_reloaded(expected, model, path)
-        inside = path.resolve().is_relative_to(self.run.root.resolve())
         return ModelRecord(
-            checkpoint=path.resolve().relative_to(self.run.root.resolve()).as_posix() if inside else str(path),
+            checkpoint=os.path.relpath(path.resolve(), self.run.root.resolve()),
             sha256=file_fingerprint(path),
-            baseline=baseline,
-            key=key,
+            baseline=model.meta.get("baseline"),
+            key=model.meta.get("key", ""),
             val=accuracy(model, self.data.val, normalisation),
             test=accuracy(model, self.data.test, normalisation),
             params=model.spec.params(),
@@ -93,19 +72,23 @@ class Session:
             notes=(*model.meta.get("notes", ()), *notes),
         )
 
-    def _check_reloaded(self, expected: VGG, found: VGG, path: Path) -> None:
-        images = normalisation_of(expected)(self.data.val.images[:16])
-        expected.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    def _check_reloaded(self, model: VGG, path: Path) -> None:
+        """On the CPU, in one memory layout, so that the same weights give the same bits."""
+        images = normalisation_of(model)(self.data.val.images[:16].cpu())
+        reference = copy.deepcopy(model).cpu().to(memory_format=torch.channels_last).eval()
+        found = checkpoint.load(path).to(memory_format=torch.channels_last)
         with torch.inference_mode():
-            same = torch.equal(expected(images), found(images))
+            same = torch.equal(reference(images), found(images))
         if not same:
             path.unlink(missing_ok=True)
             raise WorkFailed(
                 f"{path}: the reloaded checkpoint gives other logits than the model that was saved; removed"
             )
 
-    def fit(self, model: VGG, recipe: Recipe, partial: Path, label: str, teacher: VGG | None = None) -> str:
-        """:func:`tp_vgg.train.fit` with this session's data; returns the history as CSV."""
+    def fit(
+        self, model: VGG, recipe: Recipe, partial: Path, label: str, teacher: VGG | None = None
+    ) -> tuple[Epoch, ...]:
+        """:func:`tp_vgg.train.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
         history = fit(
             model,
             self.data,
@@ -117,43 +100,47 @@ class Session:
             label=label,
             quiet=self.settings.quiet,
         )
-        return history_csv(history)
+        precision = str(self.precision).removeprefix("torch.")
+        model.meta = {**model.meta, "training": {**asdict(recipe), "precision": precision}}
+        return tuple(history)
 
-    def baseline(self) -> tuple[VGG, ModelRecord]:
-        """The dense model: ``--checkpoint``, else the run directory's, else one trained now; with its record."""
-        given = self.settings.checkpoint
-        path = given or self._own_baseline()
+    def baseline(self, given: VGG | None) -> tuple[VGG, ModelRecord]:
+        """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now; with
+        its record, measured again where weights or images are not those of the one there."""
+        path = self.settings.checkpoint or self._own_baseline()
         if path is None:
             self.settings.note(f"no baseline in {self.run.root} yet: training it first")
             self.train_baseline(baseline_recipe(self.settings, self.settings.flag_spec()), "none")
             path = self._own_baseline()
             assert path is not None
-        model = load_dense(self.settings, path)
-        self.check_fits(model, path)
-        notes = ("checkpoint from elsewhere: it may have seen the val images, so quote test",) if given else ()
+        model = given or load_dense(self.settings, path)
+        check_classes(model, self.data, path)
         record = self.run.record("baseline")
         if record is None or record.sha256 != file_fingerprint(path) or record.data != data_summary(self.data):
-            record = self.measure(path, "baseline", expected=None, baseline=None, key="", notes=notes)
+            foreign = "checkpoint from elsewhere: it may have seen the val images, so quote test"
+            record = self._record(path, "baseline", (foreign,) if given else ())
         return model.to(self.device), record
 
     def train_baseline(self, recipe: Recipe, weights: str) -> ModelRecord:
         """Train the dense model (or do nothing where it was trained with the same settings before)."""
         model = self._start(weights)
-        key = fingerprint(asdict(recipe), model.spec.to_dict(), data_summary(self.data), weights, str(self.precision))
+        start = file_fingerprint(Path(weights)) if Path(weights).is_file() else weights
+        key = fingerprint(asdict(recipe), model.spec.to_dict(), data_summary(self.data), start, str(self.precision))
         path = self.run.checkpoint("baseline", model.spec.depth)
-        record = self.run.record("baseline")
-        if record is not None and record.key == key and path.is_file() and file_fingerprint(path) == record.sha256:
+        partial = partial_of(path)
+        if path.is_file() and checkpoint.load(path).meta.get("key") == key:
             self.settings.note(f"{path} was trained with these settings before; nothing to do")
-            return record
+            partial.unlink(missing_ok=True)
+            return self.baseline(None)[1]
         seconds = estimate_seconds(model.to(self.device), self.data, recipe, normalisation_of(model), self.precision)
         self.settings.note(
             f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(self.data.train)} images"
             f" of {self.data.name}: about {duration(seconds)} here ({self.device.type})"
         )
-        partial = partial_of(path)
         history = self.fit(model, recipe, partial, "train")
-        record = self.finish(model, "baseline", baseline=None, key=key)
-        write_text(self.run.root / "history.csv", history)
+        write_text(self.run.root / "history.csv", history_csv(history))
+        model.meta["key"] = key
+        record = self.finish(model, "baseline")
         partial.unlink(missing_ok=True)
         return record
 
@@ -193,24 +180,14 @@ class Session:
         path = self.run.checkpoint("baseline", depth)
         return path if path.is_file() else None
 
-    def check_fits(self, model: VGG, path: Path) -> None:
-        if model.spec.num_classes != len(self.data.classes):
-            raise BadInput(
-                f"{path}: has {model.spec.num_classes} classes, {self.data.name} has {len(self.data.classes)}; give the data set it was trained on"
-            )
-        classes = model.meta.get("classes")
-        if classes is not None and tuple(classes) != self.data.classes:
-            raise BadInput(
-                f"{path}: was trained for other class names than {self.data.name} has; give the data set it was trained on"
-            )
-
 
 @contextmanager
-def session(settings: Settings) -> Iterator[Session]:
-    """Check the device, load the data, lock the run directory; release accelerator memory before and after."""
+def session(settings: Settings, dense: VGG | None = None) -> Iterator[Session]:
+    """Check the device, load the data, lock the run directory; release accelerator memory before and after.
+
+    ``dense``: the model of ``--checkpoint``, refused where its classes are not the data's before anything is written.
+    """
     device = pick_device(settings.device)
-    if settings.checkpoint is not None:
-        load_dense(settings, settings.checkpoint)  # a bad file is refused before anything is read or written
     with released_memory(device) as peak:
         data = load_data(
             settings.dataset,
@@ -220,9 +197,28 @@ def session(settings: Settings) -> Iterator[Session]:
             note=settings.note,
             quiet=settings.quiet,
         )
+        if dense is not None:
+            check_classes(dense, data, settings.checkpoint)
         run = RunDir.of(settings, data.fingerprint)
         with locked(run.root):
             yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak)
+
+
+def check_classes(model: VGG, data: DataSet, source: object) -> None:
+    """Raise :class:`BadInput` where ``model`` was made for other classes than ``data`` has."""
+    if model.spec.num_classes != len(data.classes):
+        found, wanted = model.spec.num_classes, len(data.classes)
+        raise BadInput(f"{source}: has {found} classes, {data.name} has {wanted}; give the data it was trained on")
+    classes = model.meta.get("classes")
+    if classes is not None and tuple(classes) != data.classes:
+        raise BadInput(
+            f"{source}: was trained for other class names than {data.name}'s; give the data it was trained on"
+        )
+
+
+def load_given(settings: Settings) -> VGG | None:
+    """The model of ``--checkpoint``, if there is one. Raises :class:`BadInput` for a bad file or a contradicting flag."""
+    return load_dense(settings, settings.checkpoint) if settings.checkpoint is not None else None
 
 
 def load_dense(settings: Settings, path: Path) -> VGG:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.model import VGG
-from tp_vgg.records import ModelRecord
+from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
 from tp_vgg.stages.recipes import default_finetune_epochs, finetune_recipe
-from tp_vgg.stages.session import Session, load_dense, normalisation_of, session
+from tp_vgg.stages.session import Session, load_given, normalisation_of, session
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
 from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, accumulate_gradients, rank, shrink, top
@@ -26,38 +26,46 @@ def structured(
 
     ``show``: a layer to draw before and after, on the way.
     """
-    _check_checkpoint(settings, plan_for, options, show)
-    with session(settings) as work:
-        dense, baseline = work.baseline()
+    with session(settings, given := _given(settings, plan_for, options, show)) as work:
+        dense, baseline = work.baseline(given)
         plan = plan_for(dense.spec)
         target = structured_target(dense.spec, plan, options, show)
         if show is not None:
             _draw(work, dense, target, options, show)
         epochs = default_finetune_epochs(settings) if options.finetune_epochs is None else options.finetune_epochs
-        key = fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed, epochs)
+        made = {
+            "baseline": baseline.sha256,
+            "key": fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed, epochs),
+        }
         final = work.run.checkpoint("structured_finetuned", target.depth)
         partials: list[Path] = []
         teacher = copy.deepcopy(dense).eval() if options.distill else None
-        model, full, history = dense, dense.spec, ""
+        model, full = dense, dense.spec
+        history: tuple[Epoch, ...] = ()
         for step in range(1, options.steps + 1):
             last = step == options.steps
             shrunk = _shrink(work, model, between(full, target, step / options.steps), options.importance)
             proved = _proof_line(shrunk.proof)
             settings.note(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
+            model.meta.update(made)
             if last:
-                pruned = work.finish(model, "structured_pruned", baseline=baseline.sha256, key=key, notes=(proved,))
+                pruned = work.finish(model, "structured_pruned", notes=(proved,))
             share = epochs // options.steps + (epochs % options.steps if last else 0)
             if share:
                 partials.append(partial_of(final, "" if last else f".step{step}"))
-                recipe = finetune_recipe(settings, model.spec, share, options.lr, options.batch_size)
+                recipe = finetune_recipe(
+                    settings, model.spec, share, options.lr, options.batch_size, distill=options.distill
+                )
                 label = "fine-tune" if options.steps == 1 else f"fine-tune {step}/{options.steps}"
-                history = work.fit(model, recipe, partials[-1], label, teacher)
+                done = len(history)
+                history += tuple(
+                    replace(epoch, epoch=done + epoch.epoch)
+                    for epoch in work.fit(model, recipe, partials[-1], label, teacher)
+                )
         records = {"baseline": baseline, "structured_pruned": pruned}
         if epochs:
-            records["structured_finetuned"] = work.finish(
-                model, "structured_finetuned", baseline=baseline.sha256, key=key
-            )
-            write_text(work.run.work / "structured_history.csv", history)
+            write_text(work.run.work / "structured_history.csv", history_csv(history))
+            records["structured_finetuned"] = work.finish(model, "structured_finetuned", notes=(proved,))
         for partial in partials:
             partial.unlink(missing_ok=True)
         return records
@@ -71,17 +79,17 @@ def between(spec: VGGSpec, target: VGGSpec, share: float) -> VGGSpec:
 
 def show_structured(settings: Settings, plan_for: PlanFor, options: StructuredOptions, layer: str) -> Path:
     """Draw what the plan would remove of one layer; nothing is pruned. Returns the figure's path."""
-    _check_checkpoint(settings, plan_for, options, layer)
-    with session(settings) as work:
-        dense, _ = work.baseline()
+    with session(settings, given := _given(settings, plan_for, options, layer)) as work:
+        dense, _ = work.baseline(given)
         return _draw(work, dense, structured_target(dense.spec, plan_for(dense.spec), options, layer), options, layer)
 
 
-def _check_checkpoint(settings: Settings, plan_for: PlanFor, options: StructuredOptions, show: str | None) -> None:
-    """A plan that does not fit ``--checkpoint`` is refused before anything is read or written."""
-    if settings.checkpoint is not None:
-        spec = load_dense(settings, settings.checkpoint).spec
-        structured_target(spec, plan_for(spec), options, show)
+def _given(settings: Settings, plan_for: PlanFor, options: StructuredOptions, show: str | None) -> VGG | None:
+    """The model of ``--checkpoint``; a plan that does not fit it is refused before anything is written."""
+    model = load_given(settings)
+    if model is not None:
+        structured_target(model.spec, plan_for(model.spec), options, show)
+    return model
 
 
 def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions, layer: str) -> Path:

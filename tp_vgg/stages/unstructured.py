@@ -8,10 +8,10 @@ from pathlib import Path
 from tp_vgg import plots
 from tp_vgg.model import VGG
 from tp_vgg.ratios import Plan
-from tp_vgg.records import ModelRecord
+from tp_vgg.records import ModelRecord, history_csv
 from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
 from tp_vgg.stages.recipes import finetune_recipe
-from tp_vgg.stages.session import Session, load_dense, session
+from tp_vgg.stages.session import Session, load_given, session
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
 from tp_vgg.unstructured import is_masked, mask_global, mask_layers, remove_masks
@@ -24,44 +24,42 @@ def unstructured(
 
     ``show``: a layer to draw before and after masking, on the way.
     """
-    _check_checkpoint(settings, plan_for, show)
-    with session(settings) as work:
-        model, baseline = work.baseline()
+    with session(settings, given := _given(settings, plan_for, show)) as work:
+        model, baseline = work.baseline(given)
         plan = plan_for(model.spec)
         check_unstructured(model.spec, plan, show)
         path = work.run.checkpoint("unstructured", model.spec.depth)
-        key = fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed)
         _mask(model, plan, options)
         if show is not None:
             _draw(work, model, show)
         partial = partial_of(path)
-        history = ""
         if options.finetune_epochs:
             recipe = finetune_recipe(settings, model.spec, options.finetune_epochs, options.lr, options.batch_size)
             history = work.fit(model, recipe, partial, "fine-tune")
+            write_text(work.run.work / "unstructured_history.csv", history_csv(history))
         remove_masks(model)
-        record = work.finish(model, "unstructured", baseline=baseline.sha256, key=key)
-        if history:
-            write_text(work.run.work / "unstructured_history.csv", history)
+        key = fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed)
+        model.meta = {**model.meta, "baseline": baseline.sha256, "key": key}
+        record = work.finish(model, "unstructured")
         partial.unlink(missing_ok=True)
         return {"baseline": baseline, "unstructured": record}
 
 
 def show_unstructured(settings: Settings, plan_for: PlanFor, options: UnstructuredOptions, layer: str) -> Path:
     """Draw what the plan would zero of one layer; nothing is saved. Returns the figure's path."""
-    _check_checkpoint(settings, plan_for, layer)
-    with session(settings) as work:
-        model, _ = work.baseline()
+    with session(settings, given := _given(settings, plan_for, layer)) as work:
+        model, _ = work.baseline(given)
         check_unstructured(model.spec, plan_for(model.spec), layer)
         _mask(model, plan_for(model.spec), options)
         return _draw(work, model, layer)
 
 
-def _check_checkpoint(settings: Settings, plan_for: PlanFor, show: str | None) -> None:
-    """A plan that does not fit ``--checkpoint`` is refused before anything is read or written."""
-    if settings.checkpoint is not None:
-        spec = load_dense(settings, settings.checkpoint).spec
-        check_unstructured(spec, plan_for(spec), show)
+def _given(settings: Settings, plan_for: PlanFor, show: str | None) -> VGG | None:
+    """The model of ``--checkpoint``; a plan that does not fit it is refused before anything is written."""
+    model = load_given(settings)
+    if model is not None:
+        check_unstructured(model.spec, plan_for(model.spec), show)
+    return model
 
 
 def _draw(work: Session, masked: VGG, layer: str) -> Path:
