@@ -203,6 +203,7 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
     status, out, err = call("unstructured", *QUICK, "--sparsity", 0.9, "--scope", "global", "--show", "features.0")
     assert status == 0, err
     assert "training" not in err
+    assert "zeros by layer: features.0 " in err
     masked = load(root / "unstructured_pruned_vgg11.pth")
     numel = sum(masked.get_submodule(n).weight.numel() for n in masked.spec.prunable)
     zeros = sum(int((masked.get_submodule(n).weight == 0).sum()) for n in masked.spec.prunable)

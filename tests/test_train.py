@@ -63,11 +63,11 @@ def test_the_seed_decides_everything(few_digits) -> None:
     assert not torch.equal(weights(models[0]), weights(models[2]))
 
 
-@pytest.mark.parametrize("stop_at", [2, 3, 4, 8])
+@pytest.mark.parametrize("stop_at", [2, 3, 4, 9])
 def test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers(
     stop_at: int, few_digits, tmp_path: Path, monkeypatch
 ) -> None:
-    """Interrupted in mid-epoch (steps 2, 4, 8) or at an epoch's end (3), with dropout on the way: bit for bit the same."""
+    """Interrupted in mid-epoch (steps 2, 4) or at an epoch's end (3, 9), with dropout on the way: bit for bit the same."""
     straight = fresh()
     history = run(straight, few_digits)
     partial = tmp_path / "m.partial.pth"

@@ -89,7 +89,7 @@ def fit(
                 run.check_finite()
                 run.save(run.snapshot())
                 last_save = time.monotonic()
-            if interrupted and run.step < run.total_steps:
+            if interrupted:
                 kept = f"; {partial} holds it" if partial else ""
                 raise KeyboardInterrupt(f"{label} stopped at step {run.step} of {run.total_steps}{kept}")
     return run.finish()

@@ -41,6 +41,8 @@ def unstructured(
         key = fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed)
         model.meta = {**model.meta, "baseline": baseline.sha256, "key": key}
         record = work.finish(model, "unstructured")
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in record.sparsity.items())
+        settings.note(f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero")
         partial.unlink(missing_ok=True)
         return {"baseline": baseline, "unstructured": record}
 
