@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tp_vgg.checkpoint import from_state_dict, load, save, to_dict
 from tp_vgg.errors import BadInput
+from tp_vgg.model import build
 from tp_vgg.structured import prune_structured
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -85,6 +86,24 @@ def test_plain_state_dicts_are_accepted(name: str, suffix: str, make_model, tmp_
     assert torch.allclose(logits(found), logits(model), rtol=1e-4, atol=1e-5)
 
 
+def test_what_build_gives_can_be_saved_and_loaded(tmp_path: Path) -> None:
+    save(build(SMALL), tmp_path / "fresh.pth")
+    assert load(tmp_path / "fresh.pth").meta["mean"] == [0.4914, 0.4822, 0.4465]
+
+
+def test_kept_may_name_only_the_pruned_layers(make_model, tmp_path: Path) -> None:
+    """The contract's fields alone: no dense widths, no untouched layers; pruning goes on from there."""
+    model = make_model()
+    kept = prune_structured(model, {"features.0": 0.5}).kept
+    raw = to_dict(model)
+    raw["kept"], raw["meta"] = dict(kept), {k: raw["meta"][k] for k in ("mean", "std")}
+    torch.save(raw, tmp_path / "m.pth")
+    again = load(tmp_path / "m.pth")
+    prune_structured(again, {"features.4": 0.5, "features.0": 0.5})
+    assert set(again.kept["features.0"]) < set(kept["features.0"])
+    assert len(again.kept["features.4"]) == 6
+
+
 def test_half_precision_is_upcast(make_model) -> None:
     state = {k: v.half() if v.is_floating_point() else v for k, v in make_model().state_dict().items()}
     found = from_state_dict(state)
@@ -141,6 +160,8 @@ BAD = {
     "no normalisation": (lambda raw: raw["meta"].pop("mean"), "meta: mean"),
     "zero deviation": (lambda raw: raw["meta"].update(std=[0.0, 1.0, 1.0]), "meta: std"),
     "nan mean": (lambda raw: raw["meta"].update(mean=[float("nan")] * 3), "meta: mean"),
+    "classes of wrong type": (lambda raw: raw["meta"].update(classes=10), "meta: classes"),
+    "notes of wrong type": (lambda raw: raw["meta"].update(notes=[5]), "meta: notes"),
     "kept of wrong type": (lambda raw: raw.update(kept=[1]), "kept"),
     "kept of unknown layer": (lambda raw: raw["kept"].update(other=[1]), "kept: 'other'"),
     "kept unsorted": (lambda raw: raw["kept"]["features.0"].reverse(), "kept: features.0"),

@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL
 from test_ratios import REFUSED
 
 from tp_vgg import cli
@@ -86,6 +88,16 @@ def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: 
         (["structured", "--ratio", "0.5", "--device", "cuda:99"], "--device: cuda:99: this machine has"),
         (["structured", "--show", "features.1"], "--show: features.1: no prunable layer"),
         (["structured", "--ratio", "0.5", "--show", "classifier.6"], "--show: classifier.6: the last linear layer"),
+        (
+            ["structured", "--ratio", "0.5", "--importance", "bn", "--show", "classifier.0"],
+            "classifier.0 of vgg11_bn has no batch",
+        ),
+        (
+            ["structured", "--ratio", "0.5", "--steps", "3", "--finetune-epochs", "2"],
+            "can't be shared out over --steps 3",
+        ),
+        (["structured", "--ratio", "0.5", "--out", __file__], "is not a directory"),
+        (["structured", "--ratio", "0.5", "--out", f"{__file__}/deeper"], "is not a directory"),
         (["unstructured"], "either --ratios FILE or --sparsity VALUE"),
         (["unstructured", "--sparsity", "-0.1"], "--sparsity.*negative"),
         (["unstructured", "--scope", "global", "--ratios", "x.json"], "--scope global.*needs --sparsity"),
@@ -274,7 +286,7 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
         "try/vgg11_digits_structured_pruned.pth",
         "try/vgg11_digits_structured_pruned_finetuned.pth",
     }
-    assert (at_home / "o" / "records" / "baseline.json").is_file()
+    assert (at_home / "o" / "try" / "records" / "given_baseline.json").is_file()
     assert (at_home / "o" / "try" / "records" / "structured_pruned.json").is_file()
     final = load(at_home / "o" / "try" / "vgg11_digits_structured_pruned_finetuned.pth")
     assert final.spec.widths == (4, 8, 8, 8, 12, 12, 12, 12)
@@ -341,6 +353,170 @@ def test_training_from_a_file(call, at_home: Path, make_model, tmp_path: Path) -
     assert "nothing to do" in err
 
 
+def test_a_checkpoint_from_elsewhere_leaves_the_own_baseline_alone(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
+    save(make_model(replace(SMALL, hidden=())), tmp_path / "small.pth")
+    assert call("train", *QUICK, "--epochs", 1, "--out", "o")[0] == 0
+    own = (at_home / "o/vgg11_digits_finetuned.pth").read_bytes()
+    record = (at_home / "o/records/baseline.json").read_bytes()
+    mixed = ["--out", "o", "--checkpoint", tmp_path / "small.pth"]
+    status, _, err = call("unstructured", *QUICK, *mixed, "--sparsity", 0.5)
+    assert status == 0, err
+    assert (at_home / "o/records/baseline.json").read_bytes() == record
+    status, out, err = call("compare", *QUICK, "--out", "o")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["baseline", "unstructured"]
+    assert json.loads((at_home / "o/metrics.json").read_text())["models"]["baseline"]["widths"] == list(SMALL.widths)
+    status, out, err = call("structured", *QUICK, "--out", "o", "--ratio", 0.5, "--finetune-epochs", 0)
+    assert status == 0, err
+    assert "training" not in err
+    assert (at_home / "o/vgg11_digits_finetuned.pth").read_bytes() == own
+    assert load(at_home / "o/vgg11_digits_structured_pruned.pth").spec.widths[0] == 32
+    status, _, err = call("train", *QUICK, "--epochs", 1, "--out", "o")
+    assert (status, "nothing to do" in err) == (0, True)
+
+    status, _, err = call(
+        "structured",
+        *QUICK[:4],
+        "--limit-test",
+        60,
+        "--limit-val",
+        40,
+        "--out",
+        "o",
+        "--ratio",
+        0.5,
+        "--finetune-epochs",
+        0,
+    )
+    assert status == 0
+    assert "the baseline was trained with other --limit options" in err
+
+    status, _, err = call("compare", *QUICK[:-1], 20, "--out", "o", at_home / "o/vgg11_digits_structured_pruned.pth")
+    assert status == 2
+    assert "measured on other images" in one_line(err.splitlines(keepends=True)[-1])
+
+
+def test_the_default_out_follows_the_checkpoint(call, at_home: Path, make_model, tmp_path: Path) -> None:
+    save(make_model(VGGSpec((4,) * 13, hidden=())), tmp_path / "small16.pth")
+    args = ["--dataset", "digits", *QUICK[4:], "--checkpoint", tmp_path / "small16.pth"]
+    status, _, err = call("structured", *args, "--ratio", 0.5, "--finetune-epochs", 0)
+    assert status == 0, err
+    assert (at_home / "runs/vgg16_bn-linear-digits/vgg16_digits_structured_pruned.pth").is_file()
+    status, out, _ = call("compare", *args)
+    assert status == 0
+    assert "structured_pruned" in out
+
+
+def test_a_checkpoint_is_never_written_over(call, at_home: Path, make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    args = ["--dataset", "digits", *QUICK[4:], "--out", "o", "--ratio", 0.5, "--finetune-epochs", 0]
+    assert call("structured", *args, "--checkpoint", tmp_path / "small.pth")[0] == 0
+    pruned = at_home / "o/vgg11_digits_structured_pruned.pth"
+    before = pruned.read_bytes()
+    status, _, err = call("structured", *args, "--checkpoint", pruned)
+    assert status == 2
+    assert "would be written over; give a --tag" in one_line(err)
+    assert pruned.read_bytes() == before
+    status, _, err = call("structured", *args, "--checkpoint", pruned, "--tag", "more")
+    assert status == 0, err
+    again = load(at_home / "o/more/vgg11_digits_structured_pruned.pth")
+    assert again.spec.widths[0] == 2
+    assert set(again.kept["features.0"]) < set(load(pruned).kept["features.0"])
+    status, _, err = call("train", "--dataset", "digits", *QUICK[4:], "--out", "w", "--epochs", 1, "--weights", pruned)
+    assert status == 0, err
+    dense = load(at_home / "w/vgg11_digits_finetuned.pth")
+    assert (dense.spec, dense.kept) == (load(pruned).spec, {})
+
+
+def test_a_folder_and_its_run_directory(call, at_home: Path, image_folder: Path) -> None:
+    args = ["--dataset", "folder", "--data-dir", image_folder, "--head", "linear"]
+    status, _, err = call("structured", *args, "--ratio", 0.5, "--finetune-epochs", 1, "--dry-run")
+    assert status == 0, err
+    status, _, err = call("train", *args, "--epochs", 1, "--batch-size", 16)
+    assert status == 0, err
+    (root,) = (at_home / "runs").iterdir()
+    assert re.fullmatch(r"vgg11_bn-linear-folder-pictures-[0-9a-f]{8}", root.name)
+    trained = load(root / "vgg11_folder_finetuned.pth")
+    assert trained.meta["classes"] == ["dark", "light"]
+    assert trained.spec.num_classes == 2
+
+
+def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, make_model, tmp_path: Path, monkeypatch) -> None:
+    """structured with steps, interrupted in its second fine-tuning: the first is not done again, the end is the same."""
+    from tp_vgg import train
+
+    save(make_model(), tmp_path / "small.pth")
+    args = [
+        "--dataset",
+        "digits",
+        *QUICK[4:],
+        "--checkpoint",
+        tmp_path / "small.pth",
+        "--ratio",
+        0.5,
+        "--steps",
+        2,
+        "--finetune-epochs",
+        2,
+        "--batch-size",
+        16,
+    ]
+    assert call("structured", *args, "--out", "straight")[0] == 0
+    step, steps = train._Run.train_step, []
+
+    def interrupting(self):
+        steps.append(self.step)
+        if len(steps) == 6:
+            os.kill(os.getpid(), 2)
+        return step(self)
+
+    monkeypatch.setattr(train._Run, "train_step", interrupting)
+    status, out, err = call("structured", *args, "--out", "broken")
+    assert (status, out) == (130, "")
+    assert "fine-tune 2/2 stopped at step 2 of 4" in err
+    assert call("structured", *args, "--out", "broken")[0] == 0
+    assert steps == [0, 1, 2, 3, 0, 1, 2, 3]
+    name = "vgg11_digits_structured_pruned_finetuned.pth"
+    one, two = (load(at_home / out / name).state_dict() for out in ("straight", "broken"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not list((at_home / "broken").glob("*partial*"))
+
+
+def test_distillation_changes_the_result(call, at_home: Path, make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    args = [
+        "--dataset",
+        "digits",
+        *QUICK[4:],
+        "--checkpoint",
+        tmp_path / "small.pth",
+        "--ratio",
+        0.5,
+        "--finetune-epochs",
+        1,
+    ]
+    for flag in ("--distill", "--no-distill"):
+        assert call("structured", *args, flag, "--out", flag[2:])[0] == 0
+    name = "vgg11_digits_structured_pruned_finetuned.pth"
+    one, two = (load(at_home / out / name).features[0].weight for out in ("distill", "no-distill"))
+    assert not torch.equal(one, two)
+
+
+def test_a_terminal_without_the_signs_still_gets_its_table(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tp_vgg", "structured", "--ratio", "0.5", "--dry-run"],
+        capture_output=True,
+        encoding="latin1",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "latin1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "64 ? 32" in done.stdout
+
+
 def test_a_contradicting_flag_or_data_set_is_refused(call, at_home: Path, make_model, tmp_path: Path) -> None:
     model = make_model()
     save(model, tmp_path / "small.pth")
@@ -364,7 +540,7 @@ def test_show_alone_prunes_nothing(call, at_home: Path, make_model, tmp_path: Pa
         assert out == f"o/plots/{kind}_features.4.png\n"
     assert files(at_home / "o") == {
         ".lock",
-        "records/baseline.json",
+        "records/given_baseline.json",
         "plots/structured_features.4.png",
         "plots/unstructured_features.4.png",
     }
@@ -443,4 +619,4 @@ def test_a_failed_proof_keeps_nothing(
     )
     assert (status, out) == (1, "")
     assert "equivalence proof failed" in one_line(err)
-    assert files(at_home / "o") == {".lock", "records/baseline.json"}
+    assert files(at_home / "o") == {".lock", "records/given_baseline.json"}

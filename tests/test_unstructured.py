@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import SMALL
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.ratios import Plan
 from tp_vgg.unstructured import count_nonzero, is_masked, layer_sparsity, mask_layers, prune_unstructured, remove_masks
 
@@ -80,9 +80,20 @@ def test_masks_hold_through_training(make_model) -> None:
         (float("nan"), "layer", "finite"),
         (1.5, "global", "1 or more"),
         ({"features.0": 0.5}, "global", "takes one number"),
-        (0.99999, "global", "every weight of"),
     ],
 )
 def test_bad_sparsities_are_refused(sparsity, scope, said: str, make_model) -> None:
     with pytest.raises(BadInput, match=said):
         prune_unstructured(make_model(), sparsity, scope=scope)
+
+
+def test_a_global_sparsity_that_kills_a_layer_is_an_error(make_model) -> None:
+    with pytest.raises(WorkFailed, match="every weight of"):
+        prune_unstructured(make_model(), 0.99999, scope="global")
+
+
+def test_whole_numbers_are_sparsities_too(make_model) -> None:
+    model = make_model()
+    for scope in ("layer", "global"):
+        prune_unstructured(model, 0, scope=scope)
+    assert not any(layer_sparsity(model).values())

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from tp_vgg.data import CIFAR10_MEAN, CIFAR10_STD
 from tp_vgg.device import versions
 from tp_vgg.errors import BadInput
 from tp_vgg.model import VGG, can_fold_head, empty, fold_head_columns
-from tp_vgg.spec import STAGES, VGGSpec
+from tp_vgg.spec import MAX_WIDTH, STAGES, VGGSpec
 from tp_vgg.storage import write_atomic
 
 FORMAT = "tp_vgg/1"
@@ -64,8 +63,7 @@ def from_state_dict(state: object) -> VGG:
         checked[first] = fold_head_columns(checked[first])
         spec = replace(spec, pool=1)
         notes.append(f"head folded: {first} summed over the 49 equal columns of its 7x7 pool (exact at 32x32)")
-    meta = {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD), "foreign": True, "notes": notes}
-    return _fill(spec, checked, meta)
+    return _fill(spec, checked, {"notes": notes})
 
 
 def _read(path: Path) -> object:
@@ -108,6 +106,10 @@ def _from_own(raw: dict[str, Any]) -> VGG:
         raise BadInput("meta: must be an object")
     for name in ("mean", "std"):
         _check_triple(name, meta.get(name))
+    for name in ("classes", "notes"):
+        value = meta.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise BadInput(f"meta: {name}: must be a list of strings")
     model = _fill(spec, _clean(state), meta)
     model.kept = _checked_kept(raw["kept"], spec, meta)
     return model
@@ -129,7 +131,7 @@ def _fill(spec: VGGSpec, state: State, meta: dict[str, Any]) -> VGG:
     model.load_state_dict(state, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    model.meta = dict(meta)
+    model.meta.update(meta)
     return model.eval()
 
 
@@ -205,9 +207,9 @@ def _checked_kept(kept: object, spec: VGGSpec, meta: Mapping[str, Any]) -> dict[
         raise BadInput("meta: dense_widths: must be an object")
     for layer, indices in kept.items():
         width = spec.prunable.get(layer) if isinstance(layer, str) else None
-        limit = dense.get(layer)
+        limit = dense.get(layer, MAX_WIDTH)
         if width is None or type(limit) is not int:
-            raise BadInput(f"kept: {ascii(layer)[:80]}: not a prunable layer with its dense width in meta")
+            raise BadInput(f"kept: {ascii(layer)[:80]}: not a prunable layer of {spec.arch} with the {spec.head} head")
         good = (
             isinstance(indices, list)
             and len(indices) == width

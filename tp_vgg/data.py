@@ -13,10 +13,9 @@ import torch
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.folder import SIZE, channel_statistics, read_folder
+from tp_vgg.spec import CIFAR10_MEAN, CIFAR10_STD
 from tp_vgg.storage import fingerprint
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 SPLIT_SEED = 0
 MAX_VAL = 5000
 PAD = 4

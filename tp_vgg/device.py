@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,12 +50,15 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 
 class PeakMemory:
-    """The peak used since the stage began: allocated on CUDA, resident size of the process on the CPU."""
+    """The peak used since the last reset: allocated on CUDA, resident size of the process on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self.reset()
+
+    def reset(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, so that the peak is this stage's own
@@ -65,19 +67,10 @@ class PeakMemory:
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _peak_resident()
 
 
-@contextlib.contextmanager
-def released_memory(device: torch.device) -> Iterator[PeakMemory]:
-    """Start and end a heavy stage by giving accelerator memory back; yields the meter of the peak in between."""
-    _release(device)
-    try:
-        yield PeakMemory(device)
-    finally:
-        _release(device)
-
-
-def _release(device: torch.device) -> None:
+def release_memory() -> None:
+    """Give back what nothing refers to any more, on the accelerator too."""
     gc.collect()
-    if device.type == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

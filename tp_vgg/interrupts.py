@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +19,11 @@ def interrupts() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread
-        yield asked
+    previous = signal.getsignal(signal.SIGINT)
+    if previous in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+        yield asked  # not ours to change: a background job ignores Ctrl-C on purpose
         return
+    signal.signal(signal.SIGINT, handle)
     try:
         yield asked
     finally:

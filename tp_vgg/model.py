@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.spec import VGGSpec
+from tp_vgg.spec import CIFAR10_MEAN, CIFAR10_STD, VGGSpec
 
 Meta = dict[str, Any]
-"""What travels with the weights, as plain types; ``mean`` and ``std`` are the normalisation of [0, 1] pixels."""
+"""What travels with the weights, as plain types; ``mean`` and ``std`` are the normalisation of [0, 1] pixels (CIFAR-10's unless said otherwise)."""
 
 
 class VGG(nn.Module):
@@ -28,7 +28,7 @@ class VGG(nn.Module):
     def __init__(self, spec: VGGSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.meta: Meta = {}
+        self.meta: Meta = {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}
         self.kept: dict[str, list[int]] = {}
         features: list[nn.Module] = []
         before = 3

@@ -54,7 +54,7 @@ def read_ratios(path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
-                raise BadInput(f"{path}: {key}: named twice; keep one")
+                raise BadInput(f"{path}: {_shown(key)}: named twice; keep one")
             seen[key] = value
         return seen
 

@@ -29,12 +29,17 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
+        rename(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
-    _sync_directory(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a finished file its final name, in the same directory, and make that last."""
+    source.replace(target)
+    _sync_directory(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,9 +94,7 @@ def locked(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read(32).strip() or "unknown"
-            raise BadInput(
-                f"{directory}: in use by process {holder}; wait for it, or give another --out or --tag"
-            ) from None
+            raise BadInput(f"{directory}: in use by process {holder}; wait for it, or give another --out") from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

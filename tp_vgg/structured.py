@@ -164,9 +164,12 @@ def prove(before: VGG, after: VGG, kept: Mapping[str, list[int]], images: torch.
 def _record_kept(model: VGG, before: VGGSpec, kept: Mapping[str, list[int]]) -> None:
     """Note in ``model.kept`` which channels of the dense baseline are left, through earlier prunings too."""
     everything = {name: list(range(width)) for name, width in before.prunable.items()}
-    earlier = model.kept or everything
+    earlier = {**everything, **model.kept}
+    dense = {**before.prunable, **model.meta.get("dense_widths", {})}
+    for name, indices in model.kept.items():
+        dense[name] = max(dense[name], indices[-1] + 1)  # a file that does not say how wide it was
     model.kept = {name: [earlier[name][i] for i in kept.get(name, everything[name])] for name in everything}
-    model.meta = {**model.meta, "dense_widths": model.meta.get("dense_widths") or dict(before.prunable)}
+    model.meta = {**model.meta, "dense_widths": dense}
 
 
 def top(score: torch.Tensor, count: int) -> list[int]:

@@ -246,14 +246,19 @@ class _Run:
             write_atomic(self.partial, lambda file: torch.save(snapshot, file))
 
     def resume(self) -> None:
-        """Go on from ``partial`` where it is ours and of the same work; else leave everything as it is."""
-        if self.partial is None or not self.partial.is_file():
+        """Go on from ``partial`` where it is of this very work. Other work's is put aside under a name with its key,
+        where a rerun of that work finds it."""
+        if self.partial is None:
             return
-        try:
-            saved = torch.load(self.partial, map_location=self.device, weights_only=True)
-        except Exception:  # noqa: BLE001  a torn or foreign file is no reason to stop: the work starts over
-            return
-        if not isinstance(saved, dict) or saved.get("key") != self.key:
+        saved = _read_partial(self.partial)
+        if saved is not None and saved["key"] != self.key:
+            self.partial.replace(_aside(self.partial, saved["key"]))
+            saved = None
+        mine = _aside(self.partial, self.key)
+        if saved is None and mine.is_file():
+            mine.replace(self.partial)
+            saved = _read_partial(self.partial)
+        if saved is None:
             return
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -296,6 +301,20 @@ def _key(model: nn.Module, data: DataSet, recipe: Recipe, precision: str) -> str
     sizes = [len(data.train), len(data.val)]
     tensors = [value.detach().cpu().contiguous().view(-1).numpy().data for value in model.state_dict().values()]
     return fingerprint(asdict(recipe), data.fingerprint, sizes, precision, list(model.state_dict()), *tensors)
+
+
+def _read_partial(path: Path) -> dict[str, Any] | None:
+    """What an earlier fit left; ``None`` for no file, or one that is torn or not ours: the work starts over."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001  what a torn file raises is not documented
+        return None
+    ours = isinstance(saved, dict) and isinstance(saved.get("key"), str) and saved["key"].isalnum()
+    return saved if ours else None
+
+
+def _aside(partial: Path, key: str) -> Path:
+    return partial.with_name(f"{key[:8]}.{partial.name}")
 
 
 def _mix(seed: int, index: int, stream: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.model import VGG, prunable_layers
 from tp_vgg.ratios import Plan, resolve_sparsity
 
@@ -20,13 +20,13 @@ def prune_unstructured(
     """Set the smallest weights of ``model`` to exact zeros, in place, without fine-tuning.
 
     One sparsity, for every conv and hidden linear or (``scope="global"``) over all of them together, or one a layer.
-    Raises :class:`BadInput` for unknown layers, values outside [0, 1), and layers that would be all zero.
+    Raises :class:`BadInput` for unknown layers, values outside [0, 1), and plans that would zero a layer.
     """
     if scope == "global":
-        if not isinstance(sparsity, float):
+        if not isinstance(sparsity, int | float):
             raise BadInput("scope: global ranks all layers together and takes one number")
         mask_global(model, sparsity)
-    elif isinstance(sparsity, float):
+    elif isinstance(sparsity, int | float):
         mask_layers(model, Plan.uniform(sparsity, tuple(model.spec.prunable), "sparsity"))
     else:
         mask_layers(model, sparsity if isinstance(sparsity, Plan) else Plan.of(sparsity, "sparsity"))
@@ -47,7 +47,8 @@ def mask_layers(model: VGG, plan: Plan) -> None:
 def mask_global(model: VGG, sparsity: float) -> None:
     """Mask the smallest ``round(sparsity · numel)`` weights of all convs and linears but the last, ranked together.
 
-    Raises :class:`BadInput` for a sparsity outside [0, 1) and where a whole layer would be zero, and so the network dead.
+    Raises :class:`BadInput` for a sparsity outside [0, 1), :class:`WorkFailed` where a whole layer would be zero, and so
+    the network dead.
     """
     Plan.uniform(sparsity, (), "sparsity")
     layers = dict(prunable_layers(model))
@@ -56,7 +57,7 @@ def mask_global(model: VGG, sparsity: float) -> None:
     )
     for name, layer in layers.items():
         if not layer.weight.any():
-            raise BadInput(f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one")
+            raise WorkFailed(f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one")
 
 
 def remove_masks(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -48,6 +49,9 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 failed at work, 2 bad input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
     sys.exit(run(args))
 
 
@@ -72,18 +76,22 @@ def run(args: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(1, f"{error.filename or 'input/output'}: {error.strerror or error}; finished files are kept")
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
         return _fail(
             1,
-            f"out of memory ({str(error).splitlines()[0][:120]}); try a smaller --batch-size; finished files are kept",
+            f"out of memory ({str(error)[:120]}); try a smaller --batch-size; finished files are kept",
         )
     return 0
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
 
 
 def _fail(status: int, message: str) -> int:

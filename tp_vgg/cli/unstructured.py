@@ -52,10 +52,10 @@ def command(
         plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
     else:
         plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings)
+    options = UnstructuredOptions(sparsity if scope == "global" else None, finetune_epochs, lr, batch_size)
     if settings.checkpoint is None:
         spec = expected_spec(settings)
-        check_unstructured(spec, plan_for(spec), show)
-    options = UnstructuredOptions(sparsity if scope == "global" else None, finetune_epochs, lr, batch_size)
+        check_unstructured(spec, plan_for(spec), options, show)
 
     from tp_vgg.stages.unstructured import show_unstructured, unstructured
 

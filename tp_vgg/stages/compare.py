@@ -11,7 +11,7 @@ from typing import Any
 
 from tp_vgg.errors import BadInput
 from tp_vgg.records import ModelRecord
-from tp_vgg.stages.settings import MODELS, RunDir, Settings
+from tp_vgg.stages.settings import GIVEN, MODELS, RunDir, Settings
 from tp_vgg.storage import file_fingerprint, write_json
 from tp_vgg.tables import markdown_table, text_table
 
@@ -21,35 +21,46 @@ FORMATS = ("text", "markdown", "json", "csv")
 def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> dict[str, ModelRecord]:
     """The records of a run directory, and of ``checkpoints`` measured now on the same data; writes ``metrics.json``.
 
-    Raises :class:`BadInput` where nothing has run yet. A model pruned from another baseline is left out, with a note.
+    Raises :class:`BadInput` where nothing has run yet. A model that does not belong in the table is left out, with a note.
     """
-    run = RunDir.of(settings)
-    records = _measured(settings, checkpoints) if checkpoints else _recorded(settings, run)
+    if settings.checkpoint is not None:
+        from tp_vgg.stages.session import load_dense
+
+        settings = settings.for_spec(load_dense(settings, settings.checkpoint).spec)
+    if checkpoints:
+        run, records = _measured(settings, checkpoints)
+    else:
+        run = RunDir.of(settings)
+        records = _recorded(settings, run)
+        if not records:
+            raise BadInput(
+                f"{run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
+            )
     write_json(run.work / "metrics.json", metrics(records))
     return records
 
 
 def _recorded(settings: Settings, run: RunDir) -> dict[str, ModelRecord]:
     """The records that can stand in one table: of the files as they are, of one baseline, on the same images."""
-    records = {name: record for name in MODELS if (record := run.record(name)) is not None}
-    faults = {name: _fault(run, name, records) for name in records}
+    found = {name: record for name in MODELS[1:] if (record := run.record(name)) is not None}
+    dense = {record.sha256: record for name in (GIVEN, MODELS[0]) if (record := run.record(name)) is not None}
+    if not dense:
+        return {}
+    used = [record.baseline for record in found.values() if record.baseline in dense]
+    baseline = dense[used[-1]] if used else list(dense.values())[-1]
+    records = {MODELS[0]: baseline, **found}
+    faults = {name: fault for name in records if (fault := _fault(run, name, records))}
     for name, fault in faults.items():
-        if fault:
-            settings.note(f"{name} {fault}: left out; run its stage again")
-    kept = {name: record for name, record in records.items() if not faults[name]}
-    if "baseline" not in kept:
-        raise BadInput(
-            f"{run.root}: nothing to compare yet; run `python -m tp_vgg structured --ratios ratios.json` first"
-        )
-    return kept
+        settings.note(f"{name} {fault}: left out; run its stage again")
+    return {} if MODELS[0] in faults else {name: record for name, record in records.items() if name not in faults}
 
 
 def _fault(run: RunDir, name: str, records: Mapping[str, ModelRecord]) -> str:
-    record, baseline = records[name], records.get("baseline")
+    record, baseline = records[name], records[MODELS[0]]
     path = run.root / record.checkpoint
     if not path.is_file() or file_fingerprint(path) != record.sha256:
         return f"has no file, or another one than was measured ({path})"
-    if baseline is None or name == "baseline":
+    if record is baseline:
         return ""
     if record.baseline != baseline.sha256:
         return "was pruned from another baseline"
@@ -61,17 +72,21 @@ def _fault(run: RunDir, name: str, records: Mapping[str, ModelRecord]) -> str:
     return ""
 
 
-def _measured(settings: Settings, checkpoints: tuple[Path, ...]) -> dict[str, ModelRecord]:
+def _measured(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunDir, dict[str, ModelRecord]]:
     from tp_vgg.checkpoint import load
-    from tp_vgg.stages.session import check_classes, session
+    from tp_vgg.stages.session import check_classes, data_summary, session
 
     models = {path: load(path) for path in checkpoints}
     with session(settings) as work:
-        records = _recorded(settings, work.run) if work.run.record("baseline") else {}
+        records = _recorded(settings, work.run)
+        if records and records[MODELS[0]].data != data_summary(work.data):
+            raise BadInput(
+                f"{work.run.root}: its models were measured on other images; give the same --dataset and --limit options"
+            )
         for path, model in models.items():
             check_classes(model, work.data, path)
             records[str(path)] = work.measured(path)
-        return records
+        return work.run, records
 
 
 def metrics(records: Mapping[str, ModelRecord]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tp_vgg.criteria import check_importance
+from tp_vgg.errors import BadInput
 from tp_vgg.ratios import Plan, check_layers, resolve, resolve_sparsity
 from tp_vgg.spec import VGGSpec
 
@@ -38,15 +39,21 @@ class UnstructuredOptions:
 def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, show: str | None) -> VGGSpec:
     """The widths that the plan leaves. Raises :class:`BadInput` for a plan, a criterion or a layer to show that does not fit ``spec``."""
     _check_show(spec, show)
+    if options.finetune_epochs and options.finetune_epochs < options.steps:
+        raise BadInput(
+            f"--finetune-epochs: {options.finetune_epochs} can't be shared out over --steps {options.steps}; "
+            f"give {options.steps} or more, or 0"
+        )
     target = resolve(plan, spec, options.round_to)
-    check_importance(options.importance, spec, spec.narrowed(target))
+    check_importance(options.importance, spec, [*spec.narrowed(target), *([show] if show else [])])
     return target
 
 
-def check_unstructured(spec: VGGSpec, plan: Plan, show: str | None) -> None:
+def check_unstructured(spec: VGGSpec, plan: Plan, options: UnstructuredOptions, show: str | None) -> None:
     """Raise :class:`BadInput` for a plan or a layer to show that does not fit ``spec``."""
     _check_show(spec, show)
-    resolve_sparsity(plan, spec)
+    if options.global_sparsity is None:
+        resolve_sparsity(plan, spec)
 
 
 def _check_show(spec: VGGSpec, show: str | None) -> None:

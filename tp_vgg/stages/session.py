@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from tp_vgg import checkpoint
 from tp_vgg.data import DataSet, Normalisation, load_data
-from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, released_memory
+from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, release_memory
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.model import VGG, build, imagenet_weights
 from tp_vgg.records import Epoch, ModelRecord, history_csv
-from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.recipes import baseline_recipe, duration
-from tp_vgg.stages.settings import RunDir, Settings, partial_of
-from tp_vgg.storage import file_fingerprint, fingerprint, locked, write_json, write_text
+from tp_vgg.stages.settings import GIVEN, MODELS, RunDir, Settings, partial_of
+from tp_vgg.storage import file_fingerprint, fingerprint, locked, rename, write_json, write_text
 from tp_vgg.train import Recipe, estimate_seconds, fit
 from tp_vgg.unstructured import count_nonzero, layer_sparsity
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,21 @@ class Session:
     peak: PeakMemory
 
     def finish(self, model: VGG, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
-        """Save ``model`` under its final name, reload it, check that it gives the same logits, measure and record it."""
+        """Save ``model``, reload it, check that it gives the same logits, give it its final name, measure and record it."""
         path = self.run.checkpoint(name, model.spec.depth)
-        checkpoint.save(model, path)
-        self._check_reloaded(model, path)
+        unchecked = partial_of(path, ".unchecked")
+        checkpoint.save(model, unchecked)
+        try:
+            self._check_reloaded(model, unchecked)
+            rename(unchecked, path)
+        finally:
+            unchecked.unlink(missing_ok=True)
         return self._record(path, name, notes)
 
     def _record(self, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
         record = self.measured(path, notes)
         write_json(self.run.record_path(name), record.to_dict())
+        self.peak.reset()
         return record
 
     def measured(self, path: Path, notes: tuple[str, ...] = ()) -> ModelRecord:
@@ -80,10 +90,7 @@ class Session:
         with torch.inference_mode():
             same = torch.equal(reference(images), found(images))
         if not same:
-            path.unlink(missing_ok=True)
-            raise WorkFailed(
-                f"{path}: the reloaded checkpoint gives other logits than the model that was saved; removed"
-            )
+            raise WorkFailed(f"{path}: reloaded, it gives other logits than the model that was saved; removed")
 
     def fit(
         self, model: VGG, recipe: Recipe, partial: Path, label: str, teacher: VGG | None = None
@@ -107,19 +114,33 @@ class Session:
     def baseline(self, given: VGG | None) -> tuple[VGG, ModelRecord]:
         """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now; with
         its record, measured again where weights or images are not those of the one there."""
-        path = self.settings.checkpoint or self._own_baseline()
+        own = self.run.own_baseline(self.settings)
+        path = self.settings.checkpoint or own
         if path is None:
             self.settings.note(f"no baseline in {self.run.root} yet: training it first")
             self.train_baseline(baseline_recipe(self.settings, self.settings.flag_spec()), "none")
-            path = self._own_baseline()
-            assert path is not None
+            path = own = self.run.checkpoint("baseline", self.settings.flag_spec().depth)
         model = given or load_dense(self.settings, path)
         check_classes(model, self.data, path)
-        record = self.run.record("baseline")
+        if own is not None and path.resolve() == own.resolve():
+            return model.to(self.device), self._own_record(own, model)
+        note = "checkpoint from elsewhere: it may have seen the val images, so quote test"
+        return model.to(self.device), self._current_record(path, GIVEN, (note,))
+
+    def _own_record(self, path: Path, model: VGG) -> ModelRecord:
+        trained_on = model.meta.get("data")
+        if trained_on in (None, data_summary(self.data)):
+            return self._current_record(path, "baseline", ())
+        note = f"the baseline was trained with other --limit options or images ({trained_on})"
+        self.settings.note(note)
+        return self._current_record(path, "baseline", (note,))
+
+    def _current_record(self, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
+        """The record of ``name``, measured again where it is not of these weights and images."""
+        record = self.run.record(name)
         if record is None or record.sha256 != file_fingerprint(path) or record.data != data_summary(self.data):
-            foreign = "checkpoint from elsewhere: it may have seen the val images, so quote test"
-            record = self._record(path, "baseline", (foreign,) if given else ())
-        return model.to(self.device), record
+            record = self._record(path, name, notes)
+        return record
 
     def train_baseline(self, recipe: Recipe, weights: str) -> ModelRecord:
         """Train the dense model (or do nothing where it was trained with the same settings before)."""
@@ -128,10 +149,10 @@ class Session:
         key = fingerprint(asdict(recipe), model.spec.to_dict(), data_summary(self.data), start, str(self.precision))
         path = self.run.checkpoint("baseline", model.spec.depth)
         partial = partial_of(path)
-        if path.is_file() and checkpoint.load(path).meta.get("key") == key:
+        if _key_of(path) == key:
             self.settings.note(f"{path} was trained with these settings before; nothing to do")
             partial.unlink(missing_ok=True)
-            return self.baseline(None)[1]
+            return self._current_record(path, "baseline", ())
         seconds = estimate_seconds(model.to(self.device), self.data, recipe, normalisation_of(model), self.precision)
         self.settings.note(
             f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(self.data.train)} images"
@@ -139,7 +160,7 @@ class Session:
         )
         history = self.fit(model, recipe, partial, "train")
         write_text(self.run.root / "history.csv", history_csv(history))
-        model.meta["key"] = key
+        model.meta.update(key=key, data=data_summary(self.data))
         record = self.finish(model, "baseline")
         partial.unlink(missing_ok=True)
         return record
@@ -167,6 +188,7 @@ class Session:
             meta = {"mean": source.meta["mean"], "std": source.meta["std"], "source": Path(weights).name}
         if source.spec.num_classes != spec.num_classes or weights == "imagenet":
             source = _with_new_head(source, model)
+        source.kept = {}  # whatever it was cut from, it is the dense model now
         source.meta = {
             **model.meta,
             **meta,
@@ -174,34 +196,43 @@ class Session:
         }
         return source
 
-    def _own_baseline(self) -> Path | None:
-        record = self.run.record("baseline")
-        depth = VGGSpec.from_dict(record.spec).depth if record else self.settings.flag_spec().depth
-        path = self.run.checkpoint("baseline", depth)
-        return path if path.is_file() else None
+
+def stage(work: Callable[P, T]) -> Callable[P, T]:
+    """A heavy stage: accelerator memory is released before it starts and once it has let go of everything."""
+
+    @functools.wraps(work)
+    def released(*args: P.args, **kwargs: P.kwargs) -> T:
+        release_memory()
+        try:
+            return work(*args, **kwargs)
+        finally:
+            release_memory()
+
+    return released
 
 
 @contextmanager
 def session(settings: Settings, dense: VGG | None = None) -> Iterator[Session]:
-    """Check the device, load the data, lock the run directory; release accelerator memory before and after.
+    """Check the device, load the data and lock the run directory, for one stage.
 
-    ``dense``: the model of ``--checkpoint``, refused where its classes are not the data's before anything is written.
+    ``dense``: the model of ``--checkpoint``, refused where its classes are not the data's, or where the file is one
+    that a pruning stage would write over, before anything is written.
     """
     device = pick_device(settings.device)
-    with released_memory(device) as peak:
-        data = load_data(
-            settings.dataset,
-            settings.data_dir,
-            device,
-            limits=settings.limits,
-            note=settings.note,
-            quiet=settings.quiet,
-        )
-        if dense is not None:
-            check_classes(dense, data, settings.checkpoint)
-        run = RunDir.of(settings, data.fingerprint)
-        with locked(run.root):
-            yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak)
+    peak = PeakMemory(device)
+    data = load_data(
+        settings.dataset, settings.data_dir, device, limits=settings.limits, note=settings.note, quiet=settings.quiet
+    )
+    if dense is not None:
+        settings = settings.for_spec(dense.spec)
+    run = RunDir.of(settings, data.fingerprint)
+    if dense is not None and settings.checkpoint is not None:
+        check_classes(dense, data, settings.checkpoint)
+        outputs = {run.checkpoint(name, dense.spec.depth).resolve() for name in MODELS[1:]}
+        if settings.checkpoint.resolve() in outputs:
+            raise BadInput(f"--checkpoint: {settings.checkpoint} would be written over; give a --tag or another --out")
+    with locked(run.root):
+        yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak)
 
 
 def check_classes(model: VGG, data: DataSet, source: object) -> None:
@@ -237,6 +268,15 @@ def data_summary(data: DataSet) -> dict[str, object]:
     """What a figure was measured on."""
     sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     return {"dataset": data.name, "fingerprint": data.fingerprint, **sizes}
+
+
+def _key_of(path: Path) -> str | None:
+    """The key in a checkpoint's meta; ``None`` for no file, or one that can't be loaded."""
+    try:
+        key = checkpoint.load(path).meta.get("key")
+    except BadInput:
+        return None
+    return key if isinstance(key, str) else None
 
 
 def _fresh_head(model: VGG) -> dict[str, torch.Tensor]:

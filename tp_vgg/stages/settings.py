@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
 from tp_vgg.records import ModelRecord
-from tp_vgg.spec import VGGSpec
+from tp_vgg.spec import STAGES, VGGSpec
 from tp_vgg.storage import read_json
 
 DATASETS = ("cifar10", "folder", "digits")
 MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
 """The models of ``metrics.json``, in the order in which they are shown."""
+GIVEN = "given_baseline"
+"""The record of a dense model from elsewhere (``--checkpoint``), apart from the run directory's own baseline."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Settings:
         """The dense spec that the flags ask for."""
         return VGGSpec.preset(self.arch or "vgg11_bn", self.head or "torchvision")
 
+    def for_spec(self, spec: VGGSpec) -> Settings:
+        """With the arch and head that a checkpoint turned out to hold."""
+        return replace(self, arch=spec.arch, head=spec.head)
+
     def check_spec(self, spec: VGGSpec, source: object) -> None:
         """Raise :class:`BadInput` where an explicit flag contradicts what a checkpoint holds."""
         for flag, asked, found in (("--arch", self.arch, spec.arch), ("--head", self.head, spec.head)):
@@ -78,9 +84,11 @@ class RunDir:
                 name = f"folder-{settings.data_dir.resolve().name}-{digest[:8]}"
             spec = settings.flag_spec()
             root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
-        if root.exists() and not root.is_dir():
-            raise BadInput(f"--out: {root} is not a directory; give another")
-        return cls(root, root / settings.tag if settings.tag else root, settings.dataset)
+        work = root / settings.tag if settings.tag else root
+        there = next((path for path in (work, *work.parents) if path.exists()), work)
+        if there.exists() and not there.is_dir():
+            raise BadInput(f"{there}: is not a directory; give another --out or --tag")
+        return cls(root, work, settings.dataset)
 
     def checkpoint(self, model: str, depth: int) -> Path:
         """Where a model of ``MODELS`` is saved (fixed names)."""
@@ -91,6 +99,13 @@ class RunDir:
             "structured_finetuned": f"vgg{depth}_{self.dataset}_structured_pruned_finetuned.pth",
         }
         return (self.root if model == "baseline" else self.work) / names[model]
+
+    def own_baseline(self, settings: Settings) -> Path | None:
+        """The finished baseline in ``root``: of the depth that ``--arch`` says, else of any (the default's first)."""
+        wanted = settings.flag_spec().depth
+        depths = (wanted,) if settings.arch else (wanted, *(depth for depth in STAGES if depth != wanted))
+        found = (self.checkpoint("baseline", depth) for depth in depths)
+        return next((path for path in found if path.is_file()), None)
 
     def record_path(self, model: str) -> Path:
         return (self.root if model == "baseline" else self.work) / "records" / f"{model}.json"

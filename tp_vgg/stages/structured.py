@@ -6,6 +6,8 @@ import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+
 from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.model import VGG
@@ -13,12 +15,13 @@ from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
 from tp_vgg.stages.recipes import default_finetune_epochs, finetune_recipe
-from tp_vgg.stages.session import Session, load_given, normalisation_of, session
+from tp_vgg.stages.session import Session, load_given, normalisation_of, session, stage
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
 from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, accumulate_gradients, rank, shrink, top
 
 
+@stage
 def structured(
     settings: Settings, plan_for: PlanFor, options: StructuredOptions, show: str | None = None
 ) -> dict[str, ModelRecord]:
@@ -32,7 +35,9 @@ def structured(
         target = structured_target(dense.spec, plan, options, show)
         if show is not None:
             _draw(work, dense, target, options, show)
-        epochs = default_finetune_epochs(settings) if options.finetune_epochs is None else options.finetune_epochs
+        epochs = options.finetune_epochs
+        if epochs is None:
+            epochs = max(default_finetune_epochs(settings), options.steps)
         made = {
             "baseline": baseline.sha256,
             "key": fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed, epochs),
@@ -77,6 +82,7 @@ def between(spec: VGGSpec, target: VGGSpec, share: float) -> VGGSpec:
     return spec.with_widths(widths)
 
 
+@stage
 def show_structured(settings: Settings, plan_for: PlanFor, options: StructuredOptions, layer: str) -> Path:
     """Draw what the plan would remove of one layer; nothing is pruned. Returns the figure's path."""
     with session(settings, given := _given(settings, plan_for, options, layer)) as work:
@@ -110,7 +116,8 @@ def _shrink(work: Session, model: VGG, target: VGGSpec, importance: str) -> Shru
     normalisation = normalisation_of(model)
     if CRITERIA[importance].needs_gradients:
         accumulate_gradients(model, work.data.train, normalisation)
-    shrunk = shrink(model, target, normalisation(work.data.val.images[:PROOF_IMAGES]), importance, work.settings.seed)
+    images = torch.cat([split.images[:PROOF_IMAGES] for split in (work.data.val, work.data.train)])[:PROOF_IMAGES]
+    shrunk = shrink(model, target, normalisation(images), importance, work.settings.seed)
     model.zero_grad(set_to_none=True)
     return shrunk
 

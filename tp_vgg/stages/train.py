@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from tp_vgg import checkpoint
 from tp_vgg.errors import BadInput
 from tp_vgg.records import ModelRecord
 from tp_vgg.stages.recipes import baseline_recipe
-from tp_vgg.stages.session import session
+from tp_vgg.stages.session import session, stage
 from tp_vgg.stages.settings import Settings
 
 
+@stage
 def train(
     settings: Settings, *, epochs: int | None, lr: float | None, batch_size: int | None, weights: str
 ) -> dict[str, ModelRecord]:
@@ -22,7 +22,7 @@ def train(
     if weights not in ("none", "imagenet"):
         spec = checkpoint.load(Path(weights)).spec
         settings.check_spec(spec, weights)
-        settings = replace(settings, arch=spec.arch, head=spec.head)
+        settings = settings.for_spec(spec)
     recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)
     with session(settings) as work:
         return {"baseline": work.train_baseline(recipe, weights)}

@@ -11,12 +11,13 @@ from tp_vgg.ratios import Plan
 from tp_vgg.records import ModelRecord, history_csv
 from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
 from tp_vgg.stages.recipes import finetune_recipe
-from tp_vgg.stages.session import Session, load_given, session
+from tp_vgg.stages.session import Session, load_given, session, stage
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
 from tp_vgg.unstructured import is_masked, mask_global, mask_layers, remove_masks
 
 
+@stage
 def unstructured(
     settings: Settings, plan_for: PlanFor, options: UnstructuredOptions, show: str | None = None
 ) -> dict[str, ModelRecord]:
@@ -24,10 +25,10 @@ def unstructured(
 
     ``show``: a layer to draw before and after masking, on the way.
     """
-    with session(settings, given := _given(settings, plan_for, show)) as work:
+    with session(settings, given := _given(settings, plan_for, options, show)) as work:
         model, baseline = work.baseline(given)
         plan = plan_for(model.spec)
-        check_unstructured(model.spec, plan, show)
+        check_unstructured(model.spec, plan, options, show)
         path = work.run.checkpoint("unstructured", model.spec.depth)
         _mask(model, plan, options)
         if show is not None:
@@ -47,20 +48,21 @@ def unstructured(
         return {"baseline": baseline, "unstructured": record}
 
 
+@stage
 def show_unstructured(settings: Settings, plan_for: PlanFor, options: UnstructuredOptions, layer: str) -> Path:
     """Draw what the plan would zero of one layer; nothing is saved. Returns the figure's path."""
-    with session(settings, given := _given(settings, plan_for, layer)) as work:
+    with session(settings, given := _given(settings, plan_for, options, layer)) as work:
         model, _ = work.baseline(given)
-        check_unstructured(model.spec, plan_for(model.spec), layer)
+        check_unstructured(model.spec, plan_for(model.spec), options, layer)
         _mask(model, plan_for(model.spec), options)
         return _draw(work, model, layer)
 
 
-def _given(settings: Settings, plan_for: PlanFor, show: str | None) -> VGG | None:
+def _given(settings: Settings, plan_for: PlanFor, options: UnstructuredOptions, show: str | None) -> VGG | None:
     """The model of ``--checkpoint``; a plan that does not fit it is refused before anything is written."""
     model = load_given(settings)
     if model is not None:
-        check_unstructured(model.spec, plan_for(model.spec), show)
+        check_unstructured(model.spec, plan_for(model.spec), options, show)
     return model
 
 
