@@ -11,7 +11,7 @@ PACKAGE = ROOT / "tp_vgg"
 FLOORS = [
     {"errors", "interrupts"},
     {"spec", "stats", "storage", "tables"},
-    {"records", "criteria", "ratios", "device", "folder"},
+    {"records", "criteria", "ratios", "device", "folder", "partials"},
     {"model", "data"},
     {"checkpoint", "evaluate", "unstructured"},
     {"structured", "train", "plots"},

@@ -18,8 +18,9 @@ from tp_vgg.device import autocast
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.interrupts import interrupts
+from tp_vgg.partials import find_partial, save_partial
 from tp_vgg.records import Epoch
-from tp_vgg.storage import fingerprint, write_atomic
+from tp_vgg.storage import fingerprint
 
 SAVE_EVERY = 60.0
 """Seconds of work that a kill can cost at most."""
@@ -243,21 +244,11 @@ class _Run:
 
     def save(self, snapshot: dict[str, Any]) -> None:
         if self.partial is not None:
-            write_atomic(self.partial, lambda file: torch.save(snapshot, file))
+            save_partial(self.partial, snapshot)
 
     def resume(self) -> None:
-        """Go on from ``partial`` where it is of this very work. Other work's is put aside under a name with its key,
-        where a rerun of that work finds it."""
-        if self.partial is None:
-            return
-        saved = _read_partial(self.partial)
-        if saved is not None and saved["key"] != self.key:
-            self.partial.replace(_aside(self.partial, saved["key"]))
-            saved = None
-        mine = _aside(self.partial, self.key)
-        if saved is None and mine.is_file():
-            mine.replace(self.partial)
-            saved = _read_partial(self.partial)
+        """Go on from ``partial`` where it is of this very work."""
+        saved = find_partial(self.partial, self.key) if self.partial is not None else None
         if saved is None:
             return
         self.model.load_state_dict(saved["model"])
@@ -301,20 +292,6 @@ def _key(model: nn.Module, data: DataSet, recipe: Recipe, precision: str) -> str
     sizes = [len(data.train), len(data.val)]
     tensors = [value.detach().cpu().contiguous().view(-1).numpy().data for value in model.state_dict().values()]
     return fingerprint(asdict(recipe), data.fingerprint, sizes, precision, list(model.state_dict()), *tensors)
-
-
-def _read_partial(path: Path) -> dict[str, Any] | None:
-    """What an earlier fit left; ``None`` for no file, or one that is torn or not ours: the work starts over."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001  what a torn file raises is not documented
-        return None
-    ours = isinstance(saved, dict) and isinstance(saved.get("key"), str) and saved["key"].isalnum()
-    return saved if ours else None
-
-
-def _aside(partial: Path, key: str) -> Path:
-    return partial.with_name(f"{key[:8]}.{partial.name}")
 
 
 def _mix(seed: int, index: int, stream: int) -> int:
