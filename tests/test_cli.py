@@ -117,11 +117,10 @@ def test_bad_input_is_one_line_and_writes_nothing(args: list[str], said: str, ca
     assert files(at_home) == set()
 
 
-def test_help_and_refusals_are_instant_and_without_torch(plan_file, tmp_path: Path) -> None:
-    """Half a second of CPU time; the best of three, since the machine may be busy with other things."""
+def test_help_and_refusals_do_without_torch(plan_file, tmp_path: Path) -> None:
     bad = plan_file({"features.1": 0.5})
     good = plan_file({"features.0": 0.5}, "good.json")
-    probe = "import sys, tp_vgg.cli\nstatus = tp_vgg.cli.run(sys.argv[1:])\nassert 'torch' not in sys.modules\nsys.exit(status)"
+    probe = "import sys, tp_vgg.cli\nstatus = tp_vgg.cli.run(sys.argv[1:])\nassert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)\nsys.exit(status)"
     for status, args in (
         (0, ["--help"]),
         (0, ["structured", "--help"]),
@@ -129,16 +128,10 @@ def test_help_and_refusals_are_instant_and_without_torch(plan_file, tmp_path: Pa
         (2, ["structured", "--ratios", str(bad)]),
         (2, ["unstructured", "--ratios", str(bad)]),
     ):
-        spent = []
-        for _ in range(3):
-            before = os.times()
-            done = subprocess.run(
-                [sys.executable, "-c", probe, *args], capture_output=True, text=True, cwd=tmp_path, check=False
-            )
-            after = os.times()
-            spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
-            assert done.returncode == status, done.stderr
-        assert min(spent) < 0.5
+        done = subprocess.run(
+            [sys.executable, "-c", probe, *args], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == status, done.stderr
     assert files(tmp_path) == {"ratios.json", "good.json"}
 
 
