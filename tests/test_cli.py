@@ -43,6 +43,13 @@ def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
     return run
 
 
+@pytest.fixture
+def small(make_model, tmp_path: Path) -> list:
+    """Options that start from a thin dense checkpoint, on few digits."""
+    save(make_model(), tmp_path / "small.pth")
+    return ["--dataset", "digits", *QUICK[4:], "--checkpoint", tmp_path / "small.pth"]
+
+
 def files(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
@@ -436,26 +443,11 @@ def test_a_folder_and_its_run_directory(call, at_home: Path, image_folder: Path)
     assert trained.spec.num_classes == 2
 
 
-def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, make_model, tmp_path: Path, monkeypatch) -> None:
+def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, small: list, monkeypatch) -> None:
     """structured with steps, interrupted in its second fine-tuning: the first is not done again, the end is the same."""
     from tp_vgg import train
 
-    save(make_model(), tmp_path / "small.pth")
-    args = [
-        "--dataset",
-        "digits",
-        *QUICK[4:],
-        "--checkpoint",
-        tmp_path / "small.pth",
-        "--ratio",
-        0.5,
-        "--steps",
-        2,
-        "--finetune-epochs",
-        2,
-        "--batch-size",
-        16,
-    ]
+    args = [*small, "--ratio", 0.5, "--steps", 2, "--finetune-epochs", 2, "--batch-size", 16]
     assert call("structured", *args, "--out", "straight")[0] == 0
     step, steps = train._Run.train_step, []
 
@@ -477,19 +469,8 @@ def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, make_model, t
     assert not list((at_home / "broken").glob("*partial*"))
 
 
-def test_distillation_changes_the_result(call, at_home: Path, make_model, tmp_path: Path) -> None:
-    save(make_model(), tmp_path / "small.pth")
-    args = [
-        "--dataset",
-        "digits",
-        *QUICK[4:],
-        "--checkpoint",
-        tmp_path / "small.pth",
-        "--ratio",
-        0.5,
-        "--finetune-epochs",
-        1,
-    ]
+def test_distillation_changes_the_result(call, at_home: Path, small: list) -> None:
+    args = [*small, "--ratio", 0.5, "--finetune-epochs", 1]
     for flag in ("--distill", "--no-distill"):
         assert call("structured", *args, flag, "--out", flag[2:])[0] == 0
     name = "vgg11_digits_structured_pruned_finetuned.pth"

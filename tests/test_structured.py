@@ -224,3 +224,12 @@ def test_batch_norm_importance_is_none_without_batch_norm(make_model) -> None:
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=X[:1])
     group = graph.get_pruning_group(model.features[0], tp.prune_conv_out_channels, [0, 1])
     assert tp.importance.BNScaleImportance()(group) is None
+
+
+def test_pruning_replaces_parameters(make_model) -> None:
+    """Why an optimiser must be built after it."""
+    model = make_model()
+    before = model.features[4].weight
+    prune_structured(model, {"features.4": 0.5})
+    assert model.features[4].weight is not before
+    assert before.shape[0] == 12

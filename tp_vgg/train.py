@@ -82,9 +82,8 @@ def fit(
             bar.update(seen)
             if run.step % CHECK_EVERY == 0 or run.at_epoch_end:
                 run.check_finite()
-                bar.set_postfix(run.progress())
-            if run.at_epoch_end:
-                run.end_epoch()
+                if run.at_epoch_end:
+                    run.end_epoch()
                 bar.set_postfix(run.progress())
             if interrupted or time.monotonic() - last_save > SAVE_EVERY:
                 run.check_finite()
@@ -261,8 +260,7 @@ class _Run:
         self.good = self.snapshot()
 
     def finish(self) -> list[Epoch]:
-        if self.best["model"] is not None:
-            self.model.load_state_dict(self.best["model"])
+        self.model.load_state_dict(self.best["model"])
         self.model.eval()
         self.save(self.good)
         return self.history
