@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tp_vgg.checkpoint import load, save
     from tp_vgg.model import build
     from tp_vgg.ratios import read_ratios
+    from tp_vgg.sensitivity import sweep
     from tp_vgg.spec import VGGSpec
     from tp_vgg.structured import prune_structured
     from tp_vgg.unstructured import prune_unstructured
@@ -26,9 +27,10 @@ _HOMES = {
     "read_ratios": "tp_vgg.ratios",
     "prune_structured": "tp_vgg.structured",
     "prune_unstructured": "tp_vgg.unstructured",
+    "sweep": "tp_vgg.sensitivity",
 }
 
-__all__ = ["VGGSpec", "build", "load", "prune_structured", "prune_unstructured", "read_ratios", "save"]
+__all__ = ["VGGSpec", "build", "load", "prune_structured", "prune_unstructured", "read_ratios", "save", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

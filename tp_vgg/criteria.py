@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tp_vgg.errors import BadInput
-from tp_vgg.spec import VGGSpec
+from tp_vgg.spec import Kind, VGGSpec
 
 # Only the layer's own filter counts, unscaled; torch-pruning's defaults average over the coupled layers.
 _FIRST: Mapping[str, Any] = {"group_reduction": "first", "normalizer": None}
@@ -35,8 +35,10 @@ CRITERIA: Mapping[str, Criterion] = {
 }
 
 
-def check_importance(importance: str, spec: VGGSpec, layers: Iterable[str]) -> None:
+def check_importance(importance: str, spec: VGGSpec, layers: Iterable[str], kind: Kind = "structured") -> None:
     """Raise :class:`BadInput` where ``importance`` is unknown or can't rank ``layers`` of such a network."""
+    if kind == "unstructured" and importance != "l1":
+        raise BadInput(f"--importance {importance}: single weights are ranked by magnitude alone; use l1")
     if importance not in CRITERIA:
         raise BadInput(f"--importance: {importance!r} is not one of {', '.join(CRITERIA)}")
     if not CRITERIA[importance].needs_batch_norm:

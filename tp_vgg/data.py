@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,11 @@ class Normalisation:
 
     mean: tuple[float, ...] = CIFAR10_MEAN
     std: tuple[float, ...] = CIFAR10_STD
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Normalisation:
+        """The one that travels with a model's weights, from its ``meta``."""
+        return cls(tuple(meta["mean"]), tuple(meta["std"]))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [N, 3, S, S] → float32 of the same shape and memory format."""

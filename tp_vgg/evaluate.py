@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tp_vgg.data import Normalisation, Split
-from tp_vgg.device import autocast
+from tp_vgg.device import autocast, exact_fp32
 from tp_vgg.records import Accuracy
 
 BLOCK = 500
@@ -21,7 +21,7 @@ def predictions(
     was_training = model.training
     model.eval()
     try:
-        with autocast(device, precision):
+        with exact_fp32(), autocast(device, precision):
             found = [model(normalisation(images)).argmax(1) for images, _ in split.blocks(BLOCK)]
     finally:
         model.train(was_training)

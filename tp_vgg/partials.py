@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tp_vgg.storage import write_atomic
+from tp_vgg.storage import aside, write_atomic
 
 
 def save_partial(path: Path, snapshot: dict[str, Any]) -> None:
@@ -22,9 +22,9 @@ def find_partial(path: Path, key: str) -> dict[str, Any] | None:
     """
     saved = _read(path)
     if saved is not None and saved["key"] != key:
-        path.replace(_aside(path, saved["key"]))
+        path.replace(aside(path, saved["key"]))
         saved = None
-    mine = _aside(path, key)
+    mine = aside(path, key)
     if saved is None and mine.is_file():
         mine.replace(path)
         saved = _read(path)
@@ -38,7 +38,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     ours = isinstance(saved, dict) and isinstance(saved.get("key"), str) and saved["key"].isalnum()
     return saved if ours else None
-
-
-def _aside(path: Path, key: str) -> Path:
-    return path.with_name(f"{key[:8]}.{path.name}")

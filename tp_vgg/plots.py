@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from tp_vgg.records import Sensitivity
 from tp_vgg.storage import write_atomic
 
 # Okabe & Ito's colours: told apart by the colour-blind, and in greyscale by their lightness.
 BEFORE, AFTER, GONE = "#56B4E9", "#004D73", "#D55E00"
+_LINES = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F")
+_TAKEN = {"structured": "removed", "unstructured": "zeroed"}
 _BINS = 101
 
 
@@ -51,6 +55,88 @@ def removed_filters(before: np.ndarray, kept: list[int], score: np.ndarray, laye
     scores.set(title=f"importance of each filter ({criterion})", xlabel="filters, by importance", ylabel=criterion)
     scores.legend()
     return figure
+
+
+def sensitivity(table: Sensitivity) -> Figure:
+    """The sweep at a glance: unstructured, accuracy against sparsity with one line a layer; structured, a heatmap of drops."""
+    return _lines(table) if table.kind == "unstructured" else _heatmap(table)
+
+
+def sensitivity_cost(table: Sensitivity) -> Figure:
+    """Accuracy against the fraction of the whole network's MACs, and of its params, that each point takes out."""
+    figure, axes = _figure(2, f"{table.kind} pruning of one layer: accuracy against what it takes out of the network")
+    for place, (axis, unit) in enumerate(zip(axes, ("MACs", "params"), strict=True)):
+        for i, layer in enumerate(table.layers):
+            points = table.of_layer(layer)
+            removed = [100 * table.cost_removed(point)[place] for point in points]
+            axis.plot(removed, [point.accuracy for point in points], label=layer, **_style(i))
+        _baseline(axis, table)
+        axis.set(xlabel=f"{unit} of the network {_TAKEN[table.kind]} (%)", ylabel="accuracy (%)", ylim=(0, 100))
+    axes[1].legend(fontsize="small")
+    return figure
+
+
+def _lines(table: Sensitivity) -> Figure:
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
+    for i, layer in enumerate(table.layers):
+        points = table.of_layer(layer)
+        ratios = [point.ratio for point in points]
+        style = _style(i)
+        axis.plot(ratios, [point.accuracy for point in points], label=layer, **style)
+        axis.fill_between(
+            ratios, [p.low for p in points], [p.high for p in points], color=style["color"], alpha=0.15, lw=0
+        )
+    _baseline(axis, table)
+    axis.set(
+        title=f"Unstructured sensitivity, one layer at a time; n = {table.baseline.n}, bands: 95 %",
+        xlabel="sparsity of the layer", ylabel="accuracy (%)", ylim=(0, 100),
+    )  # fmt: skip
+    axis.legend(fontsize="small", loc="lower left")
+    return figure
+
+
+def _heatmap(table: Sensitivity) -> Figure:
+    layers = table.layers
+    ratios = [point.ratio for point in table.of_layer(layers[0])]
+    drops = np.array([[point.drop for point in table.of_layer(layer)] for layer in layers])
+    figure = Figure(figsize=(2.5 + 0.75 * len(ratios), 1.8 + 0.42 * len(layers)), layout="constrained")
+    axis = figure.subplots()
+    # One hue scale whose lightness rises all the way: told apart by the colour-blind, and in greyscale.
+    image = axis.imshow(drops, cmap="cividis_r", vmin=min(0.0, drops.min()), vmax=max(drops.max(), 1.0), aspect="auto")
+    for (row, column), drop in np.ndenumerate(drops):
+        shade = image.cmap(image.norm(drop))
+        light = float(np.dot(shade[:3], (0.299, 0.587, 0.114)))
+        axis.text(
+            column,
+            row,
+            f"{drop:.1f}",
+            ha="center",
+            va="center",
+            fontsize="small",
+            color="black" if light > 0.5 else "white",
+        )
+    axis.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
+    axis.set_yticks(range(len(layers)), layers)
+    base = table.baseline
+    axis.set(
+        title=f"Drop of accuracy, one layer at a time\ndense {base.accuracy:.2f} %, n = {base.n}",
+        xlabel="ratio of the layer's channels removed",
+    )  # fmt: skip
+    figure.colorbar(image, label="drop (percentage points)")
+    return figure
+
+
+def _style(index: int) -> dict[str, Any]:
+    """A line that differs from its neighbours in colour, marker and dashes."""
+    return {
+        "color": _LINES[index % len(_LINES)], "marker": "osD^vPX*"[index % 8], "markersize": 4,
+        "linestyle": ("-", "--", "-.", ":")[index % 4], "linewidth": 1.3,
+    }  # fmt: skip
+
+
+def _baseline(axis: Any, table: Sensitivity) -> None:
+    axis.axhline(table.baseline.accuracy, color="black", linestyle="--", linewidth=1, label="dense")
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -6,15 +6,14 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tp_vgg.errors import BadInput
-from tp_vgg.spec import VGGSpec
+from tp_vgg.spec import Kind, VGGSpec
 
-Kind = Literal["structured", "unstructured"]
 MAX_BYTES = 1 << 20
 
 
@@ -125,6 +124,28 @@ def resolve_sparsity(plan: Plan, spec: VGGSpec) -> dict[str, int]:
                 f"{plan.source}: {layer}: sparsity {plan.values[layer]:g} would zero all {zeros} weights; give a smaller one"
             )
     return zeroed
+
+
+def removals(
+    kind: Kind, spec: VGGSpec, levels: Sequence[float], layers: Sequence[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """What a sweep takes away: channels (structured) or weights (unstructured) by layer, in the network's order, and level.
+
+    ``layers``: every conv where ``None``. Raises :class:`BadInput` for unknown layers, for levels that are not distinct numbers in
+    [0, 1), and for one that would leave nothing of a layer.
+    """
+    if not levels or len(set(levels)) < len(levels):
+        raise BadInput("--levels: give distinct fractions in [0, 1), such as 0.1,0.5,0.9")
+    asked = spec.conv_names if layers is None else layers
+    check_layers(Plan(dict.fromkeys(asked, 0.0), "--layers"), spec)
+    removed: dict[str, tuple[int, ...]] = {}
+    for layer in (name for name in spec.prunable if name in asked):
+        plans = [Plan.of({layer: level}, "--levels") for level in levels]
+        if kind == "structured":
+            removed[layer] = tuple(spec.prunable[layer] - resolve(plan, spec).prunable[layer] for plan in plans)
+        else:
+            removed[layer] = tuple(resolve_sparsity(plan, spec)[layer] for plan in plans)
+    return removed
 
 
 def _read_text(path: Path) -> str:

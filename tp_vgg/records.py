@@ -6,9 +6,18 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tp_vgg.stats import wilson
+from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.stats import paired_difference, wilson
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SENSITIVITY = "tp_vgg/sensitivity/1"
+"""Format of a sweep's table, and part of its key: raised when the same sweep may count otherwise."""
+LEVELS = tuple(i / 10 for i in range(1, 10))
+"""Ratios or sparsities of a sweep where the user says nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,104 @@ class ModelRecord:
             "peak_bytes": self.peak_bytes,
             "notes": list(self.notes),
         }
+
+
+@dataclass(frozen=True)
+class Point:
+    """One layer at one level of a sweep. Percentages in [0, 100]; drops in percentage points, positive where accuracy was lost."""
+
+    layer: str
+    ratio: float
+    """Of the layer's channels removed (structured) or weights zeroed (unstructured), as asked."""
+    removed: int
+    """Channels or weights that this came to."""
+    correct: int
+    n: int
+    accuracy: float
+    low: float
+    high: float
+    drop: float
+    """Against the dense model on the same images."""
+    drop_low: float
+    drop_high: float
+    redone: int
+    """Images classified again in fp32 because bf16 left them too close to call; 0 where one precision did all."""
+
+    @classmethod
+    def of(
+        cls, layer: str, ratio: float, removed: int, hits: np.ndarray, dense_hits: np.ndarray, redone: int = 0
+    ) -> Point:
+        """From the images that the pruned and the dense model got right, bool [n] each."""
+        n, lost, gained = len(hits), int((dense_hits & ~hits).sum()), int((hits & ~dense_hits).sum())
+        accuracy = Accuracy.of(int(hits.sum()), n)
+        low, high = paired_difference(lost, gained, n)
+        drop = 100 * (lost - gained) / n
+        return cls(
+            layer,
+            ratio,
+            removed,
+            **asdict(accuracy),
+            drop=drop,
+            drop_low=100 * low,
+            drop_high=100 * high,
+            redone=redone,
+        )
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A finished sweep: every layer at every level, raw, in the order of the network."""
+
+    key: str
+    """Fingerprint of weights, images, levels, layers, importance, seed and precision."""
+    kind: Kind
+    importance: str
+    precision: str
+    """``fp32``, ``bf16``, or ``screened``: bf16, and fp32 where that was too close to call."""
+    spec: dict[str, Any]
+    """Of the dense model."""
+    baseline: Accuracy
+    """Of the dense model on the same images."""
+    points: tuple[Point, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(point.layer for point in self.points))
+
+    def of_layer(self, layer: str) -> tuple[Point, ...]:
+        """The points of one layer, by rising ratio."""
+        return tuple(point for point in self.points if point.layer == layer)
+
+    def cost_removed(self, point: Point) -> tuple[float, float]:
+        """Fractions of the whole network's (MACs, params) that the point takes out; a zeroed weight counts as taken out."""
+        spec = VGGSpec.from_dict(self.spec)
+        if self.kind == "structured":
+            left = spec.with_widths({point.layer: spec.prunable[point.layer] - point.removed})
+            return 1 - left.macs() / spec.macs(), 1 - left.params() / spec.params()
+        row = next(row for row in spec.rows if row.name == point.layer)
+        return point.removed * row.side**2 / spec.macs(), point.removed / spec.params()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, as the ``.pth`` and the record hold it."""
+        return {"format": SENSITIVITY, **asdict(self), "points": [asdict(point) for point in self.points]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Sensitivity:
+        """The inverse of :meth:`to_dict`, which may have had fields added. Raises ``TypeError`` or ``KeyError`` for anything else."""
+        if data["format"] != SENSITIVITY:
+            raise KeyError(f"format {data['format']!r}")
+        known = {f.name: data[f.name] for f in fields(cls)}
+        points = tuple(Point(**point) for point in data["points"])
+        return cls(**{**known, "baseline": Accuracy(**data["baseline"]), "points": points})
+
+    def csv(self) -> str:
+        """``<kind>_sensitivity.csv``: a header and one row a point (the contract's columns)."""
+        columns = ("layer", "ratio", "correct", "n", "accuracy", "low", "high", "drop")
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([getattr(point, column) for column in columns] for point in self.points)
+        return out.getvalue()
 
 
 def history_csv(history: Sequence[Epoch]) -> str:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from tp_vgg.errors import BadInput
 
 Head = Literal["torchvision", "linear"]
+Kind = Literal["structured", "unstructured"]
+"""Of pruning: channels removed, or weights zeroed."""
 
 # Convs per stage (a max-pool ends each), by depth; Simonyan & Zisserman 2015, table 1, columns A, B, D, E.
 STAGES: dict[int, tuple[int, ...]] = {

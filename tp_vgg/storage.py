@@ -81,6 +81,67 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def aside(path: Path, key: str) -> Path:
+    """Where unfinished work of the name ``path`` lies while other work has the name."""
+    return path.with_name(f"{key[:8]}.{path.name}")
+
+
+class Journal:
+    """Finished pieces of work as JSON lines, each on the disk before the next is begun.
+
+    The first line holds the key of the work. What a torn line and all behind it said is dropped; other work's journal of the same
+    name is put aside, where a rerun of that work finds it.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path = path
+        entries, whole = _read_lines(path)
+        if entries and entries[0].get("key") != key:
+            path.replace(aside(path, str(entries[0].get("key"))))
+            entries, whole = [], 0
+        mine = aside(path, key)
+        if not entries and mine.is_file():
+            mine.replace(path)
+            entries, whole = _read_lines(path)
+            if entries and entries[0].get("key") != key:  # another key with the same first digits
+                entries, whole = [], 0
+        self.entries = entries[1:]
+        """What was on the disk when the journal was opened, in order."""
+        if path.is_file():
+            os.truncate(path, whole)
+        if not entries:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.append({"key": key})
+            _sync_directory(path.parent)
+
+    def append(self, *entries: dict[str, Any]) -> None:
+        """Write ``entries`` behind the others; they are on the disk when this returns."""
+        with self._path.open("ab") as file:
+            file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """The work is finished and stands elsewhere."""
+        self._path.unlink(missing_ok=True)
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole JSON objects at the start of ``path``, and the bytes that they take."""
+    entries, whole = [], 0
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                break
+            if not line.endswith(b"\n") or not isinstance(entry, dict):
+                break
+            entries.append(entry)
+            whole += len(line)
+    return entries, whole
+
+
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold ``directory`` (made where missing) for one command at a time.

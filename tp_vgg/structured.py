@@ -114,9 +114,11 @@ def _rank(graph: Any, model: VGG, layers: list[str], importance: str, seed: int)
     scorer = getattr(tp.importance, CRITERIA[importance].scorer)(**CRITERIA[importance].options)
     scores = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name, layer in prunable_layers(model):
+        for place, (name, layer) in enumerate(prunable_layers(model)):
             if name in layers:
+                torch.manual_seed(
+                    seed + 1_000_003 * place
+                )  # a layer's random scores are the same whatever else is ranked
                 group = graph.get_pruning_group(layer, _prune_out(tp, layer), list(range(layer.weight.shape[0])))
                 score = scorer(group)
                 if score is None or score.shape != (layer.weight.shape[0],) or not score.isfinite().all():

@@ -14,6 +14,7 @@ from tp_vgg.errors import BadInput, WorkFailed
 
 COMMANDS = {
     "train": "Train the dense baseline.",
+    "sensitivity": "Sweep every layer and ratio: which layers can bear pruning.",
     "unstructured": "Set the smallest weights to zero, fine-tune, save.",
     "structured": "Remove channels, prove it, fine-tune, save: the main job.",
     "compare": "One table of accuracy, size and cost; metrics.json.",

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from tp_vgg.errors import BadInput
-from tp_vgg.ratios import Kind, Plan, read_ratios
-from tp_vgg.spec import ARCHS, HEADS, VGGSpec
+from tp_vgg.ratios import Plan, read_ratios
+from tp_vgg.spec import ARCHS, HEADS, Kind, VGGSpec
 from tp_vgg.stages.settings import DATASETS, Settings
 
 PATH = click.Path(path_type=Path)
@@ -36,7 +36,7 @@ _COMMON = [
         type=click.Choice(["auto", "fp32", "bf16"]),
         default="auto",
         show_default=True,
-        help="Of training; reported accuracy is always fp32.",
+        help="Of training and sweeps; a model's reported accuracy is always fp32.",
     ),
     click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
     click.option("--limit-train", type=COUNT, metavar="N", help="Train on a stratified subset."),

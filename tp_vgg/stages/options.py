@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tp_vgg.criteria import check_importance
 from tp_vgg.errors import BadInput
-from tp_vgg.ratios import Plan, check_layers, resolve, resolve_sparsity
-from tp_vgg.spec import VGGSpec
+from tp_vgg.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
+from tp_vgg.records import LEVELS
+from tp_vgg.spec import Kind, VGGSpec
 
 PlanFor = Callable[[VGGSpec], Plan]
 """The plan once the network is known (``--ratio`` names every conv of it)."""
@@ -34,6 +36,20 @@ class UnstructuredOptions:
     finetune_epochs: int = 0
     lr: float | None = None
     batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    kind: Kind
+    levels: tuple[float, ...] = LEVELS
+    layers: tuple[str, ...] | None = None
+    """Every conv where ``None``."""
+    split: Literal["val", "test"] = "val"
+    importance: str = "l1"
+
+    def check(self, spec: VGGSpec) -> None:
+        """Raise :class:`BadInput` for layers, levels or an importance that do not fit ``spec``."""
+        check_importance(self.importance, spec, removals(self.kind, spec, self.levels, self.layers), self.kind)
 
 
 def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, show: str | None) -> VGGSpec:

@@ -6,7 +6,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,6 +19,7 @@ from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.model import VGG, build, imagenet_weights
+from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.stages.recipes import baseline_recipe, duration
 from tp_vgg.stages.settings import GIVEN, MODELS, RunDir, Settings, partial_of
@@ -62,7 +63,7 @@ class Session:
     def measured(self, path: Path, notes: tuple[str, ...] = ()) -> ModelRecord:
         """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk."""
         model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        normalisation = normalisation_of(model)
+        normalisation = Normalisation.of(model.meta)
         return ModelRecord(
             checkpoint=os.path.relpath(path.resolve(), self.run.root.resolve()),
             sha256=file_fingerprint(path),
@@ -84,7 +85,7 @@ class Session:
 
     def _check_reloaded(self, model: VGG, path: Path) -> None:
         """On the CPU, in one memory layout, so that the same weights give the same bits."""
-        images = normalisation_of(model)(self.data.val.images[:16].cpu())
+        images = Normalisation.of(model.meta)(self.data.val.images[:16].cpu())
         reference = copy.deepcopy(model).cpu().to(memory_format=torch.channels_last).eval()
         found = checkpoint.load(path).to(memory_format=torch.channels_last)
         with torch.inference_mode():
@@ -100,7 +101,7 @@ class Session:
             model,
             self.data,
             recipe,
-            normalisation=normalisation_of(model),
+            normalisation=Normalisation.of(model.meta),
             precision=self.precision,
             teacher=teacher,
             partial=partial,
@@ -153,7 +154,9 @@ class Session:
             self.settings.note(f"{path} was trained with these settings before; nothing to do")
             partial.unlink(missing_ok=True)
             return self._current_record(path, "baseline", ())
-        seconds = estimate_seconds(model.to(self.device), self.data, recipe, normalisation_of(model), self.precision)
+        seconds = estimate_seconds(
+            model.to(self.device), self.data, recipe, Normalisation.of(model.meta), self.precision
+        )
         self.settings.note(
             f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(self.data.train)} images"
             f" of {self.data.name}: about {duration(seconds)} here ({self.device.type})"
@@ -212,17 +215,23 @@ def stage(work: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def session(settings: Settings, dense: VGG | None = None) -> Iterator[Session]:
+def session(settings: Settings, dense: VGG | None = None, ranks: Ranks = ALONE) -> Iterator[Session]:
     """Check the device, load the data and lock the run directory, for one stage.
 
     ``dense``: the model of ``--checkpoint``, refused where its classes are not the data's, or where the file is one
-    that a pruning stage would write over, before anything is written.
+    that a pruning stage would write over, before anything is written. ``ranks``: the processes that share the stage.
     """
     device = pick_device(settings.device)
     peak = PeakMemory(device)
-    data = load_data(
-        settings.dataset, settings.data_dir, device, limits=settings.limits, note=settings.note, quiet=settings.quiet
-    )
+    with ranks.leader_first():
+        data = load_data(
+            settings.dataset,
+            settings.data_dir,
+            device,
+            limits=settings.limits,
+            note=settings.note,
+            quiet=settings.quiet,
+        )
     if dense is not None:
         settings = settings.for_spec(dense.spec)
     run = RunDir.of(settings, data.fingerprint)
@@ -231,7 +240,7 @@ def session(settings: Settings, dense: VGG | None = None) -> Iterator[Session]:
         outputs = {run.checkpoint(name, dense.spec.depth).resolve() for name in MODELS[1:]}
         if settings.checkpoint.resolve() in outputs:
             raise BadInput(f"--checkpoint: {settings.checkpoint} would be written over; give a --tag or another --out")
-    with locked(run.root):
+    with locked(run.root) if ranks.leads else nullcontext():
         yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak)
 
 
@@ -257,11 +266,6 @@ def load_dense(settings: Settings, path: Path) -> VGG:
     model = checkpoint.load(path)
     settings.check_spec(model.spec, path)
     return model
-
-
-def normalisation_of(model: VGG) -> Normalisation:
-    """The normalisation that travels with the weights."""
-    return Normalisation(tuple(model.meta["mean"]), tuple(model.meta["std"]))
 
 
 def data_summary(data: DataSet) -> dict[str, object]:

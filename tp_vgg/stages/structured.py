@@ -10,12 +10,13 @@ import torch
 
 from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
+from tp_vgg.data import Normalisation
 from tp_vgg.model import VGG
 from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
 from tp_vgg.stages.recipes import default_finetune_epochs, finetune_recipe
-from tp_vgg.stages.session import Session, load_given, normalisation_of, session, stage
+from tp_vgg.stages.session import Session, load_given, session, stage
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
 from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, accumulate_gradients, rank, shrink, top
@@ -100,7 +101,7 @@ def _given(settings: Settings, plan_for: PlanFor, options: StructuredOptions, sh
 
 def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions, layer: str) -> Path:
     if CRITERIA[options.importance].needs_gradients:
-        accumulate_gradients(model, work.data.train, normalisation_of(model))
+        accumulate_gradients(model, work.data.train, Normalisation.of(model.meta))
     score = rank(model, [layer], options.importance, work.settings.seed)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
     figure = plots.removed_filters(
@@ -113,7 +114,7 @@ def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions
 
 
 def _shrink(work: Session, model: VGG, target: VGGSpec, importance: str) -> Shrunk:
-    normalisation = normalisation_of(model)
+    normalisation = Normalisation.of(model.meta)
     if CRITERIA[importance].needs_gradients:
         accumulate_gradients(model, work.data.train, normalisation)
     images = torch.cat([split.images[:PROOF_IMAGES] for split in (work.data.val, work.data.train)])[:PROOF_IMAGES]

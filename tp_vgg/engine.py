@@ -1,0 +1,176 @@
+"""The walk of a sweep over the network.
+
+What comes before the pruned layer is the same for every level, so the activations of all images roll forward one layer at a time;
+a structured point needs the layer's kept channels alone, which are a part of its stored output. Images are evaluated in fixed
+blocks, and shares of memory and of ranks end on block boundaries: the same numbers come out whatever either is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch.nn.utils import prune
+from tqdm import tqdm
+
+from tp_vgg.chain import Chain, steps_of, with_channels_in_order
+from tp_vgg.data import Normalisation, Split, stratified
+from tp_vgg.device import free_memory
+from tp_vgg.kernels import Buffers, Step
+from tp_vgg.model import VGG, fold_head_columns
+from tp_vgg.points import Classifier, Layer, Masked, Narrowed, calibrated
+from tp_vgg.ranks import Ranks
+from tp_vgg.structured import rank
+from tp_vgg.tally import Sweep, Tally
+
+BLOCK = {"cpu": 250, "cuda": 2000}
+"""Images evaluated together; the outputs of one block stay in buffers that every level uses again."""
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Images whose activations are held at once."""
+
+    span: slice
+    blocks: Sequence[slice]
+    """This rank's share of the span."""
+
+
+class Engine:
+    """A network as chains of steps, its images, and what is asked of it."""
+
+    def __init__(self, model: VGG, split: Split, asked: Sweep, ranks: Ranks) -> None:
+        self._model, self._split, self._asked, self._ranks = model, split, asked, ranks
+        self._normalisation = Normalisation.of(model.meta)
+        self._device = split.labels.device
+        steps = steps_of(model, split.images.shape[-1])
+        if asked.kind == "structured":
+            scores = rank(model, list(asked.removed), asked.importance, asked.seed)
+            orders = {name: score.argsort(descending=True, stable=True) for name, score in scores.items()}
+            steps = with_channels_in_order(steps, {name: order.to(self._device) for name, order in orders.items()})
+        self._exact = Chain.of(steps)
+        self._screen = self._exact.to(torch.bfloat16) if asked.precision != "fp32" else None
+        self._buffers = Buffers()
+
+    @torch.inference_mode()
+    def fill(self, tally: Tally, quiet: bool) -> None:
+        """Find out all that ``tally`` misses, layer by layer, for as many images at a time as half of the free memory holds
+        activations of."""
+        chunks = self._chunks()
+        rows_of = [self._rows(tally, place) for place in range(len(self._exact.steps))]
+        images = sum(block.stop - block.start for chunk in chunks for block in chunk.blocks)
+        total = images * sum(self._macs(place, rows) for place, rows in enumerate(rows_of))
+        label = f"{self._asked.kind} sweep"
+        with tqdm(total=total, desc=label, unit="MAC", unit_scale=True, disable=quiet or None) as bar:
+            for chunk in chunks:
+                if tally.missing(range(len(tally.rows)), chunk.span):
+                    self._walk(tally, chunk, rows_of, bar)
+
+    def _walk(self, tally: Tally, chunk: _Chunk, rows_of: Sequence[Sequence[int]], bar: tqdm[NoReturn]) -> None:
+        held: list[torch.Tensor | None] = [None] * len(chunk.blocks)  # each block's input of the step in hand
+        calibration = self._calibration_images() if self._screen and self._asked.precision == "screened" else None
+        for place, rows in enumerate(rows_of):
+            if not tally.missing([row for later in rows_of[place:] for row in later], chunk.span):
+                return
+            bar.set_postfix_str(self._exact.steps[place].name)
+            after = None if calibration is None else self._exact.roll(calibration, place)
+            todo = rows if tally.missing(rows, chunk.span) else []
+            classifier = self._classifier(place, calibration, after) if todo and todo != [0] else None
+            hits = torch.zeros(len(todo), chunk.span.stop - chunk.span.start, dtype=torch.uint8, device=self._device)
+            redone = torch.zeros(len(todo), dtype=torch.int64, device=self._device)
+            for i, block in enumerate(chunk.blocks):
+                x = self._images(block) if (before := held[i]) is None else before
+                held[i] = y = self._exact.roll(x, place)
+                there = slice(block.start - chunk.span.start, block.stop - chunk.span.start)
+                labels = self._split.labels[block]
+                if classifier is not None:
+                    pruned = x if self._asked.kind == "unstructured" else y
+                    for row, (classes, again) in enumerate(classifier.predictions(pruned, len(todo))):
+                        hits[row, there] = classes == labels
+                        redone[row] += again
+                elif todo:
+                    hits[0, there] = y.argmax(1) == labels
+                bar.update((block.stop - block.start) * self._macs(place, rows))
+            calibration = after
+            if todo:
+                tally.add(todo, chunk.span.start, hits, redone)
+
+    def _rows(self, tally: Tally, place: int) -> list[int]:
+        """Places in the tally of what is found out at a step: its layer's levels, or the dense model at the last one."""
+        wanted = self._exact.steps[place].name if place + 1 < len(self._exact.steps) else None
+        return [row for row, (layer, _) in enumerate(tally.rows) if layer == wanted]
+
+    def _macs(self, place: int, rows: Sequence[int]) -> int:
+        """Of one image: the step's own, and for each level what follows it."""
+        macs = [step.weight.numel() * step.side**2 for step in self._exact.steps]
+        start = place + (self._asked.kind == "structured")
+        return macs[place] + (len(rows) * sum(macs[start:]) if place + 1 < len(macs) else 0)
+
+    def _chunks(self) -> list[_Chunk]:
+        """As many blocks at a time as half of the free memory holds activations of, shared out over the ranks."""
+        n, size = len(self._split), BLOCK[self._device.type]
+        blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        widest = 4 * max(math.prod(step.output_shape) for step in self._exact.steps)
+        budget = free_memory(self._device) // 2 // self._ranks.on_machine
+        at_once = self._ranks.lead(self._ranks.size * max(1, budget // (widest * size)))
+        together = [blocks[first : first + at_once] for first in range(0, len(blocks), at_once)]
+        return [_Chunk(slice(some[0].start, some[-1].stop), self._ranks.share(some)) for some in together]
+
+    def _images(self, where: slice | torch.Tensor) -> torch.Tensor:
+        """Normalised images [n, side, side, 3]."""
+        return self._normalisation(self._split.images[where]).permute(0, 2, 3, 1).contiguous()
+
+    def _calibration_images(self) -> torch.Tensor:
+        labels = self._split.labels
+        chosen = stratified(labels.cpu().numpy(), CALIBRATION_IMAGES, 0)
+        return self._images(torch.from_numpy(chosen).to(labels.device))
+
+    def _classifier(self, place: int, before: torch.Tensor | None, after: torch.Tensor | None) -> Classifier:
+        """Of the levels of the layer at ``place``; ``before`` and ``after`` are the calibration images' activations around it."""
+        name = self._exact.steps[place].name
+        removed = self._asked.removed[name]
+        masks = self._masks(name, removed) if self._asked.kind == "unstructured" else []
+
+        def levels(chain: Chain) -> Layer:
+            if not masks:
+                width = len(chain.steps[place].weight)
+                return Narrowed(chain, place + 1, [width - count for count in removed], self._buffers)
+            step = chain.steps[place]
+            prepared = [step.kernel.prepare(self._masked(step, mask)) for mask in masks]
+            return Masked(chain, place, prepared, self._buffers)
+
+        if self._screen is None:
+            return Classifier(levels(self._exact), None)
+        if self._asked.precision == "bf16":
+            return Classifier(None, levels(self._screen))
+        calibration = before if masks else after
+        assert calibration is not None
+        return calibrated(levels(self._exact), levels(self._screen), calibration, len(removed))
+
+    def _masks(self, name: str, removed: Sequence[int]) -> list[torch.Tensor]:
+        """torch's masks of the layer's original weights; batch norm's fold scales whole filters, so they fit the folded ones."""
+        weight = self._model.get_submodule(name).get_parameter("weight").detach()
+        return list(magnitude_masks(weight, removed))
+
+    def _masked(self, step: Step, mask: torch.Tensor) -> torch.Tensor:
+        """The step's weight with zeros; a folded head's columns are masked before they are summed."""
+        if mask.shape == step.weight.shape:
+            return step.weight * mask
+        whole = self._model.get_submodule(step.name).get_parameter("weight").detach()
+        return fold_head_columns(whole * mask).to(step.weight.dtype)
+
+
+def magnitude_masks(weight: torch.Tensor, zeros: Sequence[int]) -> Iterator[torch.Tensor]:
+    """``torch.nn.utils.prune``'s L1 masks (bool) that zero each count of weights. One sort serves all of them; where equal magnitudes
+    meet at a boundary torch's own function decides between them."""
+    size = weight.abs()
+    rising = size.flatten().sort().values
+    for count in zeros:
+        if 0 < count < len(rising) and rising[count - 1] == rising[count]:
+            yield prune.L1Unstructured(count).compute_mask(weight, torch.ones_like(weight)).bool()
+        else:
+            yield size > rising[count - 1] if count else torch.ones_like(weight, dtype=torch.bool)

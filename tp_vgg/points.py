@@ -1,0 +1,139 @@
+"""One layer of a sweep: its logits at every level, in fp32, in bf16, or screened by the one and verified by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from tp_vgg.chain import Chain
+from tp_vgg.kernels import Buffers
+
+SAFETY = 3.0
+"""A screened image is trusted where its margin is over this many times the largest error that calibration saw."""
+MOST_REDONE = 0.3
+"""Where more than this share of the calibration images would be redone, bf16 saves nothing: all images run in fp32."""
+
+Logits = Callable[[torch.Tensor, Sequence[int]], Iterator[torch.Tensor]]
+"""(activations, levels by their place) → logits [n, classes] of each level in turn; each is gone when the next is asked for."""
+
+
+class Layer(Protocol):
+    """One layer at several levels, in one precision."""
+
+    def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
+        """See :data:`Logits`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The levels of an unstructured sweep: the layer's own weights differ, its input is the same."""
+
+    chain: Chain
+    place: int
+    """Of the layer's step; ``x`` is that step's input."""
+    weights: Sequence[torch.Tensor]
+    """Prepared for the step's kernel, by level."""
+    buffers: Buffers
+
+    def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
+        step = self.chain.steps[self.place]
+        outputs = _outputs(self, x, step.output_shape, len(chosen))
+        step.kernel.many(step, x, [self.weights[i] for i in chosen], outputs)
+        for output in outputs:
+            yield self.chain.logits(output, self.place + 1, self.buffers)
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """The levels of a structured sweep: the next step sees the first channels of the layer's output, which the chain holds by
+    falling importance."""
+
+    chain: Chain
+    place: int
+    """Of the step after the layer's; ``x`` is its input."""
+    counts: Sequence[int]
+    """Channels kept, by level."""
+    buffers: Buffers
+
+    def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
+        step = self.chain.steps[self.place]
+        counts = sorted({self.counts[i] for i in chosen})
+        outputs = _outputs(self, x, step.output_shape, len(counts))
+        step.kernel.nested(step, x, self.chain.prepared[self.place], counts, outputs)
+        for i in chosen:
+            yield self.chain.logits(outputs[counts.index(self.counts[i])], self.place + 1, self.buffers)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Predicted classes of one layer's levels; bf16 screens where ``bounds`` are given, and is all there is where ``exact`` is not."""
+
+    exact: Layer | None
+    screen: Layer | None
+    bounds: tuple[float, ...] = ()
+    """By level: the margin up to which bf16 is not trusted; infinite where it is not used at all."""
+
+    def predictions(self, x: torch.Tensor, levels: int) -> Iterator[tuple[torch.Tensor, int]]:
+        """(int64 [n], images redone in fp32) of each level in turn."""
+        every = range(levels)
+        if self.screen is None or self.exact is None:
+            one = self.screen or self.exact
+            assert one is not None
+            x = x.bfloat16() if self.screen else x
+            for logits in one.logits(x, every):
+                yield logits.argmax(1), 0
+            return
+        found: dict[int, tuple[torch.Tensor, int]] = {}
+        screened = [i for i in every if self.bounds[i] != float("inf")]
+        for i, logits in zip(screened, self.screen.logits(x.bfloat16(), screened), strict=True) if screened else ():
+            found[i] = self._verified(x, i, logits.float())
+        rest = [i for i in every if i not in found]
+        for i, logits in zip(rest, self.exact.logits(x, rest), strict=True) if rest else ():
+            found[i] = logits.argmax(1), len(x)
+        yield from (found[i] for i in every)
+
+    def _verified(self, x: torch.Tensor, level: int, logits: torch.Tensor) -> tuple[torch.Tensor, int]:
+        assert self.exact is not None
+        classes = logits.argmax(1)
+        near = (_margins(logits) <= self.bounds[level]).nonzero().squeeze(1)
+        if len(near):
+            (again,) = self.exact.logits(x[near], [level])
+            classes[near] = again.argmax(1)
+        return classes, len(near)
+
+
+def calibrated(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Classifier:
+    """Bounds on the margin from running ``x``, the calibration images' activations, in both precisions.
+
+    The bound of a level is ``SAFETY`` times the largest error that bf16 makes in the margin between its class and any other. That is
+    what these images showed, not a proof for others.
+    """
+    bounds = []
+    half = x.bfloat16()
+    for i in range(levels):
+        (reference,) = exact.logits(x, [i])
+        reference = reference.float().clone()
+        (found,) = screen.logits(half, [i])
+        error = found.float() - reference
+        picked = found.argmax(1, keepdim=True)
+        worst = float((error.gather(1, picked) - error).abs().max())
+        bound = SAFETY * worst
+        redone = float((_margins(found.float()) <= bound).float().mean())
+        bounds.append(bound if redone <= MOST_REDONE else float("inf"))
+    return Classifier(exact, screen, tuple(bounds))
+
+
+def _margins(logits: torch.Tensor) -> torch.Tensor:
+    """Distance of the best logit to the second best, [n]; infinite for a single class."""
+    if logits.shape[1] == 1:
+        return logits.new_full((len(logits),), float("inf"))
+    best = logits.topk(2, 1).values
+    return best[:, 0] - best[:, 1]
+
+
+def _outputs(layer: Masked | Narrowed, x: torch.Tensor, shape: tuple[int, ...], count: int) -> list[torch.Tensor]:
+    return [layer.buffers.take(("level", i), x, shape) for i in range(count)]

@@ -1,0 +1,85 @@
+"""The processes that torchrun started for one command, and what they say to each other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among ``size``; alone, every call is a no-op."""
+
+    rank: int = 0
+    size: int = 1
+    on_machine: int = 1
+    """Processes on this machine: they share its memory."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of ``items``: contiguous, in the order of the ranks."""
+        return items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size]
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place, on each."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def lead(self, value: T) -> T:
+        """The value that the leading process has."""
+        if self.size == 1:
+            return value
+        held: list[T] = [value]
+        distributed.broadcast_object_list(held)
+        return held[0]
+
+    @contextlib.contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The leading process does it first and leaves files that the others then find."""
+        if self.size > 1 and not self.leads:
+            distributed.barrier()
+        yield
+        if self.size > 1 and self.leads:
+            distributed.barrier()
+
+
+ALONE = Ranks()
+
+
+def device_of_rank(device: torch.device) -> torch.device:
+    """Under torchrun, ``cuda`` without a number means this process's own."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The ranks of this run, joined by gloo on the CPU and nccl on CUDA; alone where torchrun did not start it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # The others wait while the leading process trains a baseline or decodes a data set.
+    distributed.init_process_group(backend, timeout=timedelta(days=7))
+    try:
+        yield Ranks(distributed.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    finally:
+        distributed.destroy_process_group()

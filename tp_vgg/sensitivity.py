@@ -1,0 +1,72 @@
+"""Sensitivity sweeps: the accuracy of a network with one layer pruned, for every layer and level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tp_vgg.data import Split
+from tp_vgg.device import exact_fp32
+from tp_vgg.engine import Engine
+from tp_vgg.model import VGG
+from tp_vgg.ranks import ALONE, Ranks
+from tp_vgg.records import LEVELS, Accuracy, Point, Sensitivity
+from tp_vgg.spec import Kind
+from tp_vgg.storage import Journal
+from tp_vgg.tally import Sweep, Tally
+
+
+def sweep(
+    model: VGG,
+    split: Split,
+    kind: Kind = "structured",
+    *,
+    levels: Sequence[float] = LEVELS,
+    layers: Sequence[str] | None = None,
+    importance: str = "l1",
+    seed: int = 0,
+    precision: str = "auto",
+    journal: Path | None = None,
+    quiet: bool = True,
+) -> Sensitivity:
+    """Accuracy over ``split`` with one layer of ``model`` pruned, for every layer (``None``: all convs) and level in [0, 1).
+
+    ``structured`` removes a layer's least important channels, ``unstructured`` zeroes its smallest weights; the counts are those of
+    the pruned network itself, one forward pass a point. ``taylor`` reads the gradients left in the parameters. With ``journal``,
+    layers that are done are kept in that file, and the same call goes on from there. ``model`` is not changed.
+
+    Raises :class:`BadInput` for unknown layers or levels, and for an importance that does not fit.
+    """
+    asked = Sweep.of(model, kind, levels, layers, importance, seed, precision)
+    key = asked.key(model, split)
+    return run(model, split, asked, key, Journal(journal, key) if journal else None, quiet=quiet)
+
+
+def run(
+    model: VGG,
+    split: Split,
+    asked: Sweep,
+    key: str,
+    journal: Journal | None = None,
+    ranks: Ranks = ALONE,
+    *,
+    quiet: bool = True,
+) -> Sensitivity:
+    """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one."""
+    tally = Tally.of(asked, len(split), journal, ranks)
+    if tally.missing(range(len(asked.rows)), slice(None)):
+        try:
+            with exact_fp32():
+                Engine(model, split, asked, ranks).fill(tally, quiet)
+        except KeyboardInterrupt:
+            kept = f"{tally.finished} of {len(asked.rows)} points are kept" if journal else ""
+            raise KeyboardInterrupt(kept) from None
+    hits = tally.hits == 1
+    removed = [count for counts in asked.removed.values() for count in counts]
+    points = [
+        Point.of(str(layer), level, removed[row - 1], hits[row], hits[0], int(tally.redone[row]))
+        for row, (layer, level) in enumerate(asked.rows)
+        if row
+    ]
+    dense = Accuracy.of(int(hits[0].sum()), len(split))
+    return Sensitivity(key, asked.kind, asked.importance, asked.precision, model.spec.to_dict(), dense, tuple(points))
