@@ -25,12 +25,13 @@ from tp_vgg.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.checkpoint import load
 from tp_vgg.data import Normalisation, Split, load_data
 from tp_vgg.device import environment, exact_fp32
-from tp_vgg.kernels import Buffers, Direct, Kernel, Step
+from tp_vgg.kernels import Direct
 from tp_vgg.model import VGG
 from tp_vgg.ratios import Plan
 from tp_vgg.records import LEVELS
 from tp_vgg.sensitivity import run
 from tp_vgg.spec import Kind
+from tp_vgg.step import Buffers, Step
 from tp_vgg.structured import rank, remove_channels
 from tp_vgg.tables import text_table
 from tp_vgg.tally import Sweep
@@ -134,9 +135,8 @@ def kernel_times(model: VGG, split: Split, trials: int) -> Iterator[list[str]]:
                 start = time.perf_counter()
                 sides[side]()
                 times[side].append(time.perf_counter() - start)
-        kernel: Kernel = step.kernel
         medians = [f"{statistics.median(taken[1:]) / len(x) * 1e6:.0f}" for taken in times.values()]
-        yield [step.name, str(step.side), type(kernel).__name__, *medians, *["-"] * (3 - len(medians))]
+        yield [step.name, str(step.side), type(chain.kernels[place]).__name__, *medians, *["-"] * (3 - len(medians))]
         x = chain.roll(x, place)
 
 

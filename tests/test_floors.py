@@ -11,8 +11,8 @@ PACKAGE = ROOT / "tp_vgg"
 FLOORS = [
     {"errors", "interrupts"},
     {"spec", "stats", "storage", "tables"},
-    {"records", "criteria", "ratios", "device", "folder", "partials", "ranks", "kernels"},
-    {"model", "data", "plots"},
+    {"records", "criteria", "ratios", "device", "folder", "partials", "ranks", "step"},
+    {"model", "data", "plots", "kernels"},
     {"checkpoint", "evaluate", "unstructured", "chain"},
     {"structured", "train", "tally", "points"},
     {"engine"},

@@ -97,3 +97,11 @@ def test_whole_numbers_are_sparsities_too(make_model) -> None:
     for scope in ("layer", "global"):
         prune_unstructured(model, 0, scope=scope)
     assert not any(layer_sparsity(model).values())
+
+
+def test_weights_in_channels_last_can_be_masked(make_model) -> None:
+    for scope in ("layer", "global"):
+        model, other = make_model(), make_model().to(memory_format=torch.channels_last)
+        prune_unstructured(model, 0.5, scope=scope)
+        prune_unstructured(other, 0.5, scope=scope)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

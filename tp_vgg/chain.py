@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tp_vgg.kernels import Buffers, Step
+from tp_vgg.kernels import Kernel, choose
 from tp_vgg.model import VGG, fold_batch_norm, fold_head_columns
+from tp_vgg.step import Buffers, Step
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class Chain:
     """A VGG's steps in order, from images ``[n, side, side, 3]`` to logits, with every weight prepared for its kernel."""
 
     steps: tuple[Step, ...]
+    kernels: tuple[Kernel, ...]
     prepared: tuple[torch.Tensor, ...]
 
     @classmethod
     def of(cls, steps: Sequence[Step]) -> Chain:
-        return cls(tuple(steps), tuple(step.kernel.prepare(step.weight) for step in steps))
+        kernels = tuple(choose(step) for step in steps)
+        return cls(tuple(steps), kernels, tuple(k.prepare(step.weight) for k, step in zip(kernels, steps, strict=True)))
 
     def to(self, dtype: torch.dtype) -> Chain:
         return Chain.of([step.to(dtype) for step in self.steps])
@@ -29,7 +32,7 @@ class Chain:
         """The output of step ``place`` for its input ``x``; in ``buffers`` where they are given."""
         step = self.steps[place]
         out = (buffers or Buffers()).take(place, x, step.output_shape)
-        step.kernel.many(step, x, self.prepared[place : place + 1], [out])
+        self.kernels[place].many(step, x, self.prepared[place : place + 1], [out])
         return out
 
     def logits(self, x: torch.Tensor, place: int = 0, buffers: Buffers | None = None) -> torch.Tensor:

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from tp_vgg.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.data import Normalisation, Split, stratified
 from tp_vgg.device import free_memory
-from tp_vgg.kernels import Buffers, Step
 from tp_vgg.model import VGG, fold_head_columns
 from tp_vgg.points import Classifier, Layer, Masked, Narrowed, calibrated
 from tp_vgg.ranks import Ranks
+from tp_vgg.step import Buffers, Step
 from tp_vgg.structured import rank
 from tp_vgg.tally import Sweep, Tally
 
@@ -69,6 +69,16 @@ class Engine:
             for chunk in chunks:
                 if tally.missing(range(len(tally.rows)), chunk.span):
                     self._walk(tally, chunk, rows_of, bar)
+
+    @torch.inference_mode()
+    def logits(self, layer: str) -> torch.Tensor:
+        """The fp32 logits behind the counts of one layer's levels, [levels, n, classes], for all images at once."""
+        x = self._images(slice(None))
+        place = next(place for place, step in enumerate(self._exact.steps) if step.name == layer)
+        for before in range(place + (self._asked.kind == "structured")):
+            x = self._exact.roll(x, before)
+        levels = self._levels(self._exact, place, self._masks(layer))
+        return torch.stack([logits.clone() for logits in levels.logits(x, range(len(self._asked.levels)))])
 
     def _walk(self, tally: Tally, chunk: _Chunk, rows_of: Sequence[Sequence[int]], bar: tqdm[NoReturn]) -> None:
         held: list[torch.Tensor | None] = [None] * len(chunk.blocks)  # each block's input of the step in hand
@@ -131,30 +141,32 @@ class Engine:
 
     def _classifier(self, place: int, before: torch.Tensor | None, after: torch.Tensor | None) -> Classifier:
         """Of the levels of the layer at ``place``; ``before`` and ``after`` are the calibration images' activations around it."""
-        name = self._exact.steps[place].name
-        removed = self._asked.removed[name]
-        masks = self._masks(name, removed) if self._asked.kind == "unstructured" else []
-
-        def levels(chain: Chain) -> Layer:
-            if not masks:
-                width = len(chain.steps[place].weight)
-                return Narrowed(chain, place + 1, [width - count for count in removed], self._buffers)
-            step = chain.steps[place]
-            prepared = [step.kernel.prepare(self._masked(step, mask)) for mask in masks]
-            return Masked(chain, place, prepared, self._buffers)
-
+        masks = self._masks(self._exact.steps[place].name)
         if self._screen is None:
-            return Classifier(levels(self._exact), None)
+            return Classifier(self._levels(self._exact, place, masks), None)
+        screen = self._levels(self._screen, place, masks)
         if self._asked.precision == "bf16":
-            return Classifier(None, levels(self._screen))
-        calibration = before if masks else after
+            return Classifier(None, screen)
+        calibration = after if self._asked.kind == "structured" else before
         assert calibration is not None
-        return calibrated(levels(self._exact), levels(self._screen), calibration, len(removed))
+        return calibrated(self._levels(self._exact, place, masks), screen, calibration, len(self._asked.levels))
 
-    def _masks(self, name: str, removed: Sequence[int]) -> list[torch.Tensor]:
-        """torch's masks of the layer's original weights; batch norm's fold scales whole filters, so they fit the folded ones."""
-        weight = self._model.get_submodule(name).get_parameter("weight").detach()
-        return list(magnitude_masks(weight, removed))
+    def _levels(self, chain: Chain, place: int, masks: Sequence[torch.Tensor]) -> Layer:
+        step = chain.steps[place]
+        if self._asked.kind == "structured":
+            counts = [len(step.weight) - removed for removed in self._asked.removed[step.name]]
+            return Narrowed(chain, place + 1, counts, self._buffers)
+        return Masked(
+            chain, place, [chain.kernels[place].prepare(self._masked(step, mask)) for mask in masks], self._buffers
+        )
+
+    def _masks(self, name: str) -> list[torch.Tensor]:
+        """torch's masks of the layer's original weights, by level; batch norm's fold scales whole filters, so they fit the folded
+        ones. None for a structured sweep."""
+        if self._asked.kind == "structured":
+            return []
+        weight = self._model.get_submodule(name).get_parameter("weight").detach().contiguous()
+        return list(magnitude_masks(weight, self._asked.removed[name]))
 
     def _masked(self, step: Step, mask: torch.Tensor) -> torch.Tensor:
         """The step's weight with zeros; a folded head's columns are masked before they are summed."""

@@ -10,65 +10,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from tp_vgg.step import Step, finish
+
 CACHE_BYTES = 24 << 20
 """A micro-batch's transformed input and product stay within this, so that they are still in the cache when read again."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One conv or linear layer (batch norm folded in) with what follows it: 2×2 max-pool, then bias, then ReLU.
-
-    The maximum commutes exactly with adding one bias and with ReLU, and leaves them a quarter of the pixels.
-    """
-
-    name: str
-    weight: torch.Tensor
-    """[out, in, 3, 3] for a conv, [out, in · pool²] for a linear."""
-    bias: torch.Tensor
-    side: int
-    """Of the input map in pixels; 1 behind the head's pool."""
-    pooled: bool
-    relu: bool
-    head_pool: int = 0
-    """Side that the adaptive average pool gives the first linear; 0 for every other layer."""
-
-    @property
-    def kernel(self) -> Kernel:
-        return choose(self)
-
-    def to(self, dtype: torch.dtype) -> Step:
-        return replace(self, weight=self.weight.to(dtype), bias=self.bias.to(dtype))
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Of one image."""
-        if self.weight.ndim == 2:
-            return (self.weight.shape[0],)
-        side = self.side // 2 if self.pooled else self.side
-        return (side, side, self.weight.shape[0])
-
-
-class Buffers:
-    """Outputs in memory that is used again: fresh pages would cost a tenth of a sweep's time on a CPU.
-
-    What :meth:`take` gave for a purpose is lost when it is asked for that purpose again.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[object, torch.Tensor] = {}
-
-    def take(self, purpose: object, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        """An uninitialised tensor [len(like), … shape] of the dtype and device of ``like``."""
-        key = (purpose, shape, like.dtype)
-        held = self._held.get(key)
-        if held is None or len(held) < len(like):
-            held = self._held[key] = like.new_empty(len(like), *shape)
-        return held[: len(like)]
 
 
 Outputs = Sequence[torch.Tensor]
@@ -188,7 +138,7 @@ class Winograd(Multiplied):
         half = step.side // 2
         m = product.view(4, 4, n, half, half, -1)
         rows = (m[0] + m[1]).add_(m[2]), (m[1] - m[2]).sub_(m[3])
-        _finish(step, [q for z in rows for q in ((z[0] + z[1]).add_(z[2]), (z[1] - z[2]).sub_(z[3]))], out)
+        finish(step, [q for z in rows for q in ((z[0] + z[1]).add_(z[2]), (z[1] - z[2]).sub_(z[3]))], out)
 
 
 class Toeplitz(Multiplied):
@@ -213,7 +163,7 @@ class Toeplitz(Multiplied):
     def gather(self, step: Step, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
         m = product.view(3, 3, n, 1, 1, -1)
         rows = m[0] + m[1], m[0] + m[2]
-        _finish(step, [q for z in rows for q in (z[0] + z[1], z[0] + z[2])], out)
+        finish(step, [q for z in rows for q in (z[0] + z[1], z[0] + z[2])], out)
 
 
 class Flat(Multiplied):
@@ -233,7 +183,7 @@ class Flat(Multiplied):
         return x.permute(0, 3, 1, 2).reshape(1, len(x), -1)
 
     def gather(self, step: Step, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
-        _finish(step, list(product.view(n, 1, 1, 4, -1).unbind(3)), out)
+        finish(step, list(product.view(n, 1, 1, 4, -1).unbind(3)), out)
 
 
 @dataclass(frozen=True)
@@ -287,21 +237,6 @@ def _mixed(mix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """[taps, 9] by the nine pixels of [out, in, 3, 3], as [taps, in, out]."""
     out, channels = weight.shape[:2]
     return (mix @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, out)
-
-
-def _finish(step: Step, quarters: Sequence[torch.Tensor], out: torch.Tensor) -> None:
-    """Pixels (2i, 2j), (2i, 2j+1), (2i+1, 2j) and (2i+1, 2j+1) of the map, each [n, half, half, channels], into ``out``."""
-    first, *others = quarters
-    if step.pooled:
-        for quarter in others:
-            first = torch.maximum(first, quarter)
-        torch.add(first, step.bias, out=out)
-    else:
-        n, half, _, width = first.shape
-        pixels = out.view(n, half, 2, half, 2, width)
-        for place, quarter in enumerate(quarters):
-            torch.add(quarter, step.bias, out=pixels[:, :, place // 2, :, place % 2])
-    out.relu_()
 
 
 def _convolve(step: Step, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:

@@ -51,7 +51,6 @@ class VGG(nn.Module):
             before = width
         last = nn.Linear(before, spec.num_classes)
         self.classifier = nn.Sequential(*head, last) if head else last
-        init_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
@@ -60,7 +59,9 @@ class VGG(nn.Module):
 
 def build(spec: VGGSpec) -> VGG:
     """A freshly initialised network for ``spec``, in training mode."""
-    return VGG(spec)
+    model = VGG(spec)
+    init_weights(model)
+    return model
 
 
 @torch.no_grad()

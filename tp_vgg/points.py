@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from tp_vgg.chain import Chain
-from tp_vgg.kernels import Buffers
+from tp_vgg.step import Buffers
 
 SAFETY = 3.0
 """A screened image is trusted where its margin is over this many times the largest error that calibration saw."""
@@ -42,7 +42,7 @@ class Masked:
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
         step = self.chain.steps[self.place]
         outputs = _outputs(self, x, step.output_shape, len(chosen))
-        step.kernel.many(step, x, [self.weights[i] for i in chosen], outputs)
+        self.chain.kernels[self.place].many(step, x, [self.weights[i] for i in chosen], outputs)
         for output in outputs:
             yield self.chain.logits(output, self.place + 1, self.buffers)
 
@@ -63,7 +63,7 @@ class Narrowed:
         step = self.chain.steps[self.place]
         counts = sorted({self.counts[i] for i in chosen})
         outputs = _outputs(self, x, step.output_shape, len(counts))
-        step.kernel.nested(step, x, self.chain.prepared[self.place], counts, outputs)
+        self.chain.kernels[self.place].nested(step, x, self.chain.prepared[self.place], counts, outputs)
         for i in chosen:
             yield self.chain.logits(outputs[counts.index(self.counts[i])], self.place + 1, self.buffers)
 

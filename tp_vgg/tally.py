@@ -115,8 +115,6 @@ class Tally:
     def add(self, rows: Sequence[int], start: int, hits: torch.Tensor, redone: torch.Tensor) -> None:
         """Take in what every rank found: ``hits`` uint8 [rows, images], zero where others looked, ``redone`` int64 [rows]."""
         found, again = self._ranks.add(hits).cpu().numpy(), self._ranks.add(redone).cpu().numpy()
-        for place, row in enumerate(rows):
-            self._set(row, start, found[place], int(again[place]))
         if self._journal is not None:
             self._journal.append(*(
                 {
@@ -125,3 +123,5 @@ class Tally:
                 }
                 for place, row in enumerate(rows)
             ))  # fmt: skip
+        for place, row in enumerate(rows):
+            self._set(row, start, found[place], int(again[place]))

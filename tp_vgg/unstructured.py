@@ -39,7 +39,7 @@ def mask_layers(model: VGG, plan: Plan) -> None:
     The masks stay through training (``weight_orig`` and ``weight_mask``) until :func:`remove_masks`.
     Raises :class:`BadInput` for unknown layers and for values that would zero a whole layer.
     """
-    layers = dict(prunable_layers(model))
+    layers = _maskable_layers(model)
     for name, zeros in resolve_sparsity(plan, model.spec).items():
         prune.l1_unstructured(layers[name], "weight", amount=zeros)
 
@@ -51,13 +51,22 @@ def mask_global(model: VGG, sparsity: float) -> None:
     the network dead.
     """
     Plan.uniform(sparsity, (), "sparsity")
-    layers = dict(prunable_layers(model))
+    layers = _maskable_layers(model)
     prune.global_unstructured(
         [(layer, "weight") for layer in layers.values()], pruning_method=prune.L1Unstructured, amount=float(sparsity)
     )
     for name, layer in layers.items():
         if not layer.weight.any():
             raise WorkFailed(f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one")
+
+
+def _maskable_layers(model: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The prunable layers, their weights in contiguous memory: torch's pruning flattens by a view, which channels_last has not."""
+    layers = dict(prunable_layers(model))
+    for layer in layers.values():
+        if not is_masked(layer):
+            layer.weight.data = layer.weight.data.contiguous()
+    return layers
 
 
 def remove_masks(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from tp_vgg.folder import SIZE, folder_fingerprint
 from tp_vgg.ranks import Ranks, device_of_rank, joined
 from tp_vgg.records import SENSITIVITY, Sensitivity
 from tp_vgg.sensitivity import run
+from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import SweepOptions
 from tp_vgg.stages.session import data_summary, load_given, session, stage
 from tp_vgg.stages.settings import RunDir, Settings, partial_of
@@ -27,9 +28,10 @@ from tp_vgg.tally import Sweep
 def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
     """Sweep every layer; leaves the table as ``.pth``, CSV and record, and its figures. A finished sweep of the same weights, images
     and options is not done again. Under torchrun every process evaluates its share of the images and the first one writes."""
-    given = load_given(settings)
+    given = (
+        load_given(settings) if settings.out is None else None
+    )  # the default run directory is named after what it holds
     if given is not None:
-        options.check(given.spec)
         settings = settings.for_spec(given.spec)
     device = device_of_rank(pick_device(settings.device))
     with joined(device) as ranks:
@@ -39,6 +41,9 @@ def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
         done = _finished(settings, options, ranks)
         if done is not None:
             return done
+        given = given or load_given(settings)
+        if given is not None:
+            options.check(given.spec)
         with session(settings, given, ranks) as work:
             with ranks.leader_first():
                 dense, baseline = work.baseline(given)
@@ -116,6 +121,7 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
         exact or table.precision == settings.precision
     ):
         return None
+    settings.check_spec(VGGSpec.from_dict(table.spec), weights)
     settings.note(f"{files.record}: these weights, images and options were swept before; nothing to do")
     if ranks.leads:
         files.write(table, missing_only=True)

@@ -1,0 +1,104 @@
+"""Every kernel against torch's own convolution and linear layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tp_vgg import kernels
+from tp_vgg.kernels import Direct, Flat, Kernel, Linear, Toeplitz, Winograd, choose
+from tp_vgg.step import Buffers, Step
+
+CONVS = [(Direct(), 6), (Direct(), 5), (Winograd(), 2), (Winograd(), 8), (Toeplitz(), 2), (Flat(), 2)]
+
+
+def conv_step(
+    side: int, pooled: bool, dtype: torch.dtype, channels: int = 5, out: int = 7
+) -> tuple[Step, torch.Tensor]:
+    generator = torch.Generator().manual_seed(side)
+    weight = torch.randn(out, channels, 3, 3, generator=generator, dtype=dtype)
+    bias = torch.randn(out, generator=generator, dtype=dtype)
+    x = torch.randn(3, side, side, channels, generator=generator, dtype=dtype)
+    return Step("features.0", weight, bias, side, pooled, relu=True), x
+
+
+def reference(step: Step, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """conv, batch norm's share already in it, ReLU, then the pool: torchvision's order."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, step.bias, padding=1).relu()
+    return (F.max_pool2d(y, 2) if step.pooled else y).permute(0, 2, 3, 1)
+
+
+def outputs(step: Step, x: torch.Tensor, count: int) -> list[torch.Tensor]:
+    return [x.new_empty(len(x), *step.output_shape) for _ in range(count)]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("kernel", "side"), CONVS, ids=lambda value: type(value).__name__)
+def test_a_kernel_is_the_convolution(kernel: Kernel, side: int, pooled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "CACHE_BYTES", 1)  # one image at a time: parts must join up
+    step, x = conv_step(side, pooled, torch.float64)
+    weights = [step.weight, step.weight * (step.weight > 0)]
+    found = outputs(step, x, 2)
+    kernel.many(step, x, [kernel.prepare(weight) for weight in weights], found)
+    for weight, output in zip(weights, found, strict=True):
+        torch.testing.assert_close(output, reference(step, x, weight), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("kernel", "side"), CONVS, ids=lambda value: type(value).__name__)
+def test_nested_outputs_use_the_first_channels(kernel: Kernel, side: int, dtype: torch.dtype) -> None:
+    step, x = conv_step(side, True, dtype)
+    counts = (1, 3, 5)
+    found = outputs(step, x, len(counts))
+    kernel.nested(step, x, kernel.prepare(step.weight), counts, found)
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.5}[dtype]
+    for count, output in zip(counts, found, strict=True):
+        expected = reference(step, x[..., :count], step.weight[:, :count])
+        torch.testing.assert_close(output, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("side", "pool"), [(1, 1), (2, 2), (1, 7), (3, 7)])
+def test_the_first_linear_pools_and_flattens_as_torchvision_does(side: int, pool: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, side, side, 6, dtype=torch.float64)
+    weight, bias = torch.randn(5, 6 * pool**2, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    step = Step("classifier", weight, bias, 1, pooled=False, relu=False, head_pool=pool)
+    kernel = choose(step)
+    assert kernel == Linear(pool)
+    found = outputs(step, x, 2)
+    kernel.nested(step, x, kernel.prepare(weight), (2, 6), found)
+    for count, output in zip((2, 6), found, strict=True):
+        flat = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2)[:, :count], pool).flatten(1)
+        torch.testing.assert_close(output, F.linear(flat, weight[:, : count * pool**2], bias))
+
+
+@pytest.mark.parametrize(("kernel", "side"), [(Winograd(), 8), (Winograd(), 4), (Toeplitz(), 2)], ids=str)
+def test_rounding_errors_are_those_of_a_direct_convolution(kernel: Kernel, side: int) -> None:
+    step, x = conv_step(side, False, torch.float32, channels=256, out=64)
+    wide = Step(step.name, step.weight.double(), step.bias.double(), side, False, True)
+    exact = reference(wide, x.double(), wide.weight)
+    found = outputs(step, x, 1)
+    kernel.many(step, x, [kernel.prepare(step.weight)], found)
+    direct = (reference(step, x, step.weight) - exact).abs().max()
+    assert (found[0] - exact).abs().max() <= 4 * direct
+    assert (found[0] - exact).abs().max() <= 2e-6 * exact.abs().max()
+
+
+def test_the_choice_is_by_map_width_and_dtype() -> None:
+    wide, _ = conv_step(8, False, torch.float32, 128, 128)
+    thin, _ = conv_step(8, False, torch.float32, 100, 128)
+    small, _ = conv_step(2, False, torch.float32)
+    assert [type(choose(step)) for step in (wide, thin, small)] == [Winograd, Direct, Toeplitz]
+    halves = [step.to(torch.bfloat16) for step in (wide, thin, small)]
+    assert [type(choose(step)) for step in halves] == [Direct, Direct, Flat]
+
+
+def test_buffers_are_used_again_and_grow() -> None:
+    buffers = Buffers()
+    first = buffers.take("a", torch.empty(4, 2), (3, 5))
+    assert first.shape == (4, 3, 5)
+    assert buffers.take("a", torch.empty(2, 2), (3, 5)).data_ptr() == first.data_ptr()
+    assert buffers.take("b", torch.empty(4, 2), (3, 5)).data_ptr() != first.data_ptr()
+    assert buffers.take("a", torch.empty(9, 2), (3, 5)).shape == (9, 3, 5)
+    assert buffers.take("a", torch.empty(9, 2, dtype=torch.bfloat16), (3, 5)).dtype == torch.bfloat16

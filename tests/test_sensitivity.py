@@ -1,0 +1,370 @@
+"""The sweep engine against the naive loop, on trained weights; what it journals, resumes, screens and shares out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+from test_chain import WIDE
+
+import tp_vgg
+from tp_vgg import engine as engine_module
+from tp_vgg import tally
+from tp_vgg.data import Normalisation, Split
+from tp_vgg.engine import Engine, magnitude_masks
+from tp_vgg.errors import BadInput
+from tp_vgg.evaluate import predictions
+from tp_vgg.model import VGG, build
+from tp_vgg.points import MOST_REDONE, SAFETY, calibrated
+from tp_vgg.ranks import ALONE
+from tp_vgg.ratios import Plan
+from tp_vgg.records import Sensitivity
+from tp_vgg.sensitivity import run, sweep
+from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.storage import Journal
+from tp_vgg.structured import accumulate_gradients, prune_structured
+from tp_vgg.tally import Sweep, Tally
+from tp_vgg.train import Recipe, fit
+from tp_vgg.unstructured import prune_unstructured
+
+LEVELS = (0.0, 0.3, 0.5, 0.96)
+"""0.96 leaves one channel of 12 to 36: the largest that is legal for the thinnest layer but one."""
+
+
+@pytest.fixture(scope="session")
+def trained(digits) -> Callable[[VGGSpec], VGG]:
+    """A network that has learned digits well enough for its counts to mean something."""
+    held: dict[VGGSpec, VGG] = {}
+
+    def train(spec: VGGSpec, epochs: int = 3) -> VGG:
+        if spec not in held:
+            torch.manual_seed(0)
+            model = build(spec)
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    torch.nn.init.kaiming_normal_(module.weight)  # so thin a head would not wake up in three epochs
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
+            model.meta = {"mean": list(digits.normalisation.mean), "std": list(digits.normalisation.std)}
+            recipe = Recipe(epochs=epochs, lr=0.02, batch_size=64, seed=0)
+            fit(model, digits, recipe, normalisation=digits.normalisation, quiet=True)
+            held[spec] = model.eval()
+        return held[spec]
+
+    return train
+
+
+def naive(model: VGG, split: Split, kind: Kind, layer: str, level: float, **options: object) -> tuple[int, VGG]:
+    """Deep copy, real prune, whole forward."""
+    pruned = copy.deepcopy(model)
+    for copied, original in zip(pruned.parameters(), model.parameters(), strict=True):
+        copied.grad = original.grad
+    if kind == "structured":
+        prune_structured(pruned, {layer: level}, **options)
+    else:
+        prune_unstructured(pruned, {layer: level})
+    hits = predictions(pruned, split, Normalisation.of(model.meta)) == split.labels
+    return int(hits.sum()), pruned
+
+
+def check_exact(model: VGG, split: Split, kind: Kind, levels: tuple[float, ...], layers: tuple[str, ...]) -> None:
+    """Equal counts at every point. Sums in another order may move a near-tie, so 2 images in 10,000 might differ: none of so few.
+    The logits, whose order of sums differs, must agree to 1e-5 of the largest."""
+    table = sweep(model, split, kind, levels=levels, layers=layers, precision="fp32")
+    asked = Sweep.of(model, kind, levels, layers, precision="fp32")
+    work = Engine(model, split, asked, ALONE)
+    images = Normalisation.of(model.meta)(split.images)
+    for layer in layers:
+        logits = work.logits(layer)
+        for place, point in enumerate(table.of_layer(layer)):
+            correct, pruned = naive(model, split, kind, layer, point.ratio)
+            assert abs(point.correct - correct) <= 2 * len(split) // 10_000, point
+            with torch.inference_mode():
+                expected = pruned(images)
+            assert (logits[place] - expected).abs().max() <= 1e-5 * expected.abs().max(), point
+
+
+VARIANTS = {
+    "bn": WIDE,
+    "bn-linear": replace(WIDE, hidden=()),
+    "plain": replace(WIDE, batch_norm=False),
+    "plain-linear": replace(WIDE, batch_norm=False, hidden=()),
+    "unfolded": replace(WIDE, pool=7),
+}
+
+
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_counts_equal_the_naive_loops(variant: str, kind: Kind, trained, digits) -> None:
+    model = trained(VARIANTS[variant])
+    few = replace(digits.test, images=digits.test.images[:60], labels=digits.test.labels[:60])
+    dense = int((predictions(model, digits.test, digits.normalisation) == digits.test.labels).sum())
+    assert dense > 0.4 * len(digits.test)
+    check_exact(model, few, kind, LEVELS, tuple(model.spec.prunable))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+@pytest.mark.parametrize("head", ["torchvision", "linear"])
+@pytest.mark.parametrize("arch", ["vgg11_bn", "vgg11"])
+def test_counts_equal_the_naive_loops_at_full_width(arch: str, head: str, kind: Kind, trained, digits) -> None:
+    model = trained(VGGSpec.preset(arch, head), epochs=1)
+    few = replace(digits.test, images=digits.test.images[:100], labels=digits.test.labels[:100])
+    check_exact(model, few, kind, (0.0, 0.5, 0.99), model.spec.conv_names)
+
+
+def test_the_dense_model_and_the_statistics(trained, digits) -> None:
+    model = trained(WIDE)
+    table = sweep(model, digits.test, "structured", levels=(0.0, 0.5), precision="fp32")
+    dense = predictions(model, digits.test, digits.normalisation) == digits.test.labels
+    assert table.baseline.correct == int(dense.sum())
+    assert table.layers == WIDE.conv_names
+    for point in table.points:
+        assert point.n == len(digits.test)
+        assert point.low <= point.accuracy <= point.high
+        assert point.drop_low <= point.drop <= point.drop_high
+        assert point.drop == pytest.approx(table.baseline.accuracy - point.accuracy)
+        assert point.removed == round(point.ratio * WIDE.prunable[point.layer])
+    assert {point.drop for point in table.points if point.ratio == 0} == {0.0}
+    assert Sensitivity.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+
+
+@pytest.mark.parametrize("importance", ["l2", "bn", "taylor", "random"])
+def test_every_importance_ranks_as_a_real_prune_does(importance: str, trained, digits) -> None:
+    model = copy.deepcopy(trained(WIDE))
+    if importance == "taylor":
+        accumulate_gradients(model, digits.val, digits.normalisation)
+    layers = ("features.4", "features.11", "features.25")
+    table = sweep(model, digits.test, "structured", levels=(0.5,), layers=layers, importance=importance, seed=3)
+    for point in table.points:
+        assert (
+            point.correct == naive(model, digits.test, "structured", point.layer, 0.5, importance=importance, seed=3)[0]
+        )
+
+
+def test_masks_are_torchs_own_with_ties_too() -> None:
+    torch.manual_seed(0)
+    distinct, tied = torch.randn(6, 5, 3, 3), torch.randint(-3, 4, (6, 5, 3, 3)).float()
+    for weight in (distinct, tied):
+        counts = (0, 1, 27, 135, 269)
+        for count, mask in zip(counts, magnitude_masks(weight, counts), strict=True):
+            expected = torch.nn.utils.prune.L1Unstructured(count).compute_mask(weight, torch.ones_like(weight))
+            assert torch.equal(mask, expected.bool())
+
+
+def test_blocks_chunks_and_memory_change_nothing(trained, digits, monkeypatch, tmp_path: Path) -> None:
+    model = trained(WIDE)
+    whole = sweep(model, digits.test, "unstructured", levels=(0.5, 0.9))
+    monkeypatch.setattr(engine_module, "free_memory", lambda _device: 1)
+    journal = tmp_path / "journal.jsonl"
+    assert sweep(model, digits.test, "unstructured", levels=(0.5, 0.9), journal=journal) == whole
+    starts = {json.loads(line).get("start") for line in journal.read_text().splitlines()[1:]}
+    assert starts == {0, 250}
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Let a sweep die as its ``after``-th layer is about to be written."""
+    seen: list[int] = []
+    append = Journal.append
+
+    def dying(self: Journal, *entries: dict) -> None:
+        if "layer" in entries[0]:
+            seen.append(1)
+            if len(seen) == after:
+                raise KeyboardInterrupt
+        append(self, *entries)
+
+    monkeypatch.setattr(Journal, "append", dying)
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(trained, digits, monkeypatch, tmp_path: Path) -> None:
+    model, journal = trained(WIDE), tmp_path / "journal.jsonl"
+    straight = sweep(model, digits.test, "structured", levels=(0.2, 0.8))
+    with monkeypatch.context() as patch:
+        interrupted(patch, after=4)
+        with pytest.raises(KeyboardInterrupt, match="6 of 17 points are kept"):
+            sweep(model, digits.test, "structured", levels=(0.2, 0.8), journal=journal)
+    assert len(journal.read_text().splitlines()) == 1 + 3 * 2
+    with journal.open("a") as file:
+        file.write('{"layer": "features.11", "ratio": 0.2, "hi')  # a line that the power cut short
+    asked: list[str] = []
+    levels = Engine._levels
+    monkeypatch.setattr(Engine, "_levels", lambda *a: asked.append(a[0]._exact.steps[a[2]].name) or levels(*a))
+    assert sweep(model, digits.test, "structured", levels=(0.2, 0.8), journal=journal) == straight
+    assert asked == list(WIDE.conv_names[3:])
+    asked.clear()
+    assert sweep(model, digits.test, "structured", levels=(0.2, 0.8), journal=journal) == straight
+    assert asked == []
+
+
+def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
+    model = trained(WIDE)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.get_submodule("features.0").weight[0, 0, 0, 0] += 1e-6
+    shifted = copy.deepcopy(model)
+    shifted.meta["mean"][0] += 0.1
+    image = digits.test.images.clone()
+    image[0, 0, 0, 0] ^= 1
+    label = digits.test.labels.clone()
+    label[0] = (label[0] + 1) % 10
+    base = Sweep.of(model, "structured", precision="fp32")
+    keys = [
+        base.key(model, digits.test),
+        base.key(other, digits.test),
+        base.key(shifted, digits.test),
+        base.key(model, digits.val),
+        base.key(model, few_digits.test),
+        base.key(model, Split(image, digits.test.labels)),
+        base.key(model, Split(digits.test.images, label)),
+        Sweep.of(model, "unstructured", precision="fp32").key(model, digits.test),
+        Sweep.of(model, "structured", levels=(0.1, 0.2), precision="fp32").key(model, digits.test),
+        Sweep.of(model, "structured", layers=("features.0",), precision="fp32").key(model, digits.test),
+        Sweep.of(model, "structured", importance="l2", precision="fp32").key(model, digits.test),
+        Sweep.of(model, "structured", seed=1, precision="fp32").key(model, digits.test),
+        Sweep.of(model, "structured", precision="bf16").key(model, digits.test),
+        Sweep.of(model, "structured", precision="screened").key(model, digits.test),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert base.key(copy.deepcopy(model), digits.test) == keys[0]
+
+
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+def test_screening_gives_the_counts_of_fp32(kind: Kind, trained, digits) -> None:
+    model, levels = trained(WIDE), (0.2, 0.6, 0.9)
+    exact = sweep(model, digits.test, kind, levels=levels, precision="fp32")
+    screened = sweep(model, digits.test, kind, levels=levels, precision="screened")
+    assert screened.precision == "screened"
+    assert [p.correct for p in screened.points] == [p.correct for p in exact.points]
+    redone = [point.redone for point in screened.points]
+    assert all(0 <= count <= len(digits.test) for count in redone)
+    assert 0 < sum(redone) < 0.9 * len(redone) * len(digits.test)
+    assert all(point.redone == 0 for point in exact.points)
+
+
+def test_bf16_alone_is_near(trained, digits) -> None:
+    model = trained(WIDE)
+    exact = sweep(model, digits.test, "structured", levels=(0.1,), precision="fp32")
+    rough = sweep(model, digits.test, "structured", levels=(0.1,), precision="bf16")
+    assert rough.precision == "bf16"
+    assert max(abs(a.correct - b.correct) for a, b in zip(exact.points, rough.points, strict=True)) <= 0.1 * len(
+        digits.test
+    )
+
+
+class Fixed:
+    """A layer whose logits at each level are given."""
+
+    def __init__(self, *levels: torch.Tensor) -> None:
+        self.levels, self.asked = levels, []
+
+    def logits(self, x: torch.Tensor, chosen):
+        self.asked.append((len(x), list(chosen)))
+        for level in chosen:
+            yield self.levels[level][x[:, 0].long()]
+
+
+def test_calibration_trusts_only_margins_beyond_its_errors() -> None:
+    true = torch.tensor([[0.0, 0.3], [0.0, 5.0], [5.0, 0.0], [0.0, 9.0]])
+    seen = true.clone()
+    seen[0] = torch.tensor([0.2, 0.1])  # wrong class: an error of 0.4 in the margin
+    x = torch.arange(4.0)[:, None]
+    exact, screen = Fixed(true, true), Fixed(seen, true + 100 * torch.tensor([1.0, 0.0]))
+    classifier = calibrated(exact, screen, x, 2)
+    assert classifier.bounds[0] == pytest.approx(SAFETY * 0.4)
+    assert classifier.bounds[1] == float("inf"), "all would be redone, more than the share that pays"
+    assert 1 / 4 <= MOST_REDONE < 1
+    exact.asked.clear()
+    (first, again), (second, all_of_it) = classifier.predictions(x, 2)
+    assert first.tolist() == second.tolist() == true.argmax(1).tolist()
+    assert (again, all_of_it) == (1, 4)
+    assert exact.asked == [(1, [0]), (4, [1])]
+
+
+def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
+    """Two ranks in one process: each fills its own part, and the parts add up to the whole."""
+    monkeypatch.setitem(engine_module.BLOCK, "cpu", 100)
+    model = trained(WIDE)
+    asked = Sweep.of(model, "structured", (0.5,), precision="fp32")
+    whole = Tally.of(asked, len(digits.test), None, ALONE)
+    Engine(model, digits.test, asked, ALONE).fill(whole, quiet=True)
+    parts = []
+    for rank in range(2):
+
+        class Half(tally.Ranks):
+            def add(self, tensor):
+                return tensor
+
+            def lead(self, value):
+                return value
+
+        half = Half(rank, 2)
+        part = Tally.of(asked, len(digits.test), None, half)
+        Engine(model, digits.test, asked, half).fill(part, quiet=True)
+        parts.append(part.hits)
+    assert (parts[0] + parts[1] == whole.hits).all()
+    assert parts[0][:, 200:].sum() == parts[1][:, :200].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"levels": ()}, "--levels: give distinct"),
+        ({"levels": (0.1, 0.1)}, "--levels: give distinct"),
+        ({"levels": (1.0,)}, "--levels.*1 or more"),
+        ({"levels": (float("nan"),)}, "--levels.*finite"),
+        ({"levels": (0.99,)}, "--levels: features.0: ratio 0.99 would remove all 16 channels"),
+        ({"layers": ("features.1",)}, "--layers: features.1: no prunable layer"),
+        ({"layers": ("classifier.6",)}, "--layers: classifier.6: the last linear"),
+        ({"importance": "magic"}, "'magic' is not one of"),
+        ({"kind": "unstructured", "importance": "l2"}, "ranked by magnitude alone"),
+        ({"importance": "bn", "layers": ("classifier.0",)}, "no batch norm to rank by"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict, said: str, make_model, few_digits) -> None:
+    with pytest.raises(BadInput, match=said):
+        sweep(make_model(WIDE), few_digits.test, **options)
+
+
+def test_masked_models_are_refused(make_model, few_digits) -> None:
+    model = make_model(WIDE)
+    torch.nn.utils.prune.l1_unstructured(model.get_submodule("features.0"), "weight", 3)
+    with pytest.raises(BadInput, match="weight masks"):
+        sweep(model, few_digits.test)
+
+
+def test_a_sweep_leaves_the_model_alone_and_is_public(make_model, few_digits) -> None:
+    model = make_model(SMALL).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    table = tp_vgg.sweep(model, few_digits.test, "structured", levels=[0.5], layers=["classifier.0", "features.25"])
+    assert [point.layer for point in table.points] == ["features.25", "classifier.0"]
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_cost_removed_is_the_specs_arithmetic(make_model, few_digits) -> None:
+    model = make_model(SMALL)
+    for kind in ("structured", "unstructured"):
+        (point,) = (table := sweep(model, few_digits.test, kind, levels=[0.5], layers=["features.4"])).points
+        macs, params = table.cost_removed(point)
+        pruned = copy.deepcopy(model)
+        if kind == "structured":
+            prune_structured(pruned, {"features.4": 0.5})
+            assert macs == pytest.approx(1 - pruned.spec.macs() / SMALL.macs())
+            assert params == pytest.approx(1 - pruned.spec.params() / SMALL.params())
+        else:
+            row = next(row for row in SMALL.rows if row.name == "features.4")
+            assert (macs, params) == pytest.approx((0.5 * row.macs / SMALL.macs(), 0.5 * row.weights / SMALL.params()))
+
+
+def test_run_takes_any_key(make_model, few_digits, tmp_path: Path) -> None:
+    model = make_model(SMALL)
+    asked = Sweep.of(model, "structured", (0.5,), ("features.0",))
+    assert run(model, few_digits.test, asked, "mine").key == "mine"
+    assert Plan.of({"features.0": 0.5}, "x").values == {"features.0": 0.5}
