@@ -18,6 +18,9 @@ from tp_vgg.spec import VGGSpec
 SMALL = VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=(32, 28))
 """A VGG-11 with batch norm, thin enough for a test."""
 
+QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
+"""Options of a run on few digits."""
+
 VARIANTS = {
     "bn-hidden": SMALL,
     "bn-linear": replace(SMALL, hidden=()),
@@ -25,6 +28,17 @@ VARIANTS = {
     "plain-linear": replace(SMALL, batch_norm=False, hidden=()),
     "bn-unfolded": replace(SMALL, pool=7),
 }
+
+
+def files(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    return err
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
@@ -130,3 +144,35 @@ def tp_vgg() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.fixture
+def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        from tp_vgg import cli
+
+        capsys.readouterr()
+        status = cli.run([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def small(make_model, tmp_path: Path) -> list:
+    """Options that start from a thin dense checkpoint, on few digits."""
+    from tp_vgg.checkpoint import save
+
+    save(make_model(), tmp_path / "small.pth")
+    return ["--dataset", "digits", *QUICK[4:], "--checkpoint", tmp_path / "small.pth"]

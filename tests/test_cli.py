@@ -12,53 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import QUICK, SMALL, files, one_line
 from test_ratios import REFUSED
 
-from tp_vgg import cli
 from tp_vgg.checkpoint import load, save
 from tp_vgg.spec import VGGSpec
-
-QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
-
-
-@pytest.fixture
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.chdir(home)
-    return home
-
-
-@pytest.fixture
-def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = cli.run([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
-
-
-@pytest.fixture
-def small(make_model, tmp_path: Path) -> list:
-    """Options that start from a thin dense checkpoint, on few digits."""
-    save(make_model(), tmp_path / "small.pth")
-    return ["--dataset", "digits", *QUICK[4:], "--checkpoint", tmp_path / "small.pth"]
-
-
-def files(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-
-
-def one_line(err: str) -> str:
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert err[:-1].isprintable()
-    return err
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -112,6 +70,17 @@ def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: 
         (["train", "--dataset", "digits", "--checkpoint", __file__], "--checkpoint: train makes a dense model"),
         (["train", "--dataset", "digits", "--weights", "none.pth"], "none.pth: no such file"),
         (["compare", "--dataset", "digits"], "nothing to compare yet"),
+        (["sensitivity"], "Missing option '--kind'"),
+        (["sensitivity", "--kind", "structured", "--levels", "0.1,half"], "--levels: '0.1,half': give fractions"),
+        (["sensitivity", "--kind", "structured", "--levels", "0.1,0.1"], "--levels: give distinct fractions"),
+        (["sensitivity", "--kind", "structured", "--levels", "0.5,1"], "--levels.*1 or more"),
+        (
+            ["sensitivity", "--kind", "structured", "--levels", "0.999"],
+            "--levels: features.0: ratio 0.999 would remove all",
+        ),
+        (["sensitivity", "--kind", "structured", "--layers", "features.1"], "--layers: features.1: no prunable layer"),
+        (["sensitivity", "--kind", "structured", "--arch", "vgg11", "--importance", "bn"], "no batch norm to rank by"),
+        (["sensitivity", "--kind", "unstructured", "--importance", "l2"], "ranked by magnitude alone; use l1"),
         (["prune"], "No such command 'prune'"),
         (["structured", "--rations", "x"], "No such option '?--rations"),
     ],
@@ -134,6 +103,7 @@ def test_help_and_refusals_do_without_torch(plan_file, tmp_path: Path) -> None:
         (0, ["structured", "--ratios", str(good), "--dry-run"]),
         (2, ["structured", "--ratios", str(bad)]),
         (2, ["unstructured", "--ratios", str(bad)]),
+        (2, ["sensitivity", "--kind", "structured", "--levels", "2"]),
     ):
         done = subprocess.run(
             [sys.executable, "-c", probe, *args], capture_output=True, text=True, cwd=tmp_path, check=False

@@ -3,8 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+from conftest import SMALL
 
-from tp_vgg.plots import GONE, masked_weights, removed_filters, save_png
+from tp_vgg.plots import GONE, masked_weights, removed_filters, save_png, sensitivity, sensitivity_cost
+from tp_vgg.records import Accuracy, Point, Sensitivity
 
 
 def heights(axis) -> np.ndarray:
@@ -40,3 +43,55 @@ def test_removed_filters_are_marked() -> None:
 def test_a_layer_of_zeros_can_be_drawn(tmp_path: Path) -> None:
     save_png(masked_weights(np.zeros((2, 2)), np.zeros((2, 2)), "x"), tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()
+
+
+def table(kind: str) -> Sensitivity:
+    """Made-up hits: each further layer loses more."""
+    dense = np.ones(200, bool)
+    points = []
+    for depth, layer in enumerate(SMALL.conv_names):
+        for ratio in (0.25, 0.5, 0.75):
+            hits = dense.copy()
+            hits[: int(ratio * 20 * (depth + 1))] = False
+            points.append(Point.of(layer, ratio, int(ratio * SMALL.prunable[layer]), hits, dense))
+    return Sensitivity("key", kind, "l1", "fp32", SMALL.to_dict(), Accuracy.of(200, 200), tuple(points))
+
+
+def test_unstructured_sensitivity_has_a_line_a_layer_and_its_band(tmp_path: Path) -> None:
+    made = table("unstructured")
+    (axis,) = (figure := sensitivity(made)).axes
+    lines = {line.get_label(): line for line in axis.lines}
+    assert set(lines) == {*SMALL.conv_names, "dense"}
+    for layer in SMALL.conv_names:
+        points = made.of_layer(layer)
+        assert lines[layer].get_xydata().tolist() == [[p.ratio, p.accuracy] for p in points]
+    assert lines["dense"].get_linestyle() == "--"
+    assert len(axis.collections) == len(SMALL.conv_names)
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines.values()}
+    assert len({look[1:] for look in looks}) == len(lines), "told apart without colour"
+    save_png(figure, tmp_path / "a.png")
+
+
+def test_structured_sensitivity_is_a_heatmap_with_its_numbers(tmp_path: Path) -> None:
+    made = table("structured")
+    axis = (figure := sensitivity(made)).axes[0]
+    assert [text.get_text() for text in axis.texts] == [f"{point.drop:.1f}" for point in made.points]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(SMALL.conv_names)
+    scale = axis.images[0].cmap(np.linspace(0, 1, 50))[:, :3] @ (0.299, 0.587, 0.114)
+    assert (np.diff(scale) < 0).all(), "lightness falls all the way, so greyscale keeps the order"
+    for text, point in zip(axis.texts, made.points, strict=True):
+        cell = np.dot(axis.images[0].cmap(axis.images[0].norm(point.drop))[:3], (0.299, 0.587, 0.114))
+        assert abs(cell - (text.get_color() == "white")) > 0.45, "number against its cell"
+    save_png(figure, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+def test_the_cost_figure_is_against_what_leaves_the_network(kind: str) -> None:
+    made = table(kind)
+    axes = sensitivity_cost(made).axes
+    for place, unit in enumerate(("MACs", "params")):
+        assert unit in axes[place].get_xlabel()
+        lines = {line.get_label(): line for line in axes[place].lines}
+        for layer in SMALL.conv_names:
+            expected = [[100 * made.cost_removed(p)[place], p.accuracy] for p in made.of_layer(layer)]
+            assert lines[layer].get_xydata().tolist() == expected

@@ -237,9 +237,9 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
 def test_screening_gives_the_counts_of_fp32(kind: Kind, trained, digits) -> None:
-    model, levels = trained(WIDE), (0.2, 0.6, 0.9)
-    exact = sweep(model, digits.test, kind, levels=levels, precision="fp32")
-    screened = sweep(model, digits.test, kind, levels=levels, precision="screened")
+    model, levels, layers = trained(WIDE), (0.2, 0.6, 0.9), ("features.4", "features.15", "classifier.0")
+    exact = sweep(model, digits.test, kind, levels=levels, layers=layers, precision="fp32")
+    screened = sweep(model, digits.test, kind, levels=levels, layers=layers, precision="screened")
     assert screened.precision == "screened"
     assert [p.correct for p in screened.points] == [p.correct for p in exact.points]
     redone = [point.redone for point in screened.points]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tp_vgg.errors import BadInput
-from tp_vgg.storage import fingerprint, locked, read_json, write_atomic, write_json, write_text
+from tp_vgg.storage import Journal, aside, fingerprint, locked, read_json, write_atomic, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -62,3 +62,48 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         holder.kill()
     with locked(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_journal_keeps_what_was_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "work.partial.jsonl"
+    journal = Journal(path, "a" * 64)
+    assert journal.entries == []
+    journal.append({"n": 1}, {"n": 2})
+    journal.append({"n": 3})
+    assert Journal(path, "a" * 64).entries == [{"n": 1}, {"n": 2}, {"n": 3}]
+    whole = path.read_bytes()
+    for torn in (b'{"n": 4', b'{"n": 4}', b"\x00\xff\n", b"[4]\n", b'{"n": 4\n{"n": 5}\n'):
+        path.write_bytes(whole + torn)
+        again = Journal(path, "a" * 64)
+        assert again.entries == [{"n": 1}, {"n": 2}, {"n": 3}]
+        again.append({"n": 4})
+        assert path.read_bytes() == whole + b'{"n": 4}\n'
+    again.remove()
+    assert not path.exists()
+
+
+def test_a_torn_first_line_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    path.write_bytes(b'{"key": "aaa')
+    journal = Journal(path, "aaaa")
+    journal.append({"n": 1})
+    assert Journal(path, "aaaa").entries == [{"n": 1}]
+
+
+def test_other_works_journal_is_put_aside_and_found_again(tmp_path: Path) -> None:
+    path, first, second = tmp_path / "work.jsonl", "a" * 64, "b" * 64
+    Journal(path, first).append({"n": 1})
+    Journal(path, second).append({"n": 2})
+    assert aside(path, first).is_file()
+    assert Journal(path, first).entries == [{"n": 1}]
+    assert aside(path, second).is_file()
+    assert not aside(path, first).exists()
+    assert Journal(path, second).entries == [{"n": 2}]
+
+
+def test_appended_lines_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "work.jsonl", "a")
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda _handle: synced.append((tmp_path / "work.jsonl").read_bytes()))
+    journal.append({"n": 1})
+    assert synced[-1].endswith(b'{"n": 1}\n')

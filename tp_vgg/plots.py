@@ -131,7 +131,7 @@ def _style(index: int) -> dict[str, Any]:
     """A line that differs from its neighbours in colour, marker and dashes."""
     return {
         "color": _LINES[index % len(_LINES)], "marker": "osD^vPX*"[index % 8], "markersize": 4,
-        "linestyle": ("-", "--", "-.", ":")[index % 4], "linewidth": 1.3,
+        "linestyle": ("-", "--", "-.", ":")[(index + index // 8) % 4], "linewidth": 1.3,
     }  # fmt: skip
 
 
