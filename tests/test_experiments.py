@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tp_vgg.checkpoint import save
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,6 +22,35 @@ def test_prune_speed_prints_its_table() -> None:
     heads = [line.split()[0] for line in done.stdout.splitlines()[2:]]
     assert heads == ["linear"] * 3 + ["folded"] * 3 + ["unfolded"] * 3
     assert '"environment"' in done.stderr
+
+
+@pytest.mark.slow
+def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    script = ROOT / "experiments" / "sweep_speed.py"
+    options = ["--checkpoint", tmp_path / "small.pth", "--dataset", "digits", "--images", "60", "--trials", "1"]
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("largest difference in correct-count: 0 to (a), 0 to (b)") == 2
+    for kind in ("structured", "unstructured"):
+        assert f"{kind}, " in done.stdout
+    report = json.loads(done.stderr.splitlines()[-1])
+    assert len(report["structured"]["differences"]["naive"]) == 8 * 9
+    assert report["environment"]["torch"]
+
+
+def test_sensitivity_sweep_runs_both_kinds(make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    script = ROOT / "experiments" / "sensitivity_sweep.py"
+    options = ["--checkpoint", "small.pth", "--dataset", "digits", "--out", "o", "--levels", "0.5", "--limit-val", "20"]
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "o" / "plots").iterdir()} == {
+        f"{kind}_sensitivity{name}.png" for kind in ("structured", "unstructured") for name in ("", "_cost")
+    }
+    refused = subprocess.run([sys.executable, script, "--levels", "2"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
