@@ -203,6 +203,36 @@ def test_an_interrupted_sweep_goes_on_where_it_was(trained, digits, monkeypatch,
     assert asked == []
 
 
+def test_resuming_in_other_chunks_redoes_and_recounts_nothing(trained, digits, monkeypatch, tmp_path: Path) -> None:
+    model, path = trained(WIDE), tmp_path / "journal.jsonl"
+    monkeypatch.setitem(engine_module.BLOCK, "cpu", 100)
+    options = {"levels": (0.5, 0.9), "layers": ("features.15", "features.25"), "precision": "screened"}
+    straight = sweep(model, digits.test, "structured", **options)
+    assert sum(point.redone for point in straight.points) > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "free_memory", lambda _device: 1)
+        assert sweep(model, digits.test, "structured", journal=path, **options) == straight
+    lines = path.read_text().splitlines()
+    for kept in (1, 2, 3, 6, 8, len(lines)):
+        path.write_text("\n".join([*lines[:kept], ""]))
+        assert sweep(model, digits.test, "structured", journal=path, **options) == straight, kept
+        assert sweep(model, digits.test, "structured", journal=path, **options) == straight, kept
+
+
+def test_lines_that_are_not_ours_are_work_to_do_again(trained, digits, tmp_path: Path) -> None:
+    model, path = trained(WIDE), tmp_path / "journal.jsonl"
+    options = {"levels": (0.5,), "layers": ("features.25",), "journal": path}
+    straight = sweep(model, digits.test, "structured", **options)
+    head, dense, point = path.read_text().splitlines()
+    good = json.loads(dense)
+    for wrong in (
+        {"layer": "features.1"}, {"ratio": 0.4}, {"ratio": [1]}, {"hits": "xyz"}, {"hits": "ff"}, {"hits": 7}, {"n": 1000},
+        {"n": "x"}, {"n": None}, {"start": 1}, {"start": -1}, {"redone": "x"}, {"redone": None},
+    ):  # fmt: skip
+        path.write_text("\n".join([head, json.dumps({**good, **wrong}), point, ""]))
+        assert sweep(model, digits.test, "structured", **options) == straight, wrong
+
+
 def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
     model = trained(WIDE)
     other = copy.deepcopy(model)

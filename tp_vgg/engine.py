@@ -67,7 +67,7 @@ class Engine:
         label = f"{self._asked.kind} sweep"
         with tqdm(total=total, desc=label, unit="MAC", unit_scale=True, disable=quiet or None) as bar:
             for chunk in chunks:
-                if tally.missing(range(len(tally.rows)), chunk.span):
+                if tally.unknown(range(len(tally.rows)), chunk.span).any():
                     self._walk(tally, chunk, rows_of, bar)
 
     @torch.inference_mode()
@@ -84,11 +84,11 @@ class Engine:
         held: list[torch.Tensor | None] = [None] * len(chunk.blocks)  # each block's input of the step in hand
         calibration = self._calibration_images() if self._screen and self._asked.precision == "screened" else None
         for place, rows in enumerate(rows_of):
-            if not tally.missing([row for later in rows_of[place:] for row in later], chunk.span):
+            if not tally.unknown([row for later in rows_of[place:] for row in later], chunk.span).any():
                 return
             bar.set_postfix_str(self._exact.steps[place].name)
             after = None if calibration is None else self._exact.roll(calibration, place)
-            todo = rows if tally.missing(rows, chunk.span) else []
+            todo = rows if tally.unknown(rows, chunk.span).any() else []
             classifier = self._classifier(place, calibration, after) if todo and todo != [0] else None
             hits = torch.zeros(len(todo), chunk.span.stop - chunk.span.start, dtype=torch.uint8, device=self._device)
             redone = torch.zeros(len(todo), dtype=torch.int64, device=self._device)
@@ -96,14 +96,16 @@ class Engine:
                 x = self._images(block) if (before := held[i]) is None else before
                 held[i] = y = self._exact.roll(x, place)
                 there = slice(block.start - chunk.span.start, block.stop - chunk.span.start)
-                labels = self._split.labels[block]
-                if classifier is not None:
+                unknown = tally.unknown(todo, block)
+                if not unknown.any():
+                    hits[:, there] = torch.from_numpy(tally.hits[todo, block]).to(self._device)
+                elif classifier is None:
+                    hits[0, there] = y.argmax(1) == self._split.labels[block]
+                else:
                     pruned = x if self._asked.kind == "unstructured" else y
                     for row, (classes, again) in enumerate(classifier.predictions(pruned, len(todo))):
-                        hits[row, there] = classes == labels
-                        redone[row] += again
-                elif todo:
-                    hits[0, there] = y.argmax(1) == labels
+                        hits[row, there] = classes == self._split.labels[block]
+                        redone[row] += again * bool(unknown[row])
                 bar.update((block.stop - block.start) * self._macs(place, rows))
             calibration = after
             if todo:

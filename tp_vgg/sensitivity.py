@@ -54,7 +54,7 @@ def run(
 ) -> Sensitivity:
     """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one."""
     tally = Tally.of(asked, len(split), journal, ranks)
-    if tally.missing(range(len(asked.rows)), slice(None)):
+    if tally.unknown(range(len(asked.rows)), slice(None)).any():
         try:
             with exact_fp32():
                 Engine(model, split, asked, ranks).fill(tally, quiet)

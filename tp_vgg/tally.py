@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -89,31 +90,32 @@ class Tally:
         counts = cls(asked, n, journal, ranks)
         where = {row: place for place, row in enumerate(counts.rows)}
         for entry in journal.entries if journal else ():
-            packed = np.frombuffer(bytes.fromhex(entry["hits"]), np.uint8)
-            counts._set(
-                where[entry["layer"], entry["ratio"]],
-                entry["start"],
-                np.unpackbits(packed)[: entry["n"]],
-                entry["redone"],
-            )
+            with contextlib.suppress(
+                KeyError, TypeError, ValueError
+            ):  # a line that we did not write is work to do again
+                packed = np.frombuffer(bytes.fromhex(entry["hits"]), np.uint8)
+                hits = np.unpackbits(packed)[: entry["n"]]
+                if len(hits) == entry["n"] and 0 <= entry["start"] <= n - len(hits):
+                    counts._set(where[entry["layer"], entry["ratio"]], entry["start"], hits, int(entry["redone"]))
         counts.hits, counts.redone = ranks.lead((counts.hits, counts.redone))
         return counts
 
     def _set(self, row: int, start: int, hits: np.ndarray, redone: int) -> None:
-        known = self.hits[row, start : start + len(hits)]
-        if (known == _UNKNOWN).all():
-            self.redone[row] += redone
-        known[:] = hits
+        self.hits[row, start : start + len(hits)] = hits
+        self.redone[row] += redone
 
-    def missing(self, rows: Sequence[int], span: slice) -> bool:
-        return bool((self.hits[list(rows), span] == _UNKNOWN).any())
+    def unknown(self, rows: Sequence[int], span: slice) -> np.ndarray:
+        """Which of ``rows`` miss some image of ``span``, bool [rows]."""
+        missing: np.ndarray = (self.hits[list(rows), span] == _UNKNOWN).any(1)
+        return missing
 
     @property
     def finished(self) -> int:
         return int((self.hits != _UNKNOWN).all(1).sum())
 
     def add(self, rows: Sequence[int], start: int, hits: torch.Tensor, redone: torch.Tensor) -> None:
-        """Take in what every rank found: ``hits`` uint8 [rows, images], zero where others looked, ``redone`` int64 [rows]."""
+        """Take in what every rank found: ``hits`` uint8 [rows, images], zero where others looked; ``redone`` int64 [rows], of images that
+        were unknown before."""
         found, again = self._ranks.add(hits).cpu().numpy(), self._ranks.add(redone).cpu().numpy()
         if self._journal is not None:
             self._journal.append(*(

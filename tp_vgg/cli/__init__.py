@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from typing import Any
 
@@ -97,8 +98,14 @@ def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 def _fail(status: int, message: str) -> int:
     one_line = " ".join(message.split())
-    click.echo(f"error: {one_line}", err=True)
+    if status != 2 or leads():  # every process that torchrun started meets the same bad input
+        click.echo(f"error: {one_line}", err=True)
     return status
+
+
+def leads() -> bool:
+    """Whether this process is the one that speaks: alone, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_table(records: Any) -> None:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import click
 
+from tp_vgg.cli import leads
 from tp_vgg.cli.options import common_options
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.errors import BadInput
@@ -55,7 +55,7 @@ def command(
     from tp_vgg.stages.sensitivity import sensitivity
 
     table = sensitivity(settings, options)
-    if os.environ.get("RANK", "0") == "0":
+    if leads():
         click.echo(render(table))
 
 

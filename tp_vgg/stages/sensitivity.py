@@ -11,6 +11,7 @@ from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation, load_data
 from tp_vgg.device import pick_device
+from tp_vgg.errors import BadInput
 from tp_vgg.folder import SIZE, folder_fingerprint
 from tp_vgg.ranks import Ranks, device_of_rank, joined
 from tp_vgg.records import SENSITIVITY, Sensitivity
@@ -114,14 +115,15 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
         return None
     try:
         table = Sensitivity.from_dict(record)
-    except (TypeError, KeyError):
+        spec = VGGSpec.from_dict(table.spec)
+    except (TypeError, KeyError, BadInput):
         return None
     exact = settings.precision == "auto" and table.precision != "bf16"
     if table.key != _key(settings, options, file_fingerprint(weights), digest) or not (
         exact or table.precision == settings.precision
     ):
         return None
-    settings.check_spec(VGGSpec.from_dict(table.spec), weights)
+    settings.check_spec(spec, weights)
     settings.note(f"{files.record}: these weights, images and options were swept before; nothing to do")
     if ranks.leads:
         files.write(table, missing_only=True)
