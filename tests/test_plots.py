@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from tp_vgg.plots import GONE, masked_weights, removed_filters, save_png, sensitivity, sensitivity_cost
+from tp_vgg.plots import GONE, luminance, masked_weights, removed_filters, save_png, sensitivity, sensitivity_cost
 from tp_vgg.records import Accuracy, Point, Sensitivity
 
 
@@ -77,11 +77,14 @@ def test_structured_sensitivity_is_a_heatmap_with_its_numbers(tmp_path: Path) ->
     axis = (figure := sensitivity(made)).axes[0]
     assert [text.get_text() for text in axis.texts] == [f"{point.drop:.1f}" for point in made.points]
     assert [label.get_text() for label in axis.get_yticklabels()] == list(SMALL.conv_names)
-    scale = axis.images[0].cmap(np.linspace(0, 1, 50))[:, :3] @ (0.299, 0.587, 0.114)
-    assert (np.diff(scale) < 0).all(), "lightness falls all the way, so greyscale keeps the order"
+    shade = axis.images[0].cmap
+    assert (np.diff([luminance(shade(value)) for value in np.linspace(0, 1, 50)]) < 0).all(), (
+        "greyscale keeps the order"
+    )
     for text, point in zip(axis.texts, made.points, strict=True):
-        cell = np.dot(axis.images[0].cmap(axis.images[0].norm(point.drop))[:3], (0.299, 0.587, 0.114))
-        assert abs(cell - (text.get_color() == "white")) > 0.45, "number against its cell"
+        cell = luminance(shade(axis.images[0].norm(point.drop)))
+        contrast = 1.05 / (cell + 0.05) if text.get_color() == "white" else (cell + 0.05) / 0.05
+        assert contrast >= 4.5, "WCAG AA"
     save_png(figure, tmp_path / "a.png")
 
 

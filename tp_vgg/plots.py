@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +106,8 @@ def _heatmap(table: Sensitivity) -> Figure:
     # One hue scale whose lightness rises all the way: told apart by the colour-blind, and in greyscale.
     image = axis.imshow(drops, cmap="cividis_r", vmin=min(0.0, drops.min()), vmax=max(drops.max(), 1.0), aspect="auto")
     for (row, column), drop in np.ndenumerate(drops):
-        shade = image.cmap(image.norm(drop))
-        light = float(np.dot(shade[:3], (0.299, 0.587, 0.114)))
-        axis.text(
-            column,
-            row,
-            f"{drop:.1f}",
-            ha="center",
-            va="center",
-            fontsize="small",
-            color="black" if light > 0.5 else "white",
-        )
+        colour = "black" if luminance(image.cmap(image.norm(drop))) > 0.179 else "white"  # whichever contrasts more
+        axis.text(column, row, f"{drop:.1f}", ha="center", va="center", fontsize="small", color=colour)
     axis.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
     axis.set_yticks(range(len(layers)), layers)
     base = table.baseline
@@ -125,6 +117,12 @@ def _heatmap(table: Sensitivity) -> Figure:
     )  # fmt: skip
     figure.colorbar(image, label="drop (percentage points)")
     return figure
+
+
+def luminance(colour: Sequence[float] | np.ndarray) -> float:
+    """Relative luminance in [0, 1] of an sRGB colour. Source: WCAG 2.2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 def _style(index: int) -> dict[str, Any]:
