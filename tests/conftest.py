@@ -21,13 +21,19 @@ SMALL = VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=(32, 28))
 QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
 """Options of a run on few digits."""
 
-VARIANTS = {
-    "bn-hidden": SMALL,
-    "bn-linear": replace(SMALL, hidden=()),
-    "plain-hidden": replace(SMALL, batch_norm=False),
-    "plain-linear": replace(SMALL, batch_norm=False, hidden=()),
-    "bn-unfolded": replace(SMALL, pool=7),
-}
+
+def variants(spec: VGGSpec) -> dict[str, VGGSpec]:
+    """The kinds of network that everything must hold for, made of one with batch norm and hidden linears."""
+    return {
+        "bn-hidden": spec,
+        "bn-linear": replace(spec, hidden=()),
+        "plain-hidden": replace(spec, batch_norm=False),
+        "plain-linear": replace(spec, batch_norm=False, hidden=()),
+        "bn-unfolded": replace(spec, pool=7),
+    }
+
+
+VARIANTS = variants(SMALL)
 
 
 def files(directory: Path) -> set[str]:

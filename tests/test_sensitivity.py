@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, variants
 from test_chain import WIDE
 
 import tp_vgg
@@ -90,13 +90,7 @@ def check_exact(model: VGG, split: Split, kind: Kind, levels: tuple[float, ...],
             assert (logits[place] - expected).abs().max() <= 1e-5 * expected.abs().max(), point
 
 
-VARIANTS = {
-    "bn": WIDE,
-    "bn-linear": replace(WIDE, hidden=()),
-    "plain": replace(WIDE, batch_norm=False),
-    "plain-linear": replace(WIDE, batch_norm=False, hidden=()),
-    "unfolded": replace(WIDE, pool=7),
-}
+VARIANTS = variants(WIDE)
 
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
