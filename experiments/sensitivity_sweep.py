@@ -13,6 +13,8 @@ from tp_vgg import cli
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def main(options: tuple[str, ...]) -> None:
     """Run both sweeps with OPTIONS, those of `python -m tp_vgg sensitivity` but for --kind."""
+    if any(option.startswith("--kind") for option in options):
+        raise click.UsageError("both kinds run; leave --kind out")
     for kind in ("unstructured", "structured"):
         status = cli.run(["sensitivity", "--kind", kind, *options])
         if status:

@@ -101,6 +101,7 @@ class Turns:
     def append(self, *entries: dict[str, Any]) -> None:
         engine = time.perf_counter() - self.start
         name = entries[0]["layer"]
+        assert entries[0]["n"] == len(self._split), "the images must be in memory at once"
         seconds = {"engine": engine, "naive": 0.0, "whole": 0.0}
         for entry, removed in zip(entries, self._asked.removed.get(name, ()), strict=False):
             point = (self._asked.kind, name, entry["ratio"], removed)

@@ -99,6 +99,89 @@ def test_a_finished_sweep_answers_from_its_record(call, at_home: Path, small: li
     assert json.loads((at_home / "o/records/structured_sensitivity.json").read_text())["baseline"]["n"] == 30
 
 
+def test_a_kill_among_the_outputs_leaves_no_older_sweeps_files(call, at_home: Path, small: list, monkeypatch) -> None:
+    again = ["sensitivity", *small, "--kind", "structured", "--layers", "features.4", "--out"]
+    assert call(*again, "o", "--levels", "0,0.5")[0] == 0
+    assert call(*again, "straight", "--levels", "0.25")[0] == 0
+    for place in ("plots.save_png", "write_text", "write_json", "Journal.remove"):
+
+        def dies(*_args, **_kwargs):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"tp_vgg.stages.sensitivity.{place}", dies)
+            assert call(*again, "o", "--levels", "0.25")[0] == 130
+        assert call(*again, "o", "--levels", "0.25")[0] == 0
+        assert outputs(at_home / "o", "structured") == outputs(at_home / "straight", "structured")
+        assert not (at_home / "o/structured_sensitivity.partial.jsonl").exists()
+        assert call(*again, "o", "--levels", "0,0.5")[0] == 0
+
+
+def test_a_damaged_record_is_swept_again(call, at_home: Path, small: list) -> None:
+    again = [
+        "sensitivity",
+        *small,
+        "--kind",
+        "structured",
+        "--layers",
+        "features.25",
+        "--levels",
+        "0.25,0.5",
+        "--out",
+        "o",
+    ]
+    assert call(*again)[0] == 0
+    good = outputs(at_home / "o", "structured")
+    path = at_home / "o/records/structured_sensitivity.json"
+    record = json.loads(path.read_text())
+    point = record["points"][0]
+    wrong = [{"points": wrong} for wrong in ([], [point], [{**point, "drop": "x"}, point], [{}], 7)]
+    wrong += [{"points": [{**point, **field}, record["points"][1]]} for field in (
+        {"layer": "features.4"}, {"layer": "nope"}, {"correct": "zzz"}, {"correct": -1}, {"n": 0}, {"accuracy": 12.5}, {"drop": 99.0},
+        {"removed": 5}, {"redone": None}, {"ratio": 0.3}, {"high": float("inf")},
+    )]  # fmt: skip
+    wrong += [
+        {"kind": "x"},
+        {"spec": {}},
+        {"spec": None},
+        {"baseline": {**record["baseline"], "accuracy": "q"}},
+        {"format": 1},
+    ]
+    for field in wrong:
+        path.write_text(json.dumps({**record, **field}))
+        status, _, err = call(*again)
+        assert status == 0, (field, err)
+        assert "swept before" not in err, field
+        assert outputs(at_home / "o", "structured") == good
+    for name in ("structured_sensitivity.csv", "structured_sensitivity_results.pth"):
+        (at_home / "o" / name).write_bytes(b"torn")
+        assert "swept before" in call(*again)[2]
+        assert outputs(at_home / "o", "structured") == good
+
+
+def test_refusals_come_before_the_data(call, at_home: Path, small: list, monkeypatch) -> None:
+    def never(*_args, **_kwargs):
+        raise AssertionError("data were touched")
+
+    monkeypatch.setattr("tp_vgg.stages.sensitivity.load_data", never)
+    (at_home / "bad.pth").write_text("no model")
+    head = ["sensitivity", "--kind", "structured", "--out", "o", "--checkpoint"]
+    for options in ([at_home / "bad.pth"], [small[-1], "--layers", "bogus"], [small[-1], "--arch", "vgg19"]):
+        status, _, err = call(*head, *options)
+        assert status == 2
+        one_line(err)
+    assert files(at_home) == {"bad.pth"}
+
+
+def test_a_runs_own_pruned_model_can_be_swept(call, at_home: Path, small: list, make_model) -> None:
+    (at_home / "o").mkdir()
+    own = at_home / "o/vgg11_digits_structured_pruned.pth"
+    save(make_model(), own)
+    options = ["--dataset", "digits", *QUICK[4:], "--levels", "0.5", "--layers", "features.25"]
+    status, _, err = call("sensitivity", "--kind", "structured", *options, "--checkpoint", own, "--out", "o")
+    assert status == 0, err
+
+
 def test_an_answer_still_refuses_a_contradicting_flag(call, at_home: Path, small: list) -> None:
     again = ["sensitivity", *small, "--kind", "structured", "--out", "o", "--levels", "0.5"]
     assert call(*again)[0] == 0
@@ -198,6 +281,9 @@ def test_two_ranks_give_what_one_does(tmp_path: Path, make_model) -> None:
     two = finish(launch([*options, "--kind", "structured", "--out", "two"], tmp_path, ranks=2))
     assert one == two, "the leader alone prints"
     assert outputs(tmp_path / "one", "structured") == outputs(tmp_path / "two", "structured")
+    refused = launch(["sensitivity", "--kind", "structured", "--levels", "2"], tmp_path, ranks=2)
+    assert "error: --levels" in refused.communicate(timeout=300)[1]
+    assert refused.returncode == 1, "torchrun's own"
 
 
 @pytest.mark.slow

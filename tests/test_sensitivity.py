@@ -15,13 +15,13 @@ from test_chain import WIDE
 
 import tp_vgg
 from tp_vgg import engine as engine_module
-from tp_vgg import tally
+from tp_vgg import points, tally
 from tp_vgg.data import Normalisation, Split
 from tp_vgg.engine import Engine, magnitude_masks
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluate import predictions
 from tp_vgg.model import VGG, build
-from tp_vgg.points import MOST_REDONE, SAFETY, calibrated
+from tp_vgg.points import MOST_REDONE, SAFETY, Classifier, calibrated
 from tp_vgg.ranks import ALONE
 from tp_vgg.ratios import Plan
 from tp_vgg.records import Sensitivity
@@ -221,7 +221,7 @@ def test_lines_that_are_not_ours_are_work_to_do_again(trained, digits, tmp_path:
     good = json.loads(dense)
     for wrong in (
         {"layer": "features.1"}, {"ratio": 0.4}, {"ratio": [1]}, {"hits": "xyz"}, {"hits": "ff"}, {"hits": 7}, {"n": 1000},
-        {"n": "x"}, {"n": None}, {"start": 1}, {"start": -1}, {"redone": "x"}, {"redone": None},
+        {"n": "x"}, {"n": None}, {"redone": -1}, {"redone": 10**30}, {"redone": float("inf")}, {"start": 1}, {"start": -1}, {"redone": "x"}, {"redone": None},
     ):  # fmt: skip
         path.write_text("\n".join([head, json.dumps({**good, **wrong}), point, ""]))
         assert sweep(model, digits.test, "structured", **options) == straight, wrong
@@ -257,6 +257,15 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert base.key(copy.deepcopy(model), digits.test) == keys[0]
+
+
+def test_gradients_are_part_of_a_taylor_sweeps_key(trained, digits) -> None:
+    model = copy.deepcopy(trained(WIDE))
+    asked = Sweep.of(model, "structured", importance="taylor", precision="fp32")
+    accumulate_gradients(model, digits.val, digits.normalisation)
+    before = asked.key(model, digits.test)
+    model.get_submodule("features.0").weight.grad *= -1
+    assert asked.key(model, digits.test) != before
 
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
@@ -345,6 +354,10 @@ def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
         ({"levels": (float("nan"),)}, "--levels.*finite"),
         ({"levels": (0.99,)}, "--levels: features.0: ratio 0.99 would remove all 16 channels"),
         ({"layers": ("features.1",)}, "--layers: features.1: no prunable layer"),
+        ({"layers": ()}, "--layers: names none"),
+        ({"layers": "features.0"}, "is one name; give a list"),
+        ({"kind": "structurd"}, "kind 'structurd'"),
+        ({"precision": "fp16"}, "precision 'fp16'"),
         ({"layers": ("classifier.6",)}, "--layers: classifier.6: the last linear"),
         ({"importance": "magic"}, "'magic' is not one of"),
         ({"kind": "unstructured", "importance": "l2"}, "ranked by magnitude alone"),
@@ -354,6 +367,42 @@ def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
 def test_what_does_not_fit_is_refused(options: dict, said: str, make_model, few_digits) -> None:
     with pytest.raises(BadInput, match=said):
         sweep(make_model(WIDE), few_digits.test, **options)
+
+
+def test_no_images_are_refused(make_model, few_digits) -> None:
+    with pytest.raises(BadInput, match="no images"):
+        sweep(make_model(WIDE), Split(few_digits.test.images[:0], few_digits.test.labels[:0]))
+
+
+def test_levels_in_groups_change_nothing_that_counts(trained, digits, monkeypatch) -> None:
+    model = trained(WIDE)
+    for kind in ("structured", "unstructured"):
+        whole = sweep(model, digits.test, kind, levels=(0.2, 0.5, 0.8))
+        with monkeypatch.context() as patch:
+            patch.setitem(points.LEVEL_BYTES, "cpu", 1)
+            assert sweep(model, digits.test, kind, levels=(0.2, 0.5, 0.8)) == whole
+
+
+def test_screening_redoes_what_is_not_finite() -> None:
+    true = torch.tensor([[0.0, 5.0], [5.0, 0.0]])
+    seen = torch.tensor([[float("nan"), 5.0], [5.0, 0.0]])
+    exact, screen = Fixed(true), Fixed(seen)
+    x = torch.arange(2.0)[:, None]
+    assert calibrated(exact, screen, x, 1).bounds == (float("inf"),)
+    ((classes, again),) = Classifier(exact, screen, (0.1,)).predictions(x, 1)
+    assert (classes.tolist(), again) == ([1, 0], 1)
+
+
+@pytest.mark.gpu
+def test_cuda_counts_as_the_cpu_does(trained, digits) -> None:
+    """Near-ties may fall differently where sums run in another order: 2 in 10,000, so none of so few."""
+    model = copy.deepcopy(trained(WIDE))
+    there = Split(digits.test.images.cuda(), digits.test.labels.cuda())
+    for kind in ("structured", "unstructured"):
+        here = sweep(model.cpu(), digits.test, kind, precision="fp32")
+        for precision in ("fp32", "screened"):
+            away = sweep(model.cuda(), there, kind, precision=precision)
+            assert [p.correct for p in away.points] == [p.correct for p in here.points]
 
 
 def test_masked_models_are_refused(make_model, few_digits) -> None:

@@ -107,3 +107,12 @@ def test_appended_lines_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", lambda _handle: synced.append((tmp_path / "work.jsonl").read_bytes()))
     journal.append({"n": 1})
     assert synced[-1].endswith(b'{"n": 1}\n')
+
+
+@pytest.mark.parametrize("key", ['"../../x"', '"a/b"', '"a\\u0000b"', '""', "null", "[1]", "7"])
+def test_a_journal_with_a_strange_key_is_nobodys(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    path.write_text(f'{{"key": {key}}}\n{{"n": 1}}\n')
+    assert Journal.key_of(path) is None
+    assert Journal(path, "a" * 64).entries == []
+    assert os.listdir(tmp_path) == ["work.jsonl"]

@@ -49,8 +49,9 @@ class Engine:
         self._device = split.labels.device
         steps = steps_of(model, split.images.shape[-1])
         if asked.kind == "structured":
-            scores = rank(model, list(asked.removed), asked.importance, asked.seed)
-            orders = {name: score.argsort(descending=True, stable=True) for name, score in scores.items()}
+            with torch.inference_mode(False):
+                scores = rank(model, list(asked.removed), asked.importance, asked.seed)
+            orders = ranks.lead({name: score.argsort(descending=True, stable=True) for name, score in scores.items()})
             steps = with_channels_in_order(steps, {name: order.to(self._device) for name, order in orders.items()})
         self._exact = Chain.of(steps)
         self._screen = self._exact.to(torch.bfloat16) if asked.precision != "fp32" else None
@@ -89,6 +90,7 @@ class Engine:
             bar.set_postfix_str(self._exact.steps[place].name)
             after = None if calibration is None else self._exact.roll(calibration, place)
             todo = rows if tally.unknown(rows, chunk.span).any() else []
+            self._buffers.clear()  # of the layer before, whose shapes were other ones
             classifier = self._classifier(place, calibration, after) if todo and todo != [0] else None
             hits = torch.zeros(len(todo), chunk.span.stop - chunk.span.start, dtype=torch.uint8, device=self._device)
             redone = torch.zeros(len(todo), dtype=torch.int64, device=self._device)

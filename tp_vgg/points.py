@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,9 @@ SAFETY = 3.0
 """A screened image is trusted where its margin is over this many times the largest error that calibration saw."""
 MOST_REDONE = 0.3
 """Where more than this share of the calibration images would be redone, bf16 saves nothing: all images run in fp32."""
+
+LEVEL_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
+"""Outputs of several levels that are held at once, so that they share the work on their input."""
 
 Logits = Callable[[torch.Tensor, Sequence[int]], Iterator[torch.Tensor]]
 """(activations, levels by their place) → logits [n, classes] of each level in turn; each is gone when the next is asked for."""
@@ -41,10 +45,11 @@ class Masked:
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
         step = self.chain.steps[self.place]
-        outputs = _outputs(self, x, step.output_shape, len(chosen))
-        self.chain.kernels[self.place].many(step, x, [self.weights[i] for i in chosen], outputs)
-        for output in outputs:
-            yield self.chain.logits(output, self.place + 1, self.buffers)
+        for group in _groups(chosen, x, step.output_shape):
+            outputs = _outputs(self.buffers, x, step.output_shape, len(group))
+            self.chain.kernels[self.place].many(step, x, [self.weights[i] for i in group], outputs)
+            for output in outputs:
+                yield self.chain.logits(output, self.place + 1, self.buffers)
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,12 @@ class Narrowed:
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
         step = self.chain.steps[self.place]
-        counts = sorted({self.counts[i] for i in chosen})
-        outputs = _outputs(self, x, step.output_shape, len(counts))
-        self.chain.kernels[self.place].nested(step, x, self.chain.prepared[self.place], counts, outputs)
-        for i in chosen:
-            yield self.chain.logits(outputs[counts.index(self.counts[i])], self.place + 1, self.buffers)
+        for group in _groups(chosen, x, step.output_shape):
+            counts = sorted({self.counts[i] for i in group})
+            outputs = _outputs(self.buffers, x, step.output_shape, len(counts))
+            self.chain.kernels[self.place].nested(step, x, self.chain.prepared[self.place], counts, outputs)
+            for i in group:
+                yield self.chain.logits(outputs[counts.index(self.counts[i])], self.place + 1, self.buffers)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Classifier:
     def _verified(self, x: torch.Tensor, level: int, logits: torch.Tensor) -> tuple[torch.Tensor, int]:
         assert self.exact is not None
         classes = logits.argmax(1)
-        near = (_margins(logits) <= self.bounds[level]).nonzero().squeeze(1)
+        near = (~(_margins(logits) > self.bounds[level])).nonzero().squeeze(1)  # NaN is near too
         if len(near):
             (again,) = self.exact.logits(x[near], [level])
             classes[near] = again.argmax(1)
@@ -122,8 +128,8 @@ def calibrated(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Cla
         picked = found.argmax(1, keepdim=True)
         worst = float((error.gather(1, picked) - error).abs().max())
         bound = SAFETY * worst
-        redone = float((_margins(found.float()) <= bound).float().mean())
-        bounds.append(bound if redone <= MOST_REDONE else float("inf"))
+        redone = float((~(_margins(found.float()) > bound)).float().mean())
+        bounds.append(bound if redone <= MOST_REDONE and math.isfinite(bound) else float("inf"))
     return Classifier(exact, screen, tuple(bounds))
 
 
@@ -135,5 +141,11 @@ def _margins(logits: torch.Tensor) -> torch.Tensor:
     return best[:, 0] - best[:, 1]
 
 
-def _outputs(layer: Masked | Narrowed, x: torch.Tensor, shape: tuple[int, ...], count: int) -> list[torch.Tensor]:
-    return [layer.buffers.take(("level", i), x, shape) for i in range(count)]
+def _groups(chosen: Sequence[int], x: torch.Tensor, shape: tuple[int, ...]) -> list[Sequence[int]]:
+    """Levels in order, as many at a time as ``LEVEL_BYTES`` holds the outputs of."""
+    size = max(1, LEVEL_BYTES[x.device.type] // (max(len(x), 1) * math.prod(shape) * x.element_size()))
+    return [chosen[first : first + size] for first in range(0, len(chosen), size)]
+
+
+def _outputs(buffers: Buffers, x: torch.Tensor, shape: tuple[int, ...], count: int) -> list[torch.Tensor]:
+    return [buffers.take(("level", i), x, shape) for i in range(count)]

@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from tp_vgg.errors import BadInput
+
 T = TypeVar("T")
 
 
@@ -61,9 +63,14 @@ ALONE = Ranks()
 
 
 def device_of_rank(device: torch.device) -> torch.device:
-    """Under torchrun, ``cuda`` without a number means this process's own."""
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    """Under torchrun, ``cuda`` means this process's own. Raises :class:`BadInput` where it has none."""
+    if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if device.index is not None or local >= there:
+            raise BadInput(
+                f"--device {device}: under torchrun give --device cuda, and no more processes than the {there} CUDA devices"
+            )
+        device = torch.device("cuda", local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -137,6 +137,8 @@ def removals(
     if not levels or len(set(levels)) < len(levels):
         raise BadInput("--levels: give distinct fractions in [0, 1), such as 0.1,0.5,0.9")
     asked = spec.conv_names if layers is None else layers
+    if not asked:
+        raise BadInput("--layers: names none; leave it out for every conv")
     check_layers(Plan(dict.fromkeys(asked, 0.0), "--layers"), spec)
     removed: dict[str, tuple[int, ...]] = {}
     for layer in (name for name in spec.prunable if name in asked):

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.stats import paired_difference, wilson
@@ -201,12 +201,40 @@ class Sensitivity:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Sensitivity:
-        """The inverse of :meth:`to_dict`, which may have had fields added. Raises ``TypeError`` or ``KeyError`` for anything else."""
-        if data["format"] != SENSITIVITY:
-            raise KeyError(f"format {data['format']!r}")
+        """The inverse of :meth:`to_dict`, which may have had fields added.
+
+        Raises ``TypeError``, ``KeyError``, ``ValueError`` or :class:`BadInput` for anything that no sweep can have found.
+        """
+        if data["format"] != SENSITIVITY or data["kind"] not in get_args(Kind):
+            raise ValueError("not a table of this version")
         known = {f.name: data[f.name] for f in fields(cls)}
-        points = tuple(Point(**point) for point in data["points"])
-        return cls(**{**known, "baseline": Accuracy(**data["baseline"]), "points": points})
+        table = cls(
+            **{**known, "baseline": Accuracy(**data["baseline"]), "points": tuple(Point(**p) for p in data["points"])}
+        )
+        table._check()
+        return table
+
+    def _check(self) -> None:
+        """The counts and what follows from them agree, and the layers are the network's."""
+        prunable = VGGSpec.from_dict(self.spec).prunable
+        counted: list[Accuracy | Point] = [self.baseline, *self.points]
+        for found in counted:
+            count, n = found.correct, found.n
+            if type(count) is not int or type(n) is not int or not 0 <= count <= n or not n == self.baseline.n > 0:
+                raise ValueError(f"{count!r} of {n!r}")
+            if found.accuracy != 100 * count / n or not 0 <= found.low <= found.accuracy <= found.high <= 100:
+                raise ValueError(f"{found.accuracy!r} in [{found.low!r}, {found.high!r}] for {count} of {n}")
+        for point in self.points:
+            drop = 100 * (self.baseline.correct - point.correct) / point.n
+            if point.layer not in prunable or point.drop != drop or not point.drop_low <= drop <= point.drop_high:
+                raise ValueError(f"{point.layer!r}: {point.drop!r} in [{point.drop_low!r}, {point.drop_high!r}]")
+            if type(point.removed) is not int or type(point.redone) is not int or not 0 <= point.ratio < 1:
+                raise ValueError(f"{point.layer}: removed {point.removed!r}, redone {point.redone!r}")
+
+    @property
+    def removed(self) -> dict[str, tuple[int, ...]]:
+        """Channels or weights, by layer and rising ratio."""
+        return {layer: tuple(point.removed for point in self.of_layer(layer)) for layer in self.layers}
 
     def csv(self) -> str:
         """``<kind>_sensitivity.csv``: a header and one row a point (the contract's columns)."""

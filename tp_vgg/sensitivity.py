@@ -8,6 +8,7 @@ from pathlib import Path
 from tp_vgg.data import Split
 from tp_vgg.device import exact_fp32
 from tp_vgg.engine import Engine
+from tp_vgg.errors import BadInput
 from tp_vgg.model import VGG
 from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.records import LEVELS, Accuracy, Point, Sensitivity
@@ -26,7 +27,7 @@ def sweep(
     importance: str = "l1",
     seed: int = 0,
     precision: str = "auto",
-    journal: Path | None = None,
+    journal: str | Path | None = None,
     quiet: bool = True,
 ) -> Sensitivity:
     """Accuracy over ``split`` with one layer of ``model`` pruned, for every layer (``None``: all convs) and level in [0, 1).
@@ -38,8 +39,10 @@ def sweep(
     Raises :class:`BadInput` for unknown layers or levels, and for an importance that does not fit.
     """
     asked = Sweep.of(model, kind, levels, layers, importance, seed, precision)
+    if not len(split):
+        raise BadInput("split: has no images to evaluate on")
     key = asked.key(model, split)
-    return run(model, split, asked, key, Journal(journal, key) if journal else None, quiet=quiet)
+    return run(model, split, asked, key, Journal(Path(journal), key) if journal else None, quiet=quiet)
 
 
 def run(

@@ -47,6 +47,10 @@ class Buffers:
     def __init__(self) -> None:
         self._held: dict[object, torch.Tensor] = {}
 
+    def clear(self) -> None:
+        """Give all memory back."""
+        self._held.clear()
+
     def take(self, purpose: object, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """An uninitialised tensor [len(like), … shape] of the dtype and device of ``like``."""
         key = (purpose, shape, like.dtype)

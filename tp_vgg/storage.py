@@ -95,24 +95,28 @@ class Journal:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
-        entries, whole = _read_lines(path)
-        if entries and entries[0].get("key") != key:
-            path.replace(aside(path, str(entries[0].get("key"))))
-            entries, whole = [], 0
+        found, entries, whole = _read_lines(path)
+        if found is not None and found != key:
+            path.replace(aside(path, found))
         mine = aside(path, key)
-        if not entries and mine.is_file():
+        if found != key and mine.is_file():
             mine.replace(path)
-            entries, whole = _read_lines(path)
-            if entries and entries[0].get("key") != key:  # another key with the same first digits
-                entries, whole = [], 0
-        self.entries = entries[1:]
+            found, entries, whole = _read_lines(path)
+        if found != key:
+            entries, whole = [], 0
+        self.entries = entries
         """What was on the disk when the journal was opened, in order."""
         if path.is_file():
             os.truncate(path, whole)
-        if not entries:
+        if not whole:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.append({"key": key})
             _sync_directory(path.parent)
+
+    @staticmethod
+    def key_of(path: Path) -> str | None:
+        """Whose journal lies at ``path``, if any does."""
+        return _read_lines(path)[0]
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Write ``entries`` behind the others; they are on the disk when this returns."""
@@ -126,8 +130,9 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
 
-def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The whole JSON objects at the start of ``path``, and the bytes that they take."""
+def _read_lines(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
+    """The key in the first line of ``path`` (``None`` where there is none), the whole JSON objects behind it, and the bytes that all
+    of these take."""
     entries, whole = [], 0
     with contextlib.suppress(FileNotFoundError):
         for line in path.read_bytes().splitlines(keepends=True):
@@ -139,7 +144,8 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
                 break
             entries.append(entry)
             whole += len(line)
-    return entries, whole
+    key = entries[0].get("key") if entries else None
+    return (key, entries[1:], whole) if isinstance(key, str) and key.isalnum() else (None, [], 0)
 
 
 @contextlib.contextmanager

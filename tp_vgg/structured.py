@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tp_vgg.criteria import CRITERIA, check_importance
 from tp_vgg.data import Normalisation, Split, stratified
+from tp_vgg.device import exact_fp32
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.model import VGG, activation_after, empty, prunable_layers, realised_spec
 from tp_vgg.ratios import Plan, resolve
@@ -143,8 +144,9 @@ def accumulate_gradients(model: nn.Module, split: Split, normalisation: Normalis
     was_training = model.training
     model.eval()
     model.zero_grad(set_to_none=True)
-    for block, labels in sample.blocks(128):
-        (F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample)).backward()
+    with exact_fp32():
+        for block, labels in sample.blocks(128):
+            (F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample)).backward()
     model.train(was_training)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 
-from tp_vgg.criteria import check_importance
+from tp_vgg.criteria import CRITERIA, check_importance
 from tp_vgg.data import Normalisation, Split
 from tp_vgg.device import has_fast_bf16
 from tp_vgg.errors import BadInput
@@ -21,6 +22,7 @@ from tp_vgg.spec import Kind
 from tp_vgg.storage import Journal, fingerprint
 from tp_vgg.unstructured import is_masked
 
+PRECISIONS = ("auto", "fp32", "bf16", "screened")
 _UNKNOWN = 2
 
 
@@ -52,6 +54,12 @@ class Sweep:
         verifies in fp32 where bf16 has hardware, and is fp32 elsewhere."""
         if any(is_masked(module) for module in model.modules()):
             raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before a sweep")
+        if kind not in get_args(Kind) or precision not in PRECISIONS:
+            raise BadInput(
+                f"kind {kind!r}, precision {precision!r}: give one of {get_args(Kind)} and one of {PRECISIONS}"
+            )
+        if isinstance(layers, str):
+            raise BadInput(f"layers: {layers!r} is one name; give a list of names")
         levels = tuple(sorted(map(float, levels)))
         removed = removals(kind, model.spec, levels, layers)
         check_importance(importance, model.spec, removed, kind)
@@ -65,7 +73,14 @@ class Sweep:
         shapes = [(name, str(value.dtype), list(value.shape)) for name, value in state.items()]
         images = split.images.permute(0, 2, 3, 1).cpu()
         tensors = [*state.values(), images, split.labels.cpu()]
-        about = {**asdict(self), "spec": model.spec.to_dict(), "normalisation": asdict(Normalisation.of(model.meta))}
+        if CRITERIA[self.importance].needs_gradients:
+            tensors += [value.grad.cpu() for value in model.parameters() if value.grad is not None]
+        about = {
+            "device": split.labels.device.type,
+            **asdict(self),
+            "spec": model.spec.to_dict(),
+            "normalisation": asdict(Normalisation.of(model.meta)),
+        }
         return fingerprint(
             SENSITIVITY, about, shapes, list(images.shape), *(t.contiguous().numpy().data for t in tensors)
         )
@@ -90,13 +105,12 @@ class Tally:
         counts = cls(asked, n, journal, ranks)
         where = {row: place for place, row in enumerate(counts.rows)}
         for entry in journal.entries if journal else ():
-            with contextlib.suppress(
-                KeyError, TypeError, ValueError
-            ):  # a line that we did not write is work to do again
-                packed = np.frombuffer(bytes.fromhex(entry["hits"]), np.uint8)
-                hits = np.unpackbits(packed)[: entry["n"]]
-                if len(hits) == entry["n"] and 0 <= entry["start"] <= n - len(hits):
-                    counts._set(where[entry["layer"], entry["ratio"]], entry["start"], hits, int(entry["redone"]))
+            # A line that is not ours is work to do again.
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+                row, start, redone = where[entry["layer"], entry["ratio"]], int(entry["start"]), int(entry["redone"])
+                hits = np.unpackbits(np.frombuffer(bytes.fromhex(entry["hits"]), np.uint8))[: entry["n"]]
+                if len(hits) == entry["n"] and 0 <= start <= n - len(hits) and 0 <= redone <= len(hits):
+                    counts._set(row, start, hits, redone)
         counts.hits, counts.redone = ranks.lead((counts.hits, counts.redone))
         return counts
 

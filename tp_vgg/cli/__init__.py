@@ -83,7 +83,7 @@ def run(args: list[str] | None = None) -> int:
             raise
         return _fail(
             1,
-            f"out of memory ({str(error)[:120]}); try a smaller --batch-size; finished files are kept",
+            f"out of memory ({str(error)[:120]}); try a smaller --batch-size, --limit-val or --limit-test; finished files are kept",
         )
     return 0
 
@@ -98,8 +98,7 @@ def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 def _fail(status: int, message: str) -> int:
     one_line = " ".join(message.split())
-    if status != 2 or leads():  # every process that torchrun started meets the same bad input
-        click.echo(f"error: {one_line}", err=True)
+    click.echo(f"error: {one_line}", err=True)
     return status
 
 

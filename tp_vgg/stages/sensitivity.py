@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,76 +15,72 @@ from tp_vgg.data import Normalisation, load_data
 from tp_vgg.device import pick_device
 from tp_vgg.errors import BadInput
 from tp_vgg.folder import SIZE, folder_fingerprint
+from tp_vgg.model import VGG
 from tp_vgg.ranks import Ranks, device_of_rank, joined
+from tp_vgg.ratios import removals
 from tp_vgg.records import SENSITIVITY, Sensitivity
 from tp_vgg.sensitivity import run
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import SweepOptions
 from tp_vgg.stages.session import data_summary, load_given, session, stage
 from tp_vgg.stages.settings import RunDir, Settings, partial_of
-from tp_vgg.storage import Journal, file_fingerprint, fingerprint, read_json, write_atomic, write_json, write_text
+from tp_vgg.storage import (
+    Journal,
+    file_fingerprint,
+    fingerprint,
+    locked,
+    read_json,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from tp_vgg.structured import accumulate_gradients
 from tp_vgg.tally import Sweep
 
 
-@stage
 def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
     """Sweep every layer; leaves the table as ``.pth``, CSV and record, and its figures. A finished sweep of the same weights, images
     and options is not done again. Under torchrun every process evaluates its share of the images and the first one writes."""
-    given = (
-        load_given(settings) if settings.out is None else None
-    )  # the default run directory is named after what it holds
+    given = load_given(settings)
     if given is not None:
+        options.check(given.spec)
         settings = settings.for_spec(given.spec)
     device = device_of_rank(pick_device(settings.device))
     with joined(device) as ranks:
-        if not ranks.leads:
-            settings = replace(settings, quiet=True)
-        settings = replace(settings, device=str(device))
-        done = _finished(settings, options, ranks)
-        if done is not None:
-            return done
-        given = given or load_given(settings)
-        if given is not None:
-            options.check(given.spec)
-        with session(settings, given, ranks) as work:
-            with ranks.leader_first():
-                dense, baseline = work.baseline(given)
-            options.check(dense.spec)
-            if CRITERIA[options.importance].needs_gradients:
-                accumulate_gradients(dense, work.data.train, Normalisation.of(dense.meta))
-            asked = Sweep.of(
-                dense,
-                options.kind,
-                options.levels,
-                options.layers,
-                options.importance,
-                settings.seed,
-                settings.precision,
-            )
-            key = _key(settings, options, baseline.sha256, work.data.fingerprint)
-            files = _Files(work.run, options)
-            journal = Journal(files.journal, fingerprint(key, asked.precision)) if ranks.leads else None
-            split = work.data.val if options.split == "val" else work.data.test
-            table = run(dense.eval(), split, asked, key, journal, ranks, quiet=settings.quiet)
-            if journal is not None:
-                data = {"split": options.split, **data_summary(work.data)}
-                write_json(
-                    files.record,
-                    {
-                        **table.to_dict(),
-                        "data": data,
-                        "environment": baseline.environment,
-                        "notes": list(baseline.notes),
-                    },
-                )
-                files.write(table)
-                journal.remove()
-            return table
+        settings = replace(settings, device=str(device), quiet=settings.quiet or not ranks.leads)
+        with ranks.leader_first():
+            done = _finished(settings, options, ranks)
+        return ranks.lead(done) or _swept(settings, options, given, ranks)
+
+
+@stage
+def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: Ranks) -> Sensitivity:
+    with session(settings, given, ranks, writes=()) as work:
+        with ranks.leader_first():
+            dense, baseline = work.baseline(given)
+        options.check(dense.spec)
+        if CRITERIA[options.importance].needs_gradients:
+            accumulate_gradients(dense, work.data.train, Normalisation.of(dense.meta))
+        asked = Sweep.of(
+            dense, options.kind, options.levels, options.layers, options.importance, settings.seed, settings.precision
+        )
+        key = _key(settings, options, baseline.sha256, work.data.fingerprint)
+        files = _Files(work.run, options)
+        journal = Journal(files.journal, _journal_key(key, asked.precision, settings)) if ranks.leads else None
+        split = work.data.val if options.split == "val" else work.data.test
+        table = run(dense.eval(), split, asked, key, journal, ranks, quiet=settings.quiet)
+        if journal is not None:
+            about = {"split": options.split, **data_summary(work.data)}
+            notes = {"data": about, "environment": baseline.environment, "notes": list(baseline.notes)}
+            files.record.unlink(missing_ok=True)  # of an older sweep: from here on its files are being written over
+            files.write({**table.to_dict(), **notes})
+            write_json(files.record, {**table.to_dict(), **notes})
+            journal.remove()
+        return table
 
 
 class _Files:
-    """What a sweep leaves in its run directory."""
+    """What a sweep leaves in its run directory. The record comes last: where it is, the others are its own."""
 
     def __init__(self, run: RunDir, options: SweepOptions) -> None:
         name = f"{options.kind}_sensitivity"
@@ -92,16 +90,24 @@ class _Files:
         self.journal = partial_of(self.csv).with_suffix(".jsonl")
         self.figures = {run.plot(name): plots.sensitivity, run.plot(f"{name}_cost"): plots.sensitivity_cost}
 
-    def write(self, table: Sensitivity, missing_only: bool = False) -> None:
+    def write(self, record: dict[str, Any], *, missing_only: bool = False) -> None:
         """All files that follow from the record."""
-        record = read_json(self.record)
-        if not (missing_only and self.results.is_file()):
+        table = Sensitivity.from_dict(record)
+        record = json.loads(json.dumps(record))  # pickle's bytes tell shared objects from equal ones
+        if not (missing_only and _holds(self.results, record)):
             write_atomic(self.results, lambda file: torch.save(record, file))
-        if not (missing_only and self.csv.is_file()):
+        if not (missing_only and self.csv.is_file() and self.csv.read_bytes() == table.csv().encode()):
             write_text(self.csv, table.csv())
         for path, draw in self.figures.items():
             if not (missing_only and path.is_file()):
                 plots.save_png(draw(table), path)
+
+
+def _holds(path: Path, record: dict[str, Any]) -> bool:
+    try:
+        return bool(torch.load(path, weights_only=True) == record)
+    except Exception:  # noqa: BLE001  what a torn or foreign file raises is not documented
+        return False
 
 
 def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensitivity | None:
@@ -116,17 +122,23 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
     try:
         table = Sensitivity.from_dict(record)
         spec = VGGSpec.from_dict(table.spec)
-    except (TypeError, KeyError, BadInput):
+        levels = sorted(options.levels)
+        removed = removals(options.kind, spec, levels, options.layers)
+    except (TypeError, KeyError, ValueError, BadInput):
         return None
-    exact = settings.precision == "auto" and table.precision != "bf16"
-    if table.key != _key(settings, options, file_fingerprint(weights), digest) or not (
-        exact or table.precision == settings.precision
-    ):
+    if table.key != _key(settings, options, file_fingerprint(weights), digest) or table.removed != removed:
+        return None
+    if any([point.ratio for point in table.of_layer(layer)] != levels for layer in removed):
+        return None
+    if table.precision != settings.precision and not (settings.precision == "auto" and table.precision != "bf16"):
         return None
     settings.check_spec(spec, weights)
     settings.note(f"{files.record}: these weights, images and options were swept before; nothing to do")
     if ranks.leads:
-        files.write(table, missing_only=True)
+        with locked(run_dir.root):
+            files.write(record, missing_only=True)
+            if Journal.key_of(files.journal) == _journal_key(table.key, table.precision, settings):
+                files.journal.unlink()  # the sweep died between its record and this
     return table
 
 
@@ -134,6 +146,11 @@ def _data_fingerprint(settings: Settings) -> str:
     if settings.dataset == "folder":
         return folder_fingerprint(settings.data_dir, SIZE, settings.note, settings.quiet)
     return load_data(settings.dataset, settings.data_dir, torch.device("cpu")).fingerprint
+
+
+def _journal_key(key: str, precision: str, settings: Settings) -> str:
+    """Of the work on a question: with the precision that ``auto`` came to, and the kind of device, whose sums are its own."""
+    return fingerprint(key, precision, settings.device.partition(":")[0])
 
 
 def _key(settings: Settings, options: SweepOptions, weights: str, data: str) -> str:

@@ -215,11 +215,13 @@ def stage(work: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def session(settings: Settings, dense: VGG | None = None, ranks: Ranks = ALONE) -> Iterator[Session]:
+def session(
+    settings: Settings, dense: VGG | None = None, ranks: Ranks = ALONE, writes: tuple[str, ...] = MODELS[1:]
+) -> Iterator[Session]:
     """Check the device, load the data and lock the run directory, for one stage.
 
     ``dense``: the model of ``--checkpoint``, refused where its classes are not the data's, or where the file is one
-    that a pruning stage would write over, before anything is written. ``ranks``: the processes that share the stage.
+    of the models that the stage ``writes``, before anything is written. ``ranks``: the processes that share the stage.
     """
     device = pick_device(settings.device)
     peak = PeakMemory(device)
@@ -237,7 +239,7 @@ def session(settings: Settings, dense: VGG | None = None, ranks: Ranks = ALONE) 
     run = RunDir.of(settings, data.fingerprint)
     if dense is not None and settings.checkpoint is not None:
         check_classes(dense, data, settings.checkpoint)
-        outputs = {run.checkpoint(name, dense.spec.depth).resolve() for name in MODELS[1:]}
+        outputs = {run.checkpoint(name, dense.spec.depth).resolve() for name in writes}
         if settings.checkpoint.resolve() in outputs:
             raise BadInput(f"--checkpoint: {settings.checkpoint} would be written over; give a --tag or another --out")
     with locked(run.root) if ranks.leads else nullcontext():
