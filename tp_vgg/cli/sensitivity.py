@@ -44,7 +44,7 @@ def command(
     what was too close to call; elsewhere it is fp32.
 
     Memory: besides torch and the data set, the activations of all images (66 KB an image for VGG-11 at full width, 655 MB for 10,000;
-    four times that for the deeper ones), taken in parts where they would pass half of the free memory, and about 0.4 GB for the levels.
+    four times that for the deeper ones), taken in parts where they would pass half of the free memory, and under 1 GB for the levels in hand.
 
     \b
     Example: python -m tp_vgg sensitivity --kind structured --dataset digits
