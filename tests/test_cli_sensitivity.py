@@ -81,6 +81,7 @@ def test_a_finished_sweep_answers_from_its_record(call, at_home: Path, small: li
     with monkeypatch.context() as patch:
         patch.setattr(stage, "run", spy)
         patch.setattr(stage, "session", spy)
+        patch.setattr(stage, "load_given", spy)
         status, out, err = call(*again)
         assert (status, out) == first[:2]
         assert "swept before; nothing to do" in err

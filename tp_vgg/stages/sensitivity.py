@@ -41,7 +41,7 @@ from tp_vgg.tally import Sweep
 def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
     """Sweep every layer; leaves the table as ``.pth``, CSV and record, and its figures. A finished sweep of the same weights, images
     and options is not done again. Under torchrun every process evaluates its share of the images and the first one writes."""
-    given = load_given(settings)
+    given = None if _swept_before(settings, options) else load_given(settings)
     if given is not None:
         options.check(given.spec)
         settings = settings.for_spec(given.spec)
@@ -50,7 +50,7 @@ def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
         settings = replace(settings, device=str(device), quiet=settings.quiet or not ranks.leads)
         with ranks.leader_first():
             done = _finished(settings, options, ranks)
-        return ranks.lead(done) or _swept(settings, options, given, ranks)
+        return ranks.lead(done) or _swept(settings, options, given or load_given(settings), ranks)
 
 
 @stage
@@ -71,12 +71,34 @@ def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: 
         table = run(dense.eval(), split, asked, key, journal, ranks, quiet=settings.quiet)
         if journal is not None:
             about = {"split": options.split, **data_summary(work.data)}
-            notes = {"data": about, "environment": baseline.environment, "notes": list(baseline.notes)}
+            notes = {
+                "weights": baseline.sha256,
+                "data": about,
+                "environment": baseline.environment,
+                "notes": list(baseline.notes),
+            }
             files.record.unlink(missing_ok=True)  # of an older sweep: from here on its files are being written over
             files.write({**table.to_dict(), **notes})
             write_json(files.record, {**table.to_dict(), **notes})
             journal.remove()
         return table
+
+
+def _swept_before(settings: Settings, options: SweepOptions) -> bool:
+    """Whether the record in an explicit ``--out`` is of the very ``--checkpoint``, so that its spec stands for the file's and loading that
+    can wait. Raises :class:`BadInput` for options that do not fit it."""
+    if settings.out is None or settings.checkpoint is None:
+        return False
+    record = read_json(_Files(RunDir.of(settings), options).record) or {}
+    if record.get("weights") != file_fingerprint(settings.checkpoint):
+        return False
+    try:
+        spec = VGGSpec.from_dict(record["spec"])
+    except (KeyError, BadInput):
+        return False
+    options.check(spec)
+    settings.check_spec(spec, settings.checkpoint)
+    return True
 
 
 class _Files:
