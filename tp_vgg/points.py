@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,15 +20,13 @@ MOST_REDONE = 0.3
 LEVEL_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 """Outputs of several levels that are held at once, so that they share the work on their input."""
 
-Logits = Callable[[torch.Tensor, Sequence[int]], Iterator[torch.Tensor]]
-"""(activations, levels by their place) → logits [n, classes] of each level in turn; each is gone when the next is asked for."""
-
 
 class Layer(Protocol):
     """One layer at several levels, in one precision."""
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
-        """See :data:`Logits`."""
+        """Logits [n, classes] for the activations ``x`` at each of the ``chosen`` levels (by place) in turn; each is gone when the next is
+        asked for."""
         ...
 
 
