@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tp_vgg.checkpoint import load, save
+    from tp_vgg.latency import measure_latency
     from tp_vgg.model import build
     from tp_vgg.ratios import read_ratios
     from tp_vgg.sensitivity import sweep
@@ -25,12 +26,23 @@ _HOMES = {
     "load": "tp_vgg.checkpoint",
     "save": "tp_vgg.checkpoint",
     "read_ratios": "tp_vgg.ratios",
+    "measure_latency": "tp_vgg.latency",
     "prune_structured": "tp_vgg.structured",
     "prune_unstructured": "tp_vgg.unstructured",
     "sweep": "tp_vgg.sensitivity",
 }
 
-__all__ = ["VGGSpec", "build", "load", "prune_structured", "prune_unstructured", "read_ratios", "save", "sweep"]
+__all__ = [
+    "VGGSpec",
+    "build",
+    "load",
+    "measure_latency",
+    "prune_structured",
+    "prune_unstructured",
+    "read_ratios",
+    "save",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

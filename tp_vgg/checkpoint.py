@@ -15,16 +15,25 @@ import torch
 from tp_vgg.device import versions
 from tp_vgg.errors import BadInput
 from tp_vgg.model import VGG, can_fold_head, empty, fold_head_columns
+from tp_vgg.packed import State, from_file, to_bytes
 from tp_vgg.spec import MAX_WIDTH, STAGES, VGGSpec
 from tp_vgg.storage import write_atomic
 
 FORMAT = "tp_vgg/1"
-State = dict[str, torch.Tensor]
+SAFETENSORS = (".safetensors", ".sparse")
+"""Names' ends of files in that container."""
 
 
 def save(model: VGG, path: str | Path) -> None:
-    """Write ``model`` so that ``torch.load(path, weights_only=True)`` opens it without tp_vgg; whole or not at all."""
-    write_atomic(Path(path), lambda file: torch.save(to_dict(model), file))
+    """Write ``model``, whole or not at all, as the name's end says: ``.safetensors``; ``.sparse``, smaller the more zeros there are; anything
+    else so that ``torch.load(path, weights_only=True)`` opens it without tp_vgg. Nothing of the weights is lost in any."""
+    path = Path(path)
+    checkpoint = to_dict(model)
+    if path.suffix in SAFETENSORS:
+        raw = to_bytes(checkpoint, sparse=path.suffix == ".sparse")
+        write_atomic(path, lambda file: file.write(raw))
+    else:
+        write_atomic(path, lambda file: torch.save(checkpoint, file))
 
 
 def to_dict(model: VGG) -> dict[str, Any]:
@@ -37,7 +46,7 @@ def to_dict(model: VGG) -> dict[str, Any]:
 def load(path: str | Path) -> VGG:
     """Load a checkpoint onto the CPU, in eval mode, with ``.spec``, ``.meta`` and ``.kept``.
 
-    Reads tp_vgg's own ``.pth``, and plain state dicts with torchvision's names from ``.pth`` or
+    Reads what :func:`save` wrote, and plain state dicts with torchvision's names from ``.pth`` or
     ``.safetensors``; of those, a 7×7 head is folded for 32×32 input (``meta["notes"]`` says so) and
     the normalisation is CIFAR-10's. Raises :class:`BadInput` naming the file and what is wrong with it.
     """
@@ -69,20 +78,18 @@ def from_state_dict(state: object) -> VGG:
 def _read(path: Path) -> object:
     if not path.is_file():
         raise BadInput(
-            "not a regular file" if path.exists() else "no such file; give a checkpoint (.pth or .safetensors)"
+            "not a regular file" if path.exists() else "no such file; give a checkpoint (.pth, .safetensors or .sparse)"
         )
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+        if path.suffix in SAFETENSORS:
+            return from_file(path)
         with warnings.catch_warnings(action="ignore"):  # about files that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadInput(
             "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
         ) from None
-    except MemoryError:
+    except (MemoryError, BadInput):
         raise
     except Exception as error:  # noqa: BLE001  what a broken archive raises is not documented
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__

@@ -52,15 +52,20 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 
 @contextlib.contextmanager
-def exact_fp32() -> Iterator[None]:
-    """fp32 that is fp32: neither TF32 on CUDA nor bf16 in oneDNN stands in for it, whatever the process has set."""
+def fp32_arithmetic(*, tf32: bool, deterministic: bool) -> Iterator[None]:
+    """What fp32 stands for on CUDA, whatever the process has set; without ``tf32``, oneDNN's bf16 does not stand in for it either."""
     precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=tf32):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def exact_fp32() -> contextlib.AbstractContextManager[None]:
+    """fp32 that is fp32, with the same bits on every run."""
+    return fp32_arithmetic(tf32=False, deterministic=True)
 
 
 def free_memory(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tp_vgg.latencies import Latency, Staircase
 from tp_vgg.records import Sensitivity
 from tp_vgg.storage import write_atomic
 
@@ -116,6 +117,56 @@ def _heatmap(table: Sensitivity) -> Figure:
         xlabel="ratio of the layer's channels removed",
     )  # fmt: skip
     figure.colorbar(image, label="drop (percentage points)")
+    return figure
+
+
+def latency(found: Latency) -> Figure:
+    """Speed-up with its interval against the MAC ratio, a panel a batch size and dtype, a colour a mode; the dashed line is the ideal."""
+    rows = [row for row in found.rows if row.speedup is not None]
+    panels = list(dict.fromkeys((row.batch_size, row.dtype) for row in rows)) or [(0, "nothing was available")]
+    figure, axes = _figure(len(panels), "Speed-up against what the MACs promise")
+    modes = list(dict.fromkeys(row.mode for row in rows))
+    for axis, (batch, dtype) in zip(np.atleast_1d(axes), panels, strict=True):
+        shown = [row for row in rows if (row.batch_size, row.dtype) == (batch, dtype)]
+        highest = max([row.mac_ratio or 1.0 for row in shown] + [row.speedup or 1.0 for row in shown] + [1.5])
+        axis.plot([1, highest], [1, highest], color="black", linestyle="--", linewidth=1, label="ideal")
+        for i, mode in enumerate(modes):
+            ideal, middle, low, high = (
+                np.array(
+                    [
+                        (row.mac_ratio, row.speedup, row.speedup_low, row.speedup_high)
+                        for row in shown
+                        if row.mode == mode
+                    ],
+                    float,
+                )
+                .reshape(-1, 4)
+                .T
+            )
+            look = {**_style(i), "linestyle": "none"}
+            axis.errorbar(ideal, middle, (middle - low, high - middle), label=mode, capsize=3, **look)
+        axis.axhline(1, color="black", linewidth=0.5)
+        axis.set(title=f"batch {batch}, {dtype}", xlabel="dense MACs ÷ MACs", ylabel="speed-up (dense ÷ pruned time)")
+        axis.legend(fontsize="small")
+    return figure
+
+
+def staircase(tables: Sequence[Staircase]) -> Figure:
+    """Time of each conv against its output channels, all inputs present; a panel a conv, a line a table."""
+    layers = tables[0].layers
+    columns = min(len(layers), 4)
+    figure = Figure(figsize=(3.5 * columns, 3 * -(-len(layers) // columns)), layout="constrained")
+    figure.suptitle("Time of each conv over its width")
+    axes = figure.subplots(-(-len(layers) // columns), columns, squeeze=False).ravel()
+    for axis, layer in zip(axes, layers, strict=False):
+        for i, table in enumerate(tables):
+            points = table.at_full_input(layer)
+            label = f"{table.dtype}, batch {table.batch_size}"
+            axis.plot([p.out_width for p in points], [p.median_us for p in points], label=label, **_style(i))
+        axis.set(title=layer, xlabel="output channels", ylabel="µs", xlim=(0, None), ylim=(0, None))
+    for axis in axes[len(layers) :]:
+        axis.set_axis_off()
+    axes[0].legend(fontsize="small")
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -25,3 +26,26 @@ def paired_difference(lost: int, gained: int, n: int, confidence: float = 0.95) 
     centre = first - second
     reach = float(norm.ppf((1 + confidence) / 2)) * math.sqrt((first + second - centre**2) / (n + 2))
     return max(centre - reach, -1.0), min(centre + reach, 1.0)
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the median of ``values`` (two or more), by the percentile bootstrap of 9,999 resamples with a fixed seed.
+
+    Source: Efron & Tibshirani 1993, chapter 13, by scipy. Its corrected forms (BCa) are no better for a median, whose bootstrap
+    distribution is a few order statistics.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (np.asarray(values),), np.median, confidence_level=confidence, method="percentile", rng=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles of ``values``, one or more; the second is the median."""
+    import numpy as np
+
+    low, middle, high = np.quantile(np.asarray(values), (0.25, 0.5, 0.75))
+    return float(low), float(middle), float(high)

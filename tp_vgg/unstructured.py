@@ -74,6 +74,7 @@ def remove_masks(model: nn.Module) -> None:
     for module in model.modules():
         if is_masked(module):
             prune.remove(module, "weight")
+            module.get_parameter("weight").data.add_(0.0)  # a masked negative weight is −0.0
 
 
 def is_masked(module: nn.Module) -> bool:

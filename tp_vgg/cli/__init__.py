@@ -18,6 +18,8 @@ COMMANDS = {
     "sensitivity": "Sweep every layer and ratio: which layers can bear pruning.",
     "unstructured": "Set the smallest weights to zero, fine-tune, save.",
     "structured": "Remove channels, prove it, fine-tune, save: the main job.",
+    "benchmark": "Measure what pruning buys on this device, and say why when it is little.",
+    "export": "A checkpoint in another format, checked before it is kept.",
     "compare": "One table of accuracy, size and cost; metrics.json.",
 }
 
@@ -109,6 +111,6 @@ def leads() -> bool:
 
 def print_table(records: Any) -> None:
     """The closing table of a stage, on stdout."""
-    from tp_vgg.stages.compare import render
+    from tp_vgg.stages.compare import Comparison, render
 
-    click.echo(render(records))
+    click.echo(render(Comparison(records)))

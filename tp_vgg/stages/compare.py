@@ -6,19 +6,38 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tp_vgg.errors import BadInput
+from tp_vgg.latencies import Latency, LatencyRow
 from tp_vgg.records import ModelRecord
 from tp_vgg.stages.settings import GIVEN, MODELS, RunDir, Settings
-from tp_vgg.storage import file_fingerprint, write_json
+from tp_vgg.storage import file_fingerprint, read_json, write_json
 from tp_vgg.tables import markdown_table, text_table
 
 FORMATS = ("text", "markdown", "json", "csv")
 
 
-def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> dict[str, ModelRecord]:
+@dataclass(frozen=True)
+class Comparison:
+    """Records by model, the baseline first; and the run directory's benchmark, of which the rows of these very files count."""
+
+    records: dict[str, ModelRecord]
+    latency: Latency | None = None
+
+    def rows(self, name: str) -> tuple[LatencyRow, ...]:
+        return self.latency.of_model(self.records[name].sha256) if self.latency else ()
+
+    def quoted(self) -> dict[str, LatencyRow]:
+        """By model, the one row that stands in the table; empty where the models of the table were not timed."""
+        cell = self.latency.headline() if self.latency else None
+        found = {name: row for name in self.records for row in self.rows(name) if row.cell == cell and row.speedup}
+        return found if next(iter(self.records)) in found else {}
+
+
+def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> Comparison:
     """The records of a run directory, and of ``checkpoints`` measured now on the same data; writes ``metrics.json``.
 
     Raises :class:`BadInput` where nothing has run yet. A model that does not belong in the table is left out, with a note.
@@ -31,16 +50,28 @@ def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> dict[str,
         run, records = _measured(settings, checkpoints)
     else:
         run = RunDir.of(settings)
-        records = _recorded(settings, run)
+        records = recorded(settings, run)
         if not records:
             raise BadInput(
                 f"{run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
             )
-    write_json(run.work / "metrics.json", metrics(records))
-    return records
+    found = Comparison(records, _latency(settings, run))
+    write_json(run.work / "metrics.json", metrics(found))
+    return found
 
 
-def _recorded(settings: Settings, run: RunDir) -> dict[str, ModelRecord]:
+def _latency(settings: Settings, run: RunDir) -> Latency | None:
+    data = read_json(run.latency)
+    try:
+        return Latency.from_dict(data) if data is not None else None
+    except (TypeError, KeyError, ValueError):
+        settings.note(
+            f"{run.latency}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again"
+        )
+        return None
+
+
+def recorded(settings: Settings, run: RunDir) -> dict[str, ModelRecord]:
     """The records that can stand in one table: of the files as they are, of one baseline, on the same images."""
     found = {name: record for name in MODELS[1:] if (record := run.record(name)) is not None}
     dense = {record.sha256: record for name in (GIVEN, MODELS[0]) if (record := run.record(name)) is not None}
@@ -78,7 +109,7 @@ def _measured(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunDir
 
     models = {path: load(path) for path in checkpoints}
     with session(settings) as work:
-        records = _recorded(settings, work.run)
+        records = recorded(settings, work.run)
         if records and records[MODELS[0]].data != data_summary(work.data):
             raise BadInput(
                 f"{work.run.root}: its models were measured on other images; give the same --dataset and --limit options"
@@ -89,25 +120,28 @@ def _measured(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunDir
         return work.run, records
 
 
-def metrics(records: Mapping[str, ModelRecord]) -> dict[str, Any]:
+def metrics(found: Comparison) -> dict[str, Any]:
     """The contents of ``metrics.json`` (schema 1)."""
-    first = next(iter(records.values()))
-    return {
-        "schema": 1,
-        "environment": first.environment,
-        "data": first.data,
-        "models": {name: record.metrics() for name, record in records.items()},
-    }
+    first = next(iter(found.records.values()))
+    models = {}
+    for name, record in found.records.items():
+        models[name] = record.metrics()
+        if found.latency is not None and (rows := found.rows(name)):
+            models[name]["latency"] = [row.metrics(found.latency.environment["device"]) for row in rows]
+    return {"schema": 1, "environment": first.environment, "data": first.data, "models": models}
 
 
-def render(records: Mapping[str, ModelRecord], form: str = "text") -> str:
+def render(found: Comparison, form: str = "text") -> str:
     """The comparison in one of ``FORMATS``; ratios and drops are against the first record, the baseline."""
     if form == "json":
-        return json.dumps(metrics(records), indent=1, allow_nan=False)
+        return json.dumps(metrics(found), indent=1, allow_nan=False)
     if form == "csv":
-        return _csv(records)
-    base = next(iter(records.values()))
+        return _csv(found)
+    base = next(iter(found.records.values()))
+    quoted = found.quoted()
     header = ["model", f"test accuracy [95 %], n = {base.test.n}", "drop", "params", "non-zero", "MACs", "file"]
+    if quoted:
+        header.append(f"speed-up [95 %], {next(iter(quoted.values())).cell.label}")
     rows = [
         [
             name,
@@ -117,27 +151,37 @@ def render(records: Mapping[str, ModelRecord], form: str = "text") -> str:
             _with_ratio(r.nonzero, base.nonzero, 1e6, " M"),
             _with_ratio(r.macs, base.macs, 1e6, " M"),
             _with_ratio(r.bytes, base.bytes, 1e6, " MB"),
+            *([_speedup(quoted.get(name))] if quoted else []),
         ]
-        for name, r in records.items()
+        for name, r in found.records.items()
     ]
     return markdown_table(header, rows) if form == "markdown" else text_table(header, rows)
+
+
+def _speedup(row: LatencyRow | None) -> str:
+    if row is None:
+        return "not measured"
+    interval = f"{row.speedup:.2f} [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
+    return f"A/A {interval}" if row.verdict == "reference" else f"{interval} {row.verdict}"
 
 
 def _with_ratio(value: int, base: int, unit: float, name: str) -> str:
     return f"{value / unit:.2f}{name} ({value / base:.3f}×)"
 
 
-def _csv(records: Mapping[str, ModelRecord]) -> str:
-    base = next(iter(records.values()))
+def _csv(found: Comparison) -> str:
+    base = next(iter(found.records.values()))
     columns = ["model", "checkpoint", "correct", "n", "accuracy", "low", "high", "drop"]
     counts = ["params", "nonzero", "macs", "bytes"]
+    latency = ["mode", "dtype", "batch_size", "median_ms", "speedup", "speedup_low", "speedup_high", "verdict"]
+    quoted = found.quoted()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns + [c for name in counts for c in (name, f"{name}_ratio")])
-    for name, r in records.items():
+    writer.writerow(columns + [c for name in counts for c in (name, f"{name}_ratio")] + latency)
+    for name, r in found.records.items():
         t = r.test
         row = [name, r.checkpoint, t.correct, t.n, t.accuracy, t.low, t.high, base.test.accuracy - t.accuracy]
         for count in counts:
             row += [getattr(r, count), getattr(r, count) / getattr(base, count)]
-        writer.writerow(row)
+        writer.writerow(row + [getattr(quoted[name], c) if name in quoted else "" for c in latency])
     return out.getvalue().rstrip("\n")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tp_vgg.criteria import check_importance
 from tp_vgg.errors import BadInput
+from tp_vgg.latencies import BATCH_SIZES, MODES, Mode
 from tp_vgg.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
 from tp_vgg.records import LEVELS
 from tp_vgg.spec import Kind, VGGSpec
@@ -50,6 +51,19 @@ class SweepOptions:
     def check(self, spec: VGGSpec) -> None:
         """Raise :class:`BadInput` for layers, levels or an importance that do not fit ``spec``."""
         check_importance(self.importance, spec, removals(self.kind, spec, self.levels, self.layers), self.kind)
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
+    modes: tuple[Mode, ...] = MODES
+    dtypes: tuple[str, ...] = ("fp32", "bf16")
+    trials: int | None = None
+    """Blocks of a cell; ``None``: :data:`~tp_vgg.latencies.TRIALS`, fewer where they take long."""
+    threads: int | None = None
+    """Of the CPU; ``None``: torch's default."""
+    hot: bool = False
+    """One input for every pass, instead of a ring larger than the cache."""
 
 
 def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, show: str | None) -> VGGSpec:

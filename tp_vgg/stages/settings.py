@@ -121,6 +121,10 @@ class RunDir:
         except (TypeError, KeyError):
             raise BadInput(f"{path}: not a record of this version; delete it and run its stage again") from None
 
+    @property
+    def latency(self) -> Path:
+        return self.work / "latency.json"
+
     def plot(self, name: str) -> Path:
         return self.work / "plots" / f"{name}.png"
 

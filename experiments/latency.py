@@ -1,0 +1,95 @@
+"""What pruning buys on this device: VGG-11 dense, with 30, 50 and 70 % of every conv's channels removed, by a plan, and with zeros.
+
+All modes of the device, timed in turns by `tp_vgg.measure_latency`; one table, one JSON with the environment.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import click
+import torch
+
+from tp_vgg.checkpoint import load
+from tp_vgg.cli.benchmark import render
+from tp_vgg.errors import BadInput
+from tp_vgg.latencies import MODES
+from tp_vgg.latency import measure_latency
+from tp_vgg.model import VGG, build
+from tp_vgg.ratios import Plan, read_ratios, resolve
+from tp_vgg.spec import VGGSpec
+from tp_vgg.structured import remove_channels
+from tp_vgg.unstructured import prune_unstructured
+
+
+def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
+    pruned = copy.deepcopy(model)
+    remove_channels(pruned, resolve(plan, pruned.spec, round_to))
+    return pruned
+
+
+@click.command()
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="The dense model (fresh weights: time does not depend on them).",
+)
+@click.option(
+    "--head",
+    type=click.Choice(["linear", "torchvision"]),
+    default="linear",
+    show_default=True,
+    help="Of fresh weights.",
+)
+@click.option("--ratios", type=click.Path(path_type=Path), help="A plan to time as well.")
+@click.option("--round-to", type=click.IntRange(min=1), default=1, show_default=True, help="For the plan.")
+@click.option(
+    "--sparsity", type=float, default=0.95, show_default=True, help="Of the unstructured model, over all layers."
+)
+@click.option("--batch-sizes", default="1,64,1024", show_default=True)
+@click.option("--modes", default=",".join(MODES), show_default=True, help="onnxruntime is one more.")
+@click.option("--dtypes", default="fp32,tf32,bf16", show_default=True)
+@click.option("--only", help="Names of models to time beside the dense one, with commas between (all).")
+@click.option("--trials", type=click.IntRange(min=5), help="Blocks a cell (17, or 9 where they take long).")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Where the JSON goes (stderr).")
+def main(
+    checkpoint: Path | None, head: str, ratios: Path | None, round_to: int, sparsity: float, batch_sizes: str, modes: str, dtypes: str,
+    only: str | None, trials: int | None, threads: int | None, device: str, output: Path | None,
+) -> None:  # fmt: skip
+    """Print one line a model, mode, dtype and batch: time, speed-up with its interval, MAC ratio, efficiency, verdict."""
+    torch.manual_seed(0)
+    dense = load(checkpoint) if checkpoint else build(VGGSpec.preset("vgg11_bn", head)).eval()
+    models = {"dense": dense}
+    for percent in (30, 50, 70):
+        models[f"uniform {percent} %"] = narrowed(dense, Plan.uniform(percent / 100, dense.spec.conv_names, "--ratio"))
+    if ratios:
+        models[ratios.name] = narrowed(dense, read_ratios(ratios, "structured"), round_to)
+    models[f"{sparsity:.0%} zeros"] = copy.deepcopy(dense)
+    prune_unstructured(models[f"{sparsity:.0%} zeros"], sparsity, scope="global")
+    if only:
+        unknown = set(only.split(",")) - set(models)
+        if unknown:
+            raise click.UsageError(f"--only: {sorted(unknown)[0]!r} is not one of {', '.join(models)}")
+        models = {name: model for name, model in models.items() if name in ("dense", *only.split(","))}
+    found = measure_latency(
+        models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=[int(size) for size in batch_sizes.split(",")],  # type: ignore[arg-type]
+        trials=trials, device=device, threads=threads, quiet=False,
+    )  # fmt: skip
+    click.echo(render(found))
+    text = json.dumps(found.to_dict(), indent=1)
+    if output:
+        output.write_text(text + "\n")
+    else:
+        click.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BadInput as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,112 @@
+"""A network timed against its own copy: how often each way of timing says that they differ.
+
+`tp_vgg` is the A/A control of `tp_vgg.measure_latency`. `mean of runs` is what `torch_pruning.utils.benchmark` does, with a CPU clock: 50 passes to warm up and
+the mean of 300, of the one network and then of the other; its interval is the usual one of a ratio of two means (delta method). Each run is a process of
+its own, in which the two take turns in going first.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+
+import click
+import torch
+
+from tp_vgg.device import environment
+from tp_vgg.latency import measure_latency
+from tp_vgg.model import VGG, build
+from tp_vgg.spec import VGGSpec
+from tp_vgg.tables import text_table
+
+Found = tuple[float, float, float]
+"""Ratio, low, high."""
+
+
+def ours(model: VGG, batch: int, mode: str, trials: int | None) -> Found:
+    row = measure_latency(
+        {"dense": model}, modes=[mode], dtypes=["fp32"], batch_sizes=[batch], trials=trials, device="cpu"  # type: ignore[list-item]
+    ).rows[0]  # fmt: skip
+    assert row.speedup and row.speedup_low and row.speedup_high
+    return row.speedup, row.speedup_low, row.speedup_high
+
+
+@torch.inference_mode()
+def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int) -> Found:
+    images = torch.randn(batch, 3, 32, 32)
+    moments = []
+    for network in (model, copy.deepcopy(model)):
+        for _ in range(warmup):
+            network(images)
+        seconds = []
+        for _ in range(repeat):
+            start = time.perf_counter()
+            network(images)
+            seconds.append(time.perf_counter() - start)
+        moments.append((statistics.mean(seconds), statistics.stdev(seconds) / math.sqrt(repeat)))
+    (a, error_a), (b, error_b) = moments
+    reach = 1.96 * a / b * math.hypot(error_a / a, error_b / b)
+    return a / b, a / b - reach, a / b + reach
+
+
+def one_run(seed: int, batch: int, mode: str, trials: int | None, repeat: int) -> dict[str, Found]:
+    torch.manual_seed(seed)
+    model = build(VGGSpec.preset("vgg11_bn", "linear")).eval()
+    sides = {
+        "tp_vgg": lambda: ours(model, batch, mode, trials),
+        "mean of runs": lambda: mean_of_runs(model, batch, repeat, repeat // 6),
+    }
+    return {name: sides[name]() for name in (list(sides) if seed % 2 else reversed(sides))}
+
+
+@click.command()
+@click.option("--runs", type=click.IntRange(min=1), default=40, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--mode", type=click.Choice(["eager", "folded"]), default="eager", show_default=True)
+@click.option("--trials", type=click.IntRange(min=5), help="Blocks of tp_vgg's side (17, or 9 where they take long).")
+@click.option("--repeat", type=click.IntRange(min=6), default=300, show_default=True, help="Passes of the other side.")
+@click.option("--run", "only", type=int, hidden=True)
+def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int, only: int | None) -> None:
+    """Print, for each way, in how many runs its interval covers 1.00, and the median and spread of its ratios."""
+    if only is not None:
+        click.echo(json.dumps(one_run(only, batch_size, mode, trials, repeat)))
+        return
+    options = [
+        "--batch-size",
+        str(batch_size),
+        "--mode",
+        mode,
+        "--repeat",
+        str(repeat),
+        *(["--trials", str(trials)] if trials else []),
+    ]
+    found: list[dict[str, Found]] = []
+    for run in range(runs):
+        done = subprocess.run(
+            [sys.executable, __file__, "--run", str(run), *options], stdout=subprocess.PIPE, text=True, check=True
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        click.echo(f"{run + 1}/{runs}: {found[-1]}", err=True)
+    rows = []
+    for side in found[0]:
+        ratios = [each[side][0] for each in found]
+        covered = sum(each[side][1] <= 1 <= each[side][2] for each in found)
+        near = sum(abs(ratio - 1) <= 0.03 for ratio in ratios)
+        widths = [each[side][2] - each[side][1] for each in found]
+        rows.append([
+            side, f"{covered} of {runs}", f"{statistics.median(ratios):.4f}", f"{near} of {runs}",
+            f"{min(ratios):.3f} to {max(ratios):.3f}", f"{statistics.median(widths):.3f}",
+        ])  # fmt: skip
+    header = ["A/A", "interval covers 1.00", "median ratio", "within ±3 %", "ratios", "median width of interval"]
+    click.echo(f"batch {batch_size}, {mode}, fp32, VGG-11-BN with the linear head")
+    click.echo(text_table(header, rows))
+    click.echo(json.dumps({"runs": found, "environment": environment(torch.device("cpu"))}), err=True)
+
+
+if __name__ == "__main__":
+    main()

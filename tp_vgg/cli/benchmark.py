@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import click
+
+from tp_vgg.cli.options import COUNT, PATH, common_options
+from tp_vgg.errors import BadInput
+from tp_vgg.latencies import BATCH_SIZES, DTYPES, MODES, Latency, LatencyRow, Mode, Staircase
+from tp_vgg.stages.options import BenchmarkOptions
+from tp_vgg.stages.settings import Settings
+from tp_vgg.tables import text_table
+
+
+@click.command("benchmark")
+@common_options
+@click.argument("checkpoints", nargs=-1, type=PATH)
+@click.option("--batch-sizes", metavar="N,N,…", help="1,64,1024; with --profile 64.")
+@click.option("--modes", default=",".join(MODES), show_default=True, metavar="NAME,NAME,…", help="How it is run.")
+@click.option("--dtypes", metavar="NAME,NAME,…", help=f"Of {', '.join(DTYPES)} (fp32,bf16; with --profile fp32).")
+@click.option(
+    "--trials", type=click.IntRange(min=5), metavar="N", help="Blocks a cell (17, or 9 where they take long)."
+)
+@click.option("--threads", type=COUNT, metavar="N", help="Of the CPU (torch's default).")
+@click.option("--hot", is_flag=True, help="One input that stays in the cache, instead of ones that rotate.")
+@click.option("--runtime", type=click.Choice(["onnxruntime"]), help="Time the exported networks in this one too.")
+@click.option("--profile", "profiling", is_flag=True, help="Time every conv over a grid of widths instead.")
+def command(
+    settings: Settings,
+    checkpoints: tuple[Path, ...],
+    batch_sizes: str | None,
+    modes: str,
+    dtypes: str | None,
+    trials: int | None,
+    threads: int | None,
+    hot: bool,
+    runtime: str | None,
+    profiling: bool,
+) -> None:
+    """Measure what pruning buys on this device, and say why when it is little.
+
+    Times the dense model, a copy of it (the A/A control) and the pruned ones in turns; speed-ups are medians of paired ratios with a 95 %
+    bootstrap interval. CHECKPOINTS: instead of the run directory's pruned models.
+
+    Modes: eager; folded (batch norm folded, channels_last); graph (a CUDA graph replayed); compile (torch.compile, for the shape). What the device
+    lacks is a row that says so. fp32 is never TF32 here; tf32 is a dtype of its own.
+
+    \b
+    Example: python -m tp_vgg benchmark --dataset digits --batch-sizes 1,64 --modes eager,folded
+    """
+    for path in checkpoints:
+        if not path.is_file():
+            raise BadInput(f"CHECKPOINT: {path}: {'not a regular file' if path.exists() else 'no such file'}")
+    if profiling and (checkpoints or runtime):
+        raise BadInput("--profile: times single convs; leave out --runtime, and give the network by --checkpoint")
+    chosen: tuple[Mode, ...] = _choices("--modes", modes, MODES)  # type: ignore[assignment]
+    options = BenchmarkOptions(
+        batch_sizes=_sizes(batch_sizes) if batch_sizes else (64,) if profiling else BATCH_SIZES,
+        modes=(*chosen, "onnxruntime") if runtime else chosen,
+        dtypes=_choices("--dtypes", dtypes, DTYPES) if dtypes else ("fp32",) if profiling else ("fp32", "bf16"),
+        trials=trials,
+        threads=threads,
+        hot=hot,
+    )
+
+    from tp_vgg.stages.benchmark import benchmark, profile
+
+    if profiling:
+        click.echo("\n\n".join(render_profile(table) for table in profile(settings, options)))
+    else:
+        click.echo(render(benchmark(settings, options, checkpoints)))
+
+
+def render(found: Latency) -> str:
+    """One line a row, and below it the reasons, each once."""
+    rows = [_line(row) for row in found.rows if row.speedup is not None or row.model == found.reference]
+    header = [
+        "model",
+        "mode",
+        "dtype",
+        "batch",
+        "ms",
+        "IQR",
+        "speed-up [95 %]",
+        "MACs",
+        "efficiency",
+        "over eager",
+        "verdict",
+    ]
+    where = found.environment["cpu"] if found.environment["device"] == "cpu" else found.environment["device"]
+    blocks = sorted({len(row.seconds) for row in found.rows if row.seconds})
+    lines = [
+        f"{where}, {found.environment['threads']} CPU threads; n = {' or '.join(map(str, blocks))} blocks; {found.reference}'s speed-up is its A/A control",
+        text_table(header, rows),
+    ]
+    reasons: dict[str, list[LatencyRow]] = {}
+    for row in found.rows:
+        for reason in row.reasons if row.speedup else ():
+            reasons.setdefault(f"{row.model}: {reason}", []).append(row)
+    lines += [f"{reason} ({'; '.join(row.cell.label for row in places)})" for reason, places in reasons.items()]
+    return "\n".join(lines)
+
+
+def _line(row: LatencyRow) -> list[str]:
+    head = [row.model, row.mode, row.dtype, str(row.batch_size)]
+    if row.median_ms is None or row.speedup is None:
+        return ["(all)", *head[1:], "-", "-", "-", "-", "-", "-", f"{row.verdict}: {row.reasons[0]}"]
+    names = ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in row.reasons))
+    return [
+        *head,
+        f"{row.median_ms:.3f}",
+        f"{row.iqr_ms:.3f}",
+        f"{row.speedup:.3f} [{row.speedup_low:.3f}, {row.speedup_high:.3f}]",
+        f"{row.mac_ratio:.2f}×",
+        f"{row.efficiency:.2f} [{row.efficiency_low:.2f}, {row.efficiency_high:.2f}]",
+        f"{row.over_eager:.2f}",
+        f"{row.verdict}: {names}" if names else row.verdict,
+    ]
+
+
+def render_profile(table: Staircase) -> str:
+    """Each conv at full width, at half, and its highest step."""
+    rows = []
+    whole = sum(table.at_full_input(layer)[-1].median_us for layer in table.layers)
+    for layer in table.layers:
+        points = table.at_full_input(layer)
+        full = points[-1]
+        half = min(points, key=lambda point: abs(point.out_width - full.out_width / 2))
+        steps = [
+            (b.median_us / a.median_us, a, b) for a, b in itertools.pairwise(points) if b.out_width == a.out_width + 1
+        ]
+        highest = max(steps, key=lambda step: step[0], default=None)
+        rows.append(
+            [
+                layer,
+                f"{full.in_width} → {full.out_width}",
+                f"{full.median_us:.1f}",
+                f"{full.median_us / whole:.1%}",
+                f"{half.median_us / full.median_us:.2f} ({half.out_width})",
+                f"{highest[0]:.2f} ({highest[1].out_width} → {highest[2].out_width})" if highest else "-",
+            ]
+        )
+    header = [f"{table.dtype}, batch {table.batch_size}", "channels", "µs", "share", "half the width", "highest step"]
+    return text_table(header, rows)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        sizes = (0,)
+    if min(sizes) < 1 or max(sizes) > 1 << 20:
+        raise BadInput(f"--batch-sizes: {text[:80]!a}: give whole numbers from 1 on with commas between, such as 1,64")
+    return sizes
+
+
+def _choices(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise BadInput(f"{option}: {name[:40]!a} is not one of {', '.join(known)}")
+    return names

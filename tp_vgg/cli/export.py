@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tp_vgg.cli.options import PATH, common_options
+from tp_vgg.errors import BadInput
+from tp_vgg.stages.settings import Settings
+
+
+@click.command("export")
+@common_options
+@click.argument("checkpoint_file", metavar="CHECKPOINT", type=PATH)
+@click.option("--format", "form", type=click.Choice(["onnx", "safetensors", "sparse", "torch"]), required=True)
+@click.option("--output", type=PATH, metavar="PATH", help="Where to (beside the checkpoint, by the format's suffix).")
+def command(settings: Settings, checkpoint_file: Path, form: str, output: Path | None) -> None:
+    """Write a checkpoint in another format; checked against the model before it is kept.
+
+    onnx: for ONNX Runtime and others, any batch size; logits within 1e-4 of the largest. torch: a torch.export program (.pt2), the same.
+    safetensors: weights and spec in one file. sparse: the same with a bit-mask for the zeros, smaller for unstructured models.
+    `tp_vgg.load` reads the last two; weights are equal to the last bit. onnx needs pip install 'tp_vgg[export]'.
+
+    \b
+    Example: python -m tp_vgg export unstructured_pruned_vgg11.pth --format sparse
+    """
+    if not checkpoint_file.is_file():
+        raise BadInput(
+            f"CHECKPOINT: {checkpoint_file}: {'not a regular file' if checkpoint_file.exists() else 'no such file'}"
+        )
+
+    from tp_vgg.stages.export import export_checkpoint
+
+    path, difference = export_checkpoint(settings, checkpoint_file, form, output)  # type: ignore[arg-type]
+    before, after = checkpoint_file.stat().st_size, path.stat().st_size
+    checked = (
+        "weights equal to the last bit"
+        if form in ("safetensors", "sparse")
+        else f"logits within {difference:.1e} of the largest"
+    )
+    click.echo(f"{path}: {after:,} bytes, {after / before:.3f}× the checkpoint; {checked}")

@@ -1,0 +1,209 @@
+"""The tables of a benchmark: one row a model, mode, dtype and batch; and what a staircase profile measured (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from tp_vgg.stats import median_interval, quartiles
+
+LATENCY = "tp_vgg/latency/1"
+"""Format of ``latency.json``."""
+STAIRCASE = "tp_vgg/staircase/1"
+"""Format of a staircase profile, and part of its key."""
+Mode = Literal["eager", "folded", "graph", "compile", "onnxruntime"]
+"""How the network is run. Each but ``eager`` changes one thing: batch norm folded and channels_last; a CUDA graph replayed; torch.compile
+for the very shape; another runtime."""
+MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile")
+DTYPES = ("fp32", "tf32", "bf16")
+BATCH_SIZES = (1, 64, 1024)
+TRIALS = 17
+"""Blocks by default: the percentile bootstrap of the median of 17 is the 5th to 13th of them in order, which covers in 95.1 % of the
+cases whatever the distribution (of 15: 96.5 or 88.2 %, by the luck of the resampling)."""
+FEW_TRIALS = 9
+"""Blocks by default where they take long; by the same reckoning 96.1 %."""
+Verdict = Literal["faster", "no gain", "slower", "reference", "not available"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is compared in one place: the same mode, dtype and batch for every model."""
+
+    mode: Mode
+    dtype: str
+    batch_size: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.mode} {self.dtype}, batch {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of paired ratios and its 95 % interval (:func:`tp_vgg.stats.median_interval`)."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, reference: Sequence[float], other: Sequence[float]) -> Ratio:
+        """How many times less than ``reference`` the ``other`` took; one time a block each, in the same order."""
+        ratios = [a / b for a, b in zip(reference, other, strict=True)]
+        return cls(quartiles(ratios)[1], *median_interval(ratios))
+
+    @property
+    def includes_one(self) -> bool:
+        return self.low <= 1 <= self.high
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """One model in one cell. The numbers are ``None`` where the cell was not available."""
+
+    model: str
+    """The reference's row is its copy timed against it: the A/A control."""
+    mode: Mode
+    dtype: str
+    batch_size: int
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    """Why it is not faster by its MAC ratio, by the rules of :mod:`tp_vgg.verdicts`; or why it is not available."""
+    median_ms: float | None = None
+    """Of one forward pass over the batch."""
+    iqr_ms: float | None = None
+    speedup: float | None = None
+    """Median over the blocks of the dense model's time ÷ this one's."""
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    over_eager: float | None = None
+    """The same against the dense model in eager mode, timed in the same blocks: what mode and pruning give together."""
+    mac_ratio: float | None = None
+    """The dense model's MACs ÷ this one's: the speed-up that the arithmetic promises."""
+    efficiency: float | None = None
+    """Speed-up ÷ MAC ratio."""
+    efficiency_low: float | None = None
+    efficiency_high: float | None = None
+    peak_bytes: int | None = None
+    """Of weights, input and activations in one pass: the allocator's peak on CUDA; on the CPU the tensors alive at once, without what
+    kernels use inside."""
+    busy: float | None = None
+    """Share of the wall time in which the GPU works; ``None`` on the CPU."""
+    flushed: int = 0
+    """Denormal weights set to zero before timing: a CPU is slow on them, and dead channels make them."""
+    warm: bool = True
+    """Whether the warm-up became stable."""
+    seconds: tuple[float, ...] = ()
+    """Of one pass, a value a block."""
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.mode, self.dtype, self.batch_size)
+
+    def metrics(self, device: str) -> dict[str, Any]:
+        """The entry in ``metrics.json`` (the contract's names, and what explains them)."""
+        left_out = ("model", "seconds")
+        return {
+            "device": device,
+            **{k: v for k, v in asdict(self).items() if k not in left_out},
+            "n": len(self.seconds),
+        }
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A finished benchmark."""
+
+    reference: str
+    """Name of the dense model."""
+    models: dict[str, dict[str, Any]]
+    """By name: ``spec``, ``macs``, ``params``, ``density`` (share of weights that are not zero), and of a file ``checkpoint`` and ``sha256``."""
+    environment: dict[str, Any]
+    conditions: dict[str, Any]
+    """Clocks, power state and flags of the device ``before`` and ``after``, its ``bandwidth`` (bytes per second of a large copy, read and write
+    counted), and whether the input stayed in the cache (``hot``)."""
+    rows: tuple[LatencyRow, ...]
+
+    def of_model(self, sha256: str) -> tuple[LatencyRow, ...]:
+        """The rows of the checkpoint with these bytes."""
+        names = {name for name, about in self.models.items() if about.get("sha256") == sha256}
+        return tuple(row for row in self.rows if row.model in names)
+
+    def headline(self) -> Cell | None:
+        """The cell to quote where there is room for one: batch 64, or else the largest measured, as the dense model is fastest."""
+        rows = [row for row in self.rows if row.model == self.reference and row.median_ms is not None]
+        if not rows:
+            return None
+        batches = {row.batch_size for row in rows}
+        batch = 64 if 64 in batches else max(batches)
+        return min((row for row in rows if row.batch_size == batch), key=lambda row: row.median_ms or 0.0).cell
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, as ``latency.json`` holds it."""
+        return {"format": LATENCY, **asdict(self), "rows": [asdict(row) for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Latency:
+        """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
+        if data["format"] != LATENCY:
+            raise ValueError("not a table of this version")
+        rows = tuple(latency_row(row) for row in data["rows"])
+        if {row.model for row in rows} - set(data["models"]):
+            raise ValueError("rows of models that are not listed")
+        known = {f.name: data[f.name] for f in fields(cls)}
+        return cls(**{**known, "rows": rows})
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One conv of a staircase profile."""
+
+    layer: str
+    in_width: int
+    out_width: int
+    median_us: float
+    """Of the conv with its ReLU, batch norm folded, channels_last, over the batch."""
+    iqr_us: float
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """The time of every conv over a grid of widths, on one device."""
+
+    key: str
+    """Fingerprint of the device, versions, threads, network, grid, dtype and batch."""
+    spec: dict[str, Any]
+    dtype: str
+    batch_size: int
+    environment: dict[str, Any]
+    points: tuple[Timed, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(point.layer for point in self.points))
+
+    def at_full_input(self, layer: str) -> tuple[Timed, ...]:
+        """The points of one conv with all its input channels, by rising width."""
+        points = [point for point in self.points if point.layer == layer]
+        full = max(point.in_width for point in points)
+        return tuple(sorted((p for p in points if p.in_width == full), key=lambda point: point.out_width))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": STAIRCASE, **asdict(self), "points": [asdict(point) for point in self.points]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Staircase:
+        """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
+        if data["format"] != STAIRCASE:
+            raise ValueError("not a profile of this version")
+        known = {f.name: data[f.name] for f in fields(cls)}
+        return cls(**{**known, "points": tuple(Timed(**point) for point in data["points"])})
+
+
+def latency_row(data: Mapping[str, Any]) -> LatencyRow:
+    """A row from its ``asdict``. Raises ``TypeError`` or ``ValueError`` for anything else."""
+    row = LatencyRow(**data)
+    if row.mode not in get_args(Mode) or row.verdict not in get_args(Verdict):
+        raise ValueError(f"{row.mode!r}, {row.verdict!r}")
+    return replace(row, reasons=tuple(row.reasons), seconds=tuple(row.seconds))

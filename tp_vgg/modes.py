@@ -1,0 +1,151 @@
+"""A network made ready to be timed in one mode, dtype and batch; or why it can't be."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from tp_vgg.clocks import Call, CudaCalls
+from tp_vgg.device import has_fast_bf16
+from tp_vgg.export import onnx_session, to_onnx
+from tp_vgg.latencies import Cell
+from tp_vgg.model import VGG, fold_batch_norm
+
+DTYPE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Unavailable(Exception):
+    """A mode that this device, or this machine, lacks; the message says why."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass over the next of a ring of inputs."""
+
+    call: Call
+    held: int
+    """Bytes of the weights and of one input."""
+    flushed: int
+    """Denormal weights set to zero, which they nearly are: they are slow on a CPU, and dead channels make them."""
+
+
+def check_available(cell: Cell, device: torch.device) -> None:
+    """Raise :class:`Unavailable` for what can be told without trying."""
+    if cell.mode == "graph" and device.type != "cuda":
+        raise Unavailable("CUDA graphs need a CUDA device")
+    if cell.mode == "onnxruntime" and (device.type != "cpu" or cell.dtype != "fp32"):
+        raise Unavailable("ONNX Runtime is timed on the CPU in fp32 only")
+    if cell.dtype == "bf16" and not has_fast_bf16(device):
+        raise Unavailable("this device has no bf16 hardware")
+    if cell.dtype == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise Unavailable("this device has no TF32 hardware")
+
+
+def prepare(
+    model: VGG, cell: Cell, device: torch.device, ring_bytes: int, cuda: CudaCalls | None, threads: int
+) -> Pass:
+    """``model`` (left as it is) on ``device``, ready to run in ``cell``; call it in inference mode.
+
+    The inputs are random and rotate over at least ``ring_bytes``, so that no pass finds its input in a cache that is smaller; 0 for one input that
+    stays. ``cuda``: where graphs are captured. Raises :class:`Unavailable` for a mode that this machine turns out to lack.
+    """
+    ready = fold_batch_norm(model) if cell.mode == "folded" else copy.deepcopy(model)
+    layout = torch.channels_last if cell.mode == "folded" else torch.contiguous_format
+    ready = ready.eval().requires_grad_(False)
+    ready.to(device=device, dtype=DTYPE[cell.dtype])
+    ready.to(memory_format=layout)
+    flushed = flush_denormals(ready)
+    side = model.spec.image_size
+    shape = (cell.batch_size, 3, side, side)
+    item = DTYPE[cell.dtype].itemsize
+    one = item * cell.batch_size * 3 * side * side
+    count = max(-(-ring_bytes // one), 1)
+    generator = torch.Generator().manual_seed(0)
+    ring = [
+        torch.randn(shape, generator=generator).to(device=device, dtype=DTYPE[cell.dtype]).contiguous(memory_format=layout)
+        for _ in range(count)
+    ]  # fmt: skip
+    held = one + sum(t.numel() * t.element_size() for t in (*ready.parameters(), *ready.buffers()))
+    return Pass(_MAKERS[cell.mode](ready, ring, cuda, threads), held, flushed)
+
+
+def _plain(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _threads: int) -> Call:
+    inputs = itertools.cycle(ring)
+    return lambda: model(next(inputs))
+
+
+def _graph(model: VGG, ring: list[torch.Tensor], cuda: CudaCalls | None, _threads: int) -> Call:
+    """A replay reads one fixed place, so that each input is copied there first, as a server would have to."""
+    assert cuda is not None
+    static = ring[0].clone()
+    replay = cuda.capture(lambda: model(static))
+    inputs = itertools.cycle(ring)
+
+    def call() -> None:
+        static.copy_(next(inputs))
+        replay()
+
+    return call
+
+
+def _compiled(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _threads: int) -> Call:
+    inputs = itertools.cycle(ring)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(x)
+        return logits
+
+    # torch.compile keeps its results with the code object: one of its own for each network, or the later ones would
+    # pay for looking through the earlier ones' guards, and from the ninth on fall back to eager.
+    own = types.FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
+    compiled = torch.compile(own, dynamic=False, fullgraph=True)
+    try:
+        compiled(ring[0])
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise Unavailable(f"torch.compile failed ({type(error).__name__}: {_first_line(error)})") from None
+    return lambda: compiled(next(inputs))
+
+
+def _onnxruntime(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, threads: int) -> Call:
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        path.write_bytes(to_onnx(model))
+        session = onnx_session(path, threads)
+    name = session.get_inputs()[0].name
+    inputs = itertools.cycle([{name: x.numpy()} for x in ring])
+    return lambda: session.run(None, next(inputs))
+
+
+_MAKERS: dict[str, Callable[[VGG, list[torch.Tensor], Any, int], Call]] = {
+    "eager": _plain,
+    "folded": _plain,
+    "graph": _graph,
+    "compile": _compiled,
+    "onnxruntime": _onnxruntime,
+}
+
+
+@torch.no_grad()
+def flush_denormals(model: VGG) -> int:
+    """Set the weights and buffers smaller than the smallest normal number to zero, in place. Returns how many there were."""
+    flushed = 0
+    for value in (*model.parameters(), *model.buffers()):
+        if value.is_floating_point():
+            tiny = (value != 0) & (value.abs() < torch.finfo(value.dtype).tiny)
+            flushed += int(tiny.sum())
+            value.masked_fill_(tiny, 0)
+    return flushed
+
+
+def _first_line(error: Exception) -> str:
+    return ascii(next(iter(str(error).strip().splitlines()), ""))[1:-1][:120]

@@ -1,0 +1,138 @@
+"""`benchmark`: the latency of a run directory's models, and the staircase of each conv on this device."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tp_vgg import checkpoint, plots
+from tp_vgg.device import environment, fp32_arithmetic, pick_device
+from tp_vgg.errors import BadInput
+from tp_vgg.latencies import LATENCY, STAIRCASE, Cell, Latency, LatencyRow, Staircase, Timed, latency_row
+from tp_vgg.latency import Bench, Schedule, measure
+from tp_vgg.modes import Unavailable, check_available
+from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.compare import compare, recorded
+from tp_vgg.stages.options import BenchmarkOptions
+from tp_vgg.stages.session import load_given, stage
+from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
+from tp_vgg.staircase import GRID, Grid, profile_layer
+from tp_vgg.storage import Journal, file_fingerprint, fingerprint, locked, read_json, write_json
+
+
+@stage
+def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[Path, ...] = ()) -> Latency:
+    """Time the models of the run directory, or the dense one and ``checkpoints``; leaves ``latency.json`` and its figure, and
+    brings ``metrics.json`` up to date. Finished cells are journaled; a finished benchmark is measured anew."""
+    device = pick_device(settings.device)
+    settings, run, paths = _paths(settings, checkpoints)
+    models = {name: checkpoint.load(path) for name, path in paths.items()}
+    files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
+    bench = Bench.of(device, options.threads)
+    schedule = Schedule.of(options.modes, options.dtypes, options.batch_sizes, options.trials, options.hot)
+    asked = {name: about["sha256"] for name, about in files.items()}
+    key = fingerprint(LATENCY, list(asked.items()), asdict(options), bench.threads, environment(device))
+    with locked(run.root):
+        journal = Journal(partial_of(run.latency).with_suffix(".jsonl"), key)
+
+        def keep(rows: tuple[LatencyRow, ...]) -> None:
+            journal.append({"rows": [asdict(row) for row in rows]})
+
+        known = {rows[0].cell: rows for entry in journal.entries if (rows := tuple(map(latency_row, entry["rows"])))}
+        if known:
+            settings.note(f"{len(known)} of {len(schedule.cells)} cells were measured before the interruption")
+        found = measure(models, schedule, bench, known=known, done=keep, quiet=settings.quiet)
+        found = replace(found, models={name: {**about, **files[name]} for name, about in found.models.items()})
+        write_json(run.latency, found.to_dict())
+        plots.save_png(plots.latency(found), run.plot("latency"))
+        journal.remove()
+        if not checkpoints and settings.checkpoint is None:
+            compare(settings)
+    return found
+
+
+def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[Settings, RunDir, dict[str, Path]]:
+    """The files to time by name, the dense one first."""
+    given = load_given(settings)
+    if given is not None:
+        settings = settings.for_spec(given.spec)
+    run = RunDir.of(settings)
+    records = recorded(settings, run)
+    known = {name: run.root / record.checkpoint for name, record in records.items()}
+    dense = settings.checkpoint or known.get(MODELS[0]) or run.own_baseline(settings)
+    if dense is not None:
+        known = {MODELS[0]: dense, **({} if checkpoints else {n: p for n, p in known.items() if n != MODELS[0]})}
+    elif checkpoints:
+        settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
+    else:
+        raise BadInput(
+            f"{run.work}: nothing to time yet; run `python -m tp_vgg structured` with these options first, or name checkpoints"
+        )
+    return settings, run, {**known, **{str(path): path for path in checkpoints}}
+
+
+@stage
+def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) -> tuple[Staircase, ...]:
+    """Time every conv over a grid of widths, once for each device, dtype and batch; leaves a table each and one figure.
+
+    The network is that of ``--checkpoint``, of the run directory's baseline or of the flags; its weights do not matter.
+    """
+    device = pick_device(settings.device)
+    given = load_given(settings)
+    if given is not None:
+        settings = settings.for_spec(given.spec)
+    run = RunDir.of(settings)
+    own = run.own_baseline(settings)
+    spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
+    bench = Bench.of(device, options.threads)
+    found = []
+    with locked(run.root):
+        for batch in options.batch_sizes:
+            for dtype in options.dtypes:
+                cell = Cell("folded", dtype, batch)
+                try:
+                    check_available(cell, device)
+                except Unavailable as why:
+                    settings.note(f"{dtype}: not available: {why}")
+                    continue
+                found.append(_profiled(settings, run, spec, cell, bench, grid))
+        if not found:
+            raise BadInput("--dtypes: this device has none of them")
+        plots.save_png(plots.staircase(found), run.plot("staircase"))
+    return tuple(found)
+
+
+def _profiled(settings: Settings, run: RunDir, spec: VGGSpec, cell: Cell, bench: Bench, grid: Grid) -> Staircase:
+    from tqdm import tqdm
+
+    place = {**environment(bench.device), "threads": bench.threads}
+    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), place)
+    name = "".join(c if c.isalnum() else "-" for c in place["device"].lower())
+    path = run.root / "profiles" / f"{name}-{cell.dtype}-b{cell.batch_size}-{key[:8]}.json"
+    finished = _read_profile(path, key)
+    if finished is not None:
+        settings.note(f"{path}: was profiled before; delete it to measure anew")
+        return finished
+    journal = Journal(partial_of(path).with_suffix(".jsonl"), key)
+    points = {entry["layer"]: [Timed(**point) for point in entry["points"]] for entry in journal.entries}
+    widths = grid.of(spec)
+    with tqdm(spec.rows, f"profile {cell.dtype}, batch {cell.batch_size}", disable=settings.quiet or None) as bar:
+        for row in bar:
+            if row.name in widths and row.name not in points:
+                with fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False):
+                    points[row.name] = list(profile_layer(row, widths[row.name], cell, bench.device, bench.quick))
+                journal.append({"layer": row.name, "points": [asdict(point) for point in points[row.name]]})
+    ordered = tuple(point for layer in widths for point in points[layer])
+    table = Staircase(key, spec.to_dict(), cell.dtype, cell.batch_size, place, ordered)
+    write_json(path, table.to_dict())
+    journal.remove()
+    return table
+
+
+def _read_profile(path: Path, key: str) -> Staircase | None:
+    data = read_json(path)
+    try:
+        table = Staircase.from_dict(data) if data is not None else None
+    except (TypeError, KeyError, ValueError):
+        return None
+    return table if table is not None and table.key == key else None

@@ -1,0 +1,25 @@
+"""`export`: one checkpoint in another format, checked before it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tp_vgg import checkpoint
+from tp_vgg.errors import BadInput
+from tp_vgg.export import SUFFIXES, Format, export
+from tp_vgg.stages.settings import Settings
+
+
+def export_checkpoint(settings: Settings, source: Path, form: Format, output: Path | None) -> tuple[Path, float]:
+    """Write ``source`` in ``form`` to ``output`` (beside it, with the format's suffix, where ``None``); returns where that is, and the largest
+    difference of the logits that the check found. Raises :class:`BadInput` for a bad file, or an output that is the source."""
+    model = checkpoint.load(source)
+    settings.check_spec(model.spec, source)
+    path = output or source.with_suffix(SUFFIXES[form])
+    if path.exists() and (path.is_dir() or path.samefile(source)):
+        raise BadInput(
+            f"--output: {path} is {'a directory' if path.is_dir() else 'the checkpoint itself'}; give another name"
+        )
+    if form in ("safetensors", "sparse") and path.suffix != SUFFIXES[form]:
+        raise BadInput(f"--output: {path}: must end in {SUFFIXES[form]}, by which it is read")
+    return path, export(model, path, form)

@@ -1,0 +1,122 @@
+"""The time of a conv over its widths: where it falls in steps, and what a plan can count on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tp_vgg.clocks import Call, Clock
+from tp_vgg.interleave import interleave
+from tp_vgg.latencies import Cell, Ratio, Timed
+from tp_vgg.modes import DTYPE
+from tp_vgg.spec import LayerRow, VGGSpec
+from tp_vgg.stats import quartiles
+from tp_vgg.verdicts import Step
+
+MULTIPLES = (8, 16, 32, 64)
+"""Widths at which kernels step: vectors of a CPU, tiles of a tensor core."""
+NEAR = 0.85
+"""A lower width is just below from this share of the width on."""
+PROBE_TRIALS = 9
+PROFILE_TRIALS = 5
+POINT_SECONDS = 0.01
+"""Shortest sample of a single conv."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The widths at which each conv is timed: multiples of ``step`` up to its full width, at most ``points`` of them."""
+
+    step: int = 8
+    points: int = 8
+
+    def widths(self, full: int) -> tuple[int, ...]:
+        """Rising, evenly spread as far as the step allows; the full width is always one."""
+        every = max(-(-full // (self.step * self.points)), 1) * self.step
+        return tuple(sorted({*range(every, full, every), full}))
+
+    def of(self, spec: VGGSpec) -> dict[str, tuple[tuple[int, int], ...]]:
+        """(in, out) of every point, by conv: all pairs of widths, and at the full input one channel more than each, which is where a
+        staircase shows. The first conv's input is the image's three channels, always."""
+        points: dict[str, tuple[tuple[int, int], ...]] = {}
+        for row in spec.rows:
+            if row.kind == "conv":
+                ins = self.widths(row.in_width) if points else (row.in_width,)
+                outs = self.widths(row.out_width)
+                points[row.name] = (
+                    *itertools.product(ins, outs),
+                    *((row.in_width, width + 1) for width in outs[:-1] if width + 1 not in outs),
+                )
+        return points
+
+
+GRID = Grid()
+
+
+def profile_layer(
+    row: LayerRow,
+    points: Sequence[tuple[int, int]],
+    cell: Cell,
+    device: torch.device,
+    clock: Clock,
+    trials: int = PROFILE_TRIALS,
+) -> Iterator[Timed]:
+    """Time one conv at each (in, out); the points take turns."""
+    calls = {f"{i},{o}": _conv_call([(i, o, row.side, False)], cell, device) for i, o in points}
+    with torch.inference_mode():
+        samples = interleave(calls, clock, trials, warm_up=(1, 1))
+    for (i, o), seconds in zip(points, samples.seconds.values(), strict=True):
+        low, middle, high = quartiles(seconds)
+        yield Timed(row.name, i, o, 1e6 * middle, 1e6 * (high - low))
+
+
+def probe_steps(
+    spec: VGGSpec, cell: Cell, device: torch.device, clock: Clock, trials: int = PROBE_TRIALS
+) -> Iterator[Step]:
+    """Whether a conv of ``spec`` lies just above a step: its time, with the conv that reads it, at its width and at the multiples
+    of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width."""
+    convs = [row for row in spec.rows if row.kind == "conv"]
+    for row, after in itertools.pairwise([*convs, None]):
+        assert row is not None
+        lower = lower_widths(row.out_width)
+        if not lower:
+            continue
+        calls = {str(width): _conv_call(_pair(row, after, width), cell, device) for width in (row.out_width, *lower)}
+        with torch.inference_mode():
+            seconds = interleave(calls, clock, trials, warm_up=(1, 3)).seconds
+        found = [
+            Step(row.name, row.out_width, w, Ratio.of(seconds[str(row.out_width)], seconds[str(w)])) for w in lower
+        ]
+        yield max(found, key=lambda step: (step.found, step.gain.low * step.lower))
+
+
+def lower_widths(width: int) -> tuple[int, ...]:
+    """The widths just below ``width`` at which kernels step, rising; none for a width at which they do."""
+    below = {width - width % multiple for multiple in MULTIPLES if width % multiple}
+    return tuple(sorted(w for w in below if w and w >= NEAR * width))
+
+
+def _pair(row: LayerRow, after: LayerRow | None, width: int) -> list[tuple[int, int, int, bool]]:
+    first = (row.in_width, width, row.side, after is not None and after.side < row.side)
+    return [first] if after is None else [first, (width, after.out_width, after.side, False)]
+
+
+def _conv_call(convs: list[tuple[int, int, int, bool]], cell: Cell, device: torch.device) -> Call:
+    """Convs (in, out, side, whether a pool follows) one behind the other, each with its ReLU, on one random input."""
+    layers: list[nn.Module] = []
+    for before, width, _, pool in convs:
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+        if pool:
+            layers.append(nn.MaxPool2d(2))
+    layout = torch.contiguous_format if cell.mode == "eager" else torch.channels_last
+    chain: Any = nn.Sequential(*layers).requires_grad_(False).to(device=device, dtype=DTYPE[cell.dtype])
+    chain = chain.to(memory_format=layout)
+    before, _, side, _ = convs[0]
+    images = torch.randn(cell.batch_size, before, side, side).to(device=device, dtype=DTYPE[cell.dtype])
+    images = images.contiguous(memory_format=layout)
+    return lambda: chain(images)

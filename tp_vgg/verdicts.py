@@ -1,0 +1,121 @@
+"""Why pruning paid, or did not: stated rules over what was measured (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tp_vgg.latencies import Cell, LatencyRow, Ratio, Verdict
+from tp_vgg.spec import VGGSpec
+
+FULL = 0.9
+"""Efficiency from which nothing needs an explanation."""
+BUSY = 0.5
+"""A GPU that works for less of the wall time is kept waiting by launches."""
+GRAPH_GAIN = 2.0
+"""So is one that a CUDA graph makes this many times faster."""
+MEMORY = 0.5
+"""Memory-bound: moving weights and layers' inputs and outputs once takes this share of the time."""
+STEP_GAIN = 1.05
+"""A step is worth naming where going down takes this much of the layer's time, and twice what its channels are worth."""
+CONTROL = 0.03
+"""An A/A control further off says that the machine was not quiet."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer just above a step of its staircase."""
+
+    layer: str
+    width: int
+    lower: int
+    """The width that steps down."""
+    gain: Ratio
+    """Time at ``width`` ÷ time at ``lower``, of the layer and the one that reads it."""
+
+    @property
+    def found(self) -> bool:
+        return self.gain.low >= max(STEP_GAIN, 1 + 2 * (self.width / self.lower - 1))
+
+    def __str__(self) -> str:
+        saved = 1 - 1 / self.gain.value
+        return (
+            f"staircase: {self.layer} at {self.lower} channels instead of {self.width} takes {saved:.0%} off its time"
+        )
+
+
+def verdict(ratio: Ratio, control: Ratio) -> Verdict:
+    """``no gain`` where the interval includes 1, or comes within what the A/A control itself was off by."""
+    off = 0.0 if control.includes_one else abs(control.value - 1)
+    if ratio.low > 1 + off:
+        return "faster"
+    return "slower" if ratio.high < 1 - off else "no gain"
+
+
+def needs_reason(row: LatencyRow) -> bool:
+    """Whether the row gained less than its arithmetic promised."""
+    return row.efficiency is not None and (row.verdict != "faster" or row.efficiency < FULL)
+
+
+def explain(
+    rows: Sequence[LatencyRow],
+    models: Mapping[str, Mapping[str, Any]],
+    bandwidth: float,
+    steps: Mapping[tuple[str, Cell], Iterable[Step]],
+) -> tuple[LatencyRow, ...]:
+    """The rows with the reasons that the rules give.
+
+    ``bandwidth``: bytes per second of a large copy, read and write counted. ``steps``: what was probed, by model and cell.
+    """
+    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, bandwidth, steps))) for row in rows)
+
+
+def _reasons(
+    row: LatencyRow,
+    rows: Sequence[LatencyRow],
+    models: Mapping[str, Mapping[str, Any]],
+    bandwidth: float,
+    steps: Mapping[tuple[str, Cell], Iterable[Step]],
+) -> Iterable[str]:
+    if row.median_ms is None or row.speedup is None:
+        yield from row.reasons
+        return
+    if row.verdict == "reference":
+        if abs(row.speedup - 1) > CONTROL:
+            yield f"not quiet: the A/A control of this cell is {row.speedup:.3f}"
+        return
+    found = []
+    about = models[row.model]
+    reference = next(r.model for r in rows if r.verdict == "reference" and r.cell == row.cell)
+    if about["macs"] == models[reference]["macs"] and about["density"] < models[reference]["density"]:
+        found.append(f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too")
+    if needs_reason(row):
+        found += _launch_bound(row, rows)
+        found += [str(step) for step in steps.get((row.model, row.cell), ()) if step.found]
+        item = 2 if row.dtype == "bf16" else 4
+        share = bytes_moved(VGGSpec.from_dict(about["spec"]), row.batch_size, item) / bandwidth / (row.median_ms / 1000)
+        if share >= MEMORY:
+            found.append(f"memory-bound: moving weights and activations once is {min(share, 1):.0%} of its time")
+        found = found or ["no rule explains it"]
+    yield from found
+
+
+def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
+    if row.mode in ("graph", "onnxruntime") or row.median_ms is None:
+        return
+    if row.busy is not None and row.busy < BUSY:
+        yield f"launch-bound: the GPU works {row.busy:.0%} of the time"
+        return
+    where = (row.model, row.dtype, row.batch_size)
+    times = {r.mode: r.median_ms for r in rows if (r.model, r.dtype, r.batch_size) == where and r.median_ms is not None}
+    if "graph" in times and "eager" in times and times["eager"] >= GRAPH_GAIN * times["graph"]:
+        yield f"launch-bound: a CUDA graph of it is {times['eager'] / times['graph']:.1f}× as fast as eager"
+
+
+def bytes_moved(spec: VGGSpec, batch_size: int, item_bytes: int) -> int:
+    """Least traffic of a forward pass: every weight once, every layer's input and output once."""
+    elements = 0
+    for row in spec.rows:
+        elements += row.weights + batch_size * row.side**2 * (row.in_width + row.out_width)
+    return elements * item_bytes
