@@ -77,7 +77,7 @@ def main(
             raise click.UsageError(f"--only: {sorted(unknown)[0]!r} is not one of {', '.join(models)}")
         models = {name: model for name, model in models.items() if name in ("dense", *only.split(","))}
     found = measure_latency(
-        models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=[int(size) for size in batch_sizes.split(",")],  # type: ignore[arg-type]
+        models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=[int(size) for size in batch_sizes.split(",")],
         trials=trials, device=device, threads=threads, quiet=False,
     )  # fmt: skip
     click.echo(render(found))
@@ -92,4 +92,5 @@ if __name__ == "__main__":
     try:
         main()
     except BadInput as error:
-        sys.exit(f"error: {error}")
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

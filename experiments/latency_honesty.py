@@ -30,7 +30,7 @@ Found = tuple[float, float, float]
 
 def ours(model: VGG, batch: int, mode: str, trials: int | None) -> Found:
     row = measure_latency(
-        {"dense": model}, modes=[mode], dtypes=["fp32"], batch_sizes=[batch], trials=trials, device="cpu"  # type: ignore[list-item]
+        {"dense": model}, modes=[mode], dtypes=["fp32"], batch_sizes=[batch], trials=trials, device="cpu"
     ).rows[0]  # fmt: skip
     assert row.speedup and row.speedup_low and row.speedup_high
     return row.speedup, row.speedup_low, row.speedup_high

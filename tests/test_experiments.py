@@ -53,6 +53,46 @@ def test_sensitivity_sweep_runs_both_kinds(make_model, tmp_path: Path) -> None:
     assert refused.stderr.startswith("error: ")
 
 
+def test_latency_times_every_model(plan_file, tmp_path: Path) -> None:
+    script = ROOT / "experiments" / "latency.py"
+    options = [
+        "--batch-sizes",
+        "1",
+        "--modes",
+        "folded,graph",
+        "--dtypes",
+        "fp32",
+        "--trials",
+        "5",
+        "--output",
+        "l.json",
+    ]
+    options += ["--ratios", str(plan_file({"features.4": 0.5})), "--only", "ratios.json,uniform 70 %,95% zeros"]
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "l.json").read_text())
+    assert list(report["models"]) == ["dense", "uniform 70 %", "ratios.json", "95% zeros"]
+    assert len(report["rows"]) == 8 and report["environment"]["torch"]
+    assert "not available: CUDA graphs need a CUDA device" in done.stdout and "masks save nothing" in done.stdout
+    for wrong, message in ((["--only", "x"], "--only"), (["--ratios", "none.json"], "none.json")):
+        refused = subprocess.run([sys.executable, script, *wrong], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_latency_honesty_compares_both_ways() -> None:
+    script = ROOT / "experiments" / "latency_honesty.py"
+    options = ["--runs", "2", "--trials", "5", "--repeat", "12"]
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line[:12].strip() for line in done.stdout.splitlines()[3:]] in (
+        ["tp_vgg", "mean of runs"],
+        ["mean of runs", "tp_vgg"],
+    )
+    report = json.loads(done.stderr.splitlines()[-1])
+    assert len(report["runs"]) == 2 and all(len(found) == 3 for run in report["runs"] for found in run.values())
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
 def test_help_is_there(script: Path) -> None:
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)

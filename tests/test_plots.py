@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from tp_vgg.plots import GONE, luminance, masked_weights, removed_filters, save_png, sensitivity, sensitivity_cost
+from tp_vgg.latencies import Latency, LatencyRow, Staircase, Timed
+from tp_vgg.plots import (
+    GONE,
+    latency,
+    luminance,
+    masked_weights,
+    removed_filters,
+    save_png,
+    sensitivity,
+    sensitivity_cost,
+    staircase,
+)
 from tp_vgg.records import Accuracy, Point, Sensitivity
 
 
@@ -98,3 +109,52 @@ def test_the_cost_figure_is_against_what_leaves_the_network(kind: str) -> None:
         for layer in SMALL.conv_names:
             expected = [[100 * made.cost_removed(p)[place], p.accuracy] for p in made.of_layer(layer)]
             assert lines[layer].get_xydata().tolist() == expected
+
+
+def latency_row(model: str, mode: str, batch: int, speedup: float, ratio: float) -> LatencyRow:
+    return LatencyRow(
+        model, mode, "fp32", batch, "faster", (), 1.0, 0.1, speedup, speedup - 0.1, speedup + 0.2, mac_ratio=ratio  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_latency_stands_against_the_ideal_line() -> None:
+    rows = tuple(
+        latency_row(f"m{r}", mode, batch, 0.8 * r, r)
+        for batch in (1, 64)
+        for mode in ("eager", "folded")
+        for r in (1.0, 2.0)
+    )
+    missing = LatencyRow("m2", "graph", "fp32", 64, "not available", ("why",))
+    figure = latency(Latency("m1.0", {}, {}, {}, (*rows, missing)))
+    assert [axis.get_title() for axis in figure.axes] == ["batch 1, fp32", "batch 64, fp32"]
+    for axis in figure.axes:
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["ideal", "eager", "folded"]
+        ideal = axis.get_lines()[0]
+        assert list(ideal.get_xdata()) == list(ideal.get_ydata()) == [1, 2]
+        points = axis.containers[0]
+        assert list(points[0].get_xdata()) == [1, 2] and list(points[0].get_ydata()) == [0.8, 1.6]
+        (bars,) = points[2]
+        assert np.allclose([segment[:, 1] for segment in bars.get_segments()], [[0.7, 1.0], [1.5, 1.8]])
+
+
+def test_latency_of_nothing_is_still_a_figure() -> None:
+    missing = LatencyRow("m", "graph", "fp32", 64, "not available", ("why",))
+    assert len(latency(Latency("m", {}, {}, {}, (missing,))).axes) == 1
+
+
+def test_a_staircase_has_a_panel_a_conv_and_a_line_a_table() -> None:
+    points = tuple(
+        Timed(layer, i, o, 1.0 * i * o, 0.1)
+        for layer in ("features.0", "features.4", "features.8")
+        for i in (4, 8)
+        for o in (16, 8)
+    )
+    tables = [Staircase("k", {}, dtype, 64, {}, points) for dtype in ("fp32", "bf16")]
+    figure = staircase(tables)
+    assert [axis.get_title() for axis in figure.axes] == ["features.0", "features.4", "features.8"]
+    line = figure.axes[1].get_lines()[0]
+    assert list(line.get_xdata()) == [8, 16] and list(line.get_ydata()) == [
+        64,
+        128,
+    ]  # all inputs present, by rising width
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["fp32, batch 64", "bf16, batch 64"]

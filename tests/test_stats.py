@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
-from tp_vgg.stats import paired_difference, wilson
+from tp_vgg.latencies import FEW_TRIALS, TRIALS
+from tp_vgg.stats import median_interval, paired_difference, quartiles, wilson
 
 
 def test_wilson_against_a_published_example() -> None:
@@ -31,3 +34,27 @@ def test_pairing_narrows_the_interval() -> None:
     few = paired_difference(20, 10, 1000)
     many = paired_difference(320, 310, 1000)
     assert few[1] - few[0] < 0.5 * (many[1] - many[0])
+
+
+def test_the_median_interval_covers_as_often_as_it_says() -> None:
+    """The default number of blocks, on heavy tails: 95 % of 400 draws, to within what 400 can tell."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        low, high = median_interval(rng.standard_t(2, TRIALS).tolist())
+        hits += low <= 0 <= high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_the_default_intervals_are_order_statistics() -> None:
+    """The bootstrap of the median of 17 is the 5th to the 13th, of 9 the 2nd to the 8th: :data:`TRIALS` and :data:`FEW_TRIALS` rest on it."""
+    for n, place in ((TRIALS, 5), (FEW_TRIALS, 2)):
+        values = np.random.default_rng(1).permutation(np.arange(1.0, n + 1)).tolist()
+        assert median_interval(values) == (place, n + 1 - place)
+        assert binom.cdf(place - 1, n, 0.5) < 0.025 < binom.cdf(place, n, 0.5)
+
+
+def test_equal_values_have_no_width() -> None:
+    assert median_interval([1.5] * 5) == (1.5, 1.5)
+    assert quartiles([3.0]) == (3.0, 3.0, 3.0)
+    assert quartiles([1, 2, 3, 4, 5]) == (2.0, 3.0, 4.0)

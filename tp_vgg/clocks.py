@@ -36,7 +36,7 @@ class Clock(Protocol):
         """Size of the last-level cache."""
 
     def conditions(self) -> dict[str, Any]:
-        """Clocks, power state, flags: what a figure depends on and the environment does not say."""
+        """Clocks and power state: what a figure depends on and the environment does not say."""
 
 
 class CpuClock:
@@ -95,11 +95,14 @@ class CudaCalls(Protocol):
     def cache_bytes(self) -> int:
         """Of the L2 cache."""
 
+    def capability(self) -> tuple[int, int]:
+        """CUDA's compute capability."""
+
     def capture(self, call: Call) -> Call:
         """A CUDA graph of ``call``, to be replayed."""
 
     def facts(self) -> dict[str, Any]:
-        """Clocks, power state, flags and the driver."""
+        """Clocks, power state, the driver and cuDNN."""
 
 
 class CudaClock:
@@ -169,6 +172,9 @@ class TorchCuda:
     def cache_bytes(self) -> int:
         return int(torch.cuda.get_device_properties(self._device).L2_cache_size)
 
+    def capability(self) -> tuple[int, int]:
+        return torch.cuda.get_device_capability(self._device)
+
     def capture(self, call: Call) -> Call:
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))
@@ -184,11 +190,7 @@ class TorchCuda:
 
     def facts(self) -> dict[str, Any]:
         query = "clocks.sm,clocks.mem,clocks.max.sm,clocks_throttle_reasons.active,power.draw,power.limit,pstate,temperature.gpu,driver_version"
-        found: dict[str, Any] = {
-            "cudnn": torch.backends.cudnn.version(),
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        }
+        found: dict[str, Any] = {"cudnn": torch.backends.cudnn.version()}
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
             answer = subprocess.run(

@@ -63,6 +63,17 @@ def fp32_arithmetic(*, tf32: bool, deterministic: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+def fp32_flags() -> dict[str, Any]:
+    """What :func:`fp32_arithmetic` has set, or the process."""
+    cudnn = torch.backends.cudnn
+    return {
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_allow_tf32": cudnn.allow_tf32,
+        "cudnn_benchmark": cudnn.benchmark,
+        "cudnn_deterministic": cudnn.deterministic,
+    }
+
+
 def exact_fp32() -> contextlib.AbstractContextManager[None]:
     """fp32 that is fp32, with the same bits on every run."""
     return fp32_arithmetic(tf32=False, deterministic=True)

@@ -9,3 +9,12 @@ class BadInput(ValueError):
 
 class WorkFailed(RuntimeError):
     """The work itself failed (exit 1): one line that says what happened and what is kept."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is Python's, CUDA's or the CPU allocator's way to say that there is no more memory (no torch)."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )

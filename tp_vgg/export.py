@@ -159,7 +159,7 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 def _require(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise BadInput(f"--format onnx: {', '.join(missing)} is not installed; pip install 'tp_vgg[export]'")
+        raise BadInput(f"{', '.join(missing)} is not installed; pip install 'tp_vgg[export]'")
 
 
 @contextlib.contextmanager

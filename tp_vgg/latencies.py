@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from tp_vgg.errors import BadInput
 from tp_vgg.stats import median_interval, quartiles
 
 LATENCY = "tp_vgg/latency/1"
@@ -16,11 +18,13 @@ Mode = Literal["eager", "folded", "graph", "compile", "onnxruntime"]
 """How the network is run. Each but ``eager`` changes one thing: batch norm folded and channels_last; a CUDA graph replayed; torch.compile
 for the very shape; another runtime."""
 MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile")
+MAX_BATCH = 1 << 20
 DTYPES = ("fp32", "tf32", "bf16")
 BATCH_SIZES = (1, 64, 1024)
 TRIALS = 17
 """Blocks by default: the percentile bootstrap of the median of 17 is the 5th to 13th of them in order, which covers in 95.1 % of the
 cases whatever the distribution (of 15: 96.5 or 88.2 %, by the luck of the resampling)."""
+FEWEST_TRIALS = 5
 FEW_TRIALS = 9
 """Blocks by default where they take long; by the same reckoning 96.1 %."""
 Verdict = Literal["faster", "no gain", "slower", "reference", "not available"]
@@ -28,15 +32,28 @@ Verdict = Literal["faster", "no gain", "slower", "reference", "not available"]
 
 @dataclass(frozen=True)
 class Cell:
-    """What is compared in one place: the same mode, dtype and batch for every model."""
+    """What is compared in one place: the same mode, dtype and batch for every model. Raises :class:`BadInput` for what does not exist."""
 
     mode: Mode
     dtype: str
     batch_size: int
 
+    def __post_init__(self) -> None:
+        for name, value, known in (("modes", self.mode, get_args(Mode)), ("dtypes", self.dtype, DTYPES)):
+            if value not in known:
+                raise BadInput(f"{name}: {str(value)[:40]!a} is not one of {', '.join(known)}")
+        if not 1 <= self.batch_size <= MAX_BATCH:
+            raise BadInput(f"batch-sizes: {self.batch_size}: must be from 1 to {MAX_BATCH}")
+
     @property
     def label(self) -> str:
         return f"{self.mode} {self.dtype}, batch {self.batch_size}"
+
+
+def cells_of(modes: Iterable[str], dtypes: Iterable[str], batch_sizes: Iterable[int]) -> tuple[Cell, ...]:
+    """All combinations, by batch, dtype and mode, each once. Raises :class:`BadInput`."""
+    pairs = itertools.product(batch_sizes, dtypes, modes)
+    return tuple(dict.fromkeys(Cell(mode, dtype, batch) for batch, dtype, mode in pairs))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,7 @@ class Latency:
     """By name: ``spec``, ``macs``, ``params``, ``density`` (share of weights that are not zero), and of a file ``checkpoint`` and ``sha256``."""
     environment: dict[str, Any]
     conditions: dict[str, Any]
-    """Clocks, power state and flags of the device ``before`` and ``after``, its ``bandwidth`` (bytes per second of a large copy, read and write
+    """Clocks and power state of the device ``before`` and ``after``, the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write
     counted), and whether the input stayed in the cache (``hot``)."""
     rows: tuple[LatencyRow, ...]
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from tp_vgg.clocks import Clock, CpuClock, CudaCalls, CudaClock, TorchCuda
-from tp_vgg.device import environment, fp32_arithmetic, pick_device, release_memory, versions
-from tp_vgg.errors import BadInput
+from tp_vgg.clocks import Call, Clock, CpuClock, CudaCalls, CudaClock, TorchCuda
+from tp_vgg.device import environment, fp32_arithmetic, fp32_flags, pick_device, release_memory, versions
+from tp_vgg.errors import BadInput, out_of_memory
 from tp_vgg.interleave import interleave
-from tp_vgg.latencies import BATCH_SIZES, MODES, Cell, Latency, LatencyRow, Mode, Ratio
+from tp_vgg.latencies import BATCH_SIZES, FEWEST_TRIALS, MODES, Cell, Latency, LatencyRow, Ratio, cells_of
 from tp_vgg.model import VGG
 from tp_vgg.modes import Pass, Unavailable, check_available, prepare
-from tp_vgg.staircase import POINT_SECONDS, probe_steps
+from tp_vgg.staircase import POINT_SECONDS, probe_layers, probe_network
 from tp_vgg.stats import quartiles
 from tp_vgg.unstructured import layer_sparsity
 from tp_vgg.verdicts import Step, explain, needs_reason, verdict
@@ -63,23 +63,19 @@ class Schedule:
     hot: bool = False
     """Every pass on one input, which stays in the cache, instead of a ring larger than it."""
 
-    @classmethod
-    def of(
-        cls,
-        modes: Sequence[Mode],
-        dtypes: Sequence[str],
-        batch_sizes: Sequence[int],
-        trials: int | None = None,
-        hot: bool = False,
-    ) -> Schedule:
-        cells = (Cell(mode, dtype, batch) for batch in batch_sizes for dtype in dtypes for mode in modes)
-        return cls(tuple(cells), trials, hot)
+    def ring(self, bench: Bench) -> int:
+        """Bytes that the inputs rotate over."""
+        return 0 if self.hot else 2 * bench.clock.cache_bytes()
+
+    def __post_init__(self) -> None:
+        if not self.cells or (self.trials is not None and self.trials < FEWEST_TRIALS):
+            raise BadInput(f"give one or more cells, and {FEWEST_TRIALS} trials or more")
 
 
 def measure_latency(
     models: Mapping[str, VGG],
     *,
-    modes: Sequence[Mode] = MODES,
+    modes: Sequence[str] = MODES,
     dtypes: Sequence[str] = ("fp32", "bf16"),
     batch_sizes: Sequence[int] = BATCH_SIZES,
     trials: int | None = None,
@@ -91,9 +87,9 @@ def measure_latency(
 
     Each cell (mode, dtype, batch) times all models, a copy of the dense one and the dense one in eager mode in the same blocks; see
     :mod:`tp_vgg.interleave`. A cell that the device lacks comes back as rows that say why. Raises :class:`BadInput` for no models, or for
-    networks that do not take the same images.
+    networks that do not take the same images, or for a mode, dtype or number that can't be.
     """
-    schedule = Schedule.of(modes, dtypes, batch_sizes, trials)
+    schedule = Schedule(cells_of(modes, dtypes, batch_sizes), trials)
     return measure(models, schedule, Bench.of(pick_device(device), threads), quiet=quiet)
 
 
@@ -126,18 +122,11 @@ def measure(
                 done(measured)
                 rows += measured
             bar.update(place + 1 - bar.n)
-        steps: dict[tuple[str, Cell], tuple[Step, ...]] = {}
+        steps = {}
         for row in rows:
-            if (
-                row.mode in ("eager", "folded")
-                and needs_reason(row)
-                and about[row.model]["macs"] < about[reference]["macs"]
-            ):
+            if needs_reason(row) and about[row.model]["macs"] < about[reference]["macs"]:
                 bar.set_description(f"steps of {row.model}, {row.cell.label}")
-                with _arithmetic(row.cell):
-                    steps[row.model, row.cell] = tuple(
-                        probe_steps(models[row.model].spec, row.cell, bench.device, bench.quick)
-                    )
+                steps[row.model, row.cell] = _probed(models[row.model], row.cell, schedule, bench)
     return Latency(
         reference=reference,
         models=about,
@@ -145,6 +134,7 @@ def measure(
         conditions={
             "hot": schedule.hot,
             "bandwidth": bandwidth,
+            "flags": {cell.dtype: _flags(cell) for cell in schedule.cells},
             "before": before,
             "after": bench.clock.conditions(),
         },
@@ -156,13 +146,15 @@ def _measure_cell(
     models: Mapping[str, VGG], cell: Cell, schedule: Schedule, bench: Bench, tick: Callable[[float], object]
 ) -> tuple[LatencyRow, ...]:
     try:
-        check_available(cell, bench.device)
+        check_available(cell, bench.cuda)
         with _arithmetic(cell):
             passes = _passes(models, cell, schedule, bench)
             with torch.inference_mode():
                 return tuple(_rows(models, cell, passes, schedule, bench, tick))
-    except (Unavailable, torch.OutOfMemoryError) as error:
-        why = str(error) if isinstance(error, Unavailable) else "out of the device's memory"
+    except (Unavailable, RuntimeError, MemoryError) as error:
+        if not isinstance(error, Unavailable) and not out_of_memory(error):
+            raise
+        why = str(error) if isinstance(error, Unavailable) else "out of memory"
         return tuple(
             LatencyRow(name, cell.mode, cell.dtype, cell.batch_size, "not available", (why,)) for name in models
         )
@@ -173,12 +165,14 @@ def _measure_cell(
 
 def _passes(models: Mapping[str, VGG], cell: Cell, schedule: Schedule, bench: Bench) -> dict[str, Pass]:
     reference = next(iter(models.values()))
-    ring = 0 if schedule.hot else 2 * bench.clock.cache_bytes()
     wanted = [*((name, model, cell) for name, model in models.items()), (CONTROL, reference, cell)]
     if cell.mode != "eager":
         wanted.append((_EAGER, reference, replace(cell, mode="eager")))
     with torch.inference_mode():
-        return {name: prepare(model, how, bench.device, ring, bench.cuda, bench.threads) for name, model, how in wanted}
+        return {
+            name: prepare(model, how, bench.device, schedule.ring(bench), bench.cuda, bench.threads)
+            for name, model, how in wanted
+        }
 
 
 def _rows(
@@ -211,6 +205,21 @@ def _rows(
         )  # fmt: skip
 
 
+def _probed(model: VGG, cell: Cell, schedule: Schedule, bench: Bench) -> tuple[Step, ...]:
+    def ready(network: VGG) -> Call:
+        return prepare(network, cell, bench.device, schedule.ring(bench), bench.cuda, bench.threads).call
+
+    try:
+        with _arithmetic(cell):
+            if cell.mode in ("eager", "folded"):
+                return tuple(probe_layers(model.spec, cell, bench.device, bench.quick))
+            return tuple(probe_network(model.spec, ready, bench.clock))
+    except Unavailable:
+        return ()
+    finally:
+        torch.compiler.reset()
+
+
 def _about(model: VGG) -> dict[str, Any]:
     """What the rules and the report need to know of a model."""
     zeros = layer_sparsity(model)
@@ -225,6 +234,11 @@ def _about(model: VGG) -> dict[str, Any]:
 
 def _arithmetic(cell: Cell) -> Any:
     return fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False)
+
+
+def _flags(cell: Cell) -> dict[str, Any]:
+    with _arithmetic(cell):
+        return fp32_flags()
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ import torch
 
 from tp_vgg.clocks import Call, CudaCalls
 from tp_vgg.device import has_fast_bf16
+from tp_vgg.errors import out_of_memory
 from tp_vgg.export import onnx_session, to_onnx
 from tp_vgg.latencies import Cell
 from tp_vgg.model import VGG, fold_batch_norm
@@ -37,16 +39,17 @@ class Pass:
     """Denormal weights set to zero, which they nearly are: they are slow on a CPU, and dead channels make them."""
 
 
-def check_available(cell: Cell, device: torch.device) -> None:
-    """Raise :class:`Unavailable` for what can be told without trying."""
-    if cell.mode == "graph" and device.type != "cuda":
+def check_available(cell: Cell, cuda: CudaCalls | None) -> None:
+    """Raise :class:`Unavailable` for what can be told without trying. ``cuda``: the device, or ``None`` for the CPU."""
+    if cell.mode == "graph" and cuda is None:
         raise Unavailable("CUDA graphs need a CUDA device")
-    if cell.mode == "onnxruntime" and (device.type != "cpu" or cell.dtype != "fp32"):
+    if cell.mode == "onnxruntime" and (cuda is not None or cell.dtype != "fp32"):
         raise Unavailable("ONNX Runtime is timed on the CPU in fp32 only")
-    if cell.dtype == "bf16" and not has_fast_bf16(device):
-        raise Unavailable("this device has no bf16 hardware")
-    if cell.dtype == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+    ampere = cuda is not None and cuda.capability() >= (8, 0)
+    if cell.dtype == "tf32" and not ampere:
         raise Unavailable("this device has no TF32 hardware")
+    if cell.dtype == "bf16" and not (has_fast_bf16(torch.device("cpu")) if cuda is None else ampere):
+        raise Unavailable("this device has no bf16 hardware")
 
 
 def prepare(
@@ -86,7 +89,8 @@ def _graph(model: VGG, ring: list[torch.Tensor], cuda: CudaCalls | None, _thread
     """A replay reads one fixed place, so that each input is copied there first, as a server would have to."""
     assert cuda is not None
     static = ring[0].clone()
-    replay = cuda.capture(lambda: model(static))
+    with _or_unavailable("CUDA graph capture"):
+        replay = cuda.capture(lambda: model(static))
     inputs = itertools.cycle(ring)
 
     def call() -> None:
@@ -107,17 +111,13 @@ def _compiled(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _th
     # pay for looking through the earlier ones' guards, and from the ninth on fall back to eager.
     own = types.FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
     compiled = torch.compile(own, dynamic=False, fullgraph=True)
-    try:
+    with _or_unavailable("torch.compile"):
         compiled(ring[0])
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise Unavailable(f"torch.compile failed ({type(error).__name__}: {_first_line(error)})") from None
     return lambda: compiled(next(inputs))
 
 
 def _onnxruntime(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, threads: int) -> Call:
-    with TemporaryDirectory() as directory:
+    with _or_unavailable("ONNX Runtime"), TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"
         path.write_bytes(to_onnx(model))
         session = onnx_session(path, threads)
@@ -147,5 +147,13 @@ def flush_denormals(model: VGG) -> int:
     return flushed
 
 
-def _first_line(error: Exception) -> str:
-    return ascii(next(iter(str(error).strip().splitlines()), ""))[1:-1][:120]
+@contextlib.contextmanager
+def _or_unavailable(what: str) -> Iterator[None]:
+    """Whatever a compiler or a driver raises, but for want of memory, says that the mode is not to be had here."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        line = ascii(next(iter(str(error).strip().splitlines()), ""))[1:-1][:120]
+        raise Unavailable(f"{what} failed ({type(error).__name__}: {line})") from None

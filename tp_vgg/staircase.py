@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from tp_vgg.clocks import Call, Clock
 from tp_vgg.interleave import interleave
-from tp_vgg.latencies import Cell, Ratio, Timed
+from tp_vgg.latencies import FEW_TRIALS, Cell, Ratio, Timed
+from tp_vgg.model import VGG, build
 from tp_vgg.modes import DTYPE
 from tp_vgg.spec import LayerRow, VGGSpec
 from tp_vgg.stats import quartiles
@@ -22,7 +23,6 @@ MULTIPLES = (8, 16, 32, 64)
 """Widths at which kernels step: vectors of a CPU, tiles of a tensor core."""
 NEAR = 0.85
 """A lower width is just below from this share of the width on."""
-PROBE_TRIALS = 9
 PROFILE_TRIALS = 5
 POINT_SECONDS = 0.01
 """Shortest sample of a single conv."""
@@ -75,8 +75,8 @@ def profile_layer(
         yield Timed(row.name, i, o, 1e6 * middle, 1e6 * (high - low))
 
 
-def probe_steps(
-    spec: VGGSpec, cell: Cell, device: torch.device, clock: Clock, trials: int = PROBE_TRIALS
+def probe_layers(
+    spec: VGGSpec, cell: Cell, device: torch.device, clock: Clock, trials: int = FEW_TRIALS
 ) -> Iterator[Step]:
     """Whether a conv of ``spec`` lies just above a step: its time, with the conv that reads it, at its width and at the multiples
     of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width."""
@@ -86,13 +86,35 @@ def probe_steps(
         lower = lower_widths(row.out_width)
         if not lower:
             continue
-        calls = {str(width): _conv_call(_pair(row, after, width), cell, device) for width in (row.out_width, *lower)}
+        calls = {width: _conv_call(_pair(row, after, width), cell, device) for width in (row.out_width, *lower)}
         with torch.inference_mode():
-            seconds = interleave(calls, clock, trials, warm_up=(1, 3)).seconds
+            timed = interleave({str(width): call for width, call in calls.items()}, clock, trials, warm_up=(1, 3))
         found = [
-            Step(row.name, row.out_width, w, Ratio.of(seconds[str(row.out_width)], seconds[str(w)])) for w in lower
+            Step(
+                f"{row.name} at {width} channels instead of {row.out_width}",
+                row.out_width / width,
+                Ratio.of(timed.seconds[str(row.out_width)], timed.seconds[str(width)]),
+            )
+            for width in lower
         ]
-        yield max(found, key=lambda step: (step.found, step.gain.low * step.lower))
+        yield max(found, key=lambda step: (step.found, step.gain.low / step.worth))
+
+
+def probe_network(
+    spec: VGGSpec, ready: Callable[[VGG], Call], clock: Clock, trials: int = FEW_TRIALS
+) -> Iterator[Step]:
+    """The same of a whole network, for modes that can't run a conv alone: beside one whose convs have the multiples of 16 below.
+    ``ready``: a network to a call. Yields nothing for widths that are such multiples, or under 16."""
+    lower = {name: width - width % 16 for name, width in zip(spec.conv_names, spec.widths, strict=True)}
+    changed = {name: width for name, width in lower.items() if width != spec.prunable[name]}
+    if not changed or not all(changed.values()):
+        return
+    target = spec.with_widths(changed)
+    with torch.inference_mode():
+        sides = {"as it is": ready(build(spec).eval()), "lower": ready(build(target).eval())}
+        timed = interleave(sides, clock, trials).seconds
+    names = ", ".join(f"{name} at {width} channels instead of {spec.prunable[name]}" for name, width in changed.items())
+    yield Step(names, spec.macs() / target.macs(), Ratio.of(timed["as it is"], timed["lower"]))
 
 
 def lower_widths(width: int) -> tuple[int, ...]:

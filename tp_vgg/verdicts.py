@@ -18,31 +18,28 @@ GRAPH_GAIN = 2.0
 MEMORY = 0.5
 """Memory-bound: moving weights and layers' inputs and outputs once takes this share of the time."""
 STEP_GAIN = 1.05
-"""A step is worth naming where going down takes this much of the layer's time, and twice what its channels are worth."""
+"""A step is worth naming where going down is this many times faster, and saves twice what its MACs are worth."""
 CONTROL = 0.03
 """An A/A control further off says that the machine was not quiet."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer just above a step of its staircase."""
+    """What a network, or one layer of it, would take at slightly smaller widths at which kernels step."""
 
-    layer: str
-    width: int
-    lower: int
-    """The width that steps down."""
+    change: str
+    """Which layer at which width."""
+    worth: float
+    """How many times fewer MACs that is: the gain that would be proportional."""
     gain: Ratio
-    """Time at ``width`` ÷ time at ``lower``, of the layer and the one that reads it."""
+    """Time as it is ÷ time with the change."""
 
     @property
     def found(self) -> bool:
-        return self.gain.low >= max(STEP_GAIN, 1 + 2 * (self.width / self.lower - 1))
+        return self.gain.low >= max(STEP_GAIN, 1 + 2 * (self.worth - 1))
 
     def __str__(self) -> str:
-        saved = 1 - 1 / self.gain.value
-        return (
-            f"staircase: {self.layer} at {self.lower} channels instead of {self.width} takes {saved:.0%} off its time"
-        )
+        return f"staircase: {self.change} would take {1 - 1 / self.gain.value:.0%} off the time for {1 - 1 / self.worth:.0%} fewer MACs"
 
 
 def verdict(ratio: Ratio, control: Ratio) -> Verdict:
@@ -64,7 +61,7 @@ def explain(
     bandwidth: float,
     steps: Mapping[tuple[str, Cell], Iterable[Step]],
 ) -> tuple[LatencyRow, ...]:
-    """The rows with the reasons that the rules give.
+    """The rows with the reasons that the rules give. ``models``: the dense one first.
 
     ``bandwidth``: bytes per second of a large copy, read and write counted. ``steps``: what was probed, by model and cell.
     """
@@ -87,8 +84,8 @@ def _reasons(
         return
     found = []
     about = models[row.model]
-    reference = next(r.model for r in rows if r.verdict == "reference" and r.cell == row.cell)
-    if about["macs"] == models[reference]["macs"] and about["density"] < models[reference]["density"]:
+    dense = next(iter(models.values()))
+    if about["macs"] == dense["macs"] and about["density"] < dense["density"]:
         found.append(f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too")
     if needs_reason(row):
         found += _launch_bound(row, rows)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tp_vgg import __version__
-from tp_vgg.errors import BadInput, WorkFailed
+from tp_vgg.errors import BadInput, WorkFailed, out_of_memory
 
 COMMANDS = {
     "train": "Train the dense baseline.",
@@ -81,21 +81,13 @@ def run(args: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(1, f"{error.filename or 'input/output'}: {error.strerror or error}; finished files are kept")
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         return _fail(
             1,
             f"out of memory ({str(error)[:120]}); try a smaller --batch-size, --limit-val or --limit-test; finished files are kept",
         )
     return 0
-
-
-def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    )
 
 
 def _fail(status: int, message: str) -> int:

@@ -7,7 +7,7 @@ import click
 
 from tp_vgg.cli.options import COUNT, PATH, common_options
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import BATCH_SIZES, DTYPES, MODES, Latency, LatencyRow, Mode, Staircase
+from tp_vgg.latencies import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, Latency, LatencyRow, Staircase, cells_of
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.settings import Settings
 from tp_vgg.tables import text_table
@@ -20,7 +20,10 @@ from tp_vgg.tables import text_table
 @click.option("--modes", default=",".join(MODES), show_default=True, metavar="NAME,NAME,…", help="How it is run.")
 @click.option("--dtypes", metavar="NAME,NAME,…", help=f"Of {', '.join(DTYPES)} (fp32,bf16; with --profile fp32).")
 @click.option(
-    "--trials", type=click.IntRange(min=5), metavar="N", help="Blocks a cell (17, or 9 where they take long)."
+    "--trials",
+    type=click.IntRange(min=FEWEST_TRIALS),
+    metavar="N",
+    help="Blocks a cell (17, or 9 where they take long).",
 )
 @click.option("--threads", type=COUNT, metavar="N", help="Of the CPU (torch's default).")
 @click.option("--hot", is_flag=True, help="One input that stays in the cache, instead of ones that rotate.")
@@ -54,15 +57,10 @@ def command(
             raise BadInput(f"CHECKPOINT: {path}: {'not a regular file' if path.exists() else 'no such file'}")
     if profiling and (checkpoints or runtime):
         raise BadInput("--profile: times single convs; leave out --runtime, and give the network by --checkpoint")
-    chosen: tuple[Mode, ...] = _choices("--modes", modes, MODES)  # type: ignore[assignment]
-    options = BenchmarkOptions(
-        batch_sizes=_sizes(batch_sizes) if batch_sizes else (64,) if profiling else BATCH_SIZES,
-        modes=(*chosen, "onnxruntime") if runtime else chosen,
-        dtypes=_choices("--dtypes", dtypes, DTYPES) if dtypes else ("fp32",) if profiling else ("fp32", "bf16"),
-        trials=trials,
-        threads=threads,
-        hot=hot,
-    )
+    chosen = ("folded",) if profiling else (*_names(modes), *([runtime] if runtime else []))
+    sizes = _sizes(batch_sizes) if batch_sizes else (64,) if profiling else BATCH_SIZES
+    types = _names(dtypes) if dtypes else ("fp32",) if profiling else ("fp32", "bf16")
+    options = BenchmarkOptions(cells_of(chosen, types, sizes), trials, threads, hot)
 
     from tp_vgg.stages.benchmark import benchmark, profile
 
@@ -86,6 +84,7 @@ def render(found: Latency) -> str:
         "MACs",
         "efficiency",
         "over eager",
+        "peak MB",
         "verdict",
     ]
     where = found.environment["cpu"] if found.environment["device"] == "cpu" else found.environment["device"]
@@ -105,7 +104,7 @@ def render(found: Latency) -> str:
 def _line(row: LatencyRow) -> list[str]:
     head = [row.model, row.mode, row.dtype, str(row.batch_size)]
     if row.median_ms is None or row.speedup is None:
-        return ["(all)", *head[1:], "-", "-", "-", "-", "-", "-", f"{row.verdict}: {row.reasons[0]}"]
+        return ["(all)", *head[1:], "-", "-", "-", "-", "-", "-", "-", f"{row.verdict}: {row.reasons[0]}"]
     names = ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in row.reasons))
     return [
         *head,
@@ -115,6 +114,7 @@ def _line(row: LatencyRow) -> list[str]:
         f"{row.mac_ratio:.2f}×",
         f"{row.efficiency:.2f} [{row.efficiency_low:.2f}, {row.efficiency_high:.2f}]",
         f"{row.over_eager:.2f}",
+        f"{row.peak_bytes / 1e6:.1f}" if row.peak_bytes else "-",
         f"{row.verdict}: {names}" if names else row.verdict,
     ]
 
@@ -147,17 +147,10 @@ def render_profile(table: Staircase) -> str:
 
 def _sizes(text: str) -> tuple[int, ...]:
     try:
-        sizes = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
-        sizes = (0,)
-    if min(sizes) < 1 or max(sizes) > 1 << 20:
-        raise BadInput(f"--batch-sizes: {text[:80]!a}: give whole numbers from 1 on with commas between, such as 1,64")
-    return sizes
+        raise BadInput(f"--batch-sizes: {text[:80]!a}: give whole numbers with commas between, such as 1,64") from None
 
 
-def _choices(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise BadInput(f"{option}: {name[:40]!a} is not one of {', '.join(known)}")
-    return names
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))

@@ -29,7 +29,7 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     models = {name: checkpoint.load(path) for name, path in paths.items()}
     files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
     bench = Bench.of(device, options.threads)
-    schedule = Schedule.of(options.modes, options.dtypes, options.batch_sizes, options.trials, options.hot)
+    schedule = Schedule(options.cells, options.trials, options.hot)
     asked = {name: about["sha256"] for name, about in files.items()}
     key = fingerprint(LATENCY, list(asked.items()), asdict(options), bench.threads, environment(device))
     with locked(run.root):
@@ -87,15 +87,13 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     bench = Bench.of(device, options.threads)
     found = []
     with locked(run.root):
-        for batch in options.batch_sizes:
-            for dtype in options.dtypes:
-                cell = Cell("folded", dtype, batch)
-                try:
-                    check_available(cell, device)
-                except Unavailable as why:
-                    settings.note(f"{dtype}: not available: {why}")
-                    continue
-                found.append(_profiled(settings, run, spec, cell, bench, grid))
+        for cell in options.cells:
+            try:
+                check_available(cell, bench.cuda)
+            except Unavailable as why:
+                settings.note(f"{cell.label}: not available: {why}")
+                continue
+            found.append(_profiled(settings, run, spec, cell, bench, grid))
         if not found:
             raise BadInput("--dtypes: this device has none of them")
         plots.save_png(plots.staircase(found), run.plot("staircase"))

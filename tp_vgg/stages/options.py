@@ -8,7 +8,7 @@ from typing import Literal
 
 from tp_vgg.criteria import check_importance
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import BATCH_SIZES, MODES, Mode
+from tp_vgg.latencies import Cell
 from tp_vgg.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
 from tp_vgg.records import LEVELS
 from tp_vgg.spec import Kind, VGGSpec
@@ -55,9 +55,7 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    batch_sizes: tuple[int, ...] = BATCH_SIZES
-    modes: tuple[Mode, ...] = MODES
-    dtypes: tuple[str, ...] = ("fp32", "bf16")
+    cells: tuple[Cell, ...]
     trials: int | None = None
     """Blocks of a cell; ``None``: :data:`~tp_vgg.latencies.TRIALS`, fewer where they take long."""
     threads: int | None = None

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from fakes import CudaOnCpu
+
+import tp_vgg
+from tp_vgg.clocks import CpuClock, CudaClock
+from tp_vgg.errors import BadInput
+from tp_vgg.latencies import Cell, Latency, LatencyRow, cells_of
+from tp_vgg.latency import Bench, Schedule, measure, measure_latency
+from tp_vgg.structured import prune_structured
+from tp_vgg.unstructured import prune_unstructured
+
+CPU = torch.device("cpu")
+FAST = 1e-4
+"""Seconds of a sample, where times are not judged."""
+
+
+@pytest.fixture
+def models(make_model) -> dict[str, Any]:
+    dense = make_model()
+    narrow, masked = copy.deepcopy(dense), copy.deepcopy(dense)
+    prune_structured(narrow, dict.fromkeys(dense.spec.conv_names[:4], 0.5))
+    prune_unstructured(masked, 0.9, scope="global")
+    return {"dense": dense, "narrow": narrow, "masked": masked}
+
+
+@pytest.fixture
+def cpu() -> Bench:
+    return Bench(CPU, CpuClock(1, FAST), CpuClock(1, FAST), None, 1)
+
+
+@pytest.fixture
+def gpu() -> Bench:
+    """All of the CUDA path but the device."""
+    cuda = CudaOnCpu(busy=0.3)
+    return Bench(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
+
+
+def test_a_table_has_a_row_for_every_model_and_cell(models, cpu: Bench) -> None:
+    schedule = Schedule(cells_of(["eager", "folded", "graph"], ["fp32"], [1, 2]), 5)
+    found = measure(models, schedule, cpu)
+    assert [(row.cell, row.model) for row in found.rows] == [(cell, name) for cell in schedule.cells for name in models]
+    assert found.reference == "dense"
+    for row in found.rows:
+        if row.mode == "graph":
+            assert (row.verdict, row.reasons, row.speedup) == (
+                "not available",
+                ("CUDA graphs need a CUDA device",),
+                None,
+            )
+            continue
+        assert len(row.seconds) == 5
+        assert row.speedup_low <= row.speedup <= row.speedup_high  # type: ignore[operator]
+        assert row.efficiency == pytest.approx(row.speedup / row.mac_ratio)  # type: ignore[operator]
+        assert (row.verdict == "reference") is (row.model == "dense")
+        assert row.median_ms == pytest.approx(1e3 * sorted(row.seconds)[2])
+    ratios = {row.model: row.mac_ratio for row in found.rows if row.mode == "eager"}
+    macs = models["dense"].spec.macs() / models["narrow"].spec.macs()
+    assert ratios == {"dense": 1, "narrow": macs, "masked": 1} and macs > 1.5
+    assert any("masks save nothing" in reason for row in found.rows if row.model == "masked" for reason in row.reasons)
+    assert found.models["masked"]["density"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_table_survives_json(models, cpu: Bench) -> None:
+    import json
+
+    found = measure(models, Schedule(cells_of(["eager", "graph"], ["fp32"], [1]), 5), cpu)
+    assert Latency.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+    with pytest.raises(ValueError, match="version"):
+        Latency.from_dict({**found.to_dict(), "format": "x"})
+    with pytest.raises(ValueError, match="not listed"):
+        Latency.from_dict({**found.to_dict(), "models": {}})
+
+
+def test_memory_is_weights_input_and_activations(models, cpu: Bench) -> None:
+    found = measure(models, Schedule(cells_of(["eager", "folded"], ["fp32"], [4]), 5), cpu)
+    peak = {(row.mode, row.model): row.peak_bytes for row in found.rows}
+    dense = models["dense"]
+    weights = sum(value.nbytes for value in dense.state_dict().values())
+    images, first = 4 * 3 * 32 * 32 * 4, 4 * dense.spec.widths[0] * 32 * 32 * 4
+    assert peak["eager", "dense"] == weights + images + 2 * first
+    assert peak["eager", "masked"] == peak["eager", "dense"]
+    assert peak["folded", "narrow"] < peak["folded", "dense"] < peak["eager", "dense"]  # type: ignore[operator]
+
+
+def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: Bench) -> None:
+    """Graphs are captured, busy time explains, memory is the allocator's, conditions are the device's."""
+    found = measure(models, Schedule(cells_of(["eager", "folded", "graph", "onnxruntime"], ["fp32"], [2]), 5), gpu)
+    rows = {(row.mode, row.model): row for row in found.rows}
+    assert all(row.speedup for (mode, _), row in rows.items() if mode != "onnxruntime")
+    assert rows["onnxruntime", "dense"].verdict == "not available"
+    assert all(row.busy is not None and 0 < row.busy <= 1 for row in found.rows if row.speedup)
+    assert found.conditions["before"] == {"pstate": "P0"}
+    assert rows["eager", "dense"].peak_bytes > 1000  # type: ignore[operator]
+    assert gpu.cuda is not None and gpu.cuda.log.count("capture") == 4  # type: ignore[attr-defined]  the models and the control
+    reasons = rows["eager", "masked"].reasons
+    assert any("masks" in reason for reason in reasons)
+
+
+def test_finished_cells_are_not_measured_again(models, cpu: Bench) -> None:
+    schedule = Schedule(cells_of(["eager", "folded"], ["fp32"], [1]), 5)
+    done: list[tuple[LatencyRow, ...]] = []
+    first = measure(models, schedule, cpu, done=done.append)
+    assert [rows[0].cell for rows in done] == list(schedule.cells)
+    again: list[tuple[LatencyRow, ...]] = []
+    second = measure(models, schedule, cpu, known={done[0][0].cell: done[0]}, done=again.append)
+    assert [rows[0].cell for rows in again] == [schedule.cells[1]]
+    assert [row.seconds for row in second.rows[:3]] == [row.seconds for row in first.rows[:3]]
+
+
+def test_no_memory_is_a_row_and_not_a_crash(models, cpu: Bench, monkeypatch) -> None:
+    def full(*_args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tp_vgg.latency.prepare", full)
+    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 5), cpu)
+    assert {(row.verdict, row.reasons) for row in found.rows} == {("not available", ("out of memory",))}
+    assert found.headline() is None
+
+
+def test_the_headline_is_batch_64_where_the_dense_model_is_fastest(models, cpu: Bench) -> None:
+    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1, 2]), 5), cpu)
+    assert found.headline() == Cell("eager", "fp32", 2)
+    rows = tuple(replace(row, batch_size=64, mode="folded", median_ms=1e-9) for row in found.rows)
+    assert replace(found, rows=found.rows + rows).headline() == Cell("folded", "fp32", 64)
+
+
+def test_threads_are_put_back_and_bad_input_is_refused(models) -> None:
+    before = torch.get_num_threads()
+    found = measure_latency(
+        {"dense": models["dense"]}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=5, device="cpu", threads=1
+    )
+    assert found.environment["threads"] == 1 and found.conditions["before"]["threads"] == 1
+    assert torch.get_num_threads() == before
+    for wrong, message in (
+        ({"modes": ["eagre"]}, "modes: 'eagre' is not one of eager, folded"),
+        ({"dtypes": ["fp16"]}, "dtypes: 'fp16'"),
+        ({"batch_sizes": [0]}, "batch-sizes: 0: must be from 1"),
+        ({"trials": 1}, "5 trials or more"),
+        ({"modes": []}, "one or more cells"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            measure_latency({"dense": models["dense"]}, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="one or more models"):
+        measure_latency({})
+
+
+def test_it_is_public() -> None:
+    assert tp_vgg.measure_latency is measure_latency
+
+
+@pytest.mark.gpu
+def test_every_mode_on_a_real_gpu(models) -> None:
+    found = measure_latency(models, batch_sizes=[1, 64], trials=9, device="cuda")
+    assert {row.verdict for row in found.rows} <= {"reference", "faster", "no gain", "slower"}
+    assert all(row.busy and 0 < row.busy <= 1 for row in found.rows)
+    assert all(row.peak_bytes for row in found.rows if row.mode == "eager")
+    assert found.conditions["before"]["driver_version"]

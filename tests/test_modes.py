@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from fakes import CudaOnCpu
+from torch import nn
+
+from tp_vgg.device import has_fast_bf16
+from tp_vgg.latencies import Cell
+from tp_vgg.modes import Unavailable, check_available, flush_denormals, prepare
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (Cell("graph", "fp32", 1), "CUDA graphs need a CUDA device"),
+        (Cell("eager", "tf32", 1), "no TF32 hardware"),
+        (Cell("onnxruntime", "bf16", 1), "fp32 only"),
+    ],
+)
+def test_what_a_cpu_lacks(cell: Cell, why: str) -> None:
+    with pytest.raises(Unavailable, match=why):
+        check_available(cell, None)
+
+
+def test_what_a_gpu_lacks_follows_from_its_capability() -> None:
+    old, new = CudaOnCpu(capability=(7, 5)), CudaOnCpu(capability=(9, 0))
+    for dtype in ("tf32", "bf16"):
+        check_available(Cell("graph", dtype, 1), new)
+        with pytest.raises(Unavailable, match="hardware"):
+            check_available(Cell("eager", dtype, 1), old)
+    with pytest.raises(Unavailable, match="on the CPU"):
+        check_available(Cell("onnxruntime", "fp32", 1), new)
+
+
+def test_a_cpu_without_bf16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fast in (False, True):
+        monkeypatch.setattr("tp_vgg.modes.has_fast_bf16", lambda _, fast=fast: fast)
+        if fast:
+            check_available(Cell("eager", "bf16", 1), None)
+        else:
+            with pytest.raises(Unavailable, match="no bf16 hardware"):
+                check_available(Cell("eager", "bf16", 1), None)
+    assert has_fast_bf16(CPU) in (False, True)
+
+
+@pytest.mark.parametrize("mode", ["eager", "folded", "graph", "onnxruntime"])
+def test_every_mode_runs_the_network_over_rotating_inputs(make_model, mode: str, monkeypatch) -> None:
+    """The logits are the model's, of a ring of inputs that is as large as asked and comes round again."""
+    model, cuda = make_model(), CudaOnCpu() if mode == "graph" else None
+    seen: list[torch.Tensor] = []
+    forward = nn.Module.__call__
+
+    def spy(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        if type(self).__name__ == "VGG":
+            seen.append(out.clone())
+        return out
+
+    cell = Cell(mode, "fp32", 2)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        ready = prepare(model, cell, CPU, 5 * 2 * 3 * 32 * 32 * 4, cuda, 1)
+        monkeypatch.setattr(nn.Module, "__call__", spy)
+        if mode == "onnxruntime":
+            seen = [torch.from_numpy(ready.call()[0]) for _ in range(6)]  # type: ignore[index]
+        else:
+            for _ in range(6):
+                ready.call()
+        monkeypatch.undo()
+        generator = torch.Generator().manual_seed(0)
+        wanted = [model(torch.randn(2, 3, 32, 32, generator=generator)) for _ in range(5)]
+    for found, logits in zip(seen, [*wanted, wanted[0]], strict=True):
+        assert torch.allclose(found, logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max()))
+    if mode == "graph":
+        assert cuda is not None and cuda.log == ["capture"]
+
+
+def test_the_model_is_left_as_it_is_and_the_rest_is_ready(make_model) -> None:
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    layouts = []
+    for mode, dtype in (("eager", torch.float32), ("folded", torch.float32), ("eager", torch.bfloat16)):
+        with torch.inference_mode():
+            ready = prepare(model, Cell(mode, "bf16" if dtype == torch.bfloat16 else "fp32", 2), CPU, 0, None, 1)  # type: ignore[arg-type]
+            out = ready.call()
+        assert out.dtype == dtype  # type: ignore[attr-defined]
+        layouts.append(ready.held)
+    weights = sum(value.nbytes for value in before.values())
+    assert layouts[0] == weights + 2 * 3 * 32 * 32 * 4
+    assert layouts[1] < layouts[0]  # batch norm is gone
+    assert layouts[2] < 0.51 * layouts[0]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_denormals_are_flushed(make_model) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.features[0].weight[0] = 1e-40  # type: ignore[index]
+    assert prepare(model, Cell("eager", "fp32", 1), CPU, 0, None, 1).flushed == 27
+    assert model.features[0].weight[0].all()  # type: ignore[index]  the model itself is left alone
+    assert flush_denormals(model) == 27
+    assert not model.features[0].weight[0].any()  # type: ignore[index]
+    assert flush_denormals(model) == 0
+
+
+def test_a_compiler_that_fails_is_not_a_crash(make_model, monkeypatch) -> None:
+    def broken(*_args, **_kwargs):
+        def run(_x):
+            raise RuntimeError("no compiler here\nand more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(Unavailable, match=r"^torch.compile failed \(RuntimeError: no compiler here\)$"):
+        prepare(make_model(), Cell("compile", "fp32", 1), CPU, 0, None, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a C++ compiler")
+def test_compiled_networks_do_not_share_their_guards(make_model) -> None:
+    """Ten of them, over dynamo's limit of eight for one function: each is compiled, and none falls back."""
+    models = [make_model(seed=i) for i in range(10)]
+    with torch.inference_mode():
+        ready = [prepare(model, Cell("compile", "fp32", 1), CPU, 0, None, 1) for model in models]
+        images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        for model, compiled in zip(models, ready, strict=True):
+            assert torch.allclose(compiled.call(), model(images), rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
+    torch.compiler.reset()

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tp_vgg.latencies import LatencyRow, Ratio
+from tp_vgg.spec import VGGSpec
+from tp_vgg.verdicts import Step, bytes_moved, explain, verdict
+
+DENSE = VGGSpec.preset(head="linear")
+HALF = DENSE.with_widths({name: width // 2 for name, width in DENSE.prunable.items()})
+QUIET = Ratio(1.0, 0.99, 1.01)
+MODELS = {
+    "dense": {"spec": DENSE.to_dict(), "macs": DENSE.macs(), "density": 1.0},
+    "half": {"spec": HALF.to_dict(), "macs": HALF.macs(), "density": 1.0},
+    "masked": {"spec": DENSE.to_dict(), "macs": DENSE.macs(), "density": 0.05},
+}
+
+
+def row(model: str = "half", **changes: object) -> LatencyRow:
+    """A model in a cell, at a speed-up that leaves everything to be explained."""
+    base = LatencyRow(
+        model, "eager", "fp32", 64, "faster", (), median_ms=10.0, iqr_ms=0.1, speedup=1.2, speedup_low=1.1, speedup_high=1.3,
+        over_eager=1.2, mac_ratio=3.9, efficiency=0.31, efficiency_low=0.28, efficiency_high=0.33,
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+REFERENCE = row("dense", verdict="reference", speedup=1.0, mac_ratio=1.0, efficiency=1.0)
+
+
+def reasons(*rows: LatencyRow, bandwidth: float = 1e15, steps: dict | None = None) -> tuple[str, ...]:
+    """Of the last row."""
+    return explain([REFERENCE, *rows], MODELS, bandwidth, steps or {})[-1].reasons
+
+
+@pytest.mark.parametrize(
+    ("ratio", "control", "found"),
+    [
+        (Ratio(1.5, 1.4, 1.6), QUIET, "faster"),
+        (Ratio(1.02, 0.99, 1.05), QUIET, "no gain"),
+        (Ratio(0.9, 0.85, 0.95), QUIET, "slower"),
+        (Ratio(1.04, 1.02, 1.06), Ratio(1.05, 1.03, 1.07), "no gain"),  # the control was off by as much
+        (Ratio(1.2, 1.1, 1.3), Ratio(1.05, 1.03, 1.07), "faster"),
+        (Ratio(0.97, 0.96, 0.98), Ratio(0.96, 0.94, 0.98), "no gain"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval_and_the_control(ratio: Ratio, control: Ratio, found: str) -> None:
+    assert verdict(ratio, control) == found
+
+
+def test_a_full_gain_needs_no_reason() -> None:
+    assert reasons(row(efficiency=0.95)) == ()
+    assert reasons(row()) == ("no rule explains it",)
+
+
+def test_masks_save_nothing() -> None:
+    masked = row("masked", verdict="no gain", mac_ratio=1.0, efficiency=1.0, speedup=1.0)
+    assert reasons(masked) == ("masks save nothing: dense kernels multiply its 95.0% zeros too",)
+
+
+def test_launch_bound_by_a_gpu_that_waits_or_by_a_graph_that_does_not() -> None:
+    assert reasons(row(busy=0.4)) == ("launch-bound: the GPU works 40% of the time",)
+    assert reasons(row(busy=0.6)) == ("no rule explains it",)
+    graph = row(mode="graph", median_ms=4.0)
+    assert reasons(graph, row()) == ("launch-bound: a CUDA graph of it is 2.5× as fast as eager",)
+    assert reasons(row(mode="graph", median_ms=6.0), row()) == ("no rule explains it",)
+    assert reasons(row(), graph) == ("no rule explains it",)  # a graph has no launches to wait for
+    assert reasons(replace(graph, batch_size=1), row()) == ("no rule explains it",)
+
+
+def test_memory_bound_where_moving_everything_once_takes_half_the_time() -> None:
+    seconds = row().median_ms / 1000  # type: ignore[operator]
+    for share, found in (
+        (0.6, "memory-bound: moving weights and activations once is 60% of its time"),
+        (0.4, "no rule explains it"),
+    ):
+        assert reasons(row(), bandwidth=bytes_moved(HALF, 64, 4) / (share * seconds)) == (found,)
+    assert reasons(row(dtype="bf16"), bandwidth=bytes_moved(HALF, 64, 4) / (0.6 * seconds)) == ("no rule explains it",)
+
+
+def test_a_step_is_named_with_the_width_that_goes_down() -> None:
+    steep = Step("features.4 at 64 channels instead of 65", 65 / 64, Ratio(1.25, 1.2, 1.3))
+    flat = Step("features.8", 136 / 128, Ratio(1.13, 1.12, 1.14))  # little more than its MACs are worth
+    small = Step("features.8", 513 / 512, Ratio(1.03, 1.02, 1.04))
+    vague = Step("features.11", 65 / 64, Ratio(1.25, 0.9, 1.6))
+    assert [step.found for step in (steep, flat, small, vague)] == [True, False, False, False]
+    found = reasons(row(), steps={("half", row().cell): [steep, flat, vague]})
+    assert found == (
+        "staircase: features.4 at 64 channels instead of 65 would take 20% off the time for 2% fewer MACs",
+    )
+
+
+def test_a_control_that_is_off_is_said() -> None:
+    for speedup, found in ((1.05, ("not quiet: the A/A control of this cell is 1.050",)), (0.98, ())):
+        assert explain([replace(REFERENCE, speedup=speedup)], MODELS, 1e9, {})[0].reasons == found
+
+
+def test_what_is_not_available_keeps_its_reason() -> None:
+    missing = LatencyRow("half", "graph", "fp32", 64, "not available", ("CUDA graphs need a CUDA device",))
+    assert reasons(missing) == missing.reasons
+
+
+def test_bytes_moved_by_hand() -> None:
+    spec = VGGSpec((1,) * 8, image_size=32)
+    maps = [(3 + 1) * 32**2, 2 * 16**2, 2 * 8**2, 2 * 8**2, 2 * 4**2, 2 * 4**2, 2 * 2**2, 2 * 2**2, 1 + 10]
+    weights = 27 + 7 * 9 + 10
+    assert bytes_moved(spec, 1, 4) == 4 * (weights + sum(maps))
+    assert bytes_moved(spec, 5, 2) == 2 * (weights + 5 * sum(maps))
