@@ -234,6 +234,7 @@ def test_a_profile_is_journaled_cached_and_drawn(call, make_model, at_home: Path
 def test_a_profile_of_what_the_device_lacks_is_refused(call, at_home: Path) -> None:
     status, _, err = call("benchmark", "--profile", "--out", "o", "--dtypes", "tf32", "-q")
     assert status == 2 and "this device has none of them" in one_line(err)
+    assert not files(at_home)
 
 
 @pytest.mark.parametrize(

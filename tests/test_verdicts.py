@@ -95,6 +95,8 @@ def test_a_step_is_named_with_the_width_that_goes_down() -> None:
 def test_a_control_that_is_off_is_said() -> None:
     for speedup, found in ((1.05, ("not quiet: the A/A control of this cell is 1.050",)), (0.98, ())):
         assert explain([replace(REFERENCE, speedup=speedup)], MODELS, 1e9, {})[0].reasons == found
+    cold = explain([replace(REFERENCE, warm=False)], MODELS, 1e9, {})[0]
+    assert cold.reasons == ("not warm: times still fell after the longest warm-up",)
 
 
 def test_what_is_not_available_keeps_its_reason() -> None:

@@ -93,6 +93,12 @@ def measure_latency(
     return measure(models, schedule, Bench.of(pick_device(device), threads), quiet=quiet)
 
 
+def check_models(models: Mapping[str, VGG]) -> None:
+    """Raise :class:`BadInput` unless there are models, and they take the same images."""
+    if not models or len({model.spec.image_size for model in models.values()}) > 1:
+        raise BadInput("give one or more models, all for images of one size")
+
+
 def measure(
     models: Mapping[str, VGG],
     schedule: Schedule,
@@ -105,8 +111,7 @@ def measure(
     """:func:`measure_latency` on a ``bench``; ``known`` cells are not measured again, and each new one is handed to ``done``."""
     from tqdm import tqdm
 
-    if not models or len({model.spec.image_size for model in models.values()}) > 1:
-        raise BadInput("give one or more models, all for images of one size")
+    check_models(models)
     known = known or {}
     reference = next(iter(models))
     about = {name: _about(model) for name, model in models.items()}

@@ -81,6 +81,8 @@ def _reasons(
     if row.verdict == "reference":
         if abs(row.speedup - 1) > CONTROL:
             yield f"not quiet: the A/A control of this cell is {row.speedup:.3f}"
+        if not row.warm:
+            yield "not warm: times still fell after the longest warm-up"
         return
     found = []
     about = models[row.model]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli.options import COUNT, PATH, common_options
+from tp_vgg.cli.options import COUNT, PATH, check_file, common_options
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, Latency, LatencyRow, Staircase, cells_of
 from tp_vgg.stages.options import BenchmarkOptions
@@ -53,8 +53,7 @@ def command(
     Example: python -m tp_vgg benchmark --dataset digits --batch-sizes 1,64 --modes eager,folded
     """
     for path in checkpoints:
-        if not path.is_file():
-            raise BadInput(f"CHECKPOINT: {path}: {'not a regular file' if path.exists() else 'no such file'}")
+        check_file("CHECKPOINT", path)
     if profiling and (checkpoints or runtime):
         raise BadInput("--profile: times single convs; leave out --runtime, and give the network by --checkpoint")
     chosen = ("folded",) if profiling else (*_names(modes), *([runtime] if runtime else []))

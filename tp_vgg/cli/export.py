@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli.options import PATH, common_options
-from tp_vgg.errors import BadInput
+from tp_vgg.cli.options import PATH, check_file, common_options
 from tp_vgg.stages.settings import Settings
 
 
@@ -24,10 +23,7 @@ def command(settings: Settings, checkpoint_file: Path, form: str, output: Path |
     \b
     Example: python -m tp_vgg export unstructured_pruned_vgg11.pth --format sparse
     """
-    if not checkpoint_file.is_file():
-        raise BadInput(
-            f"CHECKPOINT: {checkpoint_file}: {'not a regular file' if checkpoint_file.exists() else 'no such file'}"
-        )
+    check_file("CHECKPOINT", checkpoint_file)
 
     from tp_vgg.stages.export import export_checkpoint
 

@@ -60,6 +60,12 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def check_file(option: str, path: Path) -> None:
+    """Raise :class:`BadInput` unless ``path`` is a file."""
+    if not path.is_file():
+        raise BadInput(f"{option}: {path}: {'not a regular file' if path.exists() else 'no such file'}")
+
+
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--lr`` and ``--batch-size``."""
     function = click.option("--batch-size", type=COUNT, metavar="N", help="Images a step.")(function)
@@ -92,9 +98,8 @@ def _settings(given: dict[str, Any]) -> Settings:
     tag = given["tag"]
     if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
         raise BadInput(f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'")
-    checkpoint = given["checkpoint"]
-    if checkpoint is not None and not checkpoint.is_file():
-        raise BadInput(f"--checkpoint: {checkpoint}: {'not a regular file' if checkpoint.exists() else 'no such file'}")
+    if given["checkpoint"] is not None:
+        check_file("--checkpoint", given["checkpoint"])
     if given["dataset"] == "folder" and not given["data_dir"].is_dir():
         raise BadInput(
             f"--data-dir: {given['data_dir']}: no such directory; expected train/CLASS/IMAGE and test/CLASS/IMAGE in it"

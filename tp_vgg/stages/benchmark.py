@@ -9,7 +9,7 @@ from tp_vgg import checkpoint, plots
 from tp_vgg.device import environment, fp32_arithmetic, pick_device
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import LATENCY, STAIRCASE, Cell, Latency, LatencyRow, Staircase, Timed, latency_row
-from tp_vgg.latency import Bench, Schedule, measure
+from tp_vgg.latency import Bench, Schedule, check_models, measure
 from tp_vgg.modes import Unavailable, check_available
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.compare import compare, recorded
@@ -27,6 +27,7 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     device = pick_device(settings.device)
     settings, run, paths = _paths(settings, checkpoints)
     models = {name: checkpoint.load(path) for name, path in paths.items()}
+    check_models(models)
     files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
     bench = Bench.of(device, options.threads)
     schedule = Schedule(options.cells, options.trials, options.hot)
@@ -46,7 +47,7 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
         write_json(run.latency, found.to_dict())
         plots.save_png(plots.latency(found), run.plot("latency"))
         journal.remove()
-        if not checkpoints and settings.checkpoint is None:
+        if not checkpoints and recorded(settings, run):
             compare(settings)
     return found
 
@@ -58,10 +59,14 @@ def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[Settings,
         settings = settings.for_spec(given.spec)
     run = RunDir.of(settings)
     records = recorded(settings, run)
-    known = {name: run.root / record.checkpoint for name, record in records.items()}
-    dense = settings.checkpoint or known.get(MODELS[0]) or run.own_baseline(settings)
+    dense = settings.checkpoint or run.own_baseline(settings)
+    if settings.checkpoint is None and records:
+        dense = run.root / records[MODELS[0]].checkpoint
+    known: dict[str, Path] = {}
     if dense is not None:
-        known = {MODELS[0]: dense, **({} if checkpoints else {n: p for n, p in known.items() if n != MODELS[0]})}
+        digest = file_fingerprint(dense)
+        pruned = {} if checkpoints else {n: r for n, r in records.items() if r.baseline == digest}
+        known = {MODELS[0]: dense, **{name: run.root / record.checkpoint for name, record in pruned.items()}}
     elif checkpoints:
         settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
     else:
@@ -85,17 +90,17 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     own = run.own_baseline(settings)
     spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
     bench = Bench.of(device, options.threads)
-    found = []
+    cells = []
+    for cell in options.cells:
+        try:
+            check_available(cell, bench.cuda)
+            cells.append(cell)
+        except Unavailable as why:
+            settings.note(f"{cell.label}: not available: {why}")
+    if not cells:
+        raise BadInput("--dtypes: this device has none of them")
     with locked(run.root):
-        for cell in options.cells:
-            try:
-                check_available(cell, bench.cuda)
-            except Unavailable as why:
-                settings.note(f"{cell.label}: not available: {why}")
-                continue
-            found.append(_profiled(settings, run, spec, cell, bench, grid))
-        if not found:
-            raise BadInput("--dtypes: this device has none of them")
+        found = [_profiled(settings, run, spec, cell, bench, grid) for cell in cells]
         plots.save_png(plots.staircase(found), run.plot("staircase"))
     return tuple(found)
 
