@@ -16,7 +16,7 @@ import torch
 from tp_vgg.checkpoint import load
 from tp_vgg.cli.benchmark import render
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import MODES
+from tp_vgg.latencies import MODES, cells_of
 from tp_vgg.latency import measure_latency
 from tp_vgg.model import VGG, build
 from tp_vgg.ratios import Plan, read_ratios, resolve
@@ -62,6 +62,13 @@ def main(
     only: str | None, trials: int | None, threads: int | None, device: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Print one line a model, mode, dtype and batch: time, speed-up with its interval, MAC ratio, efficiency, verdict."""
+    try:
+        sizes = [int(size) for size in batch_sizes.split(",")]
+    except ValueError:
+        raise BadInput(f"--batch-sizes: {batch_sizes!a}: give whole numbers with commas between") from None
+    cells_of(modes.split(","), dtypes.split(","), sizes)
+    if output and not output.parent.is_dir():
+        raise BadInput(f"--output: {output.parent}: no such directory")
     torch.manual_seed(0)
     dense = load(checkpoint) if checkpoint else build(VGGSpec.preset("vgg11_bn", head)).eval()
     models = {"dense": dense}
@@ -77,7 +84,7 @@ def main(
             raise click.UsageError(f"--only: {sorted(unknown)[0]!r} is not one of {', '.join(models)}")
         models = {name: model for name, model in models.items() if name in ("dense", *only.split(","))}
     found = measure_latency(
-        models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=[int(size) for size in batch_sizes.split(",")],
+        models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=sizes,
         trials=trials, device=device, threads=threads, quiet=False,
     )  # fmt: skip
     click.echo(render(found))

@@ -44,7 +44,9 @@ class FakeCuda:
     def synchronize(self) -> None:
         self.log.append("sync")
 
-    def kernel_seconds(self, call: Call, count: int) -> float:
+    def kernel_seconds(self, call: Call, count: int) -> float | None:
+        if not self._busy:
+            return None
         start = self.now()
         for _ in range(count):
             call()

@@ -10,7 +10,7 @@ from tp_vgg.checkpoint import load, save
 from tp_vgg.clocks import CpuClock
 from tp_vgg.structured import prune_structured
 
-FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp32", "--trials", "5", "--threads", "1"]
+FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp32", "--trials", "9", "--threads", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +31,17 @@ def pair(make_model, at_home: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--modes", "eagre"], "modes: 'eagre' is not one of eager, folded"),
-        (["--dtypes", "fp16"], "dtypes: 'fp16' is not one of fp32, tf32, bf16"),
+        (["--modes", "eagre"], "--modes: 'eagre' is not one of eager, folded"),
+        (["--dtypes", "fp16"], "--dtypes: 'fp16' is not one of fp32, tf32, bf16"),
         (["--batch-sizes", "1,x"], "--batch-sizes: '1,x': give whole numbers"),
         (["--batch-sizes", "0"], "batch-sizes: 0: must be from 1"),
         (["--batch-sizes", "99999999999"], "must be from 1"),
         (["--trials", "2"], "--trials"),
         (["nothing.pth"], "CHECKPOINT: nothing.pth: no such file"),
         (["--profile", "--runtime", "onnxruntime"], "--profile"),
+        (["--profile", "--modes", "eager"], "--profile"),
+        (["--dtypes", ""], "--dtypes: ''"),
+        (["--batch-sizes", ""], "--batch-sizes"),
         ([], "nothing to time yet"),
     ],
 )
@@ -52,7 +55,7 @@ def test_refusals_are_one_line_and_leave_nothing(call, at_home: Path, args: list
 def test_a_refusal_does_not_import_torch(tp_vgg, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
     done = tp_vgg("benchmark", "--modes", "x", cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 2 and done.stderr.startswith("error: modes: ")
+    assert done.returncode == 2 and done.stderr.startswith("error: --modes: ")
     done = tp_vgg("export", "x.pth", "--format", "onnx", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 2 and "no such file" in done.stderr
 
@@ -68,11 +71,26 @@ def test_checkpoints_are_timed_against_the_dense_one(call, pair) -> None:
     assert found["environment"]["torch"] and found["environment"]["threads"] == 1
     assert found["conditions"]["before"]["load"]
     lines = out.splitlines()
-    assert "1 CPU threads; n = 5 blocks" in lines[0]
+    assert "1 CPU threads; n = 9 blocks" in lines[0]
     assert sum("not available: CUDA graphs need a CUDA device" in line for line in lines) == 2
     assert sum(line.startswith("baseline ") for line in lines) == 4
     ratio = load(dense).spec.macs() / load(half).spec.macs()
     assert sum(f"{ratio:.2f}×" in line for line in lines) == 4
+
+
+def test_refusals_that_need_the_files(call, pair, at_home: Path) -> None:
+    dense, half = pair
+    (at_home / "baseline").write_bytes(half.read_bytes())
+    before = files(at_home)
+    for args, message in (
+        ([half, "--arch", "vgg16", "--out", "o"], "holds vgg11_bn, but --arch vgg16"),
+        (["baseline", "--checkpoint", dense, "--out", "o"], "is what the dense model is called here"),
+        ([half, "--checkpoint", dense, "--out", "o", "--modes", "graph"], "this device has none of them"),
+    ):
+        status, out, err = call("benchmark", *args)
+        assert (status, out) == (2, "")
+        assert message in one_line(err)
+    assert files(at_home) == before
 
 
 def test_the_first_checkpoint_is_the_reference_where_there_is_no_dense_one(call, pair) -> None:
@@ -112,7 +130,7 @@ def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small,
         "verdict",
     }
     assert all(wanted <= set(row) for row in rows)
-    assert rows[0]["n"] == 5
+    assert rows[0]["n"] == 9
     status, out, _ = call("compare", *small, "--out", "o", "--format", "csv")
     header, first, second = (line.split(",") for line in out.splitlines())
     assert first[header.index("verdict")] == "reference" and float(second[header.index("speedup")]) > 0
@@ -155,6 +173,8 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
     assert (status, out) == (130, "")
     assert files(Path("o")) == {"latency.partial.jsonl", ".lock"}
     first = [cell.label for cell in measured]
+    with Path("o/latency.partial.jsonl").open("a") as journal:
+        journal.write('{"rows": [{"model": "x"}]}\n{"cells": 1}\n')  # of nobody: passed over
 
     def counted(models, cell, *rest):
         measured.append(cell)
@@ -173,7 +193,7 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
 
 def test_onnxruntime_is_one_more_mode(call, pair) -> None:
     dense, half = pair
-    options = ["--batch-sizes", "2", "--modes", "eager", "--dtypes", "fp32", "--trials", "5"]
+    options = ["--batch-sizes", "2", "--modes", "eager", "--dtypes", "fp32", "--trials", "9"]
     status, _, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *options, "--runtime", "onnxruntime")
     assert status == 0, err
     rows = json.loads(Path("o/latency.json").read_text())["rows"]
@@ -227,8 +247,12 @@ def test_a_profile_is_journaled_cached_and_drawn(call, make_model, at_home: Path
     assert {p["layer"] for p in table["points"]} == set(timed)
     assert all(p["median_us"] > 0 for p in table["points"])
     assert Path("o/plots/staircase.png").read_bytes().startswith(b"\x89PNG")
+    damaged = {**table, "points": table["points"][1:]}
     again, out_again, err = call(*args)
     assert (again, out_again) == (0, out) and "was profiled before" in err and len(timed) == 8
+    path.write_text(json.dumps(damaged))
+    status, out, err = call(*args)
+    assert status == 0 and len(timed) == 16  # a table with a hole is measured anew
 
 
 def test_a_profile_of_what_the_device_lacks_is_refused(call, at_home: Path) -> None:
@@ -250,12 +274,13 @@ def test_export_writes_beside_the_checkpoint_and_says_what_it_checked(call, pair
 
 
 def test_export_refusals(call, pair, at_home: Path) -> None:
-    dense, _ = pair
+    dense, half = pair
     before = files(at_home)
     for args, message in (
         (["nothing.pth", "--format", "onnx"], "no such file"),
         ([dense, "--format", "torch", "--output", dense], "is the checkpoint itself"),
         ([dense, "--format", "torch", "--output", at_home], "is a directory"),
+        ([dense, "--format", "torch", "--output", half], "exists; give --force"),
         ([dense, "--format", "sparse", "--output", "m.pth"], "must end in .sparse"),
         ([dense, "--format", "sparse", "--arch", "vgg16"], "holds vgg11_bn, but --arch vgg16"),
     ):

@@ -31,6 +31,8 @@ def test_busy_is_kernel_time_over_wall_time() -> None:
     cuda = FakeCuda(busy=0.3)
     assert CudaClock(cuda).busy(cuda.takes(0.001)) == pytest.approx(0.3)
     assert CpuClock(1).busy(lambda: None) is None
+    blind = FakeCuda(busy=0)
+    assert CudaClock(blind).busy(blind.takes(0.001)) is None  # a profiler that sees no kernel says nothing
 
 
 def test_a_cpu_sample_is_the_time_of_one_call() -> None:

@@ -74,7 +74,11 @@ def test_latency_times_every_model(plan_file, tmp_path: Path) -> None:
     assert list(report["models"]) == ["dense", "uniform 70 %", "ratios.json", "95% zeros"]
     assert len(report["rows"]) == 8 and report["environment"]["torch"]
     assert "not available: CUDA graphs need a CUDA device" in done.stdout and "masks save nothing" in done.stdout
-    for wrong, message in ((["--only", "x"], "--only"), (["--ratios", "none.json"], "none.json")):
+    for wrong, message in (
+        (["--only", "x"], "--only"),
+        (["--ratios", "none.json"], "none.json"),
+        (["--batch-sizes", "x"], "--batch-sizes"),
+    ):
         refused = subprocess.run([sys.executable, script, *wrong], capture_output=True, text=True, check=False)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
 
@@ -82,7 +86,7 @@ def test_latency_times_every_model(plan_file, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_latency_honesty_compares_both_ways() -> None:
     script = ROOT / "experiments" / "latency_honesty.py"
-    options = ["--runs", "2", "--trials", "5", "--repeat", "12"]
+    options = ["--runs", "2", "--trials", "9", "--repeat", "12"]
     done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [line[:12].strip() for line in done.stdout.splitlines()[3:]] in (

@@ -114,6 +114,18 @@ def test_a_hostile_file_is_one_line(make_model, tmp_path: Path) -> None:
         load(tmp_path / "bad.sparse")
 
 
+def test_the_tensors_of_others_are_a_plain_state_dict(make_model, tmp_path: Path) -> None:
+    """Most of them say format "pt" in the metadata."""
+    model = make_model()
+    save_file(
+        {name: value.clone() for name, value in model.state_dict().items()},
+        tmp_path / "m.safetensors",
+        {"format": "pt"},
+    )
+    again = load(tmp_path / "m.safetensors")
+    assert again.spec == model.spec and "plain state dict" in again.meta["notes"][0]
+
+
 def test_meta_that_json_cannot_hold_is_refused(make_model, tmp_path: Path) -> None:
     model = make_model()
     model.meta["tensor"] = torch.zeros(1)

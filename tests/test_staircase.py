@@ -7,8 +7,9 @@ import torch
 from conftest import SMALL
 from fakes import ScriptedClock
 
+from tp_vgg import staircase
 from tp_vgg.latencies import Cell
-from tp_vgg.spec import VGGSpec
+from tp_vgg.spec import LayerRow, VGGSpec
 from tp_vgg.staircase import Grid, lower_widths, probe_layers, probe_network, profile_layer
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Calls that give their width instead of running; counts the kinds of chains that were built."""
     built: Counter = Counter()
 
-    def conv_call(convs, cell, device):
+    def conv_call(convs, images, cell):
         built[len(convs)] += 1
         return lambda: str(convs[0][1])
 
@@ -97,16 +98,17 @@ def test_a_profile_times_every_point(named: Counter) -> None:
 
 def test_the_timed_convs_are_those_of_the_network() -> None:
     """Shapes through the pair: conv, ReLU, the pool between stages, conv, ReLU."""
-    from tp_vgg.staircase import _conv_call, _pair
-
     first, second, third = SMALL.rows[1], SMALL.rows[2], SMALL.rows[3]
+
+    def run(row: LayerRow, after: LayerRow | None, cell: Cell) -> torch.Tensor:
+        images = staircase._images(row.in_width, row.side, cell, CPU)
+        found = staircase._conv_call(staircase._pair(row, after, 5), images, cell)()
+        assert isinstance(found, torch.Tensor) and (found >= 0).all()
+        return found
+
     with torch.inference_mode():
         for mode in ("folded", "eager"):
-            cell = Cell(mode, "fp32", 2)  # type: ignore[arg-type]
-            pooled = _conv_call(_pair(first, second, 5), cell, CPU)()
-            assert pooled.shape == (2, second.out_width, second.side, second.side)  # type: ignore[attr-defined]
-            assert (pooled >= 0).all()  # type: ignore[operator]
-        straight = _conv_call(_pair(second, third, 5), CELL, CPU)()
-        assert straight.shape == (2, third.out_width, third.side, third.side)  # type: ignore[attr-defined]
-        alone = _conv_call(_pair(third, None, 5), CELL, CPU)()
-        assert alone.shape == (2, 5, third.side, third.side)  # type: ignore[attr-defined]
+            pooled = run(first, second, Cell(mode, "fp32", 2))  # type: ignore[arg-type]
+            assert pooled.shape == (2, second.out_width, second.side, second.side)
+        assert run(second, third, CELL).shape == (2, third.out_width, third.side, third.side)
+        assert run(third, None, CELL).shape == (2, 5, third.side, third.side)

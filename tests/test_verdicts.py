@@ -58,6 +58,18 @@ def test_a_full_gain_needs_no_reason() -> None:
 def test_masks_save_nothing() -> None:
     masked = row("masked", verdict="no gain", mac_ratio=1.0, efficiency=1.0, speedup=1.0)
     assert reasons(masked) == ("masks save nothing: dense kernels multiply its 95.0% zeros too",)
+    both = {**MODELS, "half": {**MODELS["half"], "density": 0.5}}
+    found = explain([REFERENCE, row(efficiency=0.95)], both, 1e15, {})[-1].reasons
+    assert found == ("masks save nothing: dense kernels multiply its 50.0% zeros too",)
+
+
+def test_what_promised_nothing_owes_no_reason() -> None:
+    """A copy of the dense model, or one with a zero more."""
+    copy = {**MODELS, "masked": {**MODELS["dense"], "density": 0.999}}
+    assert (
+        explain([REFERENCE, row("masked", verdict="no gain", mac_ratio=1.0, speedup=1.0)], copy, 1e9, {})[-1].reasons
+        == ()
+    )
 
 
 def test_launch_bound_by_a_gpu_that_waits_or_by_a_graph_that_does_not() -> None:
@@ -68,6 +80,9 @@ def test_launch_bound_by_a_gpu_that_waits_or_by_a_graph_that_does_not() -> None:
     assert reasons(row(mode="graph", median_ms=6.0), row()) == ("no rule explains it",)
     assert reasons(row(), graph) == ("no rule explains it",)  # a graph has no launches to wait for
     assert reasons(replace(graph, batch_size=1), row()) == ("no rule explains it",)
+    assert reasons(graph, row(mode="folded", busy=0.9)) == (
+        "no rule explains it",
+    )  # it works, and the graph is not of it
 
 
 def test_memory_bound_where_moving_everything_once_takes_half_the_time() -> None:
@@ -81,14 +96,14 @@ def test_memory_bound_where_moving_everything_once_takes_half_the_time() -> None
 
 
 def test_a_step_is_named_with_the_width_that_goes_down() -> None:
-    steep = Step("features.4 at 64 channels instead of 65", 65 / 64, Ratio(1.25, 1.2, 1.3))
-    flat = Step("features.8", 136 / 128, Ratio(1.13, 1.12, 1.14))  # little more than its MACs are worth
-    small = Step("features.8", 513 / 512, Ratio(1.03, 1.02, 1.04))
-    vague = Step("features.11", 65 / 64, Ratio(1.25, 0.9, 1.6))
+    steep = Step("features.4 at 64 channels instead of 65", 65 / 64, Ratio(1.25, 1.2, 1.3), "its time")
+    flat = Step("features.8", 136 / 128, Ratio(1.13, 1.12, 1.14), "its time")  # little more than its MACs are worth
+    small = Step("features.8", 513 / 512, Ratio(1.03, 1.02, 1.04), "its time")
+    vague = Step("features.11", 65 / 64, Ratio(1.25, 0.9, 1.6), "its time")
     assert [step.found for step in (steep, flat, small, vague)] == [True, False, False, False]
     found = reasons(row(), steps={("half", row().cell): [steep, flat, vague]})
     assert found == (
-        "staircase: features.4 at 64 channels instead of 65 would take 20% off the time for 2% fewer MACs",
+        "staircase: features.4 at 64 channels instead of 65 would take 20% off its time for 2% fewer MACs",
     )
 
 

@@ -86,8 +86,8 @@ class CudaCalls(Protocol):
 
     def synchronize(self) -> None: ...
 
-    def kernel_seconds(self, call: Call, count: int) -> float:
-        """Time in which at least one kernel runs, over ``count`` calls."""
+    def kernel_seconds(self, call: Call, count: int) -> float | None:
+        """Sum of the kernels' times over ``count`` calls; ``None`` where the profiler sees none."""
 
     def allocated_peak(self, call: Call) -> int:
         """The allocator's peak over one call, less what was allocated before it."""
@@ -116,7 +116,9 @@ class CudaClock:
 
     def busy(self, call: Call) -> float | None:
         count = self._count(call)
-        return min(self.calls.kernel_seconds(call, count) / (self._block(call, count) * count), 1.0)
+        wall = self._block(call, count) * count
+        kernels = self.calls.kernel_seconds(call, count)
+        return None if kernels is None else min(kernels / wall, 1.0)
 
     def peak_bytes(self, call: Call, held: int) -> int:
         return held + self.calls.allocated_peak(call)
@@ -155,12 +157,20 @@ class TorchCuda:
     def synchronize(self) -> None:
         torch.cuda.synchronize(self._device)
 
-    def kernel_seconds(self, call: Call, count: int) -> float:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            for _ in range(count):
-                call()
-            self.synchronize()
-        return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e6
+    def kernel_seconds(self, call: Call, count: int) -> float | None:
+        try:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                for _ in range(count):
+                    call()
+                self.synchronize()
+        except RuntimeError:  # no permission, or another profiler is attached
+            return None
+        kernels = [
+            event.self_device_time_total
+            for event in profile.events()
+            if event.device_type.name == "CUDA" and not event.is_user_annotation
+        ]
+        return float(sum(kernels)) / 1e6 or None
 
     def allocated_peak(self, call: Call) -> int:
         before = torch.cuda.memory_allocated(self._device)
@@ -189,19 +199,33 @@ class TorchCuda:
         return replay
 
     def facts(self) -> dict[str, Any]:
-        query = "clocks.sm,clocks.mem,clocks.max.sm,clocks_throttle_reasons.active,power.draw,power.limit,pstate,temperature.gpu,driver_version"
         found: dict[str, Any] = {"cudnn": torch.backends.cudnn.version()}
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
-            answer = subprocess.run(
-                ["nvidia-smi", f"--id={uuid}", f"--query-gpu={query}", "--format=csv,noheader"],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            )
-            found |= dict(zip(query.split(","), (cell.strip() for cell in answer.stdout.split(",")), strict=False))
+        uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
+        for query in _QUERIES:
+            found |= _nvidia_smi(uuid, query)
         return found
+
+
+_QUERIES = (
+    "driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu",
+    "power.draw,power.limit",
+    "clocks_throttle_reasons.active",  # renamed by newer drivers, hence alone
+)
+
+
+def _nvidia_smi(uuid: str, query: str) -> dict[str, str]:
+    """The fields of ``query``; none where nvidia-smi is missing or does not know them."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--id={uuid}", f"--query-gpu={query}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(query.split(","), (cell.strip() for cell in answer.stdout.split(",")), strict=False))
 
 
 def _cache_size(path: Path) -> int:

@@ -79,7 +79,7 @@ def largest_difference(model: VGG, run: Callable[[torch.Tensor], torch.Tensor]) 
 
 
 def to_onnx(model: VGG) -> bytes:
-    """``model`` as an ONNX file with a free batch dimension; its normalisation and classes are in the metadata.
+    """``model``, on the CPU, as an ONNX file with a free batch dimension; its normalisation and classes are in the metadata.
 
     Raises :class:`BadInput` where onnx or onnxscript is missing.
     """
@@ -87,7 +87,7 @@ def to_onnx(model: VGG) -> bytes:
     images = torch.zeros(2, 3, model.spec.image_size, model.spec.image_size)
     with _quiet():
         program = torch.onnx.export(
-            model.cpu().eval(), (images,), dynamo=True, verbose=False, input_names=[_INPUT], output_names=[_OUTPUT],
+            model.eval(), (images,), dynamo=True, verbose=False, input_names=[_INPUT], output_names=[_OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )  # fmt: skip
     assert program is not None
@@ -101,8 +101,8 @@ def to_onnx(model: VGG) -> bytes:
     return raw
 
 
-def onnx_session(source: Path | bytes, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU. Its threads do not spin between runs, where they would take the cores from others.
+def onnx_session(raw: bytes, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on the CPU for the bytes of an ONNX file. Its threads do not spin between runs, where they would take the cores from others.
 
     Raises :class:`BadInput` where onnxruntime is missing.
     """
@@ -114,8 +114,7 @@ def onnx_session(source: Path | bytes, threads: int | None = None) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
-    given = source if isinstance(source, bytes) else str(source)
-    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
 
 
 def _onnx_runner(raw: bytes) -> Callable[[torch.Tensor], torch.Tensor]:

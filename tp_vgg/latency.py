@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +15,17 @@ from tp_vgg.errors import BadInput, out_of_memory
 from tp_vgg.interleave import interleave
 from tp_vgg.latencies import BATCH_SIZES, FEWEST_TRIALS, MODES, Cell, Latency, LatencyRow, Ratio, cells_of
 from tp_vgg.model import VGG
-from tp_vgg.modes import Pass, Unavailable, check_available, prepare
+from tp_vgg.modes import Pass, Unavailable, check_available, prepare, ring_of
 from tp_vgg.staircase import POINT_SECONDS, probe_layers, probe_network
 from tp_vgg.stats import quartiles
 from tp_vgg.unstructured import layer_sparsity
 from tp_vgg.verdicts import Step, explain, needs_reason, verdict
 
-CONTROL = "dense, a copy of it"
-_EAGER = "dense, eager"
+_CONTROL, _EAGER = "control", "dense in eager mode"
+_MODEL = "model "
+"""Before a model's name among the sides of a cell, so that no name that a user gives meets the other two."""
+_SIMPLE = ("eager", "folded")
+"""Modes that run a network's own operators one by one."""
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} cells [{elapsed}]"
 
 
@@ -39,12 +42,25 @@ class Bench:
 
     @classmethod
     def of(cls, device: torch.device, threads: int | None = None) -> Bench:
-        """``threads``: of the CPU; torch's default where ``None``."""
+        """``threads``: of the CPU; torch's default where ``None``. Raises :class:`BadInput` for fewer than one."""
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise BadInput(f"threads: {threads!r}: must be a whole number from 1 on")
         threads = threads or torch.get_num_threads()
         if device.type == "cuda":
             cuda = TorchCuda(device)
             return cls(device, CudaClock(cuda), CudaClock(cuda, POINT_SECONDS), cuda, threads)
         return cls(device, CpuClock(threads), CpuClock(threads, POINT_SECONDS), None, threads)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Its threads, and its stream, are those that torch uses."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                yield
+        finally:
+            torch.set_num_threads(before)
 
     def bandwidth(self) -> float:
         """Bytes per second of a copy far larger than the caches, read and write counted; the best of five."""
@@ -63,9 +79,10 @@ class Schedule:
     hot: bool = False
     """Every pass on one input, which stays in the cache, instead of a ring larger than it."""
 
-    def ring(self, bench: Bench) -> int:
-        """Bytes that the inputs rotate over."""
-        return 0 if self.hot else 2 * bench.clock.cache_bytes()
+    def ring(self, model: VGG, cell: Cell, bench: Bench) -> list[torch.Tensor]:
+        """The inputs of a cell."""
+        size = 0 if self.hot else 2 * bench.clock.cache_bytes()
+        return ring_of(model.spec.image_size, cell, bench.device, size)
 
     def __post_init__(self) -> None:
         if not self.cells or (self.trials is not None and self.trials < FEWEST_TRIALS):
@@ -113,36 +130,36 @@ def measure(
 
     check_models(models)
     known = known or {}
-    reference = next(iter(models))
     about = {name: _about(model) for name, model in models.items()}
-    before, bandwidth = bench.clock.conditions(), bench.bandwidth()
+    conditions: dict[str, Any] = {
+        "hot": schedule.hot, "flags": {cell.dtype: _flags(cell) for cell in schedule.cells}, "before": bench.clock.conditions(), "after": {},
+    }  # fmt: skip
     rows: list[LatencyRow] = []
-    with _threads(bench), tqdm(total=len(schedule.cells), unit="cell", disable=quiet or None, bar_format=_BAR) as bar:
+    with bench.at_work(), tqdm(total=len(schedule.cells), unit="cell", disable=quiet or None, bar_format=_BAR) as bar:
+        conditions["bandwidth"] = bandwidth = bench.bandwidth()
         for place, cell in enumerate(schedule.cells):
             bar.set_description(cell.label)
             if cell in known:
                 rows += known[cell]
             else:
                 measured = _measure_cell(models, cell, schedule, bench, bar.update)
+                conditions["after"][cell.label] = bench.clock.conditions()
+                _let_go()
                 done(measured)
                 rows += measured
             bar.update(place + 1 - bar.n)
         steps = {}
-        for row in rows:
-            if needs_reason(row) and about[row.model]["macs"] < about[reference]["macs"]:
-                bar.set_description(f"steps of {row.model}, {row.cell.label}")
-                steps[row.model, row.cell] = _probed(models[row.model], row.cell, schedule, bench)
+        for row in filter(needs_reason, rows):
+            bar.set_description(f"steps of {row.model}, {row.cell.label}")
+            steps[row.model, row.cell] = _probed(models[row.model], row.cell, schedule, bench)
+            _let_go()
+        if bench.cuda is not None:  # at the end: whatever runs under a profiler once is slower from then on
+            rows = [replace(row, busy=_busy(models[row.model], row.cell, bench)) for row in rows]
     return Latency(
-        reference=reference,
+        reference=next(iter(models)),
         models=about,
         environment={**environment(bench.device), **versions(("onnxruntime",)), "threads": bench.threads},
-        conditions={
-            "hot": schedule.hot,
-            "bandwidth": bandwidth,
-            "flags": {cell.dtype: _flags(cell) for cell in schedule.cells},
-            "before": before,
-            "after": bench.clock.conditions(),
-        },
+        conditions=conditions,
         rows=explain(rows, about, bandwidth, steps),
     )
 
@@ -152,32 +169,38 @@ def _measure_cell(
 ) -> tuple[LatencyRow, ...]:
     try:
         check_available(cell, bench.cuda)
-        with _arithmetic(cell):
+        with _arithmetic(cell), torch.inference_mode():
             passes = _passes(models, cell, schedule, bench)
-            with torch.inference_mode():
-                return tuple(_rows(models, cell, passes, schedule, bench, tick))
+            return tuple(_rows(models, cell, passes, schedule, bench, tick))
     except (Unavailable, RuntimeError, MemoryError) as error:
-        if not isinstance(error, Unavailable) and not out_of_memory(error):
-            raise
-        why = str(error) if isinstance(error, Unavailable) else "out of memory"
+        why = _why_not(error)
         return tuple(
             LatencyRow(name, cell.mode, cell.dtype, cell.batch_size, "not available", (why,)) for name in models
         )
-    finally:
-        torch.compiler.reset()
-        release_memory()
+
+
+def _why_not(error: Exception) -> str:
+    """What a row says of a failure that is not a fault; raises the others."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    if out_of_memory(error):
+        return "out of memory"
+    raise error
+
+
+def _let_go() -> None:
+    """After a cell, whose networks nothing refers to any more."""
+    torch.compiler.reset()
+    release_memory()
 
 
 def _passes(models: Mapping[str, VGG], cell: Cell, schedule: Schedule, bench: Bench) -> dict[str, Pass]:
     reference = next(iter(models.values()))
-    wanted = [*((name, model, cell) for name, model in models.items()), (CONTROL, reference, cell)]
+    wanted = [*((_MODEL + name, model, cell) for name, model in models.items()), (_CONTROL, reference, cell)]
     if cell.mode != "eager":
         wanted.append((_EAGER, reference, replace(cell, mode="eager")))
-    with torch.inference_mode():
-        return {
-            name: prepare(model, how, bench.device, schedule.ring(bench), bench.cuda, bench.threads)
-            for name, model, how in wanted
-        }
+    rings = {how: schedule.ring(reference, how, bench) for _, _, how in wanted}
+    return {name: prepare(model, how, rings[how], bench.cuda, bench.threads) for name, model, how in wanted}
 
 
 def _rows(
@@ -189,40 +212,53 @@ def _rows(
     tick: Callable[[float], object],
 ) -> Iterator[LatencyRow]:
     samples = interleave({name: made.call for name, made in passes.items()}, bench.clock, schedule.trials, tick=tick)
-    reference = next(iter(models))
-    seconds = samples.seconds
-    control = Ratio.of(seconds[reference], seconds[CONTROL])
-    eager = seconds.get(_EAGER, seconds[reference])
+    reference, dense = next(iter(models.items()))
+    of_dense = samples.seconds[_MODEL + reference]
+    control = Ratio.of(of_dense, samples.seconds[_CONTROL])
+    eager = samples.seconds.get(_EAGER, of_dense)
     for name, model in models.items():
-        low, middle, high = quartiles(seconds[name])
-        ratio = control if name == reference else Ratio.of(seconds[reference], seconds[name])
-        macs = models[reference].spec.macs() / model.spec.macs()
-        call, held = passes[name].call, passes[name].held
+        made, seconds = passes[_MODEL + name], samples.seconds[_MODEL + name]
+        low, middle, high = quartiles(seconds)
+        ratio = control if name == reference else Ratio.of(of_dense, seconds)
+        macs = dense.spec.macs() / model.spec.macs()
         yield LatencyRow(
             model=name, mode=cell.mode, dtype=cell.dtype, batch_size=cell.batch_size,
             verdict="reference" if name == reference else verdict(ratio, control), reasons=(),
             median_ms=1e3 * middle, iqr_ms=1e3 * (high - low),
             speedup=ratio.value, speedup_low=ratio.low, speedup_high=ratio.high,
-            over_eager=quartiles([a / b for a, b in zip(eager, seconds[name], strict=True)])[1],
+            over_eager=quartiles([a / b for a, b in zip(eager, seconds, strict=True)])[1],
             mac_ratio=macs, efficiency=ratio.value / macs, efficiency_low=ratio.low / macs, efficiency_high=ratio.high / macs,
-            peak_bytes=bench.clock.peak_bytes(call, held) if cell.mode in ("eager", "folded") else None,
-            busy=bench.clock.busy(call), flushed=passes[name].flushed, warm=samples.warm, seconds=seconds[name],
+            peak_bytes=bench.clock.peak_bytes(made.call, made.held) if cell.mode in _SIMPLE else None,
+            flushed=made.flushed, warm=samples.warm, seconds=seconds,
         )  # fmt: skip
 
 
 def _probed(model: VGG, cell: Cell, schedule: Schedule, bench: Bench) -> tuple[Step, ...]:
     def ready(network: VGG) -> Call:
-        return prepare(network, cell, bench.device, schedule.ring(bench), bench.cuda, bench.threads).call
+        return prepare(network, cell, schedule.ring(network, cell, bench), bench.cuda, bench.threads).call
 
     try:
         with _arithmetic(cell):
-            if cell.mode in ("eager", "folded"):
+            if cell.mode in _SIMPLE:
                 return tuple(probe_layers(model.spec, cell, bench.device, bench.quick))
             return tuple(probe_network(model.spec, ready, bench.clock))
-    except Unavailable:
+    except (Unavailable, RuntimeError, MemoryError) as error:
+        _why_not(error)
         return ()
-    finally:
-        torch.compiler.reset()
+
+
+def _busy(model: VGG, cell: Cell, bench: Bench) -> float | None:
+    """Of the modes that are made ready in no time; a graph has no launches to wait for."""
+    if cell.mode not in _SIMPLE:
+        return None
+    try:
+        with _arithmetic(cell), torch.inference_mode():
+            check_available(cell, bench.cuda)
+            ring = ring_of(model.spec.image_size, cell, bench.device, 0)
+            return bench.clock.busy(prepare(model, cell, ring, bench.cuda, bench.threads).call)
+    except (Unavailable, RuntimeError, MemoryError) as error:
+        _why_not(error)
+        return None
 
 
 def _about(model: VGG) -> dict[str, Any]:
@@ -244,13 +280,3 @@ def _arithmetic(cell: Cell) -> Any:
 def _flags(cell: Cell) -> dict[str, Any]:
     with _arithmetic(cell):
         return fp32_flags()
-
-
-@contextmanager
-def _threads(bench: Bench) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(bench.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

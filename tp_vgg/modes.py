@@ -8,8 +8,6 @@ import itertools
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -52,31 +50,32 @@ def check_available(cell: Cell, cuda: CudaCalls | None) -> None:
         raise Unavailable("this device has no bf16 hardware")
 
 
-def prepare(
-    model: VGG, cell: Cell, device: torch.device, ring_bytes: int, cuda: CudaCalls | None, threads: int
-) -> Pass:
-    """``model`` (left as it is) on ``device``, ready to run in ``cell``; call it in inference mode.
+def layout(cell: Cell) -> torch.memory_format:
+    """Of images and weights in memory."""
+    return torch.channels_last if cell.mode == "folded" else torch.contiguous_format
 
-    The inputs are random and rotate over at least ``ring_bytes``, so that no pass finds its input in a cache that is smaller; 0 for one input that
-    stays. ``cuda``: where graphs are captured. Raises :class:`Unavailable` for a mode that this machine turns out to lack.
+
+def ring_of(side: int, cell: Cell, device: torch.device, ring_bytes: int) -> list[torch.Tensor]:
+    """Random images of ``side`` pixels for ``cell``, at least ``ring_bytes`` of them, so that no pass over them in turn finds its input in a
+    cache that is smaller; 0 for one input."""
+    dtype = DTYPE[cell.dtype]
+    count = max(-(-ring_bytes // (dtype.itemsize * cell.batch_size * 3 * side * side)), 1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = (torch.randn(cell.batch_size, 3, side, side, generator=generator) for _ in range(count))
+    return [images.to(device=device, dtype=dtype).contiguous(memory_format=layout(cell)) for images in drawn]
+
+
+def prepare(model: VGG, cell: Cell, ring: list[torch.Tensor], cuda: CudaCalls | None, threads: int) -> Pass:
+    """``model`` (left as it is) ready to run in ``cell`` on the images of ``ring`` in turn, where these are; call it in inference mode.
+
+    ``cuda``: where graphs are captured. Raises :class:`Unavailable` for a mode that this machine turns out to lack.
     """
     ready = fold_batch_norm(model) if cell.mode == "folded" else copy.deepcopy(model)
-    layout = torch.channels_last if cell.mode == "folded" else torch.contiguous_format
     ready = ready.eval().requires_grad_(False)
-    ready.to(device=device, dtype=DTYPE[cell.dtype])
-    ready.to(memory_format=layout)
+    ready.to(device=ring[0].device, dtype=DTYPE[cell.dtype])
+    ready.to(memory_format=layout(cell))
     flushed = flush_denormals(ready)
-    side = model.spec.image_size
-    shape = (cell.batch_size, 3, side, side)
-    item = DTYPE[cell.dtype].itemsize
-    one = item * cell.batch_size * 3 * side * side
-    count = max(-(-ring_bytes // one), 1)
-    generator = torch.Generator().manual_seed(0)
-    ring = [
-        torch.randn(shape, generator=generator).to(device=device, dtype=DTYPE[cell.dtype]).contiguous(memory_format=layout)
-        for _ in range(count)
-    ]  # fmt: skip
-    held = one + sum(t.numel() * t.element_size() for t in (*ready.parameters(), *ready.buffers()))
+    held = sum(t.nbytes for t in (ring[0], *ready.parameters(), *ready.buffers()))
     return Pass(_MAKERS[cell.mode](ready, ring, cuda, threads), held, flushed)
 
 
@@ -108,7 +107,7 @@ def _compiled(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _th
         return logits
 
     # torch.compile keeps its results with the code object: one of its own for each network, or the later ones would
-    # pay for looking through the earlier ones' guards, and from the ninth on fall back to eager.
+    # pay for looking through the earlier ones' guards, and the ninth would be refused.
     own = types.FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
     compiled = torch.compile(own, dynamic=False, fullgraph=True)
     with _or_unavailable("torch.compile"):
@@ -117,10 +116,8 @@ def _compiled(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _th
 
 
 def _onnxruntime(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, threads: int) -> Call:
-    with _or_unavailable("ONNX Runtime"), TemporaryDirectory() as directory:
-        path = Path(directory) / "model.onnx"
-        path.write_bytes(to_onnx(model))
-        session = onnx_session(path, threads)
+    with _or_unavailable("ONNX Runtime"):
+        session = onnx_session(to_onnx(model), threads)
     name = session.get_inputs()[0].name
     inputs = itertools.cycle([{name: x.numpy()} for x in ring])
     return lambda: session.run(None, next(inputs))

@@ -107,7 +107,7 @@ def from_file(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         texts = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    if "format" not in texts:
+    if not texts.get("format", "").startswith("tp_vgg/"):  # others say "pt" there
         return tensors
     try:
         found = {name: json.loads(texts[name]) for name in (*_TEXTS, "shapes") if name in texts}

@@ -14,7 +14,7 @@ from tp_vgg.clocks import Call, Clock
 from tp_vgg.interleave import interleave
 from tp_vgg.latencies import FEW_TRIALS, Cell, Ratio, Timed
 from tp_vgg.model import VGG, build
-from tp_vgg.modes import DTYPE
+from tp_vgg.modes import DTYPE, layout
 from tp_vgg.spec import LayerRow, VGGSpec
 from tp_vgg.stats import quartiles
 from tp_vgg.verdicts import Step
@@ -67,7 +67,8 @@ def profile_layer(
     trials: int = PROFILE_TRIALS,
 ) -> Iterator[Timed]:
     """Time one conv at each (in, out); the points take turns."""
-    calls = {f"{i},{o}": _conv_call([(i, o, row.side, False)], cell, device) for i, o in points}
+    images = {i: _images(i, row.side, cell, device) for i, _ in points}
+    calls = {f"{i},{o}": _conv_call([(i, o, row.side, False)], images[i], cell) for i, o in points}
     with torch.inference_mode():
         samples = interleave(calls, clock, trials, warm_up=(1, 1))
     for (i, o), seconds in zip(points, samples.seconds.values(), strict=True):
@@ -86,7 +87,8 @@ def probe_layers(
         lower = lower_widths(row.out_width)
         if not lower:
             continue
-        calls = {width: _conv_call(_pair(row, after, width), cell, device) for width in (row.out_width, *lower)}
+        images = _images(row.in_width, row.side, cell, device)
+        calls = {width: _conv_call(_pair(row, after, width), images, cell) for width in (row.out_width, *lower)}
         with torch.inference_mode():
             timed = interleave({str(width): call for width, call in calls.items()}, clock, trials, warm_up=(1, 3))
         found = [
@@ -94,6 +96,7 @@ def probe_layers(
                 f"{row.name} at {width} channels instead of {row.out_width}",
                 row.out_width / width,
                 Ratio.of(timed.seconds[str(row.out_width)], timed.seconds[str(width)]),
+                "its time and that of the conv behind it" if after else "its time",
             )
             for width in lower
         ]
@@ -114,7 +117,7 @@ def probe_network(
         sides = {"as it is": ready(build(spec).eval()), "lower": ready(build(target).eval())}
         timed = interleave(sides, clock, trials).seconds
     names = ", ".join(f"{name} at {width} channels instead of {spec.prunable[name]}" for name, width in changed.items())
-    yield Step(names, spec.macs() / target.macs(), Ratio.of(timed["as it is"], timed["lower"]))
+    yield Step(names, spec.macs() / target.macs(), Ratio.of(timed["as it is"], timed["lower"]), "the network's time")
 
 
 def lower_widths(width: int) -> tuple[int, ...]:
@@ -128,17 +131,18 @@ def _pair(row: LayerRow, after: LayerRow | None, width: int) -> list[tuple[int, 
     return [first] if after is None else [first, (width, after.out_width, after.side, False)]
 
 
-def _conv_call(convs: list[tuple[int, int, int, bool]], cell: Cell, device: torch.device) -> Call:
-    """Convs (in, out, side, whether a pool follows) one behind the other, each with its ReLU, on one random input."""
+def _images(width: int, side: int, cell: Cell, device: torch.device) -> torch.Tensor:
+    images = torch.randn(cell.batch_size, width, side, side).to(device=device, dtype=DTYPE[cell.dtype])
+    return images.contiguous(memory_format=layout(cell))
+
+
+def _conv_call(convs: list[tuple[int, int, int, bool]], images: torch.Tensor, cell: Cell) -> Call:
+    """Convs (in, out, side, whether a pool follows) one behind the other, each with its ReLU, on ``images``."""
     layers: list[nn.Module] = []
     for before, width, _, pool in convs:
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
         if pool:
             layers.append(nn.MaxPool2d(2))
-    layout = torch.contiguous_format if cell.mode == "eager" else torch.channels_last
-    chain: Any = nn.Sequential(*layers).requires_grad_(False).to(device=device, dtype=DTYPE[cell.dtype])
-    chain = chain.to(memory_format=layout)
-    before, _, side, _ = convs[0]
-    images = torch.randn(cell.batch_size, before, side, side).to(device=device, dtype=DTYPE[cell.dtype])
-    images = images.contiguous(memory_format=layout)
+    chain: Any = nn.Sequential(*layers).requires_grad_(False).to(device=images.device, dtype=images.dtype)
+    chain = chain.to(memory_format=layout(cell))
     return lambda: chain(images)

@@ -19,6 +19,8 @@ MEMORY = 0.5
 """Memory-bound: moving weights and layers' inputs and outputs once takes this share of the time."""
 STEP_GAIN = 1.05
 """A step is worth naming where going down is this many times faster, and saves twice what its MACs are worth."""
+ZEROS = 0.01
+"""Share of zeros more than the dense model has, from which they are worth a word."""
 CONTROL = 0.03
 """An A/A control further off says that the machine was not quiet."""
 
@@ -33,13 +35,15 @@ class Step:
     """How many times fewer MACs that is: the gain that would be proportional."""
     gain: Ratio
     """Time as it is ÷ time with the change."""
+    of: str
+    """Whose time that is."""
 
     @property
     def found(self) -> bool:
         return self.gain.low >= max(STEP_GAIN, 1 + 2 * (self.worth - 1))
 
     def __str__(self) -> str:
-        return f"staircase: {self.change} would take {1 - 1 / self.gain.value:.0%} off the time for {1 - 1 / self.worth:.0%} fewer MACs"
+        return f"staircase: {self.change} would take {1 - 1 / self.gain.value:.0%} off {self.of} for {1 - 1 / self.worth:.0%} fewer MACs"
 
 
 def verdict(ratio: Ratio, control: Ratio) -> Verdict:
@@ -51,8 +55,10 @@ def verdict(ratio: Ratio, control: Ratio) -> Verdict:
 
 
 def needs_reason(row: LatencyRow) -> bool:
-    """Whether the row gained less than its arithmetic promised."""
-    return row.efficiency is not None and (row.verdict != "faster" or row.efficiency < FULL)
+    """Whether a network of fewer MACs gained less than these promised."""
+    if row.efficiency is None or row.mac_ratio is None or row.mac_ratio <= 1:
+        return False
+    return row.verdict != "faster" or row.efficiency < FULL
 
 
 def explain(
@@ -87,7 +93,7 @@ def _reasons(
     found = []
     about = models[row.model]
     dense = next(iter(models.values()))
-    if about["macs"] == dense["macs"] and about["density"] < dense["density"]:
+    if about["density"] < (1 - ZEROS) * dense["density"]:
         found.append(f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too")
     if needs_reason(row):
         found += _launch_bound(row, rows)
@@ -101,14 +107,14 @@ def _reasons(
 
 
 def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
-    if row.mode in ("graph", "onnxruntime") or row.median_ms is None:
+    if row.median_ms is None:
         return
     if row.busy is not None and row.busy < BUSY:
         yield f"launch-bound: the GPU works {row.busy:.0%} of the time"
         return
     where = (row.model, row.dtype, row.batch_size)
     times = {r.mode: r.median_ms for r in rows if (r.model, r.dtype, r.batch_size) == where and r.median_ms is not None}
-    if "graph" in times and "eager" in times and times["eager"] >= GRAPH_GAIN * times["graph"]:
+    if row.mode == "eager" and "graph" in times and times["eager"] >= GRAPH_GAIN * times["graph"]:
         yield f"launch-bound: a CUDA graph of it is {times['eager'] / times['graph']:.1f}× as fast as eager"
 
 

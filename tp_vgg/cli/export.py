@@ -13,7 +13,8 @@ from tp_vgg.stages.settings import Settings
 @click.argument("checkpoint_file", metavar="CHECKPOINT", type=PATH)
 @click.option("--format", "form", type=click.Choice(["onnx", "safetensors", "sparse", "torch"]), required=True)
 @click.option("--output", type=PATH, metavar="PATH", help="Where to (beside the checkpoint, by the format's suffix).")
-def command(settings: Settings, checkpoint_file: Path, form: str, output: Path | None) -> None:
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def command(settings: Settings, checkpoint_file: Path, form: str, output: Path | None, force: bool) -> None:
     """Write a checkpoint in another format; checked against the model before it is kept.
 
     onnx: for ONNX Runtime and others, any batch size; logits within 1e-4 of the largest. torch: a torch.export program (.pt2), the same.
@@ -27,7 +28,7 @@ def command(settings: Settings, checkpoint_file: Path, form: str, output: Path |
 
     from tp_vgg.stages.export import export_checkpoint
 
-    path, difference = export_checkpoint(settings, checkpoint_file, form, output)  # type: ignore[arg-type]
+    path, difference = export_checkpoint(settings, checkpoint_file, form, output, force)  # type: ignore[arg-type]
     before, after = checkpoint_file.stat().st_size, path.stat().st_size
     checked = (
         "weights equal to the last bit"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tp_vgg.stages.compare import compare, recorded
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.session import load_given, stage
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
-from tp_vgg.staircase import GRID, Grid, profile_layer
+from tp_vgg.staircase import GRID, PROFILE_TRIALS, Grid, profile_layer
 from tp_vgg.storage import Journal, file_fingerprint, fingerprint, locked, read_json, write_json
 
 
@@ -25,11 +27,16 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     """Time the models of the run directory, or the dense one and ``checkpoints``; leaves ``latency.json`` and its figure, and
     brings ``metrics.json`` up to date. Finished cells are journaled; a finished benchmark is measured anew."""
     device = pick_device(settings.device)
-    settings, run, paths = _paths(settings, checkpoints)
+    run, paths = _paths(settings, checkpoints)
     models = {name: checkpoint.load(path) for name, path in paths.items()}
     check_models(models)
+    for path in checkpoints:
+        settings.check_spec(models[str(path)].spec, path)
     files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
     bench = Bench.of(device, options.threads)
+    _available(options, bench)
+    if MODELS[0] not in paths:
+        settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
     schedule = Schedule(options.cells, options.trials, options.hot)
     asked = {name: about["sha256"] for name, about in files.items()}
     key = fingerprint(LATENCY, list(asked.items()), asdict(options), bench.threads, environment(device))
@@ -39,7 +46,7 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
         def keep(rows: tuple[LatencyRow, ...]) -> None:
             journal.append({"rows": [asdict(row) for row in rows]})
 
-        known = {rows[0].cell: rows for entry in journal.entries if (rows := tuple(map(latency_row, entry["rows"])))}
+        known = {rows[0].cell: rows for rows in _rows(journal) if [row.model for row in rows] == list(models)}
         if known:
             settings.note(f"{len(known)} of {len(schedule.cells)} cells were measured before the interruption")
         found = measure(models, schedule, bench, known=known, done=keep, quiet=settings.quiet)
@@ -52,7 +59,14 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     return found
 
 
-def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[Settings, RunDir, dict[str, Path]]:
+def _rows(journal: Journal) -> Iterator[tuple[LatencyRow, ...]]:
+    """The cells of an interrupted benchmark, but for entries that none has written."""
+    for entry in journal.entries:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            yield tuple(latency_row(row) for row in entry["rows"])
+
+
+def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunDir, dict[str, Path]]:
     """The files to time by name, the dense one first."""
     given = load_given(settings)
     if given is not None:
@@ -67,13 +81,13 @@ def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[Settings,
         digest = file_fingerprint(dense)
         pruned = {} if checkpoints else {n: r for n, r in records.items() if r.baseline == digest}
         known = {MODELS[0]: dense, **{name: run.root / record.checkpoint for name, record in pruned.items()}}
-    elif checkpoints:
-        settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
-    else:
+    elif not checkpoints:
         raise BadInput(
             f"{run.work}: nothing to time yet; run `python -m tp_vgg structured` with these options first, or name checkpoints"
         )
-    return settings, run, {**known, **{str(path): path for path in checkpoints}}
+    if any(str(path) in known for path in checkpoints):
+        raise BadInput(f"CHECKPOINT: {MODELS[0]}: is what the dense model is called here; give the file another name")
+    return run, {**known, **{str(path): path for path in checkpoints}}
 
 
 @stage
@@ -90,40 +104,57 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     own = run.own_baseline(settings)
     spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
     bench = Bench.of(device, options.threads)
-    cells = []
-    for cell in options.cells:
-        try:
-            check_available(cell, bench.cuda)
-            cells.append(cell)
-        except Unavailable as why:
-            settings.note(f"{cell.label}: not available: {why}")
-    if not cells:
-        raise BadInput("--dtypes: this device has none of them")
-    with locked(run.root):
-        found = [_profiled(settings, run, spec, cell, bench, grid) for cell in cells]
+    cells = _available(options, bench, settings.note)
+    trials = options.trials or PROFILE_TRIALS
+    with locked(run.root), bench.at_work():
+        found = [_profiled(settings, run, spec, cell, bench, grid, trials) for cell in cells]
         plots.save_png(plots.staircase(found), run.plot("staircase"))
     return tuple(found)
 
 
-def _profiled(settings: Settings, run: RunDir, spec: VGGSpec, cell: Cell, bench: Bench, grid: Grid) -> Staircase:
+def _available(options: BenchmarkOptions, bench: Bench, note: Callable[[str], None] = lambda _: None) -> list[Cell]:
+    """The cells that this device does not lack from the outset. Raises :class:`BadInput` where that leaves none."""
+    cells, why = [], ""
+    for cell in options.cells:
+        try:
+            check_available(cell, bench.cuda)
+            cells.append(cell)
+        except Unavailable as reason:
+            why = f"{cell.label}: not available: {reason}"
+            note(why)
+    if not cells:
+        raise BadInput(f"--modes, --dtypes: this device has none of them ({why})")
+    return cells
+
+
+def _profiled(
+    settings: Settings, run: RunDir, spec: VGGSpec, cell: Cell, bench: Bench, grid: Grid, trials: int
+) -> Staircase:
     from tqdm import tqdm
 
     place = {**environment(bench.device), "threads": bench.threads}
-    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), place)
+    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), trials, place)
     name = "".join(c if c.isalnum() else "-" for c in place["device"].lower())
     path = run.root / "profiles" / f"{name}-{cell.dtype}-b{cell.batch_size}-{key[:8]}.json"
+    widths = grid.of(spec)
     finished = _read_profile(path, key)
-    if finished is not None:
+    if finished is not None and {layer: finished.widths(layer) for layer in finished.layers} == widths:
         settings.note(f"{path}: was profiled before; delete it to measure anew")
         return finished
     journal = Journal(partial_of(path).with_suffix(".jsonl"), key)
-    points = {entry["layer"]: [Timed(**point) for point in entry["points"]] for entry in journal.entries}
-    widths = grid.of(spec)
+    points: dict[str, list[Timed]] = {}
+    for entry in journal.entries:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            timed = [Timed(**point) for point in entry["points"]]
+            if tuple((point.in_width, point.out_width) for point in timed) == widths[entry["layer"]]:
+                points[entry["layer"]] = timed
     with tqdm(spec.rows, f"profile {cell.dtype}, batch {cell.batch_size}", disable=settings.quiet or None) as bar:
         for row in bar:
             if row.name in widths and row.name not in points:
                 with fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False):
-                    points[row.name] = list(profile_layer(row, widths[row.name], cell, bench.device, bench.quick))
+                    points[row.name] = list(
+                        profile_layer(row, widths[row.name], cell, bench.device, bench.quick, trials)
+                    )
                 journal.append({"layer": row.name, "points": [asdict(point) for point in points[row.name]]})
     ordered = tuple(point for layer in widths for point in points[layer])
     table = Staircase(key, spec.to_dict(), cell.dtype, cell.batch_size, place, ordered)
@@ -133,8 +164,8 @@ def _profiled(settings: Settings, run: RunDir, spec: VGGSpec, cell: Cell, bench:
 
 
 def _read_profile(path: Path, key: str) -> Staircase | None:
-    data = read_json(path)
     try:
+        data = read_json(path)
         table = Staircase.from_dict(data) if data is not None else None
     except (TypeError, KeyError, ValueError):
         return None

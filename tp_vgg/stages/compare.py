@@ -61,8 +61,8 @@ def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> Compariso
 
 
 def _latency(settings: Settings, run: RunDir) -> Latency | None:
-    data = read_json(run.latency)
     try:
+        data = read_json(run.latency)
         return Latency.from_dict(data) if data is not None else None
     except (TypeError, KeyError, ValueError):
         settings.note(

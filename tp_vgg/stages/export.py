@@ -10,9 +10,11 @@ from tp_vgg.export import SUFFIXES, Format, export
 from tp_vgg.stages.settings import Settings
 
 
-def export_checkpoint(settings: Settings, source: Path, form: Format, output: Path | None) -> tuple[Path, float]:
+def export_checkpoint(
+    settings: Settings, source: Path, form: Format, output: Path | None, force: bool
+) -> tuple[Path, float]:
     """Write ``source`` in ``form`` to ``output`` (beside it, with the format's suffix, where ``None``); returns where that is, and the largest
-    difference of the logits that the check found. Raises :class:`BadInput` for a bad file, or an output that is the source."""
+    difference of the logits that the check found. Raises :class:`BadInput` for a bad file, and for an output that is the source, or exists unless ``force``."""
     model = checkpoint.load(source)
     settings.check_spec(model.spec, source)
     path = output or source.with_suffix(SUFFIXES[form])
@@ -22,4 +24,6 @@ def export_checkpoint(settings: Settings, source: Path, form: Format, output: Pa
         )
     if form in ("safetensors", "sparse") and path.suffix != SUFFIXES[form]:
         raise BadInput(f"--output: {path}: must end in {SUFFIXES[form]}, by which it is read")
+    if path.exists() and not force:
+        raise BadInput(f"--output: {path} exists; give --force to write over it")
     return path, export(model, path, form)
