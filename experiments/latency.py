@@ -16,7 +16,7 @@ import torch
 from tp_vgg.checkpoint import load
 from tp_vgg.cli.benchmark import render
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import MODES, cells_of
+from tp_vgg.latencies import FEWEST_TRIALS, MODES, cells_of
 from tp_vgg.latency import measure_latency
 from tp_vgg.model import VGG, build
 from tp_vgg.ratios import Plan, read_ratios, resolve
@@ -53,7 +53,7 @@ def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
 @click.option("--modes", default=",".join(MODES), show_default=True, help="onnxruntime is one more.")
 @click.option("--dtypes", default="fp32,tf32,bf16", show_default=True)
 @click.option("--only", help="Names of models to time beside the dense one, with commas between (all).")
-@click.option("--trials", type=click.IntRange(min=5), help="Blocks a cell (17, or 9 where they take long).")
+@click.option("--trials", type=click.IntRange(min=FEWEST_TRIALS), help="Blocks a cell (17, or 9 where they take long).")
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Where the JSON goes (stderr).")

@@ -19,6 +19,7 @@ import click
 import torch
 
 from tp_vgg.device import environment
+from tp_vgg.latencies import FEWEST_TRIALS
 from tp_vgg.latency import measure_latency
 from tp_vgg.model import VGG, build
 from tp_vgg.spec import VGGSpec
@@ -68,7 +69,9 @@ def one_run(seed: int, batch: int, mode: str, trials: int | None, repeat: int) -
 @click.option("--runs", type=click.IntRange(min=1), default=40, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--mode", type=click.Choice(["eager", "folded"]), default="eager", show_default=True)
-@click.option("--trials", type=click.IntRange(min=5), help="Blocks of tp_vgg's side (17, or 9 where they take long).")
+@click.option(
+    "--trials", type=click.IntRange(min=FEWEST_TRIALS), help="Blocks of tp_vgg's side (17, or 9 where they take long)."
+)
 @click.option("--repeat", type=click.IntRange(min=6), default=300, show_default=True, help="Passes of the other side.")
 @click.option("--run", "only", type=int, hidden=True)
 def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int, only: int | None) -> None:

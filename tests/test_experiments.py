@@ -63,7 +63,7 @@ def test_latency_times_every_model(plan_file, tmp_path: Path) -> None:
         "--dtypes",
         "fp32",
         "--trials",
-        "5",
+        "9",
         "--output",
         "l.json",
     ]
