@@ -15,7 +15,7 @@ from tp_vgg.errors import BadInput, out_of_memory
 from tp_vgg.interleave import interleave
 from tp_vgg.latencies import BATCH_SIZES, FEWEST_TRIALS, MODES, Cell, Latency, LatencyRow, Ratio, cells_of
 from tp_vgg.model import VGG
-from tp_vgg.modes import Pass, Unavailable, check_available, prepare, ring_of
+from tp_vgg.modes import Pass, Ring, Unavailable, check_available, prepare, ring_of
 from tp_vgg.staircase import POINT_SECONDS, probe_layers, probe_network
 from tp_vgg.stats import quartiles
 from tp_vgg.unstructured import layer_sparsity
@@ -79,7 +79,7 @@ class Schedule:
     hot: bool = False
     """Every pass on one input, which stays in the cache, instead of a ring larger than it."""
 
-    def ring(self, model: VGG, cell: Cell, bench: Bench) -> list[torch.Tensor]:
+    def ring(self, model: VGG, cell: Cell, bench: Bench) -> Ring:
         """The inputs of a cell."""
         size = 0 if self.hot else 2 * bench.clock.cache_bytes()
         return ring_of(model.spec.image_size, cell, bench.device, size)

@@ -26,6 +26,17 @@ class Unavailable(Exception):
     """A mode that this device, or this machine, lacks; the message says why."""
 
 
+class Ring:
+    """Images that all networks of a cell take in turn, so that none finds the one warm that another has just had."""
+
+    def __init__(self, images: list[torch.Tensor]) -> None:
+        self.first = images[0]
+        self._cycle = itertools.cycle(images)
+
+    def next(self) -> torch.Tensor:
+        return next(self._cycle)
+
+
 @dataclass(frozen=True)
 class Pass:
     """A forward pass over the next of a ring of inputs."""
@@ -55,52 +66,49 @@ def layout(cell: Cell) -> torch.memory_format:
     return torch.channels_last if cell.mode == "folded" else torch.contiguous_format
 
 
-def ring_of(side: int, cell: Cell, device: torch.device, ring_bytes: int) -> list[torch.Tensor]:
+def ring_of(side: int, cell: Cell, device: torch.device, ring_bytes: int) -> Ring:
     """Random images of ``side`` pixels for ``cell``, at least ``ring_bytes`` of them, so that no pass over them in turn finds its input in a
     cache that is smaller; 0 for one input."""
     dtype = DTYPE[cell.dtype]
     count = max(-(-ring_bytes // (dtype.itemsize * cell.batch_size * 3 * side * side)), 1)
     generator = torch.Generator().manual_seed(0)
     drawn = (torch.randn(cell.batch_size, 3, side, side, generator=generator) for _ in range(count))
-    return [images.to(device=device, dtype=dtype).contiguous(memory_format=layout(cell)) for images in drawn]
+    return Ring([images.to(device=device, dtype=dtype).contiguous(memory_format=layout(cell)) for images in drawn])
 
 
-def prepare(model: VGG, cell: Cell, ring: list[torch.Tensor], cuda: CudaCalls | None, threads: int) -> Pass:
+def prepare(model: VGG, cell: Cell, ring: Ring, cuda: CudaCalls | None, threads: int) -> Pass:
     """``model`` (left as it is) ready to run in ``cell`` on the images of ``ring`` in turn, where these are; call it in inference mode.
 
     ``cuda``: where graphs are captured. Raises :class:`Unavailable` for a mode that this machine turns out to lack.
     """
     ready = fold_batch_norm(model) if cell.mode == "folded" else copy.deepcopy(model)
     ready = ready.eval().requires_grad_(False)
-    ready.to(device=ring[0].device, dtype=DTYPE[cell.dtype])
+    ready.to(device=ring.first.device, dtype=DTYPE[cell.dtype])
     ready.to(memory_format=layout(cell))
     flushed = flush_denormals(ready)
-    held = sum(t.nbytes for t in (ring[0], *ready.parameters(), *ready.buffers()))
+    held = sum(t.nbytes for t in (ring.first, *ready.parameters(), *ready.buffers()))
     return Pass(_MAKERS[cell.mode](ready, ring, cuda, threads), held, flushed)
 
 
-def _plain(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _threads: int) -> Call:
-    inputs = itertools.cycle(ring)
-    return lambda: model(next(inputs))
+def _plain(model: VGG, ring: Ring, _cuda: CudaCalls | None, _threads: int) -> Call:
+    return lambda: model(ring.next())
 
 
-def _graph(model: VGG, ring: list[torch.Tensor], cuda: CudaCalls | None, _threads: int) -> Call:
+def _graph(model: VGG, ring: Ring, cuda: CudaCalls | None, _threads: int) -> Call:
     """A replay reads one fixed place, so that each input is copied there first, as a server would have to."""
     assert cuda is not None
-    static = ring[0].clone()
+    static = ring.first.clone()
     with _or_unavailable("CUDA graph capture"):
         replay = cuda.capture(lambda: model(static))
-    inputs = itertools.cycle(ring)
 
     def call() -> None:
-        static.copy_(next(inputs))
+        static.copy_(ring.next())
         replay()
 
     return call
 
 
-def _compiled(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _threads: int) -> Call:
-    inputs = itertools.cycle(ring)
+def _compiled(model: VGG, ring: Ring, _cuda: CudaCalls | None, _threads: int) -> Call:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = model(x)
@@ -111,19 +119,18 @@ def _compiled(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, _th
     own = types.FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
     compiled = torch.compile(own, dynamic=False, fullgraph=True)
     with _or_unavailable("torch.compile"):
-        compiled(ring[0])
-    return lambda: compiled(next(inputs))
+        compiled(ring.first)
+    return lambda: compiled(ring.next())
 
 
-def _onnxruntime(model: VGG, ring: list[torch.Tensor], _cuda: CudaCalls | None, threads: int) -> Call:
+def _onnxruntime(model: VGG, ring: Ring, _cuda: CudaCalls | None, threads: int) -> Call:
     with _or_unavailable("ONNX Runtime"):
         session = onnx_session(to_onnx(model), threads)
     name = session.get_inputs()[0].name
-    inputs = itertools.cycle([{name: x.numpy()} for x in ring])
-    return lambda: session.run(None, next(inputs))
+    return lambda: session.run(None, {name: ring.next().numpy()})
 
 
-_MAKERS: dict[str, Callable[[VGG, list[torch.Tensor], Any, int], Call]] = {
+_MAKERS: dict[str, Callable[[VGG, Ring, Any, int], Call]] = {
     "eager": _plain,
     "folded": _plain,
     "graph": _graph,
