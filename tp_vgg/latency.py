@@ -153,7 +153,7 @@ def measure(
             bar.set_description(f"steps of {row.model}, {row.cell.label}")
             steps[row.model, row.cell] = _probed(models[row.model], row.cell, schedule, bench)
             _let_go()
-        if bench.cuda is not None:  # at the end: whatever runs under a profiler once is slower from then on
+        if bench.cuda is not None:  # at the end, so that nothing is timed where a profiler has been attached
             rows = [replace(row, busy=_busy(models[row.model], row.cell, bench)) for row in rows]
     return Latency(
         reference=next(iter(models)),

@@ -115,7 +115,7 @@ def _compiled(model: VGG, ring: Ring, _cuda: CudaCalls | None, _threads: int) ->
         return logits
 
     # torch.compile keeps its results with the code object: one of its own for each network, or the later ones would
-    # pay for looking through the earlier ones' guards, and the ninth would be refused.
+    # pay for looking through the earlier ones' guards, of which there may only be so many.
     own = types.FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
     compiled = torch.compile(own, dynamic=False, fullgraph=True)
     with _or_unavailable("torch.compile"):
