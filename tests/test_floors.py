@@ -10,7 +10,7 @@ PACKAGE = ROOT / "tp_vgg"
 
 FLOORS = [
     {"errors", "interrupts"},
-    {"spec", "stats", "storage", "tables"},
+    {"spec", "stats", "storage", "tables", "search"},
     {
         "records",
         "criteria",
@@ -23,9 +23,10 @@ FLOORS = [
         "latencies",
         "packed",
         "live_bytes",
+        "plans",
     },
-    {"model", "data", "plots", "kernels", "verdicts", "clocks"},
-    {"checkpoint", "evaluate", "unstructured", "chain", "interleave"},
+    {"model", "data", "plots", "kernels", "verdicts", "clocks", "curves"},
+    {"checkpoint", "evaluate", "unstructured", "chain", "interleave", "allocate"},
     {"structured", "train", "tally", "points", "export"},
     {"engine", "modes"},
     {"sensitivity", "staircase"},
@@ -50,9 +51,20 @@ NO_TORCH = {
     "plots",
     "latencies",
     "verdicts",
+    "search",
+    "plans",
+    "curves",
+    "allocate",
     "cli",
 }
-NO_TORCH_FILES = {"stages/settings.py", "stages/options.py", "stages/compare.py", "__init__.py", "__main__.py"}
+NO_TORCH_FILES = {
+    "stages/settings.py",
+    "stages/options.py",
+    "stages/compare.py",
+    "stages/plan.py",
+    "__init__.py",
+    "__main__.py",
+}
 
 
 def room(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tp_vgg.allocate import make_plan
     from tp_vgg.checkpoint import load, save
     from tp_vgg.latency import measure_latency
     from tp_vgg.model import build
@@ -26,6 +27,7 @@ _HOMES = {
     "load": "tp_vgg.checkpoint",
     "save": "tp_vgg.checkpoint",
     "read_ratios": "tp_vgg.ratios",
+    "make_plan": "tp_vgg.allocate",
     "measure_latency": "tp_vgg.latency",
     "prune_structured": "tp_vgg.structured",
     "prune_unstructured": "tp_vgg.unstructured",
@@ -36,6 +38,7 @@ __all__ = [
     "VGGSpec",
     "build",
     "load",
+    "make_plan",
     "measure_latency",
     "prune_structured",
     "prune_unstructured",

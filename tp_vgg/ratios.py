@@ -187,11 +187,12 @@ def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) 
             written = json.loads((directory / "plan.json").read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
             continue
-        if not isinstance(written, dict) or written.get("sha256") != digest:
-            continue
-        other = written.get("kind")
-        if other in ("structured", "unstructured") and other != kind:
-            raise BadInput(f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`")
+        for made in (written, written.get("other")) if isinstance(written, dict) else ():
+            if not isinstance(made, dict) or made.get("sha256") != digest:
+                continue
+            other = made.get("kind")
+            if other in ("structured", "unstructured") and other != kind:
+                raise BadInput(f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`")
 
 
 def _json_type(value: object) -> str:

@@ -48,6 +48,18 @@ class LayerRow:
     weights: int
     """Elements of the layer's weight tensor."""
 
+    def resized(self, in_width: int, out_width: int) -> LayerRow:
+        """The same layer between other widths. ``in_width`` counts what the layer reads, as the field does."""
+        weights = self.weights // (self.in_width * self.out_width) * in_width * out_width
+        return replace(
+            self,
+            in_width=in_width,
+            out_width=out_width,
+            params=weights + (self.params - self.weights) // self.out_width * out_width,
+            macs=weights * self.side**2,
+            weights=weights,
+        )
+
 
 @dataclass(frozen=True)
 class VGGSpec:

@@ -16,6 +16,7 @@ from tp_vgg.errors import BadInput, WorkFailed, out_of_memory
 COMMANDS = {
     "train": "Train the dense baseline.",
     "sensitivity": "Sweep every layer and ratio: which layers can bear pruning.",
+    "plan": "From a budget to ratios: the plan with the smallest predicted drop.",
     "unstructured": "Set the smallest weights to zero, fine-tune, save.",
     "structured": "Remove channels, prove it, fine-tune, save: the main job.",
     "benchmark": "Measure what pruning buys on this device, and say why when it is little.",

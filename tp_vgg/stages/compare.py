@@ -13,6 +13,8 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Latency, LatencyRow
 from tp_vgg.records import ModelRecord
+from tp_vgg.stages.foreseen import Foreseen, foreseen
+from tp_vgg.stages.plan import read_plans
 from tp_vgg.stages.settings import GIVEN, MODELS, RunDir, Settings
 from tp_vgg.storage import file_fingerprint, read_json, write_json
 from tp_vgg.tables import markdown_table, text_table
@@ -26,6 +28,8 @@ class Comparison:
 
     records: dict[str, ModelRecord]
     latency: Latency | None = None
+    foreseen: tuple[Foreseen, ...] = ()
+    """What the run directory's plans predicted, beside what came of it."""
 
     def rows(self, name: str) -> tuple[LatencyRow, ...]:
         return self.latency.of_model(self.records[name].sha256) if self.latency else ()
@@ -55,7 +59,8 @@ def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> Compariso
             raise BadInput(
                 f"{run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
             )
-    found = Comparison(records, _latency(settings, run))
+    latency = _latency(settings, run)
+    found = Comparison(records, latency, foreseen(read_plans(run), records, latency))
     write_json(run.work / "metrics.json", metrics(found))
     return found
 
@@ -128,7 +133,8 @@ def metrics(found: Comparison) -> dict[str, Any]:
         models[name] = record.metrics()
         if found.latency is not None and (rows := found.rows(name)):
             models[name]["latency"] = [row.metrics(found.latency.environment["device"]) for row in rows]
-    return {"schema": 1, "environment": first.environment, "data": first.data, "models": models}
+    plans = {"plans": [one.to_dict() for one in found.foreseen]} if found.foreseen else {}
+    return {"schema": 1, "environment": first.environment, "data": first.data, "models": models, **plans}
 
 
 def render(found: Comparison, form: str = "text") -> str:
@@ -155,7 +161,8 @@ def render(found: Comparison, form: str = "text") -> str:
         ]
         for name, r in found.records.items()
     ]
-    return markdown_table(header, rows) if form == "markdown" else text_table(header, rows)
+    table = markdown_table(header, rows) if form == "markdown" else text_table(header, rows)
+    return "\n\n".join([table, *(one.line() for one in found.foreseen)])
 
 
 def _speedup(row: LatencyRow | None) -> str:

@@ -1,0 +1,243 @@
+"""Is it the plan? One budget, met in several ways, each fine-tuned alike: our plan and its controls.
+
+- ours: the plan of `python -m tp_vgg plan`, channels ranked by L1.
+- random: the same widths, channels ranked at random.
+- stock: one ratio for every conv, by torch-pruning's `BasePruner` with its L1 importance, as its readme has it.
+- scratch: the widths of ours, fresh weights, trained for as long as the dense model and its fine-tuning together (a GPU's work).
+- dense: the dense model, given the same fine-tuning; what the drops are against.
+
+Resumable: a finished run is a JSON file (with one bit an image, so that differences are paired) and is not done again.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch_pruning as tp
+
+from tp_vgg.allocate import make_plan
+from tp_vgg.checkpoint import load, save
+from tp_vgg.cli.options import common_options
+from tp_vgg.data import Normalisation
+from tp_vgg.device import environment
+from tp_vgg.errors import BadInput
+from tp_vgg.evaluate import predictions
+from tp_vgg.model import VGG, build, realised_spec
+from tp_vgg.records import Accuracy, Sensitivity
+from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.recipes import baseline_recipe, finetune_recipe
+from tp_vgg.stages.session import Session, data_summary, load_dense, session
+from tp_vgg.stages.settings import Settings
+from tp_vgg.stats import paired_runs
+from tp_vgg.storage import fingerprint, read_json, write_json
+from tp_vgg.structured import remove_channels
+from tp_vgg.tables import text_table
+
+ARMS = ("dense", "stock", "random", "ours", "scratch")
+
+
+def ours(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
+    model = copy.deepcopy(dense)
+    remove_channels(model, target)
+    return model
+
+
+def at_random(dense: VGG, target: VGGSpec, seed: int) -> VGG:
+    model = copy.deepcopy(dense)
+    remove_channels(model, target, "random", seed)
+    return model
+
+
+def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
+    """The widest uniform network of the stock pruner that has no more MACs than ``target``."""
+    for thousandth in range(1, 1000):
+        ratio = thousandth / 1000
+        widths = {
+            name: int(width * (1 - ratio)) for name, width in zip(dense.spec.conv_names, dense.spec.widths, strict=True)
+        }
+        if dense.spec.with_widths(widths).macs() <= target.macs():
+            break
+    model = copy.deepcopy(dense).cpu()
+    size = model.spec.image_size
+    pruner = tp.pruner.BasePruner(
+        model,
+        torch.zeros(1, 3, size, size),
+        tp.importance.MagnitudeImportance(p=1),
+        pruning_ratio=ratio,
+        ignored_layers=[model.get_submodule(name) for name in model.spec.linear_names],
+    )
+    pruner.step()
+    model.spec, model.kept = realised_spec(model), {}
+    assert model.spec.macs() <= target.macs()
+    return model
+
+
+def scratch(dense: VGG, target: VGGSpec, seed: int) -> VGG:
+    torch.manual_seed(seed)
+    model = build(target)
+    model.meta = dict(dense.meta)
+    return model
+
+
+MADE: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
+    "dense": lambda dense, _target, _seed: copy.deepcopy(dense),
+    "stock": stock,
+    "random": at_random,
+    "ours": ours,
+    "scratch": scratch,
+}
+
+
+def hits_of(model: VGG, work: Session) -> np.ndarray:
+    """Which test images the model gets right, bool [N]."""
+    split = work.data.test
+    found = predictions(model.to(work.device), split, Normalisation.of(model.meta)) == split.labels
+    return found.cpu().numpy()
+
+
+def unpacked(run: dict[str, Any]) -> np.ndarray:
+    raw = np.frombuffer(base64.b64decode(run["hits"]), np.uint8)
+    return np.unpackbits(raw, count=run["test"]["n"]).astype(bool)
+
+
+def one_run(
+    work: Session, dense: VGG, target: VGGSpec, arm: str, seed: int, epochs: int, changes: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """One arm with one seed: what is in its JSON file, or else done now."""
+    settings = replace(work.settings, seed=seed)
+    recipe = replace(finetune_recipe(settings, dense.spec, epochs), **changes)
+    if arm == "scratch":
+        start = baseline_recipe(settings, dense.spec)
+        recipe = replace(start, epochs=start.epochs + epochs, distill_weight=recipe.distill_weight)
+    key = fingerprint(arm, target.to_dict(), asdict(recipe), data_summary(work.data), str(work.precision))
+    path = folder / f"{arm}-s{seed}-{key[:8]}.json"
+    done = read_json(path)
+    if done is not None:
+        return done
+    model = MADE[arm](dense, target, seed).to(work.device)
+    one_shot = hits_of(model, work)
+    partial = path.with_suffix(".partial.pth")
+    teacher = copy.deepcopy(dense).eval() if recipe.distill_weight else None
+    history = work.fit(model, recipe, partial, f"{arm}, seed {seed}", teacher)
+    hits = hits_of(model, work)
+    save(model, path.with_suffix(".pth"))
+    run = {
+        "arm": arm,
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "widths": model.spec.widths,
+        "macs": model.spec.macs(),
+        "params": model.spec.params(),
+        "one_shot": asdict(Accuracy.of(int(one_shot.sum()), len(one_shot))),
+        "test": asdict(Accuracy.of(int(hits.sum()), len(hits))),
+        "history": [asdict(epoch) for epoch in history],
+        "data": data_summary(work.data),
+        "environment": environment(work.device),
+        "hits": base64.b64encode(np.packbits(hits)).decode(),
+    }
+    write_json(path, run)
+    partial.unlink(missing_ok=True)
+    return run
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Means over the seeds, and the differences, paired by image, to the dense model and to the stock pruner."""
+    rows = []
+    for arm, of_arm in runs.items():
+        accuracies = [run["test"]["accuracy"] for run in of_arm]
+        row = [
+            arm,
+            f"{of_arm[0]['macs'] / 1e6:.2f} M",
+            f"{of_arm[0]['params'] / 1e6:.2f} M",
+            f"{np.mean([run['one_shot']['accuracy'] for run in of_arm]):.2f} %",
+            f"{np.mean(accuracies):.2f} %",
+            " ".join(f"{accuracy:.2f}" for accuracy in accuracies),
+        ]
+        for other in ("dense", "stock"):
+            if other in runs and other != arm:
+                found = paired_runs([unpacked(run) for run in of_arm], [unpacked(run) for run in runs[other]])
+                mean, low, high = (100 * value for value in found)
+                row.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]")
+            else:
+                row.append("")
+        rows.append(row)
+    header = [
+        "",
+        "MACs",
+        "params",
+        "one-shot",
+        "fine-tuned, mean",
+        "by seed",
+        "against dense [95 %]",
+        "against stock [95 %]",
+    ]
+    return text_table(header, rows)
+
+
+@click.command()
+@common_options
+@click.option(
+    "--sweep",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help="records/structured_sensitivity.json of a run directory.",
+)
+@click.option("--budget", type=float, default=0.5, show_default=True, help="MACs to keep.")
+@click.option("--round-to", type=int, default=8, show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--finetune-epochs", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--arms", default="dense,stock,random,ours", show_default=True, help="scratch is one more.")
+@click.option("--recipe", default="{}", help="Fields of tp_vgg.train.Recipe to change, as JSON.")
+def main(
+    settings: Settings,
+    sweep: Path,
+    budget: float,
+    round_to: int,
+    seeds: int,
+    finetune_epochs: int,
+    arms: str,
+    recipe: str,
+) -> None:
+    """Print the table of all arms; runs lie in OUT/controls."""
+    names = arms.split(",")
+    if unknown := set(names) - set(ARMS):
+        raise BadInput(f"--arms: {sorted(unknown)[0]!r} is not one of {', '.join(ARMS)}")
+    if settings.checkpoint is None:
+        raise BadInput("--checkpoint: give the dense model that was swept")
+    plan = make_plan(Sensitivity.from_dict(json.loads(sweep.read_text())), {"macs": budget}, round_to=round_to)
+    dense = load_dense(settings, settings.checkpoint)
+    target = dense.spec.with_widths({row.layer: row.after for row in plan.layers})
+    runs: dict[str, list[dict[str, Any]]] = {}
+    with session(settings, dense) as work:
+        folder = work.run.work / "controls"
+        folder.mkdir(exist_ok=True, parents=True)
+        dense = load(settings.checkpoint).to(work.device)
+        for seed in range(seeds):
+            for arm in names:
+                run = one_run(work, dense, target, arm, seed, finetune_epochs, json.loads(recipe), folder)
+                runs.setdefault(arm, []).append(run)
+                click.echo(
+                    f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % one-shot, {run['test']['accuracy']:.2f} % fine-tuned"
+                )
+    click.echo(table(runs))
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except BadInput as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,85 @@
+"""The constrained search, against enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tp_vgg.search import Path, _front, cheapest
+
+
+def random_chain(rng: np.random.Generator, *, limits: int, coupled: bool, whole: bool) -> list[np.ndarray]:
+    """2 to 4 layers with up to 6 options; ``whole``: integer costs, so that there are ties."""
+    counts = [1, *rng.integers(1, 7, rng.integers(2, 5))]
+    chain = []
+    for before, here in itertools.pairwise(counts):
+        costs = rng.integers(0, 20, (limits + 1, before, here)).astype(float)
+        costs[0] = costs[0] if whole else rng.random((before, here))
+        chain.append(costs if coupled else np.repeat(costs[:, :1], before, axis=1))
+    return chain
+
+
+def all_paths(chain: list[np.ndarray]) -> dict[tuple[int, ...], np.ndarray]:
+    every = itertools.product(*(range(costs.shape[2]) for costs in chain))
+    return {choice: total(chain, choice) for choice in every}
+
+
+def total(chain: list[np.ndarray], choice: tuple[int, ...]) -> np.ndarray:
+    return sum(costs[:, i, j] for costs, i, j in zip(chain, (0, *choice), choice, strict=False))
+
+
+@pytest.mark.parametrize("limits", [0, 1, 2, 3])
+def test_equals_enumeration_on_random_chains(limits: int) -> None:
+    """200 chains with one limit, and as many with others; a share of the limits can't be met."""
+    rng = np.random.default_rng(limits)
+    unreachable = 0
+    for trial in range(200):
+        chain = random_chain(rng, limits=limits, coupled=trial % 3 > 0, whole=trial % 2 > 0)
+        paths = all_paths(chain)
+        sums = np.array(list(paths.values()))
+        limit = np.quantile(sums[:, 1:], rng.random() * 0.6, axis=0) - (trial % 4 == 0)
+        within = sums[(sums[:, 1:] <= limit).all(axis=1), 0]
+        found = cheapest(chain, limit)
+        if not len(within):
+            unreachable += 1
+            assert found is None
+            continue
+        assert found is not None
+        assert found.totals[0] == pytest.approx(within.min(), abs=1e-9)
+        assert found.totals == pytest.approx(paths[found.choice])
+        assert all(np.asarray(found.totals[1:]) <= limit * (1 + 1e-9) + 1e-9)
+        assert found.gap == 0
+    assert limits == 0 or 0 < unreachable < 150
+
+
+def test_finds_what_no_multiplier_finds() -> None:
+    """Of (cost, loss) (0, 10), (6, 6), (10, 0) the middle one is above the line between the others, and the best within 9."""
+    chain = [np.array([[[10.0, 6.0, 0.0]], [[0.0, 6.0, 10.0]]])]
+    assert cheapest(chain, [9]) == Path((1,), (6.0, 6.0), 6.0)
+
+
+@pytest.mark.parametrize("cap", [1, 3, 10])
+def test_says_what_a_lack_of_room_can_have_cost(cap: int) -> None:
+    rng = np.random.default_rng(0)
+    gaps = []
+    for _ in range(60):
+        chain = [rng.random((3, before, 12)) for before in (1, 12, 12, 12)]
+        sums = np.array(list(all_paths([costs[:, :6, :6] for costs in chain]).values()))
+        limit = np.quantile(sums[:, 1:], 0.05, axis=0)
+        best, found = cheapest(chain, limit), cheapest(chain, limit, cap)
+        assert best is not None
+        if found is not None:
+            assert found.bound <= best.totals[0] + 1e-9 <= found.totals[0] + 2e-9
+            gaps.append(found.gap)
+    assert max(gaps) > 0 or cap > 1
+
+
+def test_a_front_keeps_the_first_of_equals_and_nothing_beaten() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 6, (500, 2)).astype(float)
+    kept = _front(rows, width=32)
+    for i, row in enumerate(rows):
+        beaten = any((rows[j] <= row).all() for j in range(i))
+        assert kept[i] == (not beaten)

@@ -1,0 +1,161 @@
+"""`plan`: from a sweep and a budget to ratios. Reads a run directory's sweep, searches, writes the plan file and plan.json (no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tp_vgg.allocate import make_plan
+from tp_vgg.errors import BadInput
+from tp_vgg.latencies import Staircase
+from tp_vgg.plans import Allocation, read_budget
+from tp_vgg.records import Sensitivity
+from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.stages.settings import RunDir, Settings
+from tp_vgg.storage import file_fingerprint, locked, read_json, write_json, write_text
+
+NAMES: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    kind: Kind
+    budget: dict[str, float]
+    round_to: int = 8
+    output: Path | None = None
+    """``None``: ``ratios.json`` or ``sparsity.json`` in the run directory."""
+    profile: Path | None = None
+    """``None``: the one in the run directory that is of the network, for a latency budget."""
+    force: bool = False
+
+
+def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
+    """Find the plan and write it, and beside the run directory's other files ``plan.json``. Returns both what was found and the plan's path.
+
+    Raises :class:`BadInput` for a budget that can't be met, a sweep that is not there or of another network, and a file in the way.
+    """
+    read_budget(options.budget, options.kind)
+    run = RunDir.of(settings)
+    path = options.output or run.work / NAMES[options.kind]
+    _check_output(path, run, given=options.output is not None)
+    source, record = _sweep(settings, run, options.kind)
+    table = _table(source, record)
+    settings.check_spec(VGGSpec.from_dict(table.spec), source)
+    profile = _profile(run, VGGSpec.from_dict(table.spec), options)
+    about = {"weights": record.get("weights"), "split": (record.get("data") or {}).get("split")}
+    found = make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=about)
+    text = found.file_text
+    if path.exists() and path.read_bytes() != text.encode() and not options.force:
+        raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
+    with locked(run.root):
+        write_json(plan_path(run), {**found.to_dict(), "other": _other(run, options.kind)})
+        write_text(path, text)
+    return found, path
+
+
+def plan_path(run: RunDir) -> Path:
+    return run.work / "plan.json"
+
+
+def read_plans(run: RunDir) -> dict[Kind, Allocation]:
+    """What ``plan.json`` (of the tag, or else of the run directory) says was predicted, by kind; nothing where it is damaged."""
+    found: dict[Kind, Allocation] = {}
+    for path in (run.root / "plan.json", plan_path(run)):
+        try:
+            data = read_json(path) or {}
+        except BadInput:
+            continue
+        for written in (data.get("other"), data):
+            try:
+                allocation = Allocation.from_dict(written)  # type: ignore[arg-type]  # what is wrong with it, it says
+            except (TypeError, KeyError, ValueError):
+                continue
+            found[allocation.kind] = allocation
+    return found
+
+
+def _other(run: RunDir, kind: Kind) -> dict[str, Any] | None:
+    """The plan of the other kind that ``plan.json`` holds, which is kept."""
+    try:
+        data = read_json(plan_path(run))
+    except BadInput:
+        return None
+    if data is not None and data.get("kind") == kind:
+        data = data.get("other")
+    if not isinstance(data, dict) or data.get("kind") in (None, kind):
+        return None
+    return {name: value for name, value in data.items() if name != "other"}
+
+
+def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
+    if path.is_dir():
+        raise BadInput(f"--output: {path}: is a directory; give a file's name")
+    if given and not path.parent.is_dir():
+        raise BadInput(f"--output: {path.parent}: no such directory")
+    if path.resolve() == plan_path(run).resolve():
+        raise BadInput(
+            f"--output: {path}: is where the prediction goes; give another name, such as {NAMES['structured']}"
+        )
+
+
+def _sweep(settings: Settings, run: RunDir, kind: Kind) -> tuple[Path, dict[str, Any]]:
+    """The sweep's record: of the tag, or else of the run directory. Raises :class:`BadInput` where there is none, or of other weights."""
+    for directory in dict.fromkeys((run.work, run.root)):
+        path = directory / "records" / f"{kind}_sensitivity.json"
+        record = read_json(path)
+        if record is not None:
+            break
+    else:
+        raise BadInput(
+            f"{run.work}: no {kind} sweep here yet; run `python -m tp_vgg sensitivity --kind {kind}` with these options first"
+        )
+    dense = settings.checkpoint or run.own_baseline(settings)
+    if settings.checkpoint is not None and file_fingerprint(settings.checkpoint) != record.get("weights"):
+        raise BadInput(f"{path}: is of another model than --checkpoint {settings.checkpoint}; sweep that one first")
+    if dense is None or file_fingerprint(dense) == record.get("weights") or settings.checkpoint is not None:
+        return path, record
+    if not (run.record_path("given_baseline").is_file()):
+        raise BadInput(
+            f"{path}: is of other weights than {dense}; run `python -m tp_vgg sensitivity --kind {kind}` again"
+        )
+    return path, record
+
+
+def _table(path: Path, record: dict[str, Any]) -> Sensitivity:
+    try:
+        return Sensitivity.from_dict(record)
+    except (TypeError, KeyError, ValueError, BadInput):
+        raise BadInput(
+            f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again"
+        ) from None
+
+
+def _profile(run: RunDir, spec: VGGSpec, options: PlanOptions) -> Staircase | None:
+    """The profile to price time by; ``None`` where none is asked for. Raises :class:`BadInput` unless it is clear which."""
+    if options.profile is not None:
+        table = _staircase(options.profile)
+        if table is None:
+            raise BadInput(f"--profile: {options.profile}: not a profile of `python -m tp_vgg benchmark --profile`")
+        return table
+    if "latency" not in options.budget:
+        return None
+    files = sorted((run.root / "profiles").glob("*.json")) if (run.root / "profiles").is_dir() else []
+    found = {path: table for path in files if (table := _staircase(path)) and table.spec == spec.to_dict()}
+    if not found:
+        raise BadInput(
+            f"{run.root}: no profile of this network for --budget latency; run `python -m tp_vgg benchmark --profile` with these options first"
+        )
+    if len(found) > 1:
+        raise BadInput(
+            f"--budget latency: there are several profiles; give one as --profile: {', '.join(map(str, found))}"
+        )
+    return next(iter(found.values()))
+
+
+def _staircase(path: Path) -> Staircase | None:
+    try:
+        data = read_json(path)
+        return None if data is None else Staircase.from_dict(data)
+    except (TypeError, KeyError, ValueError, BadInput):
+        return None
