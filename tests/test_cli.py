@@ -263,7 +263,7 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
     assert final.spec.hidden == (32, 28), "--ratio is for convs"
     assert all(len(final.kept[name]) == width for name, width in final.spec.prunable.items())
     assert out.count("structured_") == 2
-    assert final.meta["training"]["distill_weight"] == 0.5
+    assert final.meta["training"]["distill_weight"] == 0.9
     assert final.meta["training"]["epochs"] == 1
     rows = (at_home / "o/try/structured_history.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["1", "2"]
@@ -287,7 +287,7 @@ def test_imagenet_weights_are_a_start_with_their_own_normalisation(call, at_home
     torch.manual_seed(0)
     features = {n: v for n, v in build(VGGSpec.preset("vgg11", "linear")).state_dict().items() if "features" in n}
     meta = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "source": "torchvision"}
-    monkeypatch.setattr("tp_vgg.stages.session.imagenet_weights", lambda _: (features, meta))
+    monkeypatch.setattr("tp_vgg.stages.baseline.imagenet_weights", lambda _: (features, meta))
     status, _, err = call("train", *QUICK, "--arch", "vgg11", "--weights", "imagenet", "--epochs", 1, "--lr", "1e-9")
     assert status == 0, err
     trained = load(at_home / "runs/vgg11-linear-digits/vgg11_digits_finetuned.pth")

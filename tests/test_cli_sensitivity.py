@@ -199,7 +199,7 @@ def test_bad_layers_of_a_checkpoint_write_nothing(call, at_home: Path, small: li
 
 
 def test_a_missing_baseline_is_trained_first(call, at_home: Path, monkeypatch) -> None:
-    monkeypatch.setattr("tp_vgg.stages.session.baseline_recipe", _one_step)
+    monkeypatch.setattr("tp_vgg.stages.baseline.baseline_recipe", _one_step)
     status, _, err = call("sensitivity", *QUICK, "--kind", "structured", "--levels", "0.5", "--layers", "features.25")
     assert status == 0, err
     assert "training it first" in err
@@ -209,7 +209,7 @@ def test_a_missing_baseline_is_trained_first(call, at_home: Path, monkeypatch) -
 
 
 def _one_step(settings, spec, *_):
-    from tp_vgg.train import Recipe
+    from tp_vgg.recipe import Recipe
 
     return Recipe(epochs=1, lr=0.01, batch_size=64, seed=0)
 

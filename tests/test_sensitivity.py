@@ -24,13 +24,14 @@ from tp_vgg.model import VGG, build
 from tp_vgg.points import MOST_REDONE, SAFETY, Classifier, calibrated
 from tp_vgg.ranks import ALONE
 from tp_vgg.ratios import Plan, resolve
+from tp_vgg.recipe import Recipe
 from tp_vgg.records import Sensitivity
 from tp_vgg.sensitivity import run, sweep
 from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.storage import Journal
 from tp_vgg.structured import accumulate_gradients, prune_structured, remove_channels
 from tp_vgg.tally import Sweep, Tally
-from tp_vgg.train import Recipe, fit
+from tp_vgg.train import fit
 from tp_vgg.unstructured import prune_unstructured
 
 LEVELS = (0.0, 0.3, 0.5, 0.96)

@@ -16,7 +16,8 @@ from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.model import build
 from tp_vgg.ratios import Plan
-from tp_vgg.train import Recipe, estimate_seconds, fit
+from tp_vgg.recipe import Recipe
+from tp_vgg.train import estimate_seconds, fit
 from tp_vgg.unstructured import mask_layers, remove_masks
 
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=32, seed=1)

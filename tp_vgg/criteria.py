@@ -22,14 +22,31 @@ class Criterion:
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_batch_norm: bool = False
     needs_gradients: bool = False
+    squared: bool = False
+    """Of each image's gradient the square, instead of the gradient of all."""
 
 
+WEIGHT_CRITERIA = ("l1", "taylor")
+"""How single weights are ranked: by magnitude, or by |weight · gradient|."""
 CRITERIA: Mapping[str, Criterion] = {
     "l1": Criterion("MagnitudeImportance", "L1 norm of the filter: Li et al. 2017", {"p": 1, **_FIRST}),
     "l2": Criterion("MagnitudeImportance", "squared L2 norm of the filter", {"p": 2, **_FIRST}),
     "bn": Criterion("BNScaleImportance", "batch norm's scale: Liu et al. 2017", _FIRST, needs_batch_norm=True),
     "taylor": Criterion(
         "TaylorImportance", "sum of |weight · gradient|: Molchanov et al. 2019", _FIRST, needs_gradients=True
+    ),
+    "fpgm": Criterion("FPGMImportance", "distance to the other filters: He et al. 2019", _FIRST),
+    "lamp": Criterion(
+        "LAMPImportance",
+        "squared norm over that of all larger filters: Lee et al. 2021; within a layer it ranks as l2 does",
+        {"p": 2, "group_reduction": "first"},
+    ),
+    "hessian": Criterion(
+        "HessianImportance",
+        "sum of weight² · mean squared gradient, the diagonal of the empirical Fisher: LeCun et al. 1989",
+        _FIRST,
+        needs_gradients=True,
+        squared=True,
     ),
     "random": Criterion("RandomImportance", "the control"),
 }

@@ -123,10 +123,10 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 
 def augment(
-    split: Split, where: torch.Tensor, flip: bool, generator: torch.Generator
+    split: Split, where: torch.Tensor, mirrored: torch.Tensor | None, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images ``where`` [B], each shifted by up to 4 pixels over a reflected border and, with ``flip``,
-    mirrored half the time: (uint8 [B, 3, S, S] channels_last, labels [B]). One gather on the device.
+    """The images ``where`` [B], each shifted by up to 4 pixels over a reflected border, those of ``mirrored`` (bool [B], on the CPU)
+    turned left to right: (uint8 [B, 3, S, S] channels_last, labels [B]). One gather on the device.
 
     ``generator`` lives on the CPU, so that every device draws the same numbers.
     """
@@ -136,9 +136,8 @@ def augment(
     line = torch.arange(side)
     reflected = (shift + line).abs()
     rows, columns = (side - 1) - ((side - 1) - reflected).abs()
-    if flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     rows, columns, where = rows.to(device), columns.to(device), where.to(device)
     images = split.images.permute(0, 2, 3, 1)[where[:, None, None], rows[:, :, None], columns[:, None, :]]
     return images.permute(0, 3, 1, 2), split.labels[where]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
-from tp_vgg.data import Normalisation, Split
+from tp_vgg.data import Normalisation, Split, stratified
 from tp_vgg.device import autocast, exact_fp32
 from tp_vgg.records import Accuracy
 
@@ -34,3 +35,21 @@ def accuracy(
     """Accuracy in eval mode with its 95 % interval."""
     hits = predictions(model, split, normalisation, precision) == split.labels
     return Accuracy.of(int(hits.sum()), len(split))
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module, split: Split, normalisation: Normalisation, seed: int = 0, images: int = 2000
+) -> None:
+    """Take batch norm's running statistics anew, as the mean over a stratified draw of ``images``, in place; nothing else moves.
+
+    Pruning changes what reaches a batch norm, which then normalises by statistics of a network that is no more. Source: ``update_bn`` of
+    torch's ``swa_utils`` (Izmailov et al. 2018, section 3.2).
+    """
+    drawn = stratified(split.labels.cpu().numpy(), images, seed)
+    sample = split.take(
+        np.random.default_rng(seed).permutation(drawn)
+    )  # a batch of one class would have its statistics
+    batches = [normalisation(block) for block, _ in sample.blocks(BLOCK)]
+    with exact_fp32():
+        torch.optim.swa_utils.update_bn(batches, model)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from tp_vgg.errors import BadInput
 
@@ -35,6 +35,25 @@ class Ranks:
         """This process's part of ``items``: contiguous, in the order of the ranks."""
         return items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size]
 
+    def part(self, count: int) -> slice:
+        """:meth:`share` of ``count`` things; never empty where there is one, so the first ranks' parts may overlap in a tiny batch."""
+        part = slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        return part if part.stop > part.start else slice(0, 1)
+
+    def any(self, *flags: bool, device: torch.device) -> list[bool]:
+        """For each flag whether any rank has it up."""
+        if self.size == 1:
+            return list(flags)
+        return [value > 0 for value in self.add(torch.tensor(flags, dtype=torch.float32, device=device)).tolist()]
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """``model`` with its gradients averaged over the ranks; every rank starts from the leading one's weights."""
+        if self.size == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place, on each."""
         if self.size > 1:
@@ -48,6 +67,11 @@ class Ranks:
         held: list[T] = [value]
         distributed.broadcast_object_list(held)
         return held[0]
+
+    def led(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives the leading process, which alone calls it."""
+        held = [make()] if self.leads else []
+        return self.lead(held)[0]
 
     @contextlib.contextmanager
     def leader_first(self) -> Iterator[None]:

@@ -65,7 +65,7 @@ def shrink(model: VGG, target: VGGSpec, images: torch.Tensor, importance: str = 
     """Remove channels of ``model``, in place, until it has the widths of ``target``.
 
     ``images``: normalised floats [N, 3, S, S] for the equivalence proof (the first 16 are used).
-    ``taylor`` reads the gradients that :func:`accumulate_gradients` (or any backward pass) left in the parameters. All layers are ranked on the weights as they
+    ``taylor`` and ``hessian`` read the gradients that :func:`accumulate_gradients` (or any backward pass) left in the parameters. All layers are ranked on the weights as they
     come, then pruned; ties keep the lower index. ``model.kept`` is brought up to date.
 
     Raises :class:`BadInput` where the criterion does not fit the network, :class:`WorkFailed` where torch-pruning did not
@@ -138,15 +138,29 @@ def double_copy(model: VGG) -> VGG:
     return copy.eval()
 
 
-def accumulate_gradients(model: nn.Module, split: Split, normalisation: Normalisation, images: int = 512) -> None:
-    """Leave the loss's gradient over the first ``images`` of a stratified draw in the parameters, in eval mode."""
+def accumulate_gradients(
+    model: nn.Module, split: Split, normalisation: Normalisation, images: int = 512, *, squared: bool = False
+) -> None:
+    """Leave the loss's gradient over the first ``images`` of a stratified draw in the parameters, in eval mode; with ``squared`` the mean
+    over images of each one's gradient squared (torch-pruning's ``accumulate_grad`` keeps only the last image's: its dictionary is asked
+    for names and holds parameters)."""
     sample = split.take(stratified(split.labels.cpu().numpy(), images, 0))
     was_training = model.training
     model.eval()
     model.zero_grad(set_to_none=True)
+    squares: dict[str, torch.Tensor] = {}
     with exact_fp32():
-        for block, labels in sample.blocks(128):
-            (F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample)).backward()
+        for block, labels in sample.blocks(1 if squared else 128):
+            (
+                F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample) ** (not squared)
+            ).backward()
+            if squared:
+                for name, parameter in model.named_parameters():
+                    assert parameter.grad is not None
+                    squares[name] = parameter.grad.square() / len(sample) + squares.get(name, 0)
+                model.zero_grad(set_to_none=True)
+    for name, square in squares.items():
+        model.get_parameter(name).grad = square
     model.train(was_training)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.interrupts import interrupts
 from tp_vgg.partials import find_partial, save_partial
+from tp_vgg.ranks import ALONE, Ranks
+from tp_vgg.recipe import Recipe
 from tp_vgg.records import Epoch
 from tp_vgg.storage import fingerprint
 
@@ -26,28 +28,6 @@ SAVE_EVERY = 60.0
 """Seconds of work that a kill can cost at most."""
 CHECK_EVERY = 20
 """Steps between looks at the loss (each look waits for the device)."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. SGD with Nesterov momentum, label smoothing, decoupled weight decay on convs and linears."""
-
-    epochs: int
-    lr: float
-    """Peak learning rate."""
-    batch_size: int = 128
-    schedule: Literal["one-cycle", "triangular"] = "one-cycle"
-    """One-cycle anneals by cosine (Smith & Topin 2018), triangular by straight lines."""
-    warmup: float = 0.2
-    """Fraction of all steps before the peak."""
-    momentum: float = 0.9
-    weight_decay: float = 5e-3
-    """Decoupled: a step shrinks weights by lr · weight_decay (5e-3 acts as the classical 5e-4 at momentum 0.9)."""
-    label_smoothing: float = 0.1
-    seed: int = 0
-    distill_weight: float = 0.0
-    """Share of the teacher's loss, in [0, 1]; 0 needs no teacher. Source: Hinton et al. 2015."""
-    distill_temperature: float = 4.0
 
 
 def fit(
@@ -61,15 +41,20 @@ def fit(
     partial: Path | None = None,
     label: str = "training",
     quiet: bool = False,
+    ranks: Ranks = ALONE,
+    masking: Masking | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place on ``data.train`` and leave it, in eval mode, at its best epoch on ``data.val``.
+
+    ``ranks``: the processes that share each batch, one slice each; gradients are averaged (DistributedDataParallel), batch norm sees its own
+    slice. ``masking``: what changes the model's masks on the way.
 
     ``partial``: where unfinished work is kept (saved each minute and on Ctrl-C, removed by the caller once the result is under its final
     name). A rerun with the same weights, data and recipe goes on from it and ends at the same numbers.
     Raises :class:`KeyboardInterrupt` after saving, and :class:`WorkFailed` on a non-finite loss, with the
     last good epoch kept in ``partial``.
     """
-    run = _Run(model, data, recipe, normalisation, precision, teacher, partial)
+    run = _Run(model, data, recipe, normalisation, precision, teacher, partial, ranks, masking)
     run.resume()
     total = recipe.epochs * len(data.train)
     with (
@@ -85,14 +70,28 @@ def fit(
                 if run.at_epoch_end:
                     run.end_epoch()
                 bar.set_postfix(run.progress())
-            if interrupted or time.monotonic() - last_save > SAVE_EVERY:
+            stop, due = ranks.any(bool(interrupted), time.monotonic() - last_save > SAVE_EVERY, device=run.device)
+            if stop or due:
                 run.check_finite()
                 run.save(run.snapshot())
                 last_save = time.monotonic()
-            if interrupted:
+            if stop:
                 kept = f"; {partial} holds it" if partial else ""
                 raise KeyboardInterrupt(f"{label} stopped at step {run.step} of {run.total_steps}{kept}")
     return run.finish()
+
+
+class Masking(Protocol):
+    """What changes a model's masks while it trains, as a function of the step alone."""
+
+    @property
+    def key(self) -> str:
+        """What decides its outcome."""
+
+    def before_step(self, model: nn.Module, step: int, total: int) -> None: ...
+
+    def settled(self, step: int, total: int) -> bool:
+        """Whether the masks are the final ones after ``step`` steps: only then can an epoch be the best."""
 
 
 class _Run:
@@ -107,27 +106,29 @@ class _Run:
         precision: torch.dtype,
         teacher: nn.Module | None,
         partial: Path | None,
+        ranks: Ranks,
+        masking: Masking | None,
     ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self.normalisation, self.precision, self.teacher, self.partial = normalisation, precision, teacher, partial
+        self.ranks, self.masking = ranks, masking
+        if teacher is not None:
+            teacher.eval().to(data.train.labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = data.train.labels.device
         self.steps_per_epoch = -(-len(data.train) // recipe.batch_size)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # nn.Module.to has it
         model.train()
-        self.key = _key(model, data, recipe, str(precision))
+        self.key = _key(model, data, recipe, str(precision), masking.key if masking else "")
+        self.network = ranks.wrapped(model)
         self.decayed: list[torch.Tensor] = [p for p in model.parameters() if p.ndim > 1]
         self.optimizer = torch.optim.SGD(
             model.parameters(), recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
         )
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            recipe.lr,
-            total_steps=self.total_steps + 1,
-            pct_start=max(recipe.warmup, 1.5 / (self.total_steps + 1)),  # below one step torch divides by zero
-            anneal_strategy="cos" if recipe.schedule == "one-cycle" else "linear",
-            cycle_momentum=False,
+        self.sides = torch.randint(
+            0, 2, (len(data.train),), generator=torch.Generator().manual_seed(_mix(recipe.seed, 0, 3))
         )
+        """Which way an image is turned in the first epoch; from then on it alternates."""
         self.step = 0
         self.seconds = 0.0
         self.loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -149,28 +150,34 @@ class _Run:
         start = time.perf_counter()
         recipe = self.recipe
         epoch, index = divmod(self.step, self.steps_per_epoch)
+        if self.masking is not None:
+            self.masking.before_step(self.model, self.step, self.total_steps)
         order = torch.randperm(
             len(self.data.train), generator=torch.Generator().manual_seed(_mix(recipe.seed, epoch, 1))
         )
         where = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
         torch.manual_seed(_mix(recipe.seed, self.step, 2))
-        images, labels = augment(self.data.train, where, self.data.flip, torch.default_generator)
+        mirrored = (self.sides[where] + epoch) % 2 > 0 if self.data.flip else None
+        images, labels = augment(self.data.train, where, mirrored, torch.default_generator)
+        mine = self.ranks.part(len(labels))
+        images, labels = images[mine], labels[mine]
         inputs = self.normalisation(images)
         with autocast(self.device, self.precision):
-            logits = self.model(inputs)
+            logits = self.network(inputs)
             loss = self._loss(logits.float(), labels, inputs)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        lr = float(self.scheduler.get_last_lr()[0])
+        # The mean over ranks of these is the mean over the whole batch.
+        (loss * (len(labels) * self.ranks.size / max(len(where), self.ranks.size))).backward()
+        lr = recipe.rate(self.step, self.steps_per_epoch)
+        self.optimizer.param_groups[0]["lr"] = lr
         with torch.no_grad():
             torch._foreach_mul_(self.decayed, 1 - lr * recipe.weight_decay)
         self.optimizer.step()
-        self.scheduler.step()
         self.loss_sum += loss.detach() * len(labels)
         self.hits += (logits.detach().argmax(1) == labels).sum()
         self.step += 1
         self.seconds += time.perf_counter() - start
-        return len(labels)
+        return len(where)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         recipe = self.recipe
@@ -185,7 +192,8 @@ class _Run:
         return (1 - recipe.distill_weight) * hard + recipe.distill_weight * recipe.distill_temperature**2 * soft
 
     def check_finite(self) -> None:
-        if self.loss_sum.isfinite() and all(bool(p.isfinite().all()) for p in self.model.parameters()):
+        finite = self.loss_sum.isfinite() and all(bool(p.isfinite().all()) for p in self.model.parameters())
+        if not self.ranks.any(not finite, device=self.device)[0]:
             return
         self.save(self.good)
         kept = f"; the last good epoch is kept in {self.partial}" if self.partial else ""
@@ -195,20 +203,22 @@ class _Run:
 
     def end_epoch(self) -> None:
         start = time.perf_counter()
+        self.average_buffers()
         val = accuracy(self.model, self.data.val, self.normalisation, self.precision).accuracy
         self.seconds += time.perf_counter() - start
         n = len(self.data.train)
         self.history.append(
             Epoch(
                 epoch=len(self.history) + 1,
-                lr=float(self.scheduler.get_last_lr()[0]),
-                train_loss=float(self.loss_sum) / n,
-                train_accuracy=100 * int(self.hits) / n,
+                lr=self.recipe.rate(self.step, self.steps_per_epoch),
+                train_loss=float(self.ranks.add(self.loss_sum)) / n,
+                train_accuracy=100 * int(self.ranks.add(self.hits)) / n,
                 val_accuracy=val,
                 seconds=round(self.seconds, 3),
             )
         )
-        if val >= self.best["accuracy"]:
+        settled = self.masking is None or self.masking.settled(self.step, self.total_steps)
+        if settled and val >= self.best["accuracy"]:
             self.best = {"accuracy": val, "model": _cloned(self.model.state_dict())}
         self.seconds = 0.0
         self.loss_sum.zero_()
@@ -216,7 +226,7 @@ class _Run:
         self.good = self.snapshot()
 
     def progress(self) -> dict[str, str]:
-        seen = self.images_done() % len(self.data.train)  # none at an epoch's end
+        seen = self.images_done() % len(self.data.train) / self.ranks.size  # none at an epoch's end
         shown = (
             {"loss": f"{float(self.loss_sum) / seen:.3f}", "train": f"{100 * int(self.hits) / seen:.1f}%"}
             if seen
@@ -228,36 +238,44 @@ class _Run:
 
     def snapshot(self) -> dict[str, Any]:
         """Copies of everything that a rerun needs, as plain types and tensors."""
+        self.average_buffers()
+        sums = torch.stack([self.loss_sum, self.hits.double()])
+        loss_sum, hits = self.ranks.add(sums.clone()).tolist()
         return {
             "key": self.key,
             "step": self.step,
             "seconds": self.seconds,
-            "loss_sum": float(self.loss_sum),
-            "hits": int(self.hits),
+            "loss_sum": loss_sum,
+            "hits": int(hits),
             "model": _cloned(self.model.state_dict()),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "scheduler": copy.deepcopy(self.scheduler.state_dict()),
             "best": self.best,
             "history": [asdict(epoch) for epoch in self.history],
         }
 
     def save(self, snapshot: dict[str, Any]) -> None:
-        if self.partial is not None:
+        if self.partial is not None and self.ranks.leads:
             save_partial(self.partial, snapshot)
 
     def resume(self) -> None:
         """Go on from ``partial`` where it is of this very work."""
-        saved = find_partial(self.partial, self.key) if self.partial is not None else None
+        mine = self.partial is not None and self.ranks.leads
+        saved = self.ranks.lead(find_partial(self.partial, self.key) if mine and self.partial else None)
         if saved is None:
             return
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
         self.step, self.seconds, self.best = saved["step"], saved["seconds"], saved["best"]
-        self.loss_sum.fill_(saved["loss_sum"])
-        self.hits.fill_(saved["hits"])
+        self.loss_sum.fill_(saved["loss_sum"] if self.ranks.leads else 0)
+        self.hits.fill_(saved["hits"] if self.ranks.leads else 0)
         self.history = [Epoch(**row) for row in saved["history"]]
         self.good = self.snapshot()
+
+    def average_buffers(self) -> None:
+        """Batch norm's statistics become the mean over the ranks: that is linear, so it may be done at any step."""
+        for buffer in self.model.buffers() if self.ranks.size > 1 else ():
+            if buffer.is_floating_point():
+                self.ranks.add(buffer).div_(self.ranks.size)
 
     def finish(self) -> list[Epoch]:
         self.model.load_state_dict(self.best["model"])
@@ -285,11 +303,11 @@ def estimate_seconds(
     return best / count * len(data.train) * recipe.epochs
 
 
-def _key(model: nn.Module, data: DataSet, recipe: Recipe, precision: str) -> str:
+def _key(model: nn.Module, data: DataSet, recipe: Recipe, precision: str, masking: str) -> str:
     """Fingerprint of all that decides the outcome: start weights, data and its limits, recipe, precision."""
     sizes = [len(data.train), len(data.val)]
     tensors = [value.detach().cpu().contiguous().view(-1).numpy().data for value in model.state_dict().values()]
-    return fingerprint(asdict(recipe), data.fingerprint, sizes, precision, list(model.state_dict()), *tensors)
+    return fingerprint(asdict(recipe), data.fingerprint, sizes, precision, masking, list(model.state_dict()), *tensors)
 
 
 def _mix(seed: int, index: int, stream: int) -> int:

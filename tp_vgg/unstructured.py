@@ -1,8 +1,9 @@
-"""Weight masks, by ``torch.nn.utils.prune``: L1 magnitude per layer or over the whole network."""
+"""Weight masks, by ``torch.nn.utils.prune``: per layer or over the whole network, at once or gradually."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -33,19 +34,23 @@ def prune_unstructured(
     remove_masks(model)
 
 
-def mask_layers(model: VGG, plan: Plan) -> None:
-    """Mask the smallest ``round(value · numel)`` weights (by magnitude) of each layer that ``plan`` names.
+Scores = Mapping[str, torch.Tensor]
+"""Importance of every weight, by layer; the magnitude where there are none."""
+
+
+def mask_layers(model: VGG, plan: Plan, scores: Scores | None = None) -> None:
+    """Mask the least important ``round(value · numel)`` weights of each layer that ``plan`` names.
 
     The masks stay through training (``weight_orig`` and ``weight_mask``) until :func:`remove_masks`.
     Raises :class:`BadInput` for unknown layers and for values that would zero a whole layer.
     """
     layers = _maskable_layers(model)
     for name, zeros in resolve_sparsity(plan, model.spec).items():
-        prune.l1_unstructured(layers[name], "weight", amount=zeros)
+        prune.l1_unstructured(layers[name], "weight", amount=zeros, importance_scores=scores and scores[name])
 
 
-def mask_global(model: VGG, sparsity: float) -> None:
-    """Mask the smallest ``round(sparsity · numel)`` weights of all convs and linears but the last, ranked together.
+def mask_global(model: VGG, sparsity: float, scores: Scores | None = None) -> None:
+    """Mask the least important ``round(sparsity · numel)`` weights of all convs and linears but the last, ranked together.
 
     Raises :class:`BadInput` for a sparsity outside [0, 1), :class:`WorkFailed` where a whole layer would be zero, and so
     the network dead.
@@ -53,11 +58,88 @@ def mask_global(model: VGG, sparsity: float) -> None:
     Plan.uniform(sparsity, (), "sparsity")
     layers = _maskable_layers(model)
     prune.global_unstructured(
-        [(layer, "weight") for layer in layers.values()], pruning_method=prune.L1Unstructured, amount=float(sparsity)
+        [(layer, "weight") for layer in layers.values()],
+        pruning_method=prune.L1Unstructured,
+        importance_scores=scores and {(layers[name], "weight"): score for name, score in scores.items()},
+        amount=float(sparsity),
     )
-    for name, layer in layers.items():
+    _refuse_dead(model, sparsity)
+
+
+def _refuse_dead(model: VGG, sparsity: float) -> None:
+    for name, layer in prunable_layers(model):
         if not layer.weight.any():
             raise WorkFailed(f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one")
+
+
+def taylor_scores(model: VGG) -> dict[str, torch.Tensor]:
+    """|weight · gradient| of every weight that can be masked, from the gradients in the parameters: the first-order change of the loss where
+    it becomes zero. Source: Molchanov et al. 2019, equation 8, for single weights."""
+    scores = {}
+    for name, layer in prunable_layers(model):
+        assert layer.weight.grad is not None, "accumulate_gradients comes before"
+        scores[name] = (layer.weight.detach() * layer.weight.grad).abs()
+    return scores
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Masks that grow while the model trains, by the cubic schedule of Zhu & Gupta 2017: after a share t of the ramp, 1 − (1 − t)³ of the
+    final zeros. A :class:`tp_vgg.train.Masking`. The weights are ranked anew each time; one that was masked can come back."""
+
+    plan: Plan | None = None
+    """Per layer; or"""
+    sparsity: float | None = None
+    """over all layers together."""
+    ramp: float = 0.6
+    """Fraction of the steps after which the masks are final."""
+    every: int = 20
+    """Steps between rankings."""
+
+    @property
+    def key(self) -> str:
+        values = dict(self.plan.values) if self.plan else {}
+        return f"gradual {values} {self.sparsity} {self.ramp} {self.every}"
+
+    def begin(self, model: VGG) -> None:
+        """Attach masks that mask nothing yet. Raises as :func:`mask_layers` does."""
+        if self.plan is not None:
+            resolve_sparsity(self.plan, model.spec)
+        for name, layer in _maskable_layers(model).items():
+            if self.plan is None or name in self.plan.values:
+                prune.identity(layer, "weight")
+
+    def settled(self, step: int, total: int) -> bool:
+        return step > int(self.ramp * total)
+
+    @torch.no_grad()
+    def before_step(self, model: nn.Module, step: int, total: int) -> None:
+        """Rank and mask, where the schedule has it."""
+        assert isinstance(model, VGG)
+        end = int(self.ramp * total)
+        if step > end or (step < end and step % self.every):
+            return
+        share = 1 - (1 - step / end) ** 3 if end else 1.0
+        layers = {name: layer for name, layer in prunable_layers(model) if is_masked(layer)}
+        weights = {name: layer.get_parameter("weight_orig") for name, layer in layers.items()}
+        if self.plan is not None:
+            for name, zeros in resolve_sparsity(self.plan, model.spec).items():
+                layers[name].get_buffer("weight_mask").copy_(_mask(weights[name], round(share * zeros)))
+            return
+        assert self.sparsity is not None
+        every = torch.cat([weight.flatten() for weight in weights.values()])
+        mask = _mask(every, round(share * self.sparsity * len(every)))
+        for layer, part in zip(layers.values(), mask.split([w.numel() for w in weights.values()]), strict=True):
+            layer.get_buffer("weight_mask").copy_(part.view(layer.get_buffer("weight_mask").shape))
+        if step == end:
+            for layer in layers.values():
+                layer.weight = layer.get_parameter("weight_orig") * layer.get_buffer("weight_mask")
+            _refuse_dead(model, self.sparsity)
+
+
+def _mask(weights: torch.Tensor, zeros: int) -> torch.Tensor:
+    mask: torch.Tensor = prune.L1Unstructured(amount=zeros).compute_mask(weights, torch.ones_like(weights))
+    return mask
 
 
 def _maskable_layers(model: VGG) -> dict[str, nn.Conv2d | nn.Linear]:

@@ -11,7 +11,9 @@ import click
 
 from tp_vgg.errors import BadInput
 from tp_vgg.ratios import Plan, read_ratios
+from tp_vgg.recipe import SCHEDULES
 from tp_vgg.spec import ARCHS, HEADS, Kind, VGGSpec
+from tp_vgg.stages.options import Finetune
 from tp_vgg.stages.settings import DATASETS, Settings
 
 PATH = click.Path(path_type=Path)
@@ -70,6 +72,26 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--lr`` and ``--batch-size``."""
     function = click.option("--batch-size", type=COUNT, metavar="N", help="Images a step.")(function)
     return click.option("--lr", type=RATE, metavar="RATE", help="Peak learning rate.")(function)
+
+
+def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How to train a pruned model back; the command gets ``lr`` and the rest as fields of one ``finetune`` (its epochs apart)."""
+    default = Finetune()
+
+    @functools.wraps(function)
+    def wrapper(**options: Any) -> Any:
+        names = [name for name in Finetune.__dataclass_fields__ if name != "epochs"]
+        given = {name: options.pop(name) for name in names}
+        return function(finetune=Finetune(options.pop("finetune_epochs"), **given), **options)
+
+    for option in (
+        click.option("--distill-temperature", type=click.FloatRange(0, 100, min_open=True), default=default.distill_temperature, show_default=True, metavar="T"),
+        click.option("--distill-weight", type=click.FloatRange(0, 1), default=default.distill_weight, show_default=True, metavar="W", help="Share of the dense model's outputs in the loss."),
+        click.option("--distill/--no-distill", default=default.distill, show_default=True, help="Learn from the dense model's outputs too."),
+        click.option("--schedule", type=click.Choice(SCHEDULES), default=default.schedule, show_default=True, help="Of the rate; rewind: the end of the dense model's own."),
+    ):  # fmt: skip
+        wrapper = option(wrapper)
+    return training_options(wrapper)
 
 
 def plan_from(

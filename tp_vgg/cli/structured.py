@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from tp_vgg.cli import print_table
-from tp_vgg.cli.options import COUNT, PATH, common_options, plan_from, training_options
+from tp_vgg.cli import leads, print_table
+from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, plan_from
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.ratios import Plan
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
@@ -28,10 +28,8 @@ from tp_vgg.tables import text_table
     "--steps", type=COUNT, default=1, show_default=True, metavar="N", help="Prune in N parts, fine-tuning in between."
 )
 @click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N", help="In all; 2 on digits, else 5.")
-@click.option(
-    "--distill/--no-distill", default=False, show_default=True, help="Learn from the dense model's outputs too."
-)
-@training_options
+@click.option("--recalibrate", is_flag=True, help="Take batch norm's statistics anew after each pruning.")
+@finetune_options
 @click.option("--dry-run", is_flag=True, help="Print what the plan would leave of each layer, and stop.")
 @click.option(
     "--show", metavar="LAYER", help="Draw the layer's filters before and after; alone, at ratio 0.5, it prunes nothing."
@@ -42,7 +40,6 @@ def command(
     ratio: float | None,
     dry_run: bool,
     show: str | None,
-    distill: bool,
     **chosen: Any,
 ) -> None:
     """Remove channels, prove it, fine-tune, save: the main job.
@@ -55,7 +52,7 @@ def command(
         plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
     else:
         plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings)
-    options = StructuredOptions(**chosen, distill=distill)
+    options = StructuredOptions(**chosen)
     if settings.checkpoint is None:
         spec = settings.flag_spec() if dry_run else expected_spec(settings)
         structured_target(spec, plan_for(spec), options, show)
@@ -68,7 +65,9 @@ def command(
     if only_show is not None:
         click.echo(show_structured(settings, plan_for, options, only_show))
     else:
-        print_table(structured(settings, plan_for, options, show))
+        records = structured(settings, plan_for, options, show)
+        if leads():
+            print_table(records)
 
 
 def _dry_run(settings: Settings, plan_for: PlanFor, options: StructuredOptions) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import click
 
-from tp_vgg.cli import print_table
+from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import COUNT, common_options, training_options
 from tp_vgg.stages.settings import Settings
 
@@ -19,7 +19,10 @@ def command(settings: Settings, epochs: int | None, weights: str, lr: float | No
 
     \b
     Example: python -m tp_vgg train --dataset digits
+    Several processes: torchrun --nproc-per-node 2 -m tp_vgg train --dataset digits
     """
     from tp_vgg.stages.train import train
 
-    print_table(train(settings, epochs=epochs, lr=lr, batch_size=batch_size, weights=weights))
+    records = train(settings, epochs=epochs, lr=lr, batch_size=batch_size, weights=weights)
+    if leads():
+        print_table(records)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli import print_table
-from tp_vgg.cli.options import PATH, common_options, plan_from, training_options
+from tp_vgg.cli import leads, print_table
+from tp_vgg.cli.options import PATH, common_options, finetune_options, plan_from
+from tp_vgg.criteria import WEIGHT_CRITERIA
 from tp_vgg.errors import BadInput
 from tp_vgg.ratios import Plan
-from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
+from tp_vgg.stages.options import Finetune, PlanFor, UnstructuredOptions, check_unstructured
 from tp_vgg.stages.settings import Settings, expected_spec
 
 
@@ -24,7 +25,15 @@ from tp_vgg.stages.settings import Settings, expected_spec
     help="Rank the weights of each layer alone, or of all together.",
 )
 @click.option("--finetune-epochs", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
-@training_options
+@click.option(
+    "--importance",
+    type=click.Choice(WEIGHT_CRITERIA),
+    default="l1",
+    show_default=True,
+    help="How weights are ranked: magnitude, or |weight · gradient|.",
+)
+@click.option("--gradual", is_flag=True, help="Let the zeros grow while fine-tuning, by a cubic schedule.")
+@finetune_options
 @click.option(
     "--show",
     metavar="LAYER",
@@ -35,9 +44,9 @@ def command(
     ratios: Path | None,
     sparsity: float | None,
     scope: str,
-    finetune_epochs: int,
-    lr: float | None,
-    batch_size: int | None,
+    importance: str,
+    gradual: bool,
+    finetune: Finetune,
     show: str | None,
 ) -> None:
     """Set the smallest weights to zero, fine-tune under the masks, save.
@@ -52,7 +61,7 @@ def command(
         plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
     else:
         plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings)
-    options = UnstructuredOptions(sparsity if scope == "global" else None, finetune_epochs, lr, batch_size)
+    options = UnstructuredOptions(sparsity if scope == "global" else None, importance, gradual, finetune)
     if settings.checkpoint is None:
         spec = expected_spec(settings)
         check_unstructured(spec, plan_for(spec), options, show)
@@ -62,4 +71,6 @@ def command(
     if only_show is not None:
         click.echo(show_unstructured(settings, plan_for, options, only_show))
     else:
-        print_table(unstructured(settings, plan_for, options, show))
+        records = unstructured(settings, plan_for, options, show)
+        if leads():
+            print_table(records)

@@ -10,6 +10,7 @@ from tp_vgg.criteria import check_importance
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Cell
 from tp_vgg.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
+from tp_vgg.recipe import Schedule
 from tp_vgg.records import LEVELS
 from tp_vgg.spec import Kind, VGGSpec
 
@@ -18,25 +19,39 @@ PlanFor = Callable[[VGGSpec], Plan]
 
 
 @dataclass(frozen=True)
+class Finetune:
+    """How a pruned model is trained back; ``None`` stands for the default of data set and network."""
+
+    epochs: int | None = None
+    """In all."""
+    lr: float | None = None
+    batch_size: int | None = None
+    schedule: Schedule = "triangular"
+    distill: bool = True
+    """Learn from the dense model's outputs too."""
+    distill_weight: float = 0.9
+    distill_temperature: float = 4.0
+
+
+@dataclass(frozen=True)
 class StructuredOptions:
     importance: str = "l1"
     round_to: int = 1
     steps: int = 1
     """Prunings, with fine-tuning between them; the epochs are shared out over the steps."""
-    finetune_epochs: int | None = None
-    """In all; ``None`` for the data set's default."""
-    lr: float | None = None
-    batch_size: int | None = None
-    distill: bool = False
+    recalibrate: bool = False
+    """Batch norm's statistics anew after each pruning."""
+    finetune: Finetune = Finetune()
 
 
 @dataclass(frozen=True)
 class UnstructuredOptions:
     global_sparsity: float | None = None
     """Rank all layers together to this sparsity; ``None``: per layer, as the plan says."""
-    finetune_epochs: int = 0
-    lr: float | None = None
-    batch_size: int | None = None
+    importance: str = "l1"
+    gradual: bool = False
+    """Let the zeros grow while fine-tuning."""
+    finetune: Finetune = Finetune(epochs=0)
 
 
 @dataclass(frozen=True)
@@ -67,9 +82,10 @@ class BenchmarkOptions:
 def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, show: str | None) -> VGGSpec:
     """The widths that the plan leaves. Raises :class:`BadInput` for a plan, a criterion or a layer to show that does not fit ``spec``."""
     _check_show(spec, show)
-    if options.finetune_epochs and options.finetune_epochs < options.steps:
+    epochs = options.finetune.epochs
+    if epochs and epochs < options.steps:
         raise BadInput(
-            f"--finetune-epochs: {options.finetune_epochs} can't be shared out over --steps {options.steps}; "
+            f"--finetune-epochs: {epochs} can't be shared out over --steps {options.steps}; "
             f"give {options.steps} or more, or 0"
         )
     target = resolve(plan, spec, options.round_to)
@@ -78,8 +94,12 @@ def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, sho
 
 
 def check_unstructured(spec: VGGSpec, plan: Plan, options: UnstructuredOptions, show: str | None) -> None:
-    """Raise :class:`BadInput` for a plan or a layer to show that does not fit ``spec``."""
+    """Raise :class:`BadInput` for a plan, a layer to show or a schedule that does not fit."""
     _check_show(spec, show)
+    if options.gradual and not options.finetune.epochs:
+        raise BadInput("--gradual: the zeros grow while the network is fine-tuned; give --finetune-epochs")
+    if options.gradual and options.importance != "l1":
+        raise BadInput(f"--gradual: ranks by magnitude as it goes; drop --importance {options.importance}")
     if options.global_sparsity is None:
         resolve_sparsity(plan, spec)
 

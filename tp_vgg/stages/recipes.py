@@ -1,10 +1,14 @@
-"""How long and how fast to train where the user says nothing."""
+"""How long and how fast to train where the user says nothing (no torch)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from tp_vgg.recipe import Recipe
 from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.options import Finetune
 from tp_vgg.stages.settings import Settings
-from tp_vgg.train import Recipe
 
 
 def baseline_recipe(
@@ -22,24 +26,26 @@ def baseline_recipe(
 
 
 def finetune_recipe(
-    settings: Settings,
-    spec: VGGSpec,
-    epochs: int,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    *,
-    distill: bool = False,
+    settings: Settings, spec: VGGSpec, epochs: int, finetune: Finetune, trained: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """How a pruned or masked model is trained back: a lower, triangular rate; with ``distill``, half of the loss is
-    the dense model's."""
+    """How a pruned or masked model is trained back: a lower, triangular rate, most of the loss from the dense model.
+
+    ``trained``: how the dense model was trained, where its file says so (``meta["training"]``): what ``rewind`` rewinds.
+    """
     small = settings.dataset == "digits"
+    before = baseline_recipe(settings, spec)
+    rate = 0.02 if spec.batch_norm else 0.005
+    if finetune.schedule == "rewind":
+        rate = float((trained or {}).get("lr", before.lr))
     return Recipe(
         epochs=epochs,
-        lr=lr or (0.02 if spec.batch_norm else 0.005),
-        batch_size=batch_size or (64 if small else 128),
-        schedule="triangular",
+        lr=finetune.lr or rate,
+        batch_size=finetune.batch_size or (64 if small else 128),
+        schedule=finetune.schedule,
+        rewound=int((trained or {}).get("epochs", before.epochs)) if finetune.schedule == "rewind" else 0,
         seed=settings.seed,
-        distill_weight=0.5 if distill else 0.0,
+        distill_weight=finetune.distill_weight if finetune.distill else 0.0,
+        distill_temperature=finetune.distill_temperature,
     )
 
 

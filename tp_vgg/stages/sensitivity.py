@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ import torch
 from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation, load_data
-from tp_vgg.device import pick_device
 from tp_vgg.errors import BadInput
 from tp_vgg.folder import SIZE, folder_fingerprint
 from tp_vgg.model import VGG
-from tp_vgg.ranks import Ranks, device_of_rank, joined
+from tp_vgg.ranks import Ranks
 from tp_vgg.ratios import removals
 from tp_vgg.records import SENSITIVITY, Sensitivity
 from tp_vgg.sensitivity import run
 from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.options import SweepOptions
-from tp_vgg.stages.session import data_summary, load_given, session, stage
+from tp_vgg.stages.session import data_summary, load_given, ranked, session, stage
 from tp_vgg.stages.settings import RunDir, Settings, partial_of
 from tp_vgg.storage import (
     Journal,
@@ -45,9 +45,7 @@ def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
     if given is not None:
         options.check(given.spec)
         settings = settings.for_spec(given.spec)
-    device = device_of_rank(pick_device(settings.device))
-    with joined(device) as ranks:
-        settings = replace(settings, device=str(device), quiet=settings.quiet or not ranks.leads)
+    with ranked(settings) as (settings, ranks):
         with ranks.leader_first():
             done = _finished(settings, options, ranks)
         return ranks.lead(done) or _swept(settings, options, given or load_given(settings), ranks)
@@ -56,11 +54,12 @@ def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
 @stage
 def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: Ranks) -> Sensitivity:
     with session(settings, given, ranks, writes=()) as work:
-        with ranks.leader_first():
-            dense, baseline = work.baseline(given)
+        dense, baseline = baseline_of(work, given)
         options.check(dense.spec)
         if CRITERIA[options.importance].needs_gradients:
-            accumulate_gradients(dense, work.data.train, Normalisation.of(dense.meta))
+            accumulate_gradients(
+                dense, work.data.train, Normalisation.of(dense.meta), squared=CRITERIA[options.importance].squared
+            )
         asked = Sweep.of(
             dense, options.kind, options.levels, options.layers, options.importance, settings.seed, settings.precision
         )

@@ -1,4 +1,4 @@
-"""What a working stage shares with the others: the data on the device, the baseline, measuring and saving a model."""
+"""What a working stage shares with the others: the data on the device, training, measuring and saving a model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tp_vgg.data import DataSet, Normalisation, load_data
 from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, release_memory
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.evaluate import accuracy
-from tp_vgg.model import VGG, build, imagenet_weights
-from tp_vgg.ranks import ALONE, Ranks
-from tp_vgg.records import Epoch, ModelRecord, history_csv
-from tp_vgg.stages.recipes import baseline_recipe, duration
-from tp_vgg.stages.settings import GIVEN, MODELS, RunDir, Settings, partial_of
-from tp_vgg.storage import file_fingerprint, fingerprint, locked, rename, write_json, write_text
-from tp_vgg.train import Recipe, estimate_seconds, fit
+from tp_vgg.model import VGG
+from tp_vgg.ranks import ALONE, Ranks, device_of_rank, joined
+from tp_vgg.recipe import Recipe
+from tp_vgg.records import Epoch, ModelRecord
+from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
+from tp_vgg.storage import file_fingerprint, locked, rename, write_json
+from tp_vgg.train import Masking, fit
 from tp_vgg.unstructured import count_nonzero, layer_sparsity
 
 P = ParamSpec("P")
@@ -41,9 +41,14 @@ class Session:
     precision: torch.dtype
     data: DataSet
     peak: PeakMemory
+    ranks: Ranks = ALONE
 
     def finish(self, model: VGG, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
-        """Save ``model``, reload it, check that it gives the same logits, give it its final name, measure and record it."""
+        """Save ``model``, reload it, check that it gives the same logits, give it its final name, measure and record it. Under torchrun the
+        leading process does it, and all get the record."""
+        return self.ranks.led(lambda: self._finish(model, name, notes))
+
+    def _finish(self, model: VGG, name: str, notes: tuple[str, ...]) -> ModelRecord:
         path = self.run.checkpoint(name, model.spec.depth)
         unchecked = partial_of(path, ".unchecked")
         checkpoint.save(model, unchecked)
@@ -52,9 +57,15 @@ class Session:
             rename(unchecked, path)
         finally:
             unchecked.unlink(missing_ok=True)
-        return self._record(path, name, notes)
+        return self.record(path, name, notes)
 
-    def _record(self, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
+    def discard(self, *partials: Path) -> None:
+        """Remove unfinished work that has been finished."""
+        for partial in partials if self.ranks.leads else ():
+            partial.unlink(missing_ok=True)
+
+    def record(self, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
+        """Measure the checkpoint at ``path`` and note it as the run directory's ``name``."""
         record = self.measured(path, notes)
         write_json(self.run.record_path(name), record.to_dict())
         self.peak.reset()
@@ -94,7 +105,13 @@ class Session:
             raise WorkFailed(f"{path}: reloaded, it gives other logits than the model that was saved; removed")
 
     def fit(
-        self, model: VGG, recipe: Recipe, partial: Path, label: str, teacher: VGG | None = None
+        self,
+        model: VGG,
+        recipe: Recipe,
+        partial: Path,
+        label: str,
+        teacher: VGG | None = None,
+        masking: Masking | None = None,
     ) -> tuple[Epoch, ...]:
         """:func:`tp_vgg.train.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
         history = fit(
@@ -107,97 +124,12 @@ class Session:
             partial=partial,
             label=label,
             quiet=self.settings.quiet,
+            ranks=self.ranks,
+            masking=masking,
         )
         precision = str(self.precision).removeprefix("torch.")
         model.meta = {**model.meta, "training": {**asdict(recipe), "precision": precision}}
         return tuple(history)
-
-    def baseline(self, given: VGG | None) -> tuple[VGG, ModelRecord]:
-        """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now; with
-        its record, measured again where weights or images are not those of the one there."""
-        own = self.run.own_baseline(self.settings)
-        path = self.settings.checkpoint or own
-        if path is None:
-            self.settings.note(f"no baseline in {self.run.root} yet: training it first")
-            self.train_baseline(baseline_recipe(self.settings, self.settings.flag_spec()), "none")
-            path = own = self.run.checkpoint("baseline", self.settings.flag_spec().depth)
-        model = given or load_dense(self.settings, path)
-        check_classes(model, self.data, path)
-        if own is not None and path.resolve() == own.resolve():
-            return model.to(self.device), self._own_record(own, model)
-        note = "checkpoint from elsewhere: it may have seen the val images, so quote test"
-        return model.to(self.device), self._current_record(path, GIVEN, (note,))
-
-    def _own_record(self, path: Path, model: VGG) -> ModelRecord:
-        trained_on = model.meta.get("data")
-        if trained_on in (None, data_summary(self.data)):
-            return self._current_record(path, "baseline", ())
-        note = f"the baseline was trained with other --limit options or images ({trained_on})"
-        self.settings.note(note)
-        return self._current_record(path, "baseline", (note,))
-
-    def _current_record(self, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
-        """The record of ``name``, measured again where it is not of these weights and images."""
-        record = self.run.record(name)
-        if record is None or record.sha256 != file_fingerprint(path) or record.data != data_summary(self.data):
-            record = self._record(path, name, notes)
-        return record
-
-    def train_baseline(self, recipe: Recipe, weights: str) -> ModelRecord:
-        """Train the dense model (or do nothing where it was trained with the same settings before)."""
-        model = self._start(weights)
-        start = file_fingerprint(Path(weights)) if Path(weights).is_file() else weights
-        key = fingerprint(asdict(recipe), model.spec.to_dict(), data_summary(self.data), start, str(self.precision))
-        path = self.run.checkpoint("baseline", model.spec.depth)
-        partial = partial_of(path)
-        if _key_of(path) == key:
-            self.settings.note(f"{path} was trained with these settings before; nothing to do")
-            partial.unlink(missing_ok=True)
-            return self._current_record(path, "baseline", ())
-        seconds = estimate_seconds(
-            model.to(self.device), self.data, recipe, Normalisation.of(model.meta), self.precision
-        )
-        self.settings.note(
-            f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(self.data.train)} images"
-            f" of {self.data.name}: about {duration(seconds)} here ({self.device.type})"
-        )
-        history = self.fit(model, recipe, partial, "train")
-        write_text(self.run.root / "history.csv", history_csv(history))
-        model.meta.update(key=key, data=data_summary(self.data))
-        record = self.finish(model, "baseline")
-        partial.unlink(missing_ok=True)
-        return record
-
-    def _start(self, weights: str) -> VGG:
-        spec = replace(self.settings.flag_spec(), num_classes=len(self.data.classes))
-        torch.manual_seed(self.settings.seed)
-        model = build(spec)
-        model.meta = {
-            "mean": list(self.data.normalisation.mean),
-            "std": list(self.data.normalisation.std),
-            "classes": list(self.data.classes),
-            "dataset": self.data.name,
-        }
-        if weights == "none":
-            return model
-        if weights == "imagenet":
-            state, meta = imagenet_weights(spec.arch)
-            if spec.head == "linear":
-                state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(model)
-            source = checkpoint.from_state_dict(state)
-        else:
-            source = checkpoint.load(weights)
-            self.settings.check_spec(source.spec, weights)
-            meta = {"mean": source.meta["mean"], "std": source.meta["std"], "source": Path(weights).name}
-        if source.spec.num_classes != spec.num_classes or weights == "imagenet":
-            source = _with_new_head(source, model)
-        source.kept = {}  # whatever it was cut from, it is the dense model now
-        source.meta = {
-            **model.meta,
-            **meta,
-            "notes": [n for n in source.meta.get("notes", []) if n.startswith("head folded")],
-        }
-        return source
 
 
 def stage(work: Callable[P, T]) -> Callable[P, T]:
@@ -243,7 +175,16 @@ def session(
         if settings.checkpoint.resolve() in outputs:
             raise BadInput(f"--checkpoint: {settings.checkpoint} would be written over; give a --tag or another --out")
     with locked(run.root) if ranks.leads else nullcontext():
-        yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak)
+        yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak, ranks)
+
+
+@contextmanager
+def ranked(settings: Settings) -> Iterator[tuple[Settings, Ranks]]:
+    """The processes that torchrun started for this command (or this one alone), and the settings of each: its own device, and only the
+    leading one speaks."""
+    device = device_of_rank(pick_device(settings.device))
+    with joined(device) as ranks:
+        yield replace(settings, device=str(device), quiet=settings.quiet or not ranks.leads), ranks
 
 
 def check_classes(model: VGG, data: DataSet, source: object) -> None:
@@ -274,27 +215,3 @@ def data_summary(data: DataSet) -> dict[str, object]:
     """What a figure was measured on."""
     sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     return {"dataset": data.name, "fingerprint": data.fingerprint, **sizes}
-
-
-def _key_of(path: Path) -> str | None:
-    """The key in a checkpoint's meta; ``None`` for no file, or one that can't be loaded."""
-    try:
-        key = checkpoint.load(path).meta.get("key")
-    except BadInput:
-        return None
-    return key if isinstance(key, str) else None
-
-
-def _fresh_head(model: VGG) -> dict[str, torch.Tensor]:
-    return {n: v for n, v in model.state_dict().items() if n.startswith("classifier")}
-
-
-def _with_new_head(source: VGG, fresh: VGG) -> VGG:
-    """``source`` with its last linear replaced by the fresh one, for another number of classes."""
-    model = copy.deepcopy(fresh)
-    last = model.spec.linear_names[-1]
-    state = {n: v for n, v in source.state_dict().items() if not n.startswith(f"{last}.")}
-    if source.spec.with_widths({}) != replace(fresh.spec, num_classes=source.spec.num_classes):
-        raise BadInput(f"--weights: holds widths other than {fresh.spec.arch}'s; give a full-width file")
-    model.load_state_dict(state, strict=False)
-    return model

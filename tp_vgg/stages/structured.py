@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,12 +10,14 @@ import torch
 from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation
-from tp_vgg.model import VGG
+from tp_vgg.evaluate import recalibrate
+from tp_vgg.model import VGG, fold_batch_norm
 from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
 from tp_vgg.stages.recipes import default_finetune_epochs, finetune_recipe
-from tp_vgg.stages.session import Session, load_given, session, stage
+from tp_vgg.stages.session import Session, load_given, ranked, session, stage
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
 from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, accumulate_gradients, rank, shrink, top
@@ -30,13 +31,14 @@ def structured(
 
     ``show``: a layer to draw before and after, on the way.
     """
-    with session(settings, given := _given(settings, plan_for, options, show)) as work:
-        dense, baseline = work.baseline(given)
+    given = _given(settings, plan_for, options, show)
+    with ranked(settings) as (settings, ranks), session(settings, given, ranks) as work:
+        dense, baseline = baseline_of(work, given)
         plan = plan_for(dense.spec)
         target = structured_target(dense.spec, plan, options, show)
-        if show is not None:
+        if show is not None and ranks.leads:
             _draw(work, dense, target, options, show)
-        epochs = options.finetune_epochs
+        epochs = options.finetune.epochs
         if epochs is None:
             epochs = max(default_finetune_epochs(settings), options.steps)
         made = {
@@ -45,7 +47,8 @@ def structured(
         }
         final = work.run.checkpoint("structured_finetuned", target.depth)
         partials: list[Path] = []
-        teacher = copy.deepcopy(dense).eval() if options.distill else None
+        teacher = fold_batch_norm(dense) if options.finetune.distill else None
+        trained = dense.meta.get("training")
         model, full = dense, dense.spec
         history: tuple[Epoch, ...] = ()
         for step in range(1, options.steps + 1):
@@ -53,15 +56,16 @@ def structured(
             shrunk = _shrink(work, model, between(full, target, step / options.steps), options.importance)
             proved = _proof_line(shrunk.proof)
             settings.note(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
+            if options.recalibrate:
+                recalibrate(model, work.data.train, Normalisation.of(model.meta), settings.seed)
+                proved += "; then batch norm's statistics were taken anew"
             model.meta.update(made)
             if last:
                 pruned = work.finish(model, "structured_pruned", notes=(proved,))
             share = epochs // options.steps + (epochs % options.steps if last else 0)
             if share:
                 partials.append(partial_of(final, "" if last else f".step{step}"))
-                recipe = finetune_recipe(
-                    settings, model.spec, share, options.lr, options.batch_size, distill=options.distill
-                )
+                recipe = finetune_recipe(settings, model.spec, share, options.finetune, trained)
                 label = "fine-tune" if options.steps == 1 else f"fine-tune {step}/{options.steps}"
                 done = len(history)
                 history += tuple(
@@ -70,10 +74,10 @@ def structured(
                 )
         records = {"baseline": baseline, "structured_pruned": pruned}
         if epochs:
-            write_text(work.run.work / "structured_history.csv", history_csv(history))
+            if ranks.leads:
+                write_text(work.run.work / "structured_history.csv", history_csv(history))
             records["structured_finetuned"] = work.finish(model, "structured_finetuned", notes=(proved,))
-        for partial in partials:
-            partial.unlink(missing_ok=True)
+        work.discard(*partials)
         settings.note("what this buys in time: python -m tp_vgg benchmark, with the same options")
         return records
 
@@ -88,7 +92,7 @@ def between(spec: VGGSpec, target: VGGSpec, share: float) -> VGGSpec:
 def show_structured(settings: Settings, plan_for: PlanFor, options: StructuredOptions, layer: str) -> Path:
     """Draw what the plan would remove of one layer; nothing is pruned. Returns the figure's path."""
     with session(settings, given := _given(settings, plan_for, options, layer)) as work:
-        dense, _ = work.baseline(given)
+        dense, _ = baseline_of(work, given)
         return _draw(work, dense, structured_target(dense.spec, plan_for(dense.spec), options, layer), options, layer)
 
 
@@ -102,7 +106,9 @@ def _given(settings: Settings, plan_for: PlanFor, options: StructuredOptions, sh
 
 def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions, layer: str) -> Path:
     if CRITERIA[options.importance].needs_gradients:
-        accumulate_gradients(model, work.data.train, Normalisation.of(model.meta))
+        accumulate_gradients(
+            model, work.data.train, Normalisation.of(model.meta), squared=CRITERIA[options.importance].squared
+        )
     score = rank(model, [layer], options.importance, work.settings.seed)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
     figure = plots.removed_filters(
@@ -117,7 +123,7 @@ def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions
 def _shrink(work: Session, model: VGG, target: VGGSpec, importance: str) -> Shrunk:
     normalisation = Normalisation.of(model.meta)
     if CRITERIA[importance].needs_gradients:
-        accumulate_gradients(model, work.data.train, normalisation)
+        accumulate_gradients(model, work.data.train, normalisation, squared=CRITERIA[importance].squared)
     images = torch.cat([split.images[:PROOF_IMAGES] for split in (work.data.val, work.data.train)])[:PROOF_IMAGES]
     shrunk = shrink(model, target, normalisation(images), importance, work.settings.seed)
     model.zero_grad(set_to_none=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 from tp_vgg import checkpoint
 from tp_vgg.errors import BadInput
 from tp_vgg.records import ModelRecord
+from tp_vgg.stages.baseline import train_baseline
 from tp_vgg.stages.recipes import baseline_recipe
-from tp_vgg.stages.session import session, stage
+from tp_vgg.stages.session import ranked, session, stage
 from tp_vgg.stages.settings import Settings
 
 
@@ -24,5 +25,5 @@ def train(
         settings.check_spec(spec, weights)
         settings = settings.for_spec(spec)
     recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)
-    with session(settings) as work:
-        return {"baseline": work.train_baseline(recipe, weights)}
+    with ranked(settings) as (settings, ranks), session(settings, ranks=ranks) as work:
+        return {"baseline": train_baseline(work, recipe, weights)}

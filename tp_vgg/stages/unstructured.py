@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
 from tp_vgg import plots
-from tp_vgg.model import VGG
+from tp_vgg.data import Normalisation
+from tp_vgg.model import VGG, fold_batch_norm
 from tp_vgg.ratios import Plan
 from tp_vgg.records import ModelRecord, history_csv
+from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
 from tp_vgg.stages.recipes import finetune_recipe
-from tp_vgg.stages.session import Session, load_given, session, stage
+from tp_vgg.stages.session import Session, load_given, ranked, session, stage
 from tp_vgg.stages.settings import Settings, partial_of
 from tp_vgg.storage import fingerprint, write_text
-from tp_vgg.unstructured import is_masked, mask_global, mask_layers, remove_masks
+from tp_vgg.structured import accumulate_gradients
+from tp_vgg.unstructured import Gradual, is_masked, mask_global, mask_layers, remove_masks, taylor_scores
 
 
 @stage
@@ -25,26 +29,38 @@ def unstructured(
 
     ``show``: a layer to draw before and after masking, on the way.
     """
-    with session(settings, given := _given(settings, plan_for, options, show)) as work:
-        model, baseline = work.baseline(given)
+    given = _given(settings, plan_for, options, show)
+    with ranked(settings) as (settings, ranks), session(settings, given, ranks) as work:
+        model, baseline = baseline_of(work, given)
         plan = plan_for(model.spec)
         check_unstructured(model.spec, plan, options, show)
         path = work.run.checkpoint("unstructured", model.spec.depth)
-        _mask(model, plan, options)
-        if show is not None:
-            _draw(work, model, show)
+        tune = options.finetune
+        teacher = fold_batch_norm(model) if tune.distill and tune.epochs else None
+        if show is not None and ranks.leads:
+            masked = copy.deepcopy(model)
+            _mask(work, masked, plan, options)
+            _draw(work, masked, show)
+        masking = (
+            Gradual(None if options.global_sparsity else plan, options.global_sparsity) if options.gradual else None
+        )
+        if masking is not None:
+            masking.begin(model)
+        else:
+            _mask(work, model, plan, options)
         partial = partial_of(path)
-        if options.finetune_epochs:
-            recipe = finetune_recipe(settings, model.spec, options.finetune_epochs, options.lr, options.batch_size)
-            history = work.fit(model, recipe, partial, "fine-tune")
-            write_text(work.run.work / "unstructured_history.csv", history_csv(history))
+        if tune.epochs:
+            recipe = finetune_recipe(settings, model.spec, tune.epochs, tune, model.meta.get("training"))
+            history = work.fit(model, recipe, partial, "fine-tune", teacher, masking)
+            if ranks.leads:
+                write_text(work.run.work / "unstructured_history.csv", history_csv(history))
         remove_masks(model)
         key = fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed)
         model.meta = {**model.meta, "baseline": baseline.sha256, "key": key}
         record = work.finish(model, "unstructured")
         shares = ", ".join(f"{name} {share:.1%}" for name, share in record.sparsity.items())
         settings.note(f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero")
-        partial.unlink(missing_ok=True)
+        work.discard(partial)
         return {"baseline": baseline, "unstructured": record}
 
 
@@ -52,9 +68,9 @@ def unstructured(
 def show_unstructured(settings: Settings, plan_for: PlanFor, options: UnstructuredOptions, layer: str) -> Path:
     """Draw what the plan would zero of one layer; nothing is saved. Returns the figure's path."""
     with session(settings, given := _given(settings, plan_for, options, layer)) as work:
-        model, _ = work.baseline(given)
+        model, _ = baseline_of(work, given)
         check_unstructured(model.spec, plan_for(model.spec), options, layer)
-        _mask(model, plan_for(model.spec), options)
+        _mask(work, model, plan_for(model.spec), options)
         return _draw(work, model, layer)
 
 
@@ -76,8 +92,13 @@ def _draw(work: Session, masked: VGG, layer: str) -> Path:
     return path
 
 
-def _mask(model: VGG, plan: Plan, options: UnstructuredOptions) -> None:
+def _mask(work: Session, model: VGG, plan: Plan, options: UnstructuredOptions) -> None:
+    scores = None
+    if options.importance == "taylor":
+        accumulate_gradients(model, work.data.train, Normalisation.of(model.meta))
+        scores = taylor_scores(model)
+        model.zero_grad(set_to_none=True)
     if options.global_sparsity is None:
-        mask_layers(model, plan)
+        mask_layers(model, plan, scores)
     else:
-        mask_global(model, options.global_sparsity)
+        mask_global(model, options.global_sparsity, scores)
