@@ -142,6 +142,7 @@ class _Problem:
             layers=layers,
             prediction=prediction,
             gap=self.points(found) if first == "drop" else found.gap,
+            recalibrated=table.recalibrated,
             sweep={"key": table.key, "n": table.baseline.n, "accuracy": table.baseline.accuracy, **sweep},
             profile=None if profile is None else _about(profile, self.dense["latency"]),
         )

@@ -22,6 +22,7 @@ from tp_vgg.device import free_memory
 from tp_vgg.model import VGG, fold_head_columns
 from tp_vgg.points import Classifier, Layer, Masked, Narrowed, calibrated
 from tp_vgg.ranks import Ranks
+from tp_vgg.refit import Refit, Refitted
 from tp_vgg.step import Buffers, Step
 from tp_vgg.structured import rank
 from tp_vgg.tally import Sweep, Tally
@@ -43,16 +44,20 @@ class _Chunk:
 class Engine:
     """A network as chains of steps, its images, and what is asked of it."""
 
-    def __init__(self, model: VGG, split: Split, asked: Sweep, ranks: Ranks) -> None:
+    def __init__(self, model: VGG, split: Split, asked: Sweep, ranks: Ranks, sample: Split | None = None) -> None:
+        """``sample``: the images for new statistics of batch norm, where the sweep asks for them."""
         self._model, self._split, self._asked, self._ranks = model, split, asked, ranks
         self._normalisation = Normalisation.of(model.meta)
         self._device = split.labels.device
         steps = steps_of(model, split.images.shape[-1])
+        self._refit = Refit(model, sample, split.images.shape[-1]) if sample is not None else None
+        self._orders: dict[str, torch.Tensor] = {}
         if asked.kind == "structured":
             with torch.inference_mode(False):
                 scores = rank(model, list(asked.removed), asked.importance, asked.seed)
             orders = ranks.lead({name: score.argsort(descending=True, stable=True) for name, score in scores.items()})
-            steps = with_channels_in_order(steps, {name: order.to(self._device) for name, order in orders.items()})
+            self._orders = {name: order.to(self._device) for name, order in orders.items()}
+            steps = with_channels_in_order(steps, self._orders)
         self._exact = Chain.of(steps)
         self._screen = self._exact.to(torch.bfloat16) if asked.precision != "fp32" else None
         self._buffers = Buffers()
@@ -157,12 +162,24 @@ class Engine:
 
     def _levels(self, chain: Chain, place: int, masks: Sequence[torch.Tensor]) -> Layer:
         step = chain.steps[place]
+        if self._refit is not None:
+            return self._refitted(self._refit, step, masks)
         if self._asked.kind == "structured":
             counts = [len(step.weight) - removed for removed in self._asked.removed[step.name]]
             return Narrowed(chain, place + 1, counts, self._buffers)
         return Masked(
             chain, place, [chain.kernels[place].prepare(self._masked(step, mask)) for mask in masks], self._buffers
         )
+
+    def _refitted(self, refit: Refit, step: Step, masks: Sequence[torch.Tensor]) -> Layer:
+        counts: list[int] | None = None
+        with torch.inference_mode(False):
+            if self._asked.kind == "structured":
+                counts = [len(step.weight) - removed for removed in self._asked.removed[step.name]]
+                chains = refit.narrowed(step.name, self._orders[step.name], counts)
+            else:
+                chains = refit.masked(step.name, masks)
+        return Refitted([chain.to(step.weight.dtype) for chain in chains], counts)
 
     def _masks(self, name: str) -> list[torch.Tensor]:
         """torch's masks of the layer's original weights, by level; batch norm's fold scales whole filters, so they fit the folded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +13,8 @@ from tp_vgg.device import autocast, exact_fp32
 from tp_vgg.records import Accuracy
 
 BLOCK = 500
+CALIBRATION = 2000
+"""Images that batch norm's statistics are taken over."""
 
 
 @torch.inference_mode()
@@ -37,19 +41,26 @@ def accuracy(
     return Accuracy.of(int(hits.sum()), len(split))
 
 
-@torch.no_grad()
 def recalibrate(
-    model: nn.Module, split: Split, normalisation: Normalisation, seed: int = 0, images: int = 2000
+    model: nn.Module, split: Split, normalisation: Normalisation, seed: int = 0, images: int = CALIBRATION
 ) -> None:
     """Take batch norm's running statistics anew, as the mean over a stratified draw of ``images``, in place; nothing else moves.
 
     Pruning changes what reaches a batch norm, which then normalises by statistics of a network that is no more. Source: ``update_bn`` of
     torch's ``swa_utils`` (Izmailov et al. 2018, section 3.2).
     """
+    sample = calibration_sample(split, seed, images)
+    renew_statistics(model, [normalisation(block) for block, _ in sample.blocks(BLOCK)])
+
+
+def calibration_sample(split: Split, seed: int = 0, images: int = CALIBRATION) -> Split:
+    """The images over which :func:`recalibrate` takes statistics: a stratified draw in random order, since a batch of one class would have
+    that class's statistics."""
     drawn = stratified(split.labels.cpu().numpy(), images, seed)
-    sample = split.take(
-        np.random.default_rng(seed).permutation(drawn)
-    )  # a batch of one class would have its statistics
-    batches = [normalisation(block) for block, _ in sample.blocks(BLOCK)]
-    with exact_fp32():
-        torch.optim.swa_utils.update_bn(batches, model)
+    return split.take(np.random.default_rng(seed).permutation(drawn))
+
+
+def renew_statistics(network: nn.Module, inputs: Sequence[torch.Tensor]) -> None:
+    """The statistics of every batch norm in ``network`` become the mean over ``inputs``, batches of what it is given."""
+    with torch.no_grad(), exact_fp32():
+        torch.optim.swa_utils.update_bn(inputs, network)

@@ -99,6 +99,8 @@ class Allocation:
     gap: float
     """How far the best plan can be below this one, in what was minimised (points; or parameters, MACs, share of the time): 0 where the
     search was exhaustive."""
+    recalibrated: bool
+    """The sweep gave batch norm new statistics: the prediction is for ``--recalibrate``."""
     sweep: dict[str, Any] = field(default_factory=dict)
     """Whose sensitivities: ``key``, ``weights`` (SHA-256 of the dense checkpoint), ``split``, ``n``, ``accuracy`` of the dense model."""
     profile: dict[str, Any] | None = None

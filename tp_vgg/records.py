@@ -177,6 +177,8 @@ class Sensitivity:
     baseline: Accuracy
     """Of the dense model on the same images."""
     points: tuple[Point, ...]
+    recalibrated: bool = False
+    """At every point, batch norm behind the pruned layer had statistics of its own."""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -207,7 +209,8 @@ class Sensitivity:
         """
         if data["format"] != SENSITIVITY or data["kind"] not in get_args(Kind):
             raise ValueError("not a table of this version")
-        known = {f.name: data[f.name] for f in fields(cls)}
+        known = {f.name: data[f.name] for f in fields(cls) if f.name != "recalibrated"}
+        known["recalibrated"] = data.get("recalibrated", False) is True
         table = cls(
             **{**known, "baseline": Accuracy(**data["baseline"]), "points": tuple(Point(**p) for p in data["points"])}
         )

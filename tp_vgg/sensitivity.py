@@ -9,6 +9,7 @@ from tp_vgg.data import Split
 from tp_vgg.device import exact_fp32
 from tp_vgg.engine import Engine
 from tp_vgg.errors import BadInput
+from tp_vgg.evaluate import calibration_sample
 from tp_vgg.model import VGG
 from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.records import LEVELS, Accuracy, Point, Sensitivity
@@ -27,22 +28,26 @@ def sweep(
     importance: str = "l1",
     seed: int = 0,
     precision: str = "auto",
+    recalibrate: Split | None = None,
     journal: str | Path | None = None,
     quiet: bool = True,
 ) -> Sensitivity:
     """Accuracy over ``split`` with one layer of ``model`` pruned, for every layer (``None``: all convs) and level in [0, 1).
 
     ``structured`` removes a layer's least important channels, ``unstructured`` zeroes its smallest weights; the counts are those of
-    the pruned network itself, one forward pass a point. ``taylor`` reads the gradients left in the parameters. With ``journal``,
+    the pruned network itself, one forward pass a point. ``recalibrate``: training images over which, at every point, the batch norms behind
+    the pruned layer get new statistics before the network is judged; without, a drop is mostly that they do not fit any more, which
+    fine-tuning mends first. ``taylor`` reads the gradients left in the parameters. With ``journal``,
     layers that are done are kept in that file, and the same call goes on from there. ``model`` is not changed.
 
     Raises :class:`BadInput` for unknown layers or levels, and for an importance that does not fit.
     """
-    asked = Sweep.of(model, kind, levels, layers, importance, seed, precision)
+    asked = Sweep.of(model, kind, levels, layers, importance, seed, precision, recalibrate=recalibrate is not None)
+    sample = None if recalibrate is None else calibration_sample(recalibrate)
     if not len(split):
         raise BadInput("split: has no images to evaluate on")
-    key = asked.key(model, split)
-    return run(model, split, asked, key, Journal(Path(journal), key) if journal else None, quiet=quiet)
+    key = asked.key(model, split, sample)
+    return run(model, split, asked, key, Journal(Path(journal), key) if journal else None, sample=sample, quiet=quiet)
 
 
 def run(
@@ -53,14 +58,16 @@ def run(
     journal: Journal | None = None,
     ranks: Ranks = ALONE,
     *,
+    sample: Split | None = None,
     quiet: bool = True,
 ) -> Sensitivity:
-    """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one."""
+    """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one, ``sample`` is what batch norm
+    is recalibrated on."""
     tally = Tally.of(asked, len(split), journal, ranks)
     if tally.unknown(range(len(asked.rows)), slice(None)).any():
         try:
             with exact_fp32():
-                Engine(model, split, asked, ranks).fill(tally, quiet)
+                Engine(model, split, asked, ranks, sample).fill(tally, quiet)
         except KeyboardInterrupt:
             kept = f"{tally.finished} of {len(asked.rows)} points are kept" if journal else ""
             raise KeyboardInterrupt(kept) from None
@@ -72,4 +79,5 @@ def run(
         if row
     ]
     dense = Accuracy.of(int(hits[0].sum()), len(split))
-    return Sensitivity(key, asked.kind, asked.importance, asked.precision, model.spec.to_dict(), dense, tuple(points))
+    about = (asked.kind, asked.importance, asked.precision, model.spec.to_dict())
+    return Sensitivity(key, *about, dense, tuple(points), asked.recalibrated)

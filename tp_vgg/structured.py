@@ -92,6 +92,18 @@ def remove_channels(model: VGG, target: VGGSpec, importance: str = "l1", seed: i
     graph = _graph(model)
     scores = _rank(graph, model, model.spec.narrowed(target), importance, seed)
     kept = {name: top(score, target.prunable[name]) for name, score in scores.items()}
+    _remove_to(graph, model, kept, target)
+    return kept
+
+
+def keep_channels(model: VGG, kept: Mapping[str, list[int]]) -> None:
+    """Remove all channels of the named layers but the ``kept`` ones (sorted indices), in place. Raises as :func:`remove_channels` does."""
+    target = model.spec.with_widths({name: len(indices) for name, indices in kept.items()})
+    narrowed = model.spec.narrowed(target)
+    _remove_to(_graph(model), model, {name: indices for name, indices in kept.items() if name in narrowed}, target)
+
+
+def _remove_to(graph: Any, model: VGG, kept: Mapping[str, list[int]], target: VGGSpec) -> None:
     _remove(graph, model, kept)
     realised = realised_spec(model).prunable
     for name, width in target.prunable.items():
@@ -100,7 +112,6 @@ def remove_channels(model: VGG, target: VGGSpec, importance: str = "l1", seed: i
                 f"{name}: torch-pruning left {realised[name]} channels where {width} were asked for; nothing is kept"
             )
     model.spec = target
-    return kept
 
 
 def rank(model: VGG, layers: list[str], importance: str = "l1", seed: int = 0) -> dict[str, torch.Tensor]:

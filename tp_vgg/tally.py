@@ -38,6 +38,8 @@ class Sweep:
     seed: int
     precision: str
     """``fp32``, ``bf16`` or ``screened``."""
+    recalibrated: bool = False
+    """Batch norm behind the pruned layer has statistics of its own at every point."""
 
     @classmethod
     def of(
@@ -49,6 +51,8 @@ class Sweep:
         importance: str = "l1",
         seed: int = 0,
         precision: str = "auto",
+        *,
+        recalibrate: bool = False,
     ) -> Sweep:
         """Resolved against ``model``; see :func:`sweep` for the arguments and errors. ``precision``: ``auto`` screens in bf16 and
         verifies in fp32 where bf16 has hardware, and is fp32 elsewhere."""
@@ -63,16 +67,20 @@ class Sweep:
         levels = tuple(sorted(map(float, levels)))
         removed = removals(kind, model.spec, levels, layers)
         check_importance(importance, model.spec, removed, kind)
+        if recalibrate and not model.spec.batch_norm:
+            raise BadInput(f"--recalibrate: {model.spec.arch} has no batch norm; leave it out")
         if precision == "auto":
             precision = "screened" if has_fast_bf16(next(model.parameters()).device) else "fp32"
-        return cls(kind, levels, removed, importance, seed, precision)
+        return cls(kind, levels, removed, importance, seed, precision, recalibrate)
 
-    def key(self, model: VGG, split: Split) -> str:
-        """Fingerprint of everything that the counts depend on."""
+    def key(self, model: VGG, split: Split, sample: Split | None = None) -> str:
+        """Fingerprint of everything that the counts depend on; ``sample``: the images for new statistics."""
         state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
         shapes = [(name, str(value.dtype), list(value.shape)) for name, value in state.items()]
         images = split.images.permute(0, 2, 3, 1).cpu()
         tensors = [*state.values(), images, split.labels.cpu()]
+        if sample is not None:
+            tensors.append(sample.images.permute(0, 2, 3, 1).cpu())
         if CRITERIA[self.importance].needs_gradients:
             tensors += [value.grad.cpu() for value in model.parameters() if value.grad is not None]
         about = {

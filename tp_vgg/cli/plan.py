@@ -62,13 +62,13 @@ def command(
 
     found, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
     click.echo(render(found))
-    settings.note(
-        f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_importance(found)}, with the same options"
-    )
+    settings.note(f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(found)}, with the same options")
 
 
-def _importance(found: Allocation) -> str:
-    return "" if found.importance == "l1" else f" --importance {found.importance}"
+def _flags(found: Allocation) -> str:
+    """What the sweep did beyond its defaults, so that the prediction holds for what is pruned."""
+    importance = "" if found.importance == "l1" else f" --importance {found.importance}"
+    return importance + (" --recalibrate" if found.recalibrated and found.kind == "structured" else "")
 
 
 def _budget(texts: tuple[str, ...]) -> dict[str, float]:

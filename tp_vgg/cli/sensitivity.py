@@ -34,8 +34,19 @@ from tp_vgg.tables import text_table
     "--importance", type=click.Choice(list(CRITERIA)), default="l1", show_default=True, help="How channels are ranked."
 )
 @click.option("--layers", metavar="NAME,NAME,…", help="Convs or hidden linears (every conv).")
+@click.option(
+    "--recalibrate",
+    is_flag=True,
+    help="New statistics for the batch norms behind the pruned layer at every point: for `plan`.",
+)
 def command(
-    settings: Settings, kind: Kind, levels: str, split: Literal["val", "test"], importance: str, layers: str | None
+    settings: Settings,
+    kind: Kind,
+    levels: str,
+    split: Literal["val", "test"],
+    importance: str,
+    layers: str | None,
+    recalibrate: bool,
 ) -> None:
     """Sweep every layer and ratio: which layers can bear pruning.
 
@@ -50,7 +61,7 @@ def command(
     Example: python -m tp_vgg sensitivity --kind structured --dataset digits
     Several processes: torchrun --nproc-per-node 2 -m tp_vgg sensitivity --kind structured
     """
-    options = SweepOptions(kind, _levels(levels), _names(layers), split, importance)
+    options = SweepOptions(kind, _levels(levels), _names(layers), split, importance, recalibrate)
     if settings.checkpoint is None:
         options.check(expected_spec(settings))
 

@@ -62,9 +62,13 @@ class SweepOptions:
     """Every conv where ``None``."""
     split: Literal["val", "test"] = "val"
     importance: str = "l1"
+    recalibrate: bool = False
+    """Give the batch norms behind the pruned layer new statistics at every point."""
 
     def check(self, spec: VGGSpec) -> None:
-        """Raise :class:`BadInput` for layers, levels or an importance that do not fit ``spec``."""
+        """Raise :class:`BadInput` for layers, levels or an importance that do not fit ``spec``, or no batch norm to recalibrate."""
+        if self.recalibrate and not spec.batch_norm:
+            raise BadInput(f"--recalibrate: {spec.arch} has no batch norm; leave it out")
         check_importance(self.importance, spec, removals(self.kind, spec, self.levels, self.layers), self.kind)
 
 

@@ -13,6 +13,7 @@ from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation, load_data
 from tp_vgg.errors import BadInput
+from tp_vgg.evaluate import calibration_sample
 from tp_vgg.folder import SIZE, folder_fingerprint
 from tp_vgg.model import VGG
 from tp_vgg.ranks import Ranks
@@ -61,13 +62,21 @@ def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: 
                 dense, work.data.train, Normalisation.of(dense.meta), squared=CRITERIA[options.importance].squared
             )
         asked = Sweep.of(
-            dense, options.kind, options.levels, options.layers, options.importance, settings.seed, settings.precision
+            dense,
+            options.kind,
+            options.levels,
+            options.layers,
+            options.importance,
+            settings.seed,
+            settings.precision,
+            recalibrate=options.recalibrate,
         )
+        sample = calibration_sample(work.data.train) if options.recalibrate else None
         key = _key(settings, options, baseline.sha256, work.data.fingerprint)
         files = _Files(work.run, options)
         journal = Journal(files.journal, _journal_key(key, asked.precision, settings)) if ranks.leads else None
         split = work.data.val if options.split == "val" else work.data.test
-        table = run(dense.eval(), split, asked, key, journal, ranks, quiet=settings.quiet)
+        table = run(dense.eval(), split, asked, key, journal, ranks, sample=sample, quiet=settings.quiet)
         if journal is not None:
             about = {"split": options.split, **data_summary(work.data)}
             notes = {
@@ -177,12 +186,12 @@ def _journal_key(key: str, precision: str, settings: Settings) -> str:
 def _key(settings: Settings, options: SweepOptions, weights: str, data: str) -> str:
     """Of the question: weights, images, options. Precision comes apart, since the device decides what ``auto`` is."""
     asked: dict[str, Any] = {
-        **asdict(options),
+        **{name: value for name, value in asdict(options).items() if name != "recalibrate" or value},
         "levels": sorted(options.levels),
         "layers": sorted(options.layers or ()),
     }
     limits = [settings.limit_val if options.split == "val" else settings.limit_test]
-    if CRITERIA[options.importance].needs_gradients:
+    if options.recalibrate or CRITERIA[options.importance].needs_gradients:
         limits.append(settings.limit_train)
     return fingerprint(
         SENSITIVITY, weights, data, asked, limits, settings.seed if options.importance == "random" else 0
