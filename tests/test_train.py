@@ -5,7 +5,9 @@ import platform
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL, VARIANTS
@@ -18,8 +20,9 @@ from tp_vgg.model import build
 from tp_vgg.ratios import Plan
 from tp_vgg.recipe import Recipe
 from tp_vgg.train import estimate_seconds, fit
-from tp_vgg.unstructured import mask_layers, remove_masks
+from tp_vgg.unstructured import Gradual, is_masked, mask_layers, remove_masks
 
+LINEAR = VARIANTS["bn-linear"]
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=32, seed=1)
 
 
@@ -240,3 +243,93 @@ def test_fit_on_cuda(digits) -> None:
     model = fresh()
     history = run(model, data, Recipe(epochs=5, lr=0.05, batch_size=64), precision=torch.bfloat16)
     assert max(e.val_accuracy for e in history) > 50
+
+
+def test_images_are_mirrored_every_other_epoch(digits, monkeypatch) -> None:
+    """Alternating flip: over two epochs each image is seen both ways round, about half of them mirrored first."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    cut = train.augment
+
+    def watched(split, where, mirrored, generator):
+        seen.append((where, mirrored))
+        return cut(split, where, mirrored, generator)
+
+    monkeypatch.setattr(train, "augment", watched)
+    data = replace(digits, flip=True)
+    data = replace(data, train=data.train.take(np.arange(80)), val=data.val.take(np.arange(20)))
+    run(fresh(), data, replace(RECIPE, epochs=3))
+    first, second, third = (
+        torch.cat([mirrored for _, mirrored in seen[i : i + 3]])[
+            torch.cat([where for where, _ in seen[i : i + 3]]).argsort()
+        ]
+        for i in (0, 3, 6)
+    )
+    assert torch.equal(first, ~second)
+    assert torch.equal(first, third)
+    assert 20 < int(first.sum()) < 60
+
+
+@pytest.mark.parametrize("goal", ["layer", "global"])
+def test_gradual_masks_end_where_masks_at_once_do(goal: str, few_digits) -> None:
+    """The cubic ramp: zeros never get fewer, all are there when the ramp ends, and no earlier epoch can be the best."""
+    model = fresh(LINEAR)
+    plan = Plan(dict.fromkeys(LINEAR.prunable, 0.8), "t")
+    gradual = Gradual(plan, every=1) if goal == "layer" else Gradual(None, 0.8, every=1)
+    gradual.begin(model)
+    counts = []
+    before = Gradual.before_step
+
+    class Watched(Gradual):
+        def before_step(self, network, step, total):
+            before(self, network, step, total)
+            counts.append(sum(int((m.weight_mask == 0).sum()) for m in network.modules() if is_masked(m)))
+
+    history = run(model, few_digits, masking=Watched(**vars(gradual)))
+    weights_in_all = sum(row.weights for row in LINEAR.rows if row.name in LINEAR.prunable)
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+    ramp = int(0.6 * len(counts))
+    assert (
+        counts[ramp - 1] < counts[ramp] == counts[-1] == pytest.approx(0.8 * weights_in_all, abs=len(LINEAR.prunable))
+    )
+    assert counts[ramp // 2] > counts[-1] / 2, "cubic: most of it early"
+    assert len(history) == 3
+    remove_masks(model)
+    assert sum(int((model.get_submodule(n).weight == 0).sum()) for n in LINEAR.prunable) == counts[-1]
+
+
+def test_an_epoch_before_the_masks_are_final_is_never_the_best(few_digits, monkeypatch) -> None:
+    best = iter([100.0, 1.0, 0.5])
+    monkeypatch.setattr(
+        train, "accuracy", lambda *_: SimpleNamespace(accuracy=next(best))
+    )  # as if pruning had cost everything
+    model = fresh(LINEAR)
+    gradual = Gradual(Plan(dict.fromkeys(LINEAR.prunable, 0.8), "t"))
+    gradual.begin(model)
+    run(model, few_digits, masking=gradual)
+    remove_masks(model)
+    share = sum(int((model.get_submodule(n).weight == 0).sum()) for n in LINEAR.prunable)
+    assert share > 0.79 * sum(row.weights for row in LINEAR.rows if row.name in LINEAR.prunable)
+
+
+def test_a_gradual_fit_goes_on_from_its_partial(few_digits, tmp_path: Path, monkeypatch) -> None:
+    gradual = Gradual(None, 0.7, every=1)
+    straight, resumed = fresh(LINEAR), fresh(LINEAR)
+    for model in (straight, resumed):
+        gradual.begin(model)
+    run(straight, few_digits, masking=gradual)
+    step = train._Run.train_step
+
+    def interrupting(self):
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Run, "train_step", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            run(resumed, few_digits, masking=gradual, partial=tmp_path / "m.partial.pth")
+    resumed = fresh(LINEAR)
+    gradual.begin(resumed)
+    run(resumed, few_digits, masking=gradual, partial=tmp_path / "m.partial.pth")
+    assert torch.equal(weights(resumed), weights(straight))

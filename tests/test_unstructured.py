@@ -6,7 +6,17 @@ from conftest import SMALL
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.ratios import Plan
-from tp_vgg.unstructured import count_nonzero, is_masked, layer_sparsity, mask_layers, prune_unstructured, remove_masks
+from tp_vgg.structured import accumulate_gradients
+from tp_vgg.unstructured import (
+    count_nonzero,
+    is_masked,
+    layer_sparsity,
+    mask_global,
+    mask_layers,
+    prune_unstructured,
+    remove_masks,
+    taylor_scores,
+)
 
 
 def zeros(model, name: str) -> int:
@@ -105,3 +115,24 @@ def test_weights_in_channels_last_can_be_masked(make_model) -> None:
         prune_unstructured(model, 0.5, scope=scope)
         prune_unstructured(other, 0.5, scope=scope)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_taylor_ranks_by_weight_times_gradient(make_model, few_digits) -> None:
+    model = make_model()
+    accumulate_gradients(model, few_digits.train, few_digits.normalisation, 40)
+    scores = taylor_scores(model)
+    for name, score in scores.items():
+        layer = model.get_submodule(name)
+        assert torch.equal(score, (layer.weight * layer.weight.grad).abs())
+    mask_layers(model, Plan({"features.4": 0.5}, "t"), scores)
+    mask = model.features[4].weight_mask.bool()
+    assert scores["features.4"][~mask].max() <= scores["features.4"][mask].min()
+    other = make_model()
+    mask_layers(other, Plan({"features.4": 0.5}, "t"))
+    assert not torch.equal(mask, other.features[4].weight_mask.bool()), "magnitude picks others"
+    mask_global(other := make_model(), 0.7, scores)
+    gone, kept = (
+        torch.cat([score[(other.get_submodule(name).weight_mask == 0) == zero] for name, score in scores.items()])
+        for zero in (True, False)
+    )
+    assert gone.max() <= kept.min()

@@ -138,7 +138,8 @@ class Gradual:
 
 
 def _mask(weights: torch.Tensor, zeros: int) -> torch.Tensor:
-    mask: torch.Tensor = prune.L1Unstructured(amount=zeros).compute_mask(weights, torch.ones_like(weights))
+    flat = weights.contiguous()  # torch's pruning flattens by a view
+    mask: torch.Tensor = prune.L1Unstructured(amount=zeros).compute_mask(flat, torch.ones_like(flat))
     return mask
 
 
