@@ -2,7 +2,8 @@
 
 - ours: the plan of `python -m tp_vgg plan`, channels ranked by L1.
 - random: the same widths, channels ranked at random.
-- stock: one ratio for every conv, by torch-pruning's `BasePruner` with its L1 importance, as its readme has it.
+- stock: one ratio for every conv, by torch-pruning's `BasePruner` with its L1 importance.
+- stock-plain: the same without distillation, as people fine-tune it.
 - scratch: the widths of ours, fresh weights, trained for as long as the dense model and its fine-tuning together (a GPU's work).
 - dense: the dense model, given the same fine-tuning; what the drops are against.
 
@@ -27,7 +28,7 @@ import torch_pruning as tp
 
 from tp_vgg.allocate import make_plan
 from tp_vgg.checkpoint import load, save
-from tp_vgg.cli.options import common_options
+from tp_vgg.cli.options import common_options, finetune_options
 from tp_vgg.data import Normalisation
 from tp_vgg.device import environment
 from tp_vgg.errors import BadInput
@@ -35,7 +36,8 @@ from tp_vgg.evaluate import predictions
 from tp_vgg.model import VGG, build, realised_spec
 from tp_vgg.records import Accuracy, Sensitivity
 from tp_vgg.spec import VGGSpec
-from tp_vgg.stages.recipes import baseline_recipe, finetune_recipe
+from tp_vgg.stages.options import Finetune
+from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, finetune_recipe
 from tp_vgg.stages.session import Session, data_summary, load_dense, session
 from tp_vgg.stages.settings import Settings
 from tp_vgg.stats import paired_runs
@@ -43,7 +45,7 @@ from tp_vgg.storage import fingerprint, read_json, write_json
 from tp_vgg.structured import remove_channels
 from tp_vgg.tables import text_table
 
-ARMS = ("dense", "stock", "random", "ours", "scratch")
+ARMS = ("dense", "stock", "stock-plain", "random", "ours", "scratch")
 
 
 def ours(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
@@ -92,6 +94,7 @@ def scratch(dense: VGG, target: VGGSpec, seed: int) -> VGG:
 MADE: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
     "dense": lambda dense, _target, _seed: copy.deepcopy(dense),
     "stock": stock,
+    "stock-plain": stock,
     "random": at_random,
     "ours": ours,
     "scratch": scratch,
@@ -111,11 +114,14 @@ def unpacked(run: dict[str, Any]) -> np.ndarray:
 
 
 def one_run(
-    work: Session, dense: VGG, target: VGGSpec, arm: str, seed: int, epochs: int, changes: dict[str, Any], folder: Path
+    work: Session, dense: VGG, target: VGGSpec, arm: str, seed: int, finetune: Finetune, folder: Path
 ) -> dict[str, Any]:
     """One arm with one seed: what is in its JSON file, or else done now."""
     settings = replace(work.settings, seed=seed)
-    recipe = replace(finetune_recipe(settings, dense.spec, epochs), **changes)
+    epochs = finetune.epochs or default_finetune_epochs(settings)
+    if arm == "stock-plain":
+        finetune = replace(finetune, distill=False)
+    recipe = finetune_recipe(settings, dense.spec, epochs, finetune, dense.meta.get("training"))
     if arm == "scratch":
         start = baseline_recipe(settings, dense.spec)
         recipe = replace(start, epochs=start.epochs + epochs, distill_weight=recipe.distill_weight)
@@ -163,7 +169,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
             f"{np.mean(accuracies):.2f} %",
             " ".join(f"{accuracy:.2f}" for accuracy in accuracies),
         ]
-        for other in ("dense", "stock"):
+        for other in ("dense", "stock", "stock-plain"):
             if other in runs and other != arm:
                 found = paired_runs([unpacked(run) for run in of_arm], [unpacked(run) for run in runs[other]])
                 mean, low, high = (100 * value for value in found)
@@ -180,6 +186,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         "by seed",
         "against dense [95 %]",
         "against stock [95 %]",
+        "against stock-plain [95 %]",
     ]
     return text_table(header, rows)
 
@@ -195,18 +202,11 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
 @click.option("--budget", type=float, default=0.5, show_default=True, help="MACs to keep.")
 @click.option("--round-to", type=int, default=8, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--finetune-epochs", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--finetune-epochs", type=click.IntRange(min=1), help="2 on digits, else 5.")
 @click.option("--arms", default="dense,stock,random,ours", show_default=True, help="scratch is one more.")
-@click.option("--recipe", default="{}", help="Fields of tp_vgg.train.Recipe to change, as JSON.")
+@finetune_options
 def main(
-    settings: Settings,
-    sweep: Path,
-    budget: float,
-    round_to: int,
-    seeds: int,
-    finetune_epochs: int,
-    arms: str,
-    recipe: str,
+    settings: Settings, sweep: Path, budget: float, round_to: int, seeds: int, arms: str, finetune: Finetune
 ) -> None:
     """Print the table of all arms; runs lie in OUT/controls."""
     names = arms.split(",")
@@ -224,7 +224,7 @@ def main(
         dense = load(settings.checkpoint).to(work.device)
         for seed in range(seeds):
             for arm in names:
-                run = one_run(work, dense, target, arm, seed, finetune_epochs, json.loads(recipe), folder)
+                run = one_run(work, dense, target, arm, seed, finetune, folder)
                 runs.setdefault(arm, []).append(run)
                 click.echo(
                     f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % one-shot, {run['test']['accuracy']:.2f} % fine-tuned"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import SMALL
 
 from tp_vgg.checkpoint import save
 
@@ -101,3 +103,55 @@ def test_latency_honesty_compares_both_ways() -> None:
 def test_help_is_there(script: Path) -> None:
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
     assert "Usage" in done.stdout
+
+
+def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    few = ["--dataset", "digits", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60", "--out", "o"]
+    common = [*few, "--checkpoint", "small.pth"]
+    sweep = [sys.executable, "-m", "tp_vgg", "sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common]
+    assert subprocess.run(sweep, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    script = ROOT / "experiments" / "pareto.py"
+    options = ["--budget", "macs=0.6", "--budget", "params=0.5+macs=0.7", "--round-to", "2", "--finetune-epochs", "1"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, script, *common, *options, *more]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    done = run("--batch-size-timed", "2")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["budget"] for row in rows] == ["macs=0.6", "params=0.5+macs=0.7"]
+    assert float(rows[0]["macs_share"]) <= 0.6
+    assert all(float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"]) for row in rows)
+    assert (tmp_path / "o/plots/pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "o/pareto.csv").read_text() == done.stdout
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("o/pareto-*/*.pth")}
+    again = run("--batch-size-timed", "0")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("o/pareto-*/*.pth")} == made
+    refused = run("--budget", "macs")
+    assert (refused.returncode, "error: --budget" in refused.stderr) == (2, True)
+
+
+def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -> None:
+    save(make_model(), tmp_path / "small.pth")
+    few = ["--dataset", "digits", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60", "--out", "o"]
+    common = [*few, "--checkpoint", "small.pth"]
+    sweep = [sys.executable, "-m", "tp_vgg", "sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common]
+    assert subprocess.run(sweep, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    script = ROOT / "experiments" / "controls.py"
+    options = ["--sweep", "o/records/structured_sensitivity.json", "--budget", "0.6", "--round-to", "2", "--seeds", "2"]
+    command = [sys.executable, script, *common, *options, "--finetune-epochs", "1", "--arms", "dense,stock,random,ours"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "o/controls").glob("*.json")]
+    assert len(runs) == 8
+    for run in runs:
+        assert run["arm"] == "dense" or run["macs"] <= 0.6 * SMALL.macs()
+        assert run["test"]["n"] == 60
+    assert len({tuple(run["widths"]) for run in runs if run["arm"] in ("ours", "random")}) == 1
+    assert [line.split()[0] for line in done.stdout.splitlines()[-4:]] == ["dense", "stock", "random", "ours"]
+    again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert again.stdout == done.stdout
+    assert "fine-tune" not in again.stderr

@@ -12,6 +12,7 @@ from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation
 from tp_vgg.evaluate import recalibrate
 from tp_vgg.model import VGG, fold_batch_norm
+from tp_vgg.ratios import Plan
 from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.baseline import baseline as baseline_of
@@ -38,13 +39,8 @@ def structured(
         target = structured_target(dense.spec, plan, options, show)
         if show is not None and ranks.leads:
             _draw(work, dense, target, options, show)
-        epochs = options.finetune.epochs
-        if epochs is None:
-            epochs = max(default_finetune_epochs(settings), options.steps)
-        made = {
-            "baseline": baseline.sha256,
-            "key": fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed, epochs),
-        }
+        epochs = _epochs(settings, options)
+        made = {"baseline": baseline.sha256, "key": work_key(settings, baseline.sha256, plan, options)}
         final = work.run.checkpoint("structured_finetuned", target.depth)
         partials: list[Path] = []
         teacher = fold_batch_norm(dense) if options.finetune.distill else None
@@ -80,6 +76,16 @@ def structured(
         work.discard(*partials)
         settings.note("what this buys in time: python -m tp_vgg benchmark, with the same options")
         return records
+
+
+def _epochs(settings: Settings, options: StructuredOptions) -> int:
+    given = options.finetune.epochs
+    return max(default_finetune_epochs(settings), options.steps) if given is None else given
+
+
+def work_key(settings: Settings, baseline: str, plan: Plan, options: StructuredOptions) -> str:
+    """What the records of both networks have as their key, where they were made of the dense checkpoint ``baseline`` (SHA-256) in this very way."""
+    return fingerprint(baseline, dict(plan.values), asdict(options), settings.seed, _epochs(settings, options))
 
 
 def between(spec: VGGSpec, target: VGGSpec, share: float) -> VGGSpec:
