@@ -80,6 +80,9 @@ def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: 
         ),
         (["sensitivity", "--kind", "structured", "--layers", "features.1"], "--layers: features.1: no prunable layer"),
         (["sensitivity", "--kind", "structured", "--arch", "vgg11", "--importance", "bn"], "no batch norm to rank by"),
+        (["unstructured", "--sparsity", "0.5", "--gradual"], "give --finetune-epochs"),
+        (["structured", "--ratio", "0.5", "--distill-weight", "2"], "--distill-weight"),
+        (["structured", "--ratio", "0.5", "--arch", "vgg11", "--recalibrate"], "no batch norm"),
         (["sensitivity", "--kind", "unstructured", "--importance", "l2"], "ranked by magnitude alone; use l1"),
         (["prune"], "No such command 'prune'"),
         (["structured", "--rations", "x"], "No such option '?--rations"),
@@ -278,6 +281,38 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
     status, out, err = call("compare", *args)
     assert status == 0
     assert "structured_pruned has no file, or another one than was measured" in err
+
+
+def test_schedules_of_a_structured_fine_tuning(call, at_home: Path, small: list) -> None:
+    """Rewinding, the teacher's weight and temperature, and recalibration arrive where they work."""
+    given = ["--schedule", "rewind", "--distill-weight", "0.3", "--distill-temperature", "2", "--recalibrate"]
+    options = ["--ratio", 0.5, "--finetune-epochs", 2, "--steps", 2, "--importance", "hessian"]
+    status, _, err = call("structured", *small, "--out", "o", *options, *given)
+    assert status == 0, err
+    assert err.count("statistics were taken anew") == 2
+    training = load(at_home / "o/vgg11_digits_structured_pruned_finetuned.pth").meta["training"]
+    assert (training["schedule"], training["rewound"], training["lr"]) == ("rewind", 5, 0.05)
+    assert (training["distill_weight"], training["distill_temperature"]) == (0.3, 2)
+    status, _, err = call("structured", *small, "--out", "p", "--ratio", 0.5, "--finetune-epochs", 1, "--no-distill")
+    assert status == 0, err
+    assert load(at_home / "p/vgg11_digits_structured_pruned_finetuned.pth").meta["training"]["distill_weight"] == 0
+    plain = load(at_home / "p/vgg11_digits_structured_pruned.pth").state_dict()
+    dense = load(small[-1]).state_dict()
+    kept = load(at_home / "p/vgg11_digits_structured_pruned.pth").kept["features.0"]
+    assert torch.equal(plain["features.1.running_mean"], dense["features.1.running_mean"][kept]), "as proved"
+
+
+@pytest.mark.parametrize("options", [["--gradual"], ["--importance", "taylor"]], ids=" ".join)
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_ways_to_zero(scope: str, options: list, call, at_home: Path, small: list) -> None:
+    given = ["--sparsity", 0.6, "--scope", scope, "--finetune-epochs", 2]
+    status, _, err = call("unstructured", *small, "--out", "o", *given, *options)
+    assert status == 0, err
+    model = load(at_home / "o/unstructured_pruned_vgg11.pth")
+    weights = [model.get_submodule(name).weight for name in model.spec.prunable]
+    zeros, total = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+    assert zeros == pytest.approx(0.6 * total, abs=len(weights))
+    assert not [name for name in files(at_home) if "partial" in name]
 
 
 def test_imagenet_weights_are_a_start_with_their_own_normalisation(call, at_home: Path, monkeypatch) -> None:

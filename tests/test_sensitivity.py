@@ -130,10 +130,10 @@ def test_the_dense_model_and_the_statistics(trained, digits) -> None:
     assert Sensitivity.from_dict(json.loads(json.dumps(table.to_dict()))) == table
 
 
-@pytest.mark.parametrize("importance", ["l2", "bn", "taylor", "random"])
+@pytest.mark.parametrize("importance", ["l2", "bn", "taylor", "hessian", "fpgm", "random"])
 def test_every_importance_ranks_as_a_real_prune_does(importance: str, trained, digits) -> None:
     model = copy.deepcopy(trained(WIDE))
-    if importance == "taylor":
+    if importance in ("taylor", "hessian"):
         accumulate_gradients(model, digits.val, digits.normalisation)
     layers = ("features.4", "features.11", "features.25")
     table = sweep(model, digits.test, "structured", levels=(0.5,), layers=layers, importance=importance, seed=3)

@@ -81,6 +81,7 @@ def test_criteria_rank_as_their_papers_say(make_model) -> None:
         "l2": weight.square().sum((1, 2, 3)),
         "bn": bn.weight.detach().abs(),
         "taylor": (weight * grad).abs().sum((1, 2, 3)),
+        "fpgm": torch.cdist(*[weight.abs().square().flatten(1)] * 2).sum(0),
     }
     for importance, score in expected.items():
         assert torch.allclose(rank(model, ["features.4"], importance)["features.4"], score), importance
@@ -94,6 +95,33 @@ def test_gradients_are_those_of_the_mean_loss(make_model, few_digits) -> None:
     x, y = few_digits.train.images, few_digits.train.labels
     torch.nn.functional.cross_entropy(model(few_digits.normalisation(x)), y).backward()
     assert torch.allclose(found, model.features[4].weight.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_squares_are_the_mean_over_images(make_model, few_digits) -> None:
+    """What hessian ranks by; torch-pruning's own collector keeps the last image's square only."""
+    model = make_model()
+    accumulate_gradients(model, few_digits.train, few_digits.normalisation, images=1000, squared=True)
+    found = model.features[4].weight.grad.clone()
+    score = rank(model, ["features.4"], "hessian")["features.4"]
+    weight = model.features[4].weight.detach()
+    assert torch.allclose(score, (weight.square() * found).sum((1, 2, 3)))
+    expected = torch.zeros_like(found)
+    scorer = tp.importance.HessianImportance()
+    for image, label in zip(few_digits.train.images, few_digits.train.labels, strict=True):
+        model.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(few_digits.normalisation(image[None])), label[None])
+        loss.backward()
+        scorer.accumulate_grad(model)
+        last = model.features[4].weight.grad.square()
+        expected += last / len(few_digits.train)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
+    assert torch.equal(scorer._accu_grad[model.features[4].weight], last), "torch-pruning has mended it: use theirs"
+
+
+def test_lamp_ranks_within_a_layer_as_l2_does(make_model) -> None:
+    model = make_model()
+    lamp, l2 = (rank(model, ["features.4"], importance)["features.4"] for importance in ("lamp", "l2"))
+    assert torch.equal(lamp.argsort(), l2.argsort())
 
 
 def test_random_follows_its_seed_alone(make_model) -> None:

@@ -63,3 +63,9 @@ def check_importance(importance: str, spec: VGGSpec, layers: Iterable[str], kind
     bare = [name for name in layers if not (spec.batch_norm and name in spec.conv_names)]
     if bare:
         raise BadInput(f"--importance {importance}: {bare[0]} of {spec.arch} has no batch norm to rank by; use l1")
+
+
+def check_recalibrate(spec: VGGSpec) -> None:
+    """Raise :class:`BadInput` where ``spec`` has no batch norm that could have new statistics."""
+    if not spec.batch_norm:
+        raise BadInput(f"--recalibrate: {spec.arch} has no batch norm; leave it out")

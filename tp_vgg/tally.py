@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from tp_vgg.criteria import CRITERIA, check_importance
+from tp_vgg.criteria import CRITERIA, check_importance, check_recalibrate
 from tp_vgg.data import Normalisation, Split
 from tp_vgg.device import has_fast_bf16
 from tp_vgg.errors import BadInput
@@ -67,8 +67,8 @@ class Sweep:
         levels = tuple(sorted(map(float, levels)))
         removed = removals(kind, model.spec, levels, layers)
         check_importance(importance, model.spec, removed, kind)
-        if recalibrate and not model.spec.batch_norm:
-            raise BadInput(f"--recalibrate: {model.spec.arch} has no batch norm; leave it out")
+        if recalibrate:
+            check_recalibrate(model.spec)
         if precision == "auto":
             precision = "screened" if has_fast_bf16(next(model.parameters()).device) else "fp32"
         return cls(kind, levels, removed, importance, seed, precision, recalibrate)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tp_vgg.criteria import check_importance
+from tp_vgg.criteria import check_importance, check_recalibrate
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Cell
 from tp_vgg.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
@@ -67,8 +67,8 @@ class SweepOptions:
 
     def check(self, spec: VGGSpec) -> None:
         """Raise :class:`BadInput` for layers, levels or an importance that do not fit ``spec``, or no batch norm to recalibrate."""
-        if self.recalibrate and not spec.batch_norm:
-            raise BadInput(f"--recalibrate: {spec.arch} has no batch norm; leave it out")
+        if self.recalibrate:
+            check_recalibrate(spec)
         check_importance(self.importance, spec, removals(self.kind, spec, self.levels, self.layers), self.kind)
 
 
@@ -92,6 +92,8 @@ def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, sho
             f"--finetune-epochs: {epochs} can't be shared out over --steps {options.steps}; "
             f"give {options.steps} or more, or 0"
         )
+    if options.recalibrate:
+        check_recalibrate(spec)
     target = resolve(plan, spec, options.round_to)
     check_importance(options.importance, spec, [*spec.narrowed(target), *([show] if show else [])])
     return target

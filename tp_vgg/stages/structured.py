@@ -51,10 +51,10 @@ def structured(
             last = step == options.steps
             shrunk = _shrink(work, model, between(full, target, step / options.steps), options.importance)
             proved = _proof_line(shrunk.proof)
-            settings.note(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
             if options.recalibrate:
                 recalibrate(model, work.data.train, Normalisation.of(model.meta), settings.seed)
                 proved += "; then batch norm's statistics were taken anew"
+            settings.note(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
             model.meta.update(made)
             if last:
                 pruned = work.finish(model, "structured_pruned", notes=(proved,))
