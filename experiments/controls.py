@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch_pruning as tp
 
+from tp_vgg import cli
 from tp_vgg.allocate import make_plan
 from tp_vgg.checkpoint import load, save
 from tp_vgg.cli.options import common_options, finetune_options
@@ -233,11 +234,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except BadInput as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    sys.exit(cli.run(command=main, name=Path(__file__).name))

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import torch
 
+from tp_vgg import cli
 from tp_vgg.checkpoint import load
 from tp_vgg.cli.benchmark import render
 from tp_vgg.errors import BadInput
@@ -96,8 +97,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BadInput as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    sys.exit(cli.run(command=main, name=Path(__file__).name))

@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 from matplotlib.figure import Figure
 
+from tp_vgg import cli
 from tp_vgg.cli.options import common_options, finetune_options
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import LatencyRow, cells_of
@@ -153,11 +155,4 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except BadInput as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    sys.exit(cli.run(command=main, name=Path(__file__).name))

@@ -26,7 +26,7 @@ FLOORS = [
         "plans",
         "recipe",
     },
-    {"model", "data", "plots", "kernels", "verdicts", "clocks", "curves"},
+    {"model", "data", "plots", "losses", "kernels", "verdicts", "clocks", "curves"},
     {"checkpoint", "evaluate", "unstructured", "chain", "interleave", "allocate"},
     {"structured", "train", "tally", "points", "export"},
     {"refit", "modes"},

@@ -6,7 +6,7 @@ import copy
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,11 +18,13 @@ from tp_vgg.device import autocast
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.interrupts import interrupts
+from tp_vgg.losses import training_loss
 from tp_vgg.partials import find_partial, save_partial
 from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.recipe import Recipe
 from tp_vgg.records import Epoch
 from tp_vgg.storage import fingerprint
+from tp_vgg.unstructured import Gradual
 
 SAVE_EVERY = 60.0
 """Seconds of work that a kill can cost at most."""
@@ -42,7 +44,7 @@ def fit(
     label: str = "training",
     quiet: bool = False,
     ranks: Ranks = ALONE,
-    masking: Masking | None = None,
+    masking: Gradual | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place on ``data.train`` and leave it, in eval mode, at its best epoch on ``data.val``.
 
@@ -81,19 +83,6 @@ def fit(
     return run.finish()
 
 
-class Masking(Protocol):
-    """What changes a model's masks while it trains, as a function of the step alone."""
-
-    @property
-    def key(self) -> str:
-        """What decides its outcome."""
-
-    def before_step(self, model: nn.Module, step: int, total: int) -> None: ...
-
-    def settled(self, step: int, total: int) -> bool:
-        """Whether the masks are the final ones after ``step`` steps: only then can an epoch be the best."""
-
-
 class _Run:
     """The state of one fit: everything that a partial file must hold."""
 
@@ -107,7 +96,7 @@ class _Run:
         teacher: nn.Module | None,
         partial: Path | None,
         ranks: Ranks,
-        masking: Masking | None,
+        masking: Gradual | None,
     ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self.normalisation, self.precision, self.teacher, self.partial = normalisation, precision, teacher, partial
@@ -164,7 +153,7 @@ class _Run:
         inputs = self.normalisation(images)
         with autocast(self.device, self.precision):
             logits = self.network(inputs)
-            loss = self._loss(logits.float(), labels, inputs)
+            loss = training_loss(logits.float(), labels, recipe, self.teacher, inputs)
         self.optimizer.zero_grad(set_to_none=True)
         # The mean over ranks of these is the mean over the whole batch.
         (loss * (len(labels) * self.ranks.size / max(len(where), self.ranks.size))).backward()
@@ -178,18 +167,6 @@ class _Run:
         self.step += 1
         self.seconds += time.perf_counter() - start
         return len(where)
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        recipe = self.recipe
-        hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        if self.teacher is None or recipe.distill_weight == 0:
-            return hard
-        with torch.no_grad():
-            target = (self.teacher(inputs).float() / recipe.distill_temperature).log_softmax(1)
-        soft = F.kl_div(
-            (logits / recipe.distill_temperature).log_softmax(1), target, reduction="batchmean", log_target=True
-        )
-        return (1 - recipe.distill_weight) * hard + recipe.distill_weight * recipe.distill_temperature**2 * soft
 
     def check_finite(self) -> None:
         finite = self.loss_sum.isfinite() and all(bool(p.isfinite().all()) for p in self.model.parameters())

@@ -85,7 +85,7 @@ def taylor_scores(model: VGG) -> dict[str, torch.Tensor]:
 @dataclass(frozen=True)
 class Gradual:
     """Masks that grow while the model trains, by the cubic schedule of Zhu & Gupta 2017: after a share t of the ramp, 1 − (1 − t)³ of the
-    final zeros. A :class:`tp_vgg.train.Masking`. The weights are ranked anew each time; one that was masked can come back."""
+    final zeros. What it does follows from the step alone. The weights are ranked anew each time; one that was masked can come back."""
 
     plan: Plan | None = None
     """Per layer; or"""
@@ -98,6 +98,7 @@ class Gradual:
 
     @property
     def key(self) -> str:
+        """What decides its outcome."""
         values = dict(self.plan.values) if self.plan else {}
         return f"gradual {values} {self.sparsity} {self.ramp} {self.every}"
 
@@ -110,6 +111,7 @@ class Gradual:
                 prune.identity(layer, "weight")
 
     def settled(self, step: int, total: int) -> bool:
+        """Whether the masks are final after ``step`` steps: only then can an epoch be the best."""
         return step > int(self.ramp * total)
 
     @torch.no_grad()

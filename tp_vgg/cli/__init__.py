@@ -60,10 +60,10 @@ def main(args: list[str] | None = None) -> None:
     sys.exit(run(args))
 
 
-def run(args: list[str] | None = None) -> int:
-    """The exit status of a command; every failure is one line on stderr."""
+def run(args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg") -> int:
+    """The exit status of a command (of ``tp_vgg``, or of a script of its own); every failure is one line on stderr."""
     try:
-        cli.main(args, prog_name="python -m tp_vgg", standalone_mode=False)
+        command.main(args, prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2

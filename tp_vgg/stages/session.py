@@ -24,8 +24,8 @@ from tp_vgg.recipe import Recipe
 from tp_vgg.records import Epoch, ModelRecord
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
 from tp_vgg.storage import file_fingerprint, locked, rename, write_json
-from tp_vgg.train import Masking, fit
-from tp_vgg.unstructured import count_nonzero, layer_sparsity
+from tp_vgg.train import fit
+from tp_vgg.unstructured import Gradual, count_nonzero, layer_sparsity
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class Session:
         partial: Path,
         label: str,
         teacher: VGG | None = None,
-        masking: Masking | None = None,
+        masking: Gradual | None = None,
     ) -> tuple[Epoch, ...]:
         """:func:`tp_vgg.train.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
         history = fit(
