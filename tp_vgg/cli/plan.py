@@ -119,9 +119,11 @@ def render(found: Allocation) -> str:
     lines.append(
         f"predicted drop before fine-tuning: {said.drop:+.2f} points, to {said.accuracy:.2f} % (on {found.sweep['n']} {split}, by the sweep)"
     )
-    unit = "points" if found.minimised == "drop" else found.minimised
+    what, unit = ("drop", "points") if found.minimised == "drop" else (found.minimised, found.minimised)
     exact = (
-        "no plan predicts less" if not found.gap else f"a better plan may be there: by {found.gap:.3g} {unit} at most"
+        "no plan within the budget has less of it"
+        if not found.gap
+        else f"the best can be {found.gap:.3g} {unit} below, not more"
     )
-    lines.append(f"minimised {found.minimised}: {exact}")
+    lines.append(f"minimised: {what}; {exact}")
     return "\n".join(lines)
