@@ -294,8 +294,7 @@ def _unreachable(problem: _Problem, bounded: list[BudgetKind], limits: Mapping[B
             continue
         share = least.totals[0] / problem.dense[name]
         reach = f"sparsity={1 - share:.4g}" if name == "sparsity" else f"{name}={share:.4g}"
-        fix = "sweep higher --levels or more --layers" + (
-            "" if "sparsity" in problem.dense else ", or give a smaller --round-to"
-        )
+        finer = "" if "sparsity" in problem.dense else ", or give a smaller --round-to"
+        fix = f"sweep higher --levels or more --layers{finer}"
         return f"--budget {name}={limits[name]:g}: what was swept allows {reach} at best; {fix}"
     return f"--budget: no plan meets {', '.join(f'{name}={limits[name]:g}' for name in bounded)} at once; loosen one"

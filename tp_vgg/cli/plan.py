@@ -119,11 +119,7 @@ def render(found: Allocation) -> str:
     lines.append(
         f"predicted drop before fine-tuning: {said.drop:+.2f} points, to {said.accuracy:.2f} % (on {found.sweep['n']} {split}, by the sweep)"
     )
-    what, unit = ("drop", "points") if found.minimised == "drop" else (found.minimised, found.minimised)
-    exact = (
-        "no plan within the budget has less of it"
-        if not found.gap
-        else f"the best can be {found.gap:.3g} {unit} below, not more"
-    )
-    lines.append(f"minimised: {what}; {exact}")
+    unit = "points" if found.minimised == "drop" else found.minimised
+    below = f"the best can be {found.gap:.3g} {unit} below, not more"
+    lines.append(f"minimised: {found.minimised}; {below if found.gap else 'no plan within the budget has less of it'}")
     return "\n".join(lines)
