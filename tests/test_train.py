@@ -43,7 +43,7 @@ def run(model, data, recipe=RECIPE, **options):
 def test_learns_digits(name: str, digits) -> None:
     """Thin networks, few epochs: far above the 10 % of chance, with and without batch norm."""
     model = fresh(replace(VARIANTS[name], widths=(16, 24, 32, 32, 40, 40, 48, 48)))
-    lr, epochs = (0.05, 4) if "bn" in name else (0.05, 8)
+    lr, epochs = (0.05, 4) if "bn" in name else (0.02, 8)  # plain at 0.05 hangs on the seed and the machine's rounding
     history = run(model, digits, Recipe(epochs=epochs, lr=lr, batch_size=32))
     assert len(history) == epochs
     assert max(epoch.val_accuracy for epoch in history) > 70
