@@ -12,7 +12,6 @@ Resumable: a finished run is a JSON file (with one bit an image, so that differe
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import sys
@@ -33,9 +32,9 @@ from tp_vgg.cli.options import common_options, finetune_options
 from tp_vgg.data import Normalisation
 from tp_vgg.device import environment
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluate import predictions
+from tp_vgg.evaluate import hits
 from tp_vgg.model import VGG, build, realised_spec
-from tp_vgg.records import Accuracy, Sensitivity
+from tp_vgg.records import Accuracy, Sensitivity, pack_hits, unpack_hits
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import Finetune
 from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, finetune_recipe
@@ -104,14 +103,11 @@ MADE: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
 
 def hits_of(model: VGG, work: Session) -> np.ndarray:
     """Which test images the model gets right, bool [N]."""
-    split = work.data.test
-    found = predictions(model.to(work.device), split, Normalisation.of(model.meta)) == split.labels
-    return found.cpu().numpy()
+    return hits(model.to(work.device), work.data.test, Normalisation.of(model.meta))
 
 
 def unpacked(run: dict[str, Any]) -> np.ndarray:
-    raw = np.frombuffer(base64.b64decode(run["hits"]), np.uint8)
-    return np.unpackbits(raw, count=run["test"]["n"]).astype(bool)
+    return unpack_hits(run["hits"], run["test"]["n"])
 
 
 def one_run(
@@ -136,7 +132,7 @@ def one_run(
     partial = path.with_suffix(".partial.pth")
     teacher = copy.deepcopy(dense).eval() if recipe.distill_weight else None
     history = work.fit(model, recipe, partial, f"{arm}, seed {seed}", teacher)
-    hits = hits_of(model, work)
+    right = hits_of(model, work)
     save(model, path.with_suffix(".pth"))
     run = {
         "arm": arm,
@@ -146,11 +142,11 @@ def one_run(
         "macs": model.spec.macs(),
         "params": model.spec.params(),
         "one_shot": asdict(Accuracy.of(int(one_shot.sum()), len(one_shot))),
-        "test": asdict(Accuracy.of(int(hits.sum()), len(hits))),
+        "test": asdict(Accuracy.of(int(right.sum()), len(right))),
         "history": [asdict(epoch) for epoch in history],
         "data": data_summary(work.data),
         "environment": environment(work.device),
-        "hits": base64.b64encode(np.packbits(hits)).decode(),
+        "hits": pack_hits(right),
     }
     write_json(path, run)
     partial.unlink(missing_ok=True)

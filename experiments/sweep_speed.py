@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -28,7 +27,7 @@ from tp_vgg.device import environment, exact_fp32
 from tp_vgg.kernels import Direct
 from tp_vgg.model import VGG
 from tp_vgg.ratios import Plan
-from tp_vgg.records import LEVELS
+from tp_vgg.records import LEVELS, unpack_hits
 from tp_vgg.sensitivity import run
 from tp_vgg.spec import Kind
 from tp_vgg.step import Buffers, Step
@@ -105,7 +104,7 @@ class Turns:
         seconds = {"engine": engine, "naive": 0.0, "whole": 0.0}
         for entry, removed in zip(entries, self._asked.removed.get(name, ()), strict=False):
             point = (self._asked.kind, name, entry["ratio"], removed)
-            found = int(np.unpackbits(np.frombuffer(bytes.fromhex(entry["hits"]), np.uint8))[: entry["n"]].sum())
+            found = int(unpack_hits(entry["hits"], entry["n"]).sum())
             start = time.perf_counter()
             naive = naive_correct(naive_point(self._model, *point), self._loader)
             between = time.perf_counter()

@@ -37,8 +37,15 @@ def accuracy(
     model: nn.Module, split: Split, normalisation: Normalisation, precision: torch.dtype = torch.float32
 ) -> Accuracy:
     """Accuracy in eval mode with its 95 % interval."""
-    hits = predictions(model, split, normalisation, precision) == split.labels
-    return Accuracy.of(int(hits.sum()), len(split))
+    return Accuracy.of(int(hits(model, split, normalisation, precision).sum()), len(split))
+
+
+def hits(
+    model: nn.Module, split: Split, normalisation: Normalisation, precision: torch.dtype = torch.float32
+) -> np.ndarray:
+    """Which images the model gets right in eval mode, bool [N]."""
+    found: np.ndarray = (predictions(model, split, normalisation, precision) == split.labels).cpu().numpy()
+    return found
 
 
 def recalibrate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,23 @@ SENSITIVITY = "tp_vgg/sensitivity/1"
 """Format of a sweep's table, and part of its key: raised when the same sweep may count otherwise."""
 LEVELS = tuple(i / 10 for i in range(1, 10))
 """Ratios or sparsities of a sweep where the user says nothing."""
+
+
+def pack_hits(hits: np.ndarray) -> str:
+    """Which images a model gets right, bool or 0 and 1 [n], one bit an image as base64."""
+    import numpy as np
+
+    return base64.b64encode(np.packbits(np.asarray(hits, bool)).tobytes()).decode()
+
+
+def unpack_hits(text: str, n: int) -> np.ndarray:
+    """The inverse of :func:`pack_hits`, bool [n]. Raises ``ValueError`` for a text that is not of ``n`` images."""
+    import numpy as np
+
+    raw = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    if len(raw) != -(-n // 8):
+        raise ValueError(f"{len(raw)} bytes for {n} images")
+    return np.unpackbits(raw, count=n).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -82,19 +100,33 @@ class ModelRecord:
     environment: dict[str, Any]
     peak_bytes: int
     """Peak memory of the stage: allocated on CUDA, resident on the CPU."""
+    hits: str
+    """Which test images it gets right, by :func:`pack_hits`."""
+    command: str
+    """The command line that made it; empty from Python."""
     notes: tuple[str, ...] = ()
+
+    def drop_against(self, dense: ModelRecord) -> tuple[float, float, float]:
+        """Percentage points of test accuracy below ``dense``, measured on the same images, with the 95 % interval of the paired difference."""
+        mine, before = unpack_hits(self.hits, self.test.n), unpack_hits(dense.hits, dense.test.n)
+        lost, gained = int((before & ~mine).sum()), int((mine & ~before).sum())
+        low, high = paired_difference(lost, gained, self.test.n)
+        return 100 * (lost - gained) / self.test.n, 100 * low, 100 * high
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelRecord:
-        """Raises ``TypeError`` or ``KeyError`` for anything that :meth:`to_dict` did not write."""
+        """Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything that :meth:`to_dict` did not write."""
         known = {f.name for f in fields(cls)}
         if set(data) != known:
             raise KeyError(f"fields {sorted(set(data) ^ known)}")
         rest = {k: v for k, v in data.items() if k not in ("val", "test", "notes")}
-        return cls(**rest, val=Accuracy(**data["val"]), test=Accuracy(**data["test"]), notes=tuple(data["notes"]))
+        record = cls(**rest, val=Accuracy(**data["val"]), test=Accuracy(**data["test"]), notes=tuple(data["notes"]))
+        if unpack_hits(record.hits, record.test.n).sum() != record.test.correct:
+            raise ValueError("hits of another count than the accuracy's")
+        return record
 
     def metrics(self) -> dict[str, Any]:
         """The entry in ``metrics.json`` (the contract's names)."""
@@ -256,3 +288,15 @@ def history_csv(history: Sequence[Epoch]) -> str:
     writer.writeheader()
     writer.writerows(asdict(epoch) for epoch in history)
     return out.getvalue()
+
+
+def read_history(text: str) -> tuple[Epoch, ...]:
+    """The inverse of :func:`history_csv`. Raises ``ValueError`` for anything else."""
+    reader = csv.DictReader(io.StringIO(text))
+    kinds = {f.name: int if f.name == "epoch" else float for f in fields(Epoch)}
+    if reader.fieldnames != list(kinds):
+        raise ValueError(f"columns {reader.fieldnames}")
+    rows = list(reader)
+    if any(None in (*row, *row.values()) for row in rows):
+        raise ValueError("a row that is too short or too long")
+    return tuple(Epoch(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows)  # type: ignore[arg-type]

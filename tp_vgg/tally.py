@@ -17,7 +17,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.model import VGG
 from tp_vgg.ranks import Ranks
 from tp_vgg.ratios import removals
-from tp_vgg.records import LEVELS, SENSITIVITY
+from tp_vgg.records import LEVELS, SENSITIVITY, pack_hits, unpack_hits
 from tp_vgg.spec import Kind
 from tp_vgg.storage import Journal, fingerprint
 from tp_vgg.unstructured import is_masked
@@ -116,7 +116,7 @@ class Tally:
             # A line that is not ours is work to do again.
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                 row, start, redone = where[entry["layer"], entry["ratio"]], int(entry["start"]), int(entry["redone"])
-                hits = np.unpackbits(np.frombuffer(bytes.fromhex(entry["hits"]), np.uint8))[: entry["n"]]
+                hits = unpack_hits(entry["hits"], int(entry["n"]))
                 if len(hits) == entry["n"] and 0 <= start <= n - len(hits) and 0 <= redone <= len(hits):
                     counts._set(row, start, hits, redone)
         counts.hits, counts.redone = ranks.lead((counts.hits, counts.redone))
@@ -143,7 +143,7 @@ class Tally:
             self._journal.append(*(
                 {
                     "layer": self.rows[row][0], "ratio": self.rows[row][1], "start": start, "n": found.shape[1],
-                    "hits": np.packbits(found[place]).tobytes().hex(), "redone": int(again[place]),
+                    "hits": pack_hits(found[place]), "redone": int(again[place]),
                 }
                 for place, row in enumerate(rows)
             ))  # fmt: skip

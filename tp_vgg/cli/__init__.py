@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -62,8 +63,9 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg") -> int:
     """The exit status of a command (of ``tp_vgg``, or of a script of its own); every failure is one line on stderr."""
+    args = sys.argv[1:] if args is None else args
     try:
-        command.main(args, prog_name=name, standalone_mode=False)
+        command.main(args, prog_name=name, standalone_mode=False, obj=f"{name} {shlex.join(args)}")
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,12 @@ _COMMON = [
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the common options; the command gets them as one ``settings``."""
-    names = [*Settings.__dataclass_fields__]
+    names = [name for name in Settings.__dataclass_fields__ if name != "command"]
 
     @functools.wraps(function)
     def wrapper(**options: Any) -> Any:
         given = {name: options.pop(name) for name in names}
-        return function(settings=_settings(given), **options)
+        return function(settings=replace(_settings(given), command=click.get_current_context().obj or ""), **options)
 
     for option in reversed(_COMMON):
         wrapper = option(wrapper)

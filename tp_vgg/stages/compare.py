@@ -130,7 +130,8 @@ def metrics(found: Comparison) -> dict[str, Any]:
     first = next(iter(found.records.values()))
     models = {}
     for name, record in found.records.items():
-        models[name] = record.metrics()
+        drop = dict(zip(("value", "low", "high"), record.drop_against(first), strict=True))
+        models[name] = {**record.metrics(), **({} if record is first else {"drop": drop})}
         if found.latency is not None and (rows := found.rows(name)):
             models[name]["latency"] = [row.metrics(found.latency.environment["device"]) for row in rows]
     plans = {"plans": [one.to_dict() for one in found.foreseen]} if found.foreseen else {}
@@ -145,14 +146,14 @@ def render(found: Comparison, form: str = "text") -> str:
         return _csv(found)
     base = next(iter(found.records.values()))
     quoted = found.quoted()
-    header = ["model", f"test accuracy [95 %], n = {base.test.n}", "drop", "params", "non-zero", "MACs", "file"]
+    header = ["model", f"test accuracy [95 %], n = {base.test.n}", "drop [95 %]", "params", "non-zero", "MACs", "file"]
     if quoted:
         header.append(f"speed-up [95 %], {next(iter(quoted.values())).cell.label}")
     rows = [
         [
             name,
             f"{r.test.accuracy:.2f} % [{r.test.low:.2f}, {r.test.high:.2f}]",
-            "" if r is base else f"{base.test.accuracy - r.test.accuracy:+.2f}",
+            "" if r is base else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*r.drop_against(base)),
             _with_ratio(r.params, base.params, 1e6, " M"),
             _with_ratio(r.nonzero, base.nonzero, 1e6, " M"),
             _with_ratio(r.macs, base.macs, 1e6, " M"),
@@ -178,7 +179,7 @@ def _with_ratio(value: int, base: int, unit: float, name: str) -> str:
 
 def _csv(found: Comparison) -> str:
     base = next(iter(found.records.values()))
-    columns = ["model", "checkpoint", "correct", "n", "accuracy", "low", "high", "drop"]
+    columns = ["model", "checkpoint", "correct", "n", "accuracy", "low", "high", "drop", "drop_low", "drop_high"]
     counts = ["params", "nonzero", "macs", "bytes"]
     latency = ["mode", "dtype", "batch_size", "median_ms", "speedup", "speedup_low", "speedup_high", "verdict"]
     quoted = found.quoted()
@@ -187,7 +188,7 @@ def _csv(found: Comparison) -> str:
     writer.writerow(columns + [c for name in counts for c in (name, f"{name}_ratio")] + latency)
     for name, r in found.records.items():
         t = r.test
-        row = [name, r.checkpoint, t.correct, t.n, t.accuracy, t.low, t.high, base.test.accuracy - t.accuracy]
+        row = [name, r.checkpoint, t.correct, t.n, t.accuracy, t.low, t.high, *r.drop_against(base)]
         for count in counts:
             row += [getattr(r, count), getattr(r, count) / getattr(base, count)]
         writer.writerow(row + [getattr(quoted[name], c) if name in quoted else "" for c in latency])

@@ -17,11 +17,11 @@ from tp_vgg import checkpoint
 from tp_vgg.data import DataSet, Normalisation, load_data
 from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, release_memory
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.evaluate import accuracy
+from tp_vgg.evaluate import accuracy, hits
 from tp_vgg.model import VGG
 from tp_vgg.ranks import ALONE, Ranks, device_of_rank, joined
 from tp_vgg.recipe import Recipe
-from tp_vgg.records import Epoch, ModelRecord
+from tp_vgg.records import Accuracy, Epoch, ModelRecord, pack_hits
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
 from tp_vgg.storage import file_fingerprint, locked, rename, write_json
 from tp_vgg.train import fit
@@ -75,13 +75,14 @@ class Session:
         """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk."""
         model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalisation = Normalisation.of(model.meta)
+        right = hits(model, self.data.test, normalisation)
         return ModelRecord(
             checkpoint=os.path.relpath(path.resolve(), self.run.root.resolve()),
             sha256=file_fingerprint(path),
             baseline=model.meta.get("baseline"),
             key=model.meta.get("key", ""),
             val=accuracy(model, self.data.val, normalisation),
-            test=accuracy(model, self.data.test, normalisation),
+            test=Accuracy.of(int(right.sum()), len(right)),
             params=model.spec.params(),
             nonzero=count_nonzero(model),
             macs=model.spec.macs(),
@@ -91,6 +92,8 @@ class Session:
             data=data_summary(self.data),
             environment=environment(self.device),
             peak_bytes=self.peak.bytes(),
+            hits=pack_hits(right),
+            command=self.settings.command,
             notes=(*model.meta.get("notes", ()), *notes),
         )
 

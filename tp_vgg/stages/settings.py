@@ -36,6 +36,8 @@ class Settings:
     limit_val: int | None = None
     limit_test: int | None = None
     quiet: bool = False
+    command: str = ""
+    """The command line, for the records; empty from Python."""
 
     @property
     def limits(self) -> tuple[int | None, int | None, int | None]:
@@ -118,7 +120,7 @@ class RunDir:
             return None
         try:
             return ModelRecord.from_dict(data)
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, ValueError):
             raise BadInput(f"{path}: not a record of this version; delete it and run its stage again") from None
 
     @property
