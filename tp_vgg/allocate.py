@@ -187,11 +187,11 @@ def _structured(table: Sensitivity, round_to: int, profile: Staircase | None) ->
             else [0.0]
         )
         reads = row.in_width // full_before  # of a flattened map, each channel's elements
-        cells = [[row.resized(reads * i, o) for o in here] for i in before]
+        params, macs, _ = row.costs(reads * np.array(before)[:, None], np.array(here))
         costs: dict[BudgetKind, np.ndarray] = {
             "drop": np.tile(np.asarray(drop, float), (len(before), 1)),
-            "macs": np.array([[cell.macs for cell in cells_in] for cells_in in cells], float),
-            "params": np.array([[cell.params for cell in cells_in] for cells_in in cells], float),
+            "macs": macs.astype(float),
+            "params": params.astype(float),
         }
         if time is not None:
             costs["latency"] = time(row, before, here)
@@ -225,10 +225,7 @@ def _time_of(profile: Staircase, spec: VGGSpec) -> Callable[[LayerRow, Sequence[
     def time(row: LayerRow, before: Sequence[int], here: Sequence[int]) -> np.ndarray:
         if row.kind != "conv":
             return np.zeros((len(before), len(here)))
-        points = {(p.in_width, p.out_width): p.median_us for p in profile.points if p.layer == row.name}
-        ins = sorted({i for i, _ in points})
-        outs = sorted(o for o in {o for _, o in points} if all((i, o) in points for i in ins))
-        grid = np.array([[points[i, o] for o in outs] for i in ins])
+        ins, outs, grid = profile.grid(row.name)
         wanted = np.stack(
             np.meshgrid(np.clip(before, ins[0], ins[-1]), np.clip(here, outs[0], outs[-1]), indexing="ij"), axis=-1
         )

@@ -141,7 +141,7 @@ class Latency:
     environment: dict[str, Any]
     conditions: dict[str, Any]
     """Clocks and power state of the device ``before`` and right ``after`` each cell of this session, the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write
-    counted), and whether the input stayed in the cache (``hot``)."""
+    counted), whether the input stayed in the cache (``hot``), and the ``command``."""
     rows: tuple[LatencyRow, ...]
 
     def of_model(self, sha256: str) -> tuple[LatencyRow, ...]:
@@ -216,6 +216,13 @@ class Staircase:
         points = [point for point in self.points if point.layer == layer]
         full = max(point.in_width for point in points)
         return tuple(sorted((p for p in points if p.in_width == full), key=lambda point: point.out_width))
+
+    def grid(self, layer: str) -> tuple[list[int], list[int], list[list[float]]]:
+        """Input widths, the output widths that all of them have, and the microseconds [in, out] of one conv."""
+        points = {(point.in_width, point.out_width): point.median_us for point in self.points if point.layer == layer}
+        ins = sorted({i for i, _ in points})
+        outs = sorted(o for o in {o for _, o in points} if all((i, o) in points for i in ins))
+        return ins, outs, [[points[i, o] for o in outs] for i in ins]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as the profile's file holds it."""

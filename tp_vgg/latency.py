@@ -51,6 +51,11 @@ class Bench:
             return cls(device, CudaClock(cuda), CudaClock(cuda, POINT_SECONDS), cuda, threads)
         return cls(device, CpuClock(threads), CpuClock(threads, POINT_SECONDS), None, threads)
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and hardware, with the threads that are used."""
+        return {**environment(self.device), **versions(("onnxruntime",)), "threads": self.threads}
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Its threads, and its stream, are those that torch uses."""
@@ -158,7 +163,7 @@ def measure(
     return Latency(
         reference=next(iter(models)),
         models=about,
-        environment={**environment(bench.device), **versions(("onnxruntime",)), "threads": bench.threads},
+        environment=bench.environment,
         conditions=conditions,
         rows=explain(rows, about, bandwidth, steps),
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tp_vgg.latencies import Latency, Staircase
-from tp_vgg.records import Sensitivity
+from tp_vgg.records import Epoch, Sensitivity
 from tp_vgg.storage import write_atomic
 
 # Okabe & Ito's colours: told apart by the colour-blind, and in greyscale by their lightness.
@@ -117,6 +118,23 @@ def _heatmap(table: Sensitivity) -> Figure:
         xlabel="ratio of the layer's channels removed",
     )  # fmt: skip
     figure.colorbar(image, label="drop (percentage points)")
+    return figure
+
+
+def history(trainings: Mapping[str, Sequence[Epoch]]) -> Figure:
+    """Accuracy on training and val images, and the loss below it, by epoch; a column a training."""
+    figure = Figure(figsize=(5 * len(trainings), 5), layout="constrained")
+    figure.suptitle("Training")
+    axes = figure.subplots(2, len(trainings), squeeze=False, sharex="col", height_ratios=(2, 1))
+    for (accuracy, loss), (name, epochs) in zip(axes.T, trainings.items(), strict=True):
+        numbers = [epoch.epoch for epoch in epochs]
+        accuracy.plot(numbers, [epoch.val_accuracy for epoch in epochs], label="val", **_style(0))
+        accuracy.plot(numbers, [epoch.train_accuracy for epoch in epochs], label="train, augmented", **_style(1))
+        accuracy.set(title=name, ylabel="accuracy (%)", ylim=(0, 100))
+        accuracy.legend(fontsize="small", loc="lower right")
+        loss.plot(numbers, [epoch.train_loss for epoch in epochs], **_style(4))
+        loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+        loss.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -48,17 +48,12 @@ class LayerRow:
     weights: int
     """Elements of the layer's weight tensor."""
 
-    def resized(self, in_width: int, out_width: int) -> LayerRow:
-        """The same layer between other widths. ``in_width`` counts what the layer reads, as the field does."""
+    def costs(self, in_width: Any, out_width: Any) -> tuple[Any, Any, Any]:
+        """(params, macs, weights) of the same layer between other widths: integers, or integer arrays that broadcast. ``in_width`` counts
+        what the layer reads, as the field does."""
         weights = self.weights // (self.in_width * self.out_width) * in_width * out_width
-        return replace(
-            self,
-            in_width=in_width,
-            out_width=out_width,
-            params=weights + (self.params - self.weights) // self.out_width * out_width,
-            macs=weights * self.side**2,
-            weights=weights,
-        )
+        params = weights + (self.params - self.weights) // self.out_width * out_width
+        return params, weights * self.side**2, weights
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,12 @@ def fit(
     quiet: bool = False,
     ranks: Ranks = ALONE,
     masking: Gradual | None = None,
+    epoch_done: Callable[[Epoch], object] = lambda _: None,
 ) -> list[Epoch]:
     """Train ``model`` in place on ``data.train`` and leave it, in eval mode, at its best epoch on ``data.val``.
 
     ``ranks``: the processes that share each batch, one slice each; gradients are averaged (DistributedDataParallel), batch norm sees its own
-    slice. ``masking``: what changes the model's masks on the way.
+    slice. ``masking``: what changes the model's masks on the way. ``epoch_done``: called with each epoch that ends in this process.
 
     ``partial``: where unfinished work is kept (saved each minute and on Ctrl-C, removed by the caller once the result is under its final
     name). A rerun with the same weights, data and recipe goes on from it and ends at the same numbers.
@@ -71,6 +73,7 @@ def fit(
                 run.check_finite()
                 if run.at_epoch_end:
                     run.end_epoch()
+                    epoch_done(run.history[-1])
                 bar.set_postfix(run.progress())
             stop, due = ranks.any(bool(interrupted), time.monotonic() - last_save > SAVE_EVERY, device=run.device)
             if stop or due:

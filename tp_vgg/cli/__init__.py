@@ -15,6 +15,7 @@ from tp_vgg import __version__
 from tp_vgg.errors import BadInput, WorkFailed, out_of_memory
 
 COMMANDS = {
+    "run": "The whole pipeline, from the dense model to the report.",
     "train": "Train the dense baseline.",
     "sensitivity": "Sweep every layer and ratio: which layers can bear pruning.",
     "plan": "From a budget to ratios: the plan with the smallest predicted drop.",
@@ -23,6 +24,7 @@ COMMANDS = {
     "benchmark": "Measure what pruning buys on this device, and say why when it is little.",
     "export": "A checkpoint in another format, checked before it is kept.",
     "compare": "One table of accuracy, size and cost; metrics.json.",
+    "report": "One page of all of it, with a slider for every layer.",
 }
 
 

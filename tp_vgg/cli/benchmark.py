@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli.options import COUNT, PATH, check_file, common_options
+from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, Latency, LatencyRow, Staircase, cells_of
 from tp_vgg.stages.options import BenchmarkOptions
@@ -15,6 +15,7 @@ from tp_vgg.tables import text_table
 
 @click.command("benchmark")
 @common_options
+@tensorboard_option
 @click.argument("checkpoints", nargs=-1, type=PATH)
 @click.option("--batch-sizes", metavar="N,N,…", help="1,64,1024; with --profile 64.")
 @click.option("--modes", metavar="NAME,NAME,…", help=f"How it is run ({','.join(MODES)}).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from tp_vgg.errors import BadInput
+from tp_vgg.plans import BUDGETS
 from tp_vgg.ratios import Plan, read_ratios
 from tp_vgg.recipe import SCHEDULES
 from tp_vgg.spec import ARCHS, HEADS, Kind, VGGSpec
@@ -51,11 +53,10 @@ _COMMON = [
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the common options; the command gets them as one ``settings``."""
-    names = [name for name in Settings.__dataclass_fields__ if name != "command"]
 
     @functools.wraps(function)
     def wrapper(**options: Any) -> Any:
-        given = {name: options.pop(name) for name in names}
+        given = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
         return function(settings=replace(_settings(given), command=click.get_current_context().obj or ""), **options)
 
     for option in reversed(_COMMON):
@@ -69,8 +70,14 @@ def check_file(option: str, path: Path) -> None:
         raise BadInput(f"{option}: {path}: {'not a regular file' if path.exists() else 'no such file'}")
 
 
+tensorboard_option = click.option(
+    "--tensorboard", is_flag=True, help="Show scalars and figures in TensorBoard: OUT/tensorboard."
+)
+
+
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--lr`` and ``--batch-size``."""
+    """``--lr``, ``--batch-size`` and ``--tensorboard``."""
+    function = tensorboard_option(function)
     function = click.option("--batch-size", type=COUNT, metavar="N", help="Images a step.")(function)
     return click.option("--lr", type=RATE, metavar="RATE", help="Peak learning rate.")(function)
 
@@ -117,6 +124,26 @@ def plan_from(
     return for_spec
 
 
+def budget_from(texts: tuple[str, ...]) -> dict[str, float]:
+    """``NAME=VALUE`` texts as a budget. Raises :class:`BadInput`."""
+    budget: dict[str, float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            equals = ""
+            number = 0.0
+        if not equals or name not in BUDGETS:
+            raise BadInput(
+                f"--budget: {text[:40]!a}: give NAME=VALUE with one of {', '.join(BUDGETS)}, such as macs=0.5"
+            )
+        if name in budget:
+            raise BadInput(f"--budget {name}: given twice; keep one")
+        budget[name] = number
+    return budget
+
+
 def _settings(given: dict[str, Any]) -> Settings:
     tag = given["tag"]
     if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
@@ -127,4 +154,6 @@ def _settings(given: dict[str, Any]) -> Settings:
         raise BadInput(
             f"--data-dir: {given['data_dir']}: no such directory; expected train/CLASS/IMAGE and test/CLASS/IMAGE in it"
         )
+    if given.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
+        raise BadInput("--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'")
     return Settings(**given)

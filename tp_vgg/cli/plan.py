@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli.options import COUNT, PATH, check_file, common_options
-from tp_vgg.errors import BadInput
-from tp_vgg.plans import BUDGETS, Allocation, read_budget
+from tp_vgg.cli.options import COUNT, PATH, budget_from, check_file, common_options
+from tp_vgg.plans import Allocation, read_budget
 from tp_vgg.spec import Kind
 from tp_vgg.stages.settings import Settings
 from tp_vgg.tables import text_table
@@ -53,7 +52,7 @@ def command(
     \b
     Example: python -m tp_vgg plan --dataset digits --budget macs=0.5
     """
-    budget = _budget(budgets)
+    budget = budget_from(budgets)
     read_budget(budget, kind)
     if profile is not None:
         check_file("--profile", profile)
@@ -69,25 +68,6 @@ def _flags(found: Allocation) -> str:
     """What the sweep did beyond its defaults, so that the prediction holds for what is pruned."""
     importance = "" if found.importance == "l1" else f" --importance {found.importance}"
     return importance + (" --recalibrate" if found.recalibrated and found.kind == "structured" else "")
-
-
-def _budget(texts: tuple[str, ...]) -> dict[str, float]:
-    budget: dict[str, float] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            equals = ""
-            number = 0.0
-        if not equals or name not in BUDGETS:
-            raise BadInput(
-                f"--budget: {text[:40]!a}: give NAME=VALUE with one of {', '.join(BUDGETS)}, such as macs=0.5"
-            )
-        if name in budget:
-            raise BadInput(f"--budget {name}: given twice; keep one")
-        budget[name] = number
-    return budget
 
 
 def render(found: Allocation) -> str:

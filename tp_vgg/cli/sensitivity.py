@@ -5,7 +5,7 @@ from typing import Literal
 import click
 
 from tp_vgg.cli import leads
-from tp_vgg.cli.options import common_options
+from tp_vgg.cli.options import common_options, tensorboard_option
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.errors import BadInput
 from tp_vgg.records import LEVELS, Sensitivity
@@ -17,6 +17,7 @@ from tp_vgg.tables import text_table
 
 @click.command("sensitivity")
 @common_options
+@tensorboard_option
 @click.option(
     "--kind", type=click.Choice(["unstructured", "structured"]), required=True, help="Zero weights, or remove channels."
 )

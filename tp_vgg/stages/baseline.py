@@ -21,14 +21,14 @@ from tp_vgg.storage import file_fingerprint, fingerprint, write_text
 from tp_vgg.train import estimate_seconds
 
 
-def baseline(work: Session, given: VGG | None) -> tuple[VGG, ModelRecord]:
-    """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now; with
+def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tuple[VGG, ModelRecord]:
+    """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now (for ``epochs``); with
     its record, measured again where weights or images are not those of the one there."""
     own = work.ranks.lead(work.run.own_baseline(work.settings))
     path = work.settings.checkpoint or own
     if path is None:
         work.settings.note(f"no baseline in {work.run.root} yet: training it first")
-        train_baseline(work, baseline_recipe(work.settings, work.settings.flag_spec()), "none")
+        train_baseline(work, baseline_recipe(work.settings, work.settings.flag_spec(), epochs), "none")
         path = own = work.run.checkpoint("baseline", work.settings.flag_spec().depth)
     model = given or load_dense(work.settings, path)
     check_classes(model, work.data, path)

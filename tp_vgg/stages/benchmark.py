@@ -14,6 +14,7 @@ from tp_vgg.latencies import LATENCY, STAIRCASE, Cell, Latency, LatencyRow, Stai
 from tp_vgg.latency import Bench, Schedule, check_models, measure
 from tp_vgg.modes import Unavailable, check_available
 from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.board import keep_figure
 from tp_vgg.stages.compare import compare, recorded
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.session import load_given, stage
@@ -50,13 +51,30 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
         if known:
             settings.note(f"{len(known)} of {len(schedule.cells)} cells were measured before the interruption")
         found = measure(models, schedule, bench, known=known, done=keep, quiet=settings.quiet)
+        found.conditions["command"] = settings.command
         found = replace(found, models={name: {**about, **files[name]} for name, about in found.models.items()})
         write_json(run.latency, found.to_dict())
-        plots.save_png(plots.latency(found), run.plot("latency"))
+        keep_figure(settings, run, "latency", plots.latency(found))
         journal.remove()
         if not checkpoints and recorded(settings, run):
             compare(settings)
     return found
+
+
+def benchmarked(settings: Settings, options: BenchmarkOptions) -> bool:
+    """Whether ``latency.json`` is of the run directory's models as they are, with these cells, on this device and these versions."""
+    run, paths = _paths(settings, ())
+    try:
+        found = Latency.from_dict(read_json(run.latency) or {})
+    except (BadInput, TypeError, KeyError, ValueError):
+        return False
+    bench = Bench.of(pick_device(settings.device), options.threads)
+    return (
+        {name: about.get("sha256") for name, about in found.models.items()}
+        == {name: file_fingerprint(path) for name, path in paths.items()}
+        and set(options.cells) == {row.cell for row in found.rows}
+        and found.environment == bench.environment
+    )
 
 
 def _rows(journal: Journal) -> Iterator[tuple[LatencyRow, ...]]:
@@ -108,7 +126,7 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     trials = options.trials or PROFILE_TRIALS
     with locked(run.root), bench.at_work():
         found = [_profiled(settings, run, spec, cell, bench, grid, trials) for cell in cells]
-        plots.save_png(plots.staircase(found), run.plot("staircase"))
+        keep_figure(settings, run, "staircase", plots.staircase(found))
     return tuple(found)
 
 

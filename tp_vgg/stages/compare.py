@@ -50,19 +50,21 @@ def compare(settings: Settings, checkpoints: tuple[Path, ...] = ()) -> Compariso
         from tp_vgg.stages.session import load_dense
 
         settings = settings.for_spec(load_dense(settings, settings.checkpoint).spec)
-    if checkpoints:
-        run, records = _measured(settings, checkpoints)
-    else:
-        run = RunDir.of(settings)
-        records = recorded(settings, run)
-        if not records:
-            raise BadInput(
-                f"{run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
-            )
-    latency = _latency(settings, run)
-    found = Comparison(records, latency, foreseen(read_plans(run), records, latency))
+    run, records = _measured(settings, checkpoints) if checkpoints else (RunDir.of(settings), None)
+    found = compared(settings, run, records)
     write_json(run.work / "metrics.json", metrics(found))
     return found
+
+
+def compared(settings: Settings, run: RunDir, records: dict[str, ModelRecord] | None = None) -> Comparison:
+    """What :func:`compare` finds in a run directory, without writing. Raises :class:`BadInput` where nothing has run yet."""
+    records = recorded(settings, run) if records is None else records
+    if not records:
+        raise BadInput(
+            f"{run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
+        )
+    latency = _latency(settings, run)
+    return Comparison(records, latency, foreseen(read_plans(run), records, latency))
 
 
 def _latency(settings: Settings, run: RunDir) -> Latency | None:

@@ -49,13 +49,31 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     if path.exists() and path.read_bytes() != text.encode() and not options.force:
         raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
     with locked(run.root):
-        write_json(plan_path(run), {**found.to_dict(), "other": _other(run, options.kind)})
+        write_json(plan_path(run), {**found.to_dict(), "command": settings.command, "other": _other(run, options.kind)})
         write_text(path, text)
     return found, path
 
 
 def plan_path(run: RunDir) -> Path:
     return run.work / "plan.json"
+
+
+def wrote(run: RunDir, kind: Kind) -> bool:
+    """Whether the plan file of the run directory is as :func:`plan` wrote it."""
+    found, path = read_plans(run).get(kind), run.work / NAMES[kind]
+    return found is not None and path.is_file() and path.read_bytes() == found.file_text.encode()
+
+
+def planned(settings: Settings, run: RunDir, options: PlanOptions) -> bool:
+    """Whether the run directory holds the plan that ``options`` ask for, of its sweep as it is."""
+    found = read_plans(run).get(options.kind)
+    if found is None or not wrote(run, options.kind):
+        return False
+    _, record = _sweep(settings, run, options.kind)
+    table = _table(run.work, record)
+    profile = _profile(run, VGGSpec.from_dict(table.spec), options)
+    asked = (read_budget(options.budget, options.kind), options.round_to, table.key, profile and profile.key)
+    return asked == (found.budget, found.round_to, found.sweep.get("key"), (found.profile or {}).get("key"))
 
 
 def read_plans(run: RunDir) -> dict[Kind, Allocation]:
@@ -140,8 +158,7 @@ def _profile(run: RunDir, spec: VGGSpec, options: PlanOptions) -> Staircase | No
         return table
     if "latency" not in options.budget:
         return None
-    files = sorted((run.root / "profiles").glob("*.json")) if (run.root / "profiles").is_dir() else []
-    found = {path: table for path in files if (table := _staircase(path)) and table.spec == spec.to_dict()}
+    found = read_profiles(run, spec)
     if not found:
         raise BadInput(
             f"{run.root}: no profile of this network for --budget latency; run `python -m tp_vgg benchmark --profile` with these options first"
@@ -151,6 +168,12 @@ def _profile(run: RunDir, spec: VGGSpec, options: PlanOptions) -> Staircase | No
             f"--budget latency: there are several profiles; give one as --profile: {', '.join(map(str, found))}"
         )
     return next(iter(found.values()))
+
+
+def read_profiles(run: RunDir, spec: VGGSpec) -> dict[Path, Staircase]:
+    """The run directory's staircase profiles of this very network, by file."""
+    files = sorted((run.root / "profiles").glob("*.json")) if (run.root / "profiles").is_dir() else []
+    return {path: table for path in files if (table := _staircase(path)) and table.spec == spec.to_dict()}
 
 
 def _staircase(path: Path) -> Staircase | None:

@@ -22,6 +22,7 @@ from tp_vgg.records import SENSITIVITY, Sensitivity
 from tp_vgg.sensitivity import run
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.baseline import baseline as baseline_of
+from tp_vgg.stages.board import keep_figure
 from tp_vgg.stages.options import SweepOptions
 from tp_vgg.stages.session import data_summary, load_given, ranked, session, stage
 from tp_vgg.stages.settings import RunDir, Settings, partial_of
@@ -73,7 +74,7 @@ def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: 
         )
         sample = calibration_sample(work.data.train) if options.recalibrate else None
         key = _key(settings, options, baseline.sha256, work.data.fingerprint)
-        files = _Files(work.run, options)
+        files = _Files(settings, work.run, options)
         journal = Journal(files.journal, _journal_key(key, asked.precision, settings)) if ranks.leads else None
         split = work.data.val if options.split == "val" else work.data.test
         table = run(dense.eval(), split, asked, key, journal, ranks, sample=sample, quiet=settings.quiet)
@@ -84,6 +85,7 @@ def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: 
                 "data": about,
                 "environment": baseline.environment,
                 "notes": list(baseline.notes),
+                "command": settings.command,
             }
             files.record.unlink(missing_ok=True)  # of an older sweep: from here on its files are being written over
             files.write({**table.to_dict(), **notes})
@@ -97,7 +99,7 @@ def _swept_before(settings: Settings, options: SweepOptions) -> bool:
     can wait. Raises :class:`BadInput` for options that do not fit it."""
     if settings.out is None or settings.checkpoint is None:
         return False
-    record = read_json(_Files(RunDir.of(settings), options).record) or {}
+    record = read_json(_Files(settings, RunDir.of(settings), options).record) or {}
     if record.get("weights") != file_fingerprint(settings.checkpoint):
         return False
     try:
@@ -112,13 +114,14 @@ def _swept_before(settings: Settings, options: SweepOptions) -> bool:
 class _Files:
     """What a sweep leaves in its run directory. The record comes last: where it is, the others are its own."""
 
-    def __init__(self, run: RunDir, options: SweepOptions) -> None:
+    def __init__(self, settings: Settings, run: RunDir, options: SweepOptions) -> None:
+        self.settings, self.run = settings, run
         name = f"{options.kind}_sensitivity"
         self.results = run.work / f"{name}_results.pth"
         self.csv = run.work / f"{name}.csv"
         self.record = run.work / "records" / f"{name}.json"
         self.journal = partial_of(self.csv).with_suffix(".jsonl")
-        self.figures = {run.plot(name): plots.sensitivity, run.plot(f"{name}_cost"): plots.sensitivity_cost}
+        self.figures = {name: plots.sensitivity, f"{name}_cost": plots.sensitivity_cost}
 
     def write(self, record: dict[str, Any], *, missing_only: bool = False) -> None:
         """All files that follow from the record."""
@@ -128,9 +131,9 @@ class _Files:
             write_atomic(self.results, lambda file: torch.save(record, file))
         if not (missing_only and self.csv.is_file() and self.csv.read_bytes() == table.csv().encode()):
             write_text(self.csv, table.csv())
-        for path, draw in self.figures.items():
-            if not (missing_only and path.is_file()):
-                plots.save_png(draw(table), path)
+        for figure, draw in self.figures.items():
+            if not (missing_only and self.run.plot(figure).is_file()):
+                keep_figure(self.settings, self.run, figure, draw(table))
 
 
 def _holds(path: Path, record: dict[str, Any]) -> bool:
@@ -145,7 +148,7 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
     digest = _data_fingerprint(settings)
     run_dir = RunDir.of(settings, digest)
     weights = settings.checkpoint or run_dir.own_baseline(settings)
-    files = _Files(run_dir, options)
+    files = _Files(settings, run_dir, options)
     record = read_json(files.record)
     if record is None or weights is None:
         return None

@@ -22,6 +22,7 @@ from tp_vgg.model import VGG
 from tp_vgg.ranks import ALONE, Ranks, device_of_rank, joined
 from tp_vgg.recipe import Recipe
 from tp_vgg.records import Accuracy, Epoch, ModelRecord, pack_hits
+from tp_vgg.stages.board import scalars
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
 from tp_vgg.storage import file_fingerprint, locked, rename, write_json
 from tp_vgg.train import fit
@@ -117,19 +118,22 @@ class Session:
         masking: Gradual | None = None,
     ) -> tuple[Epoch, ...]:
         """:func:`tp_vgg.train.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
-        history = fit(
-            model,
-            self.data,
-            recipe,
-            normalisation=Normalisation.of(model.meta),
-            precision=self.precision,
-            teacher=teacher,
-            partial=partial,
-            label=label,
-            quiet=self.settings.quiet,
-            ranks=self.ranks,
-            masking=masking,
-        )
+        shown = replace(self.settings, tensorboard=self.settings.tensorboard and self.ranks.leads)
+        with scalars(shown, self.run, partial.stem.removesuffix(".partial")) as epoch_done:
+            history = fit(
+                model,
+                self.data,
+                recipe,
+                normalisation=Normalisation.of(model.meta),
+                precision=self.precision,
+                teacher=teacher,
+                partial=partial,
+                label=label,
+                quiet=self.settings.quiet,
+                ranks=self.ranks,
+                masking=masking,
+                epoch_done=epoch_done,
+            )
         precision = str(self.precision).removeprefix("torch.")
         model.meta = {**model.meta, "training": {**asdict(recipe), "precision": precision}}
         return tuple(history)

@@ -36,6 +36,8 @@ class Settings:
     limit_val: int | None = None
     limit_test: int | None = None
     quiet: bool = False
+    tensorboard: bool = False
+    """Show TensorBoard scalars and figures, under ``tensorboard/``."""
     command: str = ""
     """The command line, for the records; empty from Python."""
 

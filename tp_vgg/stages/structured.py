@@ -16,6 +16,7 @@ from tp_vgg.ratios import Plan
 from tp_vgg.records import Epoch, ModelRecord, history_csv
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.baseline import baseline as baseline_of
+from tp_vgg.stages.board import keep_figure
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
 from tp_vgg.stages.recipes import default_finetune_epochs, finetune_recipe
 from tp_vgg.stages.session import Session, load_given, ranked, session, stage
@@ -120,8 +121,7 @@ def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions
     figure = plots.removed_filters(
         weights, top(score, target.prunable[layer]), score.numpy(), layer, options.importance
     )
-    path = work.run.plot(f"structured_{layer}")
-    plots.save_png(figure, path)
+    path = keep_figure(work.settings, work.run, f"structured_{layer}", figure)
     work.settings.note(f"drew {path}")
     return path
 

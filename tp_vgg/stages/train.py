@@ -7,9 +7,9 @@ from pathlib import Path
 from tp_vgg import checkpoint
 from tp_vgg.errors import BadInput
 from tp_vgg.records import ModelRecord
-from tp_vgg.stages.baseline import train_baseline
+from tp_vgg.stages.baseline import baseline, train_baseline
 from tp_vgg.stages.recipes import baseline_recipe
-from tp_vgg.stages.session import ranked, session, stage
+from tp_vgg.stages.session import load_given, ranked, session, stage
 from tp_vgg.stages.settings import Settings
 
 
@@ -27,3 +27,11 @@ def train(
     recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)
     with ranked(settings) as (settings, ranks), session(settings, ranks=ranks) as work:
         return {"baseline": train_baseline(work, recipe, weights)}
+
+
+@stage
+def dense(settings: Settings, epochs: int | None = None) -> ModelRecord:
+    """The record of the model to prune: that of ``--checkpoint``, the run directory's, or one trained now, for ``epochs``."""
+    given = load_given(settings)
+    with session(settings, given) as work:
+        return baseline(work, given, epochs)[1]

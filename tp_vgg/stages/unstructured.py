@@ -12,6 +12,7 @@ from tp_vgg.model import VGG, fold_batch_norm
 from tp_vgg.ratios import Plan
 from tp_vgg.records import ModelRecord, history_csv
 from tp_vgg.stages.baseline import baseline as baseline_of
+from tp_vgg.stages.board import keep_figure
 from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
 from tp_vgg.stages.recipes import finetune_recipe
 from tp_vgg.stages.session import Session, load_given, ranked, session, stage
@@ -55,13 +56,18 @@ def unstructured(
             if ranks.leads:
                 write_text(work.run.work / "unstructured_history.csv", history_csv(history))
         remove_masks(model)
-        key = fingerprint(baseline.sha256, dict(plan.values), asdict(options), settings.seed)
+        key = work_key(settings, baseline.sha256, plan, options)
         model.meta = {**model.meta, "baseline": baseline.sha256, "key": key}
         record = work.finish(model, "unstructured")
         shares = ", ".join(f"{name} {share:.1%}" for name, share in record.sparsity.items())
         settings.note(f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero")
         work.discard(partial)
         return {"baseline": baseline, "unstructured": record}
+
+
+def work_key(settings: Settings, baseline: str, plan: Plan, options: UnstructuredOptions) -> str:
+    """What the record has as its key, where the network was made of the dense checkpoint ``baseline`` (SHA-256) in this very way."""
+    return fingerprint(baseline, dict(plan.values), asdict(options), settings.seed)
 
 
 @stage
@@ -86,8 +92,8 @@ def _draw(work: Session, masked: VGG, layer: str) -> Path:
     module = masked.get_submodule(layer)
     names = ("weight_orig", "weight") if is_masked(module) else ("weight", "weight")
     before, after = (getattr(module, name).detach().cpu().numpy() for name in names)
-    path = work.run.plot(f"unstructured_{layer}")
-    plots.save_png(plots.masked_weights(before, after, layer), path)
+    figure = plots.masked_weights(before, after, layer)
+    path = keep_figure(work.settings, work.run, f"unstructured_{layer}", figure)
     work.settings.note(f"drew {path}")
     return path
 

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import click
+
+from tp_vgg.cli.options import common_options
+from tp_vgg.stages.settings import Settings
+
+
+@click.command("report")
+@common_options
+def command(settings: Settings) -> None:
+    """One self-contained page of what the run directory holds, with a slider for every layer.
+
+    \b
+    Example: python -m tp_vgg report --dataset digits
+    """
+    from tp_vgg.stages.report import report
+
+    path = report(settings)
+    click.echo(f"{path}: {path.stat().st_size:,} bytes; open it in a browser, no network is needed")

@@ -1,0 +1,55 @@
+"""The network as blocks: how high is the side of a layer's map, how wide its channels (no torch)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tp_vgg.spec import VGGSpec
+
+HEIGHT = 120.0
+"""Of the largest map, in the drawing's units."""
+WIDTH = 56.0
+"""Of the widest layer."""
+GAP = 26.0
+"""Between layers, for their captions."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer; lengths in the drawing's units."""
+
+    name: str
+    before: int
+    """Channels."""
+    after: int
+    side: int
+    """Of the map, in pixels; 1 for linears."""
+    x: float
+    height: float
+    width_before: float
+    width_after: float
+
+
+def blocks(dense: VGGSpec, pruned: VGGSpec) -> tuple[Block, ...]:
+    """All prunable layers in order, from x = 0. Widths go with the channels and heights with the root of the map's side, so that small
+    maps can still be seen."""
+    largest, widest = max(row.side for row in dense.rows), max(dense.prunable.values())
+    found, x = [], 0.0
+    for row in dense.rows:
+        if row.name not in dense.prunable:
+            continue
+        after = pruned.prunable[row.name]
+        block = Block(
+            row.name,
+            row.out_width,
+            after,
+            row.side,
+            x,
+            HEIGHT * math.sqrt(row.side / largest),
+            WIDTH * row.out_width / widest,
+            WIDTH * after / widest,
+        )
+        found.append(block)
+        x += max(block.width_before, 12.0) + GAP
+    return tuple(found)

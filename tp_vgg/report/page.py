@@ -1,0 +1,92 @@
+"""The page: what was found in, HTML out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from tp_vgg import __version__
+from tp_vgg.latencies import Latency, LatencyRow, Staircase
+from tp_vgg.plans import Allocation
+from tp_vgg.records import ModelRecord, Sensitivity
+from tp_vgg.report.drawing import GAP, HEIGHT, WIDTH, blocks
+from tp_vgg.report.explorer import explorer_data
+from tp_vgg.report.svg import inline_svg
+from tp_vgg.report.verdict import verdict
+from tp_vgg.spec import Kind, VGGSpec
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of the page."""
+
+    name: str
+    """Letters, digits and dashes; unlike the others'."""
+    title: str
+    reading: str
+    """How to read it, in a sentence or two."""
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a run directory says of itself. Records by model, the dense one first."""
+
+    records: Mapping[str, ModelRecord]
+    sweeps: Mapping[Kind, Sensitivity]
+    plans: Mapping[Kind, Allocation]
+    latency: Latency | None
+    quoted: Mapping[str, LatencyRow]
+    """By model, the row of the benchmark that stands for it."""
+    profile: Staircase | None
+    foreseen: tuple[str, ...]
+    """What plans predicted and what came of it, a line each."""
+    drawn: tuple[Drawn, ...]
+    commands: tuple[str, ...]
+    """Command lines that made all this, in order."""
+
+
+def render(found: Findings) -> str:
+    """The whole page. Every text in it is escaped; it asks for nothing from anywhere, and its policy forbids that too."""
+    names = list(found.records)
+    dense = found.records[names[0]]
+    shown = names[-1]
+    model = found.records[shown]
+    spec = VGGSpec.from_dict(dense.spec)
+    drawing = blocks(spec, VGGSpec.from_dict(model.spec))
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(_file("page.html"))
+    return template.render(
+        version=__version__,
+        style=_file("page.css"),
+        script=_file("page.js"),
+        spec=spec,
+        dense=dense,
+        shown=shown,
+        records=found.records,
+        quoted=found.quoted,
+        cell=next((row.cell.label for row in found.quoted.values()), None),
+        verdict=verdict(dense, model, found.quoted.get(shown), found.latency),
+        blocks=drawing,
+        drawing_width=max(block.x + max(block.width_before, 12) for block in drawing) + GAP,
+        drawing_height=HEIGHT,
+        block_width=WIDTH,
+        latency=found.latency,
+        foreseen=found.foreseen,
+        explorer=explorer_data(spec, found.sweeps.get("structured"), found.profile, found.plans.get("structured")),
+        checkpoint=os.path.basename(dense.checkpoint),  # noqa: PTH119  a name in a text, not a file
+        figures=[(one, inline_svg(one.figure, one.name, f"{one.title}. {one.reading}")) for one in found.drawn],
+        commands=found.commands,
+        sweeps=found.sweeps,
+        plans=found.plans,
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files("tp_vgg.report").joinpath(name).read_text("utf-8")

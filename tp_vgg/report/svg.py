@@ -1,0 +1,27 @@
+"""A matplotlib figure as SVG inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+_SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "savefig.transparent": True}
+"""Text stays text: small, searchable, in the page's own font."""
+
+
+def inline_svg(figure: Figure, name: str, label: str) -> Markup:
+    """The figure as one ``<svg>`` element. ``name``: put before its ids, since a page holds several; ``label``: read out in its place."""
+    text = io.StringIO()
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
+    head = f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return Markup(re.sub(r"^<svg[^>]*", head, svg, count=1))

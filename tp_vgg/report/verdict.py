@@ -1,0 +1,66 @@
+"""What came of it, in three sentences with their numbers (no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tp_vgg.latencies import Latency, LatencyRow
+from tp_vgg.records import ModelRecord
+
+
+@dataclass(frozen=True)
+class Sentence:
+    claim: str
+    """A word or two."""
+    text: str
+
+
+def verdict(dense: ModelRecord, model: ModelRecord, row: LatencyRow | None, latency: Latency | None) -> list[Sentence]:
+    """Size, accuracy and time of ``model`` beside the ``dense`` one. ``row``: its time in the cell that is quoted, if it was timed."""
+    return [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
+
+
+def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
+    zeros = model.nonzero < 0.99 * model.params
+    kept = model.nonzero if zeros else model.params
+    what = "non-zero parameters" if zeros else "parameters"
+    macs = (
+        f"the multiply-accumulates of one image are {model.macs / 1e6:.1f} of {dense.macs / 1e6:.1f} million ({model.macs / dense.macs:.3f}×)"
+        if model.macs < dense.macs
+        else "a dense kernel still does all of the multiply-accumulates"
+    )
+    return Sentence(
+        "Smaller" if kept < dense.params else "Not smaller",
+        f"{kept / 1e6:.2f} of {dense.params / 1e6:.2f} million {what} are left ({kept / dense.params:.3f}×), and {macs}; the file has "
+        f"{model.bytes / 1e6:.1f} MB of {dense.bytes / 1e6:.1f}. These are exact counts.",
+    )
+
+
+def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
+    drop, low, high = model.drop_against(dense)
+    claim = "Less accurate" if low > 0 else "More accurate" if high < 0 else "No loss of accuracy shown"
+    return Sentence(
+        claim,
+        f"{model.test.accuracy:.2f} % [{model.test.low:.2f}, {model.test.high:.2f}] of {model.test.n:,} test images are right, where the dense "
+        f"network has {dense.test.accuracy:.2f} %: a drop of {drop:+.2f} points [{low:+.2f}, {high:+.2f}], paired by image (n = {model.test.n:,}).",
+    )
+
+
+def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:
+    if row is None or latency is None or row.speedup is None or row.mac_ratio is None:
+        return Sentence(
+            "Time: not measured", "Run `python -m tp_vgg benchmark` with the same options, then this page again."
+        )
+    claim = {"faster": "Faster", "slower": "Slower"}.get(row.verdict, "No faster")
+    place = latency.environment
+    device = (
+        f"{place['cpu']}, {place['threads']} CPU thread{'s' * (place['threads'] != 1)}"
+        if place["device"] == "cpu"
+        else place["device"]
+    )
+    reasons = f" Why not more: {'; '.join(row.reasons)}." if row.reasons else ""
+    return Sentence(
+        claim,
+        f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}] the speed of the dense network (median of n = {len(row.seconds)} paired "
+        f"blocks; {row.cell.label}; {device}), where the multiply-accumulates promise {row.mac_ratio:.2f}×.{reasons}",
+    )

@@ -1,0 +1,147 @@
+"""`report`: one page, drawn from the run directory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from tp_vgg import checkpoint, plots
+from tp_vgg.errors import BadInput
+from tp_vgg.latencies import Staircase
+from tp_vgg.records import Epoch, ModelRecord, Sensitivity, read_history
+from tp_vgg.report.page import Drawn, Findings, render
+from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.stages.compare import Comparison, compared
+from tp_vgg.stages.plan import plan_path, read_plans, read_profiles
+from tp_vgg.stages.session import load_given, stage
+from tp_vgg.stages.settings import MODELS, RunDir, Settings
+from tp_vgg.storage import read_json, write_text
+
+HISTORIES = {
+    "baseline": "history.csv",
+    "unstructured": "unstructured_history.csv",
+    "structured_finetuned": "structured_history.csv",
+}
+
+
+@stage
+def report(settings: Settings) -> Path:
+    """Write ``report.html`` from what is there. Returns its path. Raises :class:`BadInput` where nothing has run yet."""
+    given = load_given(settings)
+    if given is not None:
+        settings = settings.for_spec(given.spec)
+    run = RunDir.of(settings)
+    found = compared(settings, run)
+    dense = found.records[MODELS[0]]
+    sweeps, commands = {}, [record.command for record in found.records.values()]
+    for kind in reversed(get_args(Kind)):
+        record = _sweep(run, kind)
+        if record is not None and record.get("weights") == dense.sha256:
+            sweeps[kind] = Sensitivity.from_dict(record)
+            commands.append(str(record.get("command", "")))
+    plans = {kind: plan for kind, plan in read_plans(run).items() if plan.sweep.get("weights") == dense.sha256}
+    commands += _planned(run) if plans else []
+    profile = next(iter(read_profiles(run, VGGSpec.from_dict(dense.spec)).values()), None)
+    if found.latency is not None:
+        commands.append(str(found.latency.conditions.get("command", "")))
+    page = render(
+        Findings(
+            records=found.records,
+            sweeps=sweeps,
+            plans=plans,
+            latency=found.latency if found.quoted() else None,
+            quoted=found.quoted(),
+            profile=profile,
+            foreseen=tuple(one.line() for one in found.foreseen),
+            drawn=tuple(_drawn(run, found, sweeps, profile)),
+            commands=tuple(dict.fromkeys(line for line in commands if line)),
+        )
+    )
+    path = run.work / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _sweep(run: RunDir, kind: Kind) -> dict[str, Any] | None:
+    """The record of a finished sweep; ``None`` where there is none, or a damaged one."""
+    try:
+        record = read_json(run.work / "records" / f"{kind}_sensitivity.json")
+        if record is not None:
+            Sensitivity.from_dict(record)
+    except (BadInput, TypeError, KeyError, ValueError):
+        return None
+    return record
+
+
+def _planned(run: RunDir) -> list[str]:
+    try:
+        data = read_json(plan_path(run)) or {}
+    except BadInput:
+        return []
+    return [str(one.get("command", "")) for one in (data.get("other"), data) if isinstance(one, dict)]
+
+
+def _drawn(
+    run: RunDir, found: Comparison, sweeps: dict[Kind, Sensitivity], profile: Staircase | None
+) -> Iterator[Drawn]:
+    """All figures that the run directory has the data of."""
+    for kind, sweep in sweeps.items():
+        yield Drawn(f"{kind}-sweep", f"{kind.capitalize()} sensitivity", _READING[kind], plots.sensitivity(sweep))
+        yield Drawn(f"{kind}-cost", f"{kind.capitalize()} sensitivity by cost", _READING["cost"], plots.sensitivity_cost(sweep))  # fmt: skip
+    if found.latency is not None and found.quoted():
+        yield Drawn("latency", "Speed-up against the MAC ratio", _READING["latency"], plots.latency(found.latency))
+    if profile is not None:
+        yield Drawn("staircase", "Time of each conv over its width", _READING["staircase"], plots.staircase([profile]))
+    trainings = {name: epochs for name in found.records if (epochs := _history(run, name))}
+    if trainings:
+        yield Drawn("training", "Training curves", _READING["training"], plots.history(trainings))
+    yield from _histograms(run, found.records)
+
+
+_READING = {
+    "structured": "One layer pruned at a time, without fine-tuning: each cell is the accuracy lost, in points. A row that darkens early is a sensitive layer.",
+    "unstructured": "One layer's smallest weights set to zero at a time, without fine-tuning. The layer whose line falls first is the most sensitive.",
+    "cost": "The same points against what they take out of the network: a line that stays high far to the right is where pruning is cheap.",
+    "latency": "Points on the dashed line give all that their MACs promise; bars are 95 % intervals; below 1 is slower.",
+    "staircase": "Flat parts cost the same at every width: removing channels there buys no time.",
+    "training": "The dashed line is accuracy on augmented training images, the other on val; the epoch with the best val accuracy is kept.",
+    "weights": "Before and after, on one logarithmic axis: the layer from which most was taken.",
+}
+
+
+def _history(run: RunDir, name: str) -> tuple[Epoch, ...]:
+    if name not in HISTORIES:
+        return ()
+    try:
+        return read_history(((run.root if name == "baseline" else run.work) / HISTORIES[name]).read_text("utf-8"))
+    except (OSError, ValueError):
+        return ()
+
+
+def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]:
+    """Weights before and after of the layer that lost the largest share, of each kind of pruning."""
+    dense = checkpoint.load(run.root / records[MODELS[0]].checkpoint)
+    if "unstructured" in records:
+        sparsity = {
+            name: share for name, share in records["unstructured"].sparsity.items() if name in dense.spec.prunable
+        }
+        layer = max(sparsity, key=lambda name: sparsity[name])
+        masked = checkpoint.load(run.root / records["unstructured"].checkpoint)
+        figure = plots.masked_weights(_weights(dense, layer), _weights(masked, layer), layer)
+        yield Drawn("zeroed", f"Weights of {layer}, unstructured", _READING["weights"], figure)
+    if "structured_pruned" in records:
+        pruned = checkpoint.load(run.root / records["structured_pruned"].checkpoint)
+        layer = min(dense.spec.prunable, key=lambda name: pruned.spec.prunable[name] / dense.spec.prunable[name])
+        before = _weights(dense, layer)
+        kept = pruned.kept.get(layer, list(range(len(before))))
+        norms = np.abs(before).reshape(len(before), -1).sum(1)
+        figure = plots.removed_filters(before, kept, norms, layer, "L1 norm")
+        yield Drawn("removed", f"Filters of {layer}, structured", _READING["weights"], figure)
+
+
+def _weights(model: Any, layer: str) -> np.ndarray:
+    weights: np.ndarray = model.get_submodule(layer).weight.detach().numpy()
+    return weights

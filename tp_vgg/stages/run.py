@@ -1,0 +1,226 @@
+"""`run`: the whole pipeline in order; a stage is left out where its output is there and its inputs are unchanged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tp_vgg.allocate import make_plan
+from tp_vgg.errors import BadInput
+from tp_vgg.latencies import FEW_TRIALS, cells_of
+from tp_vgg.plans import read_budget
+from tp_vgg.ratios import Plan, read_ratios, removals
+from tp_vgg.records import LEVELS, Accuracy, ModelRecord, Point, Sensitivity
+from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.stages.benchmark import benchmark, benchmarked, profile
+from tp_vgg.stages.compare import Comparison, compare, recorded
+from tp_vgg.stages.options import (
+    BenchmarkOptions,
+    Finetune,
+    StructuredOptions,
+    SweepOptions,
+    UnstructuredOptions,
+)
+from tp_vgg.stages.plan import NAMES, PlanOptions, plan, planned, wrote
+from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, duration
+from tp_vgg.stages.report import report
+from tp_vgg.stages.sensitivity import sensitivity
+from tp_vgg.stages.session import load_given
+from tp_vgg.stages.settings import MODELS, RunDir, Settings, expected_spec
+from tp_vgg.stages.structured import show_structured, structured
+from tp_vgg.stages.structured import work_key as structured_key
+from tp_vgg.stages.train import dense
+from tp_vgg.stages.unstructured import show_unstructured, unstructured
+from tp_vgg.stages.unstructured import work_key as unstructured_key
+
+BUDGET = {"macs": 0.5}
+"""Where the user says nothing, or nothing that a kind of pruning can meet."""
+BENCHMARK = BenchmarkOptions(cells_of(("eager", "folded"), ("fp32",), (1, 64)), FEW_TRIALS)
+PROFILE = BenchmarkOptions(cells_of(("folded",), ("fp32",), (64,)))
+SHOWN = "features.0"
+"""The layer whose weights are drawn before and after, as the original study does."""
+KINDS: tuple[Kind, ...] = ("unstructured", "structured")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    budget: Mapping[str, float] = field(default_factory=lambda: dict(BUDGET))
+    """Of both kinds; ``latency`` is for channels alone and ``sparsity`` for single weights."""
+    round_to: int = 8
+    epochs: int | None = None
+    """Of the baseline, where there is none yet."""
+    finetune: Finetune = field(default_factory=Finetune)
+    """Of the smaller network."""
+
+    def of(self, kind: Kind) -> dict[str, float]:
+        """What of the budget ``kind`` can meet. Raises :class:`BadInput` for a budget that is none."""
+        foreign = "sparsity" if kind == "structured" else "latency"
+        mine = {name: value for name, value in self.budget.items() if name != foreign}
+        return {str(name): value for name, value in read_budget(mine or BUDGET, kind).items()}
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    output: Path
+    """Written by the step, if it had anything to do."""
+    do: Callable[[], object]
+    work: Callable[[Mapping[str, int]], float] = lambda _: 0.0
+    """Images through the whole network, roughly, given the sizes of the splits: what is still to come is reckoned from it."""
+
+
+def run(settings: Settings, options: RunOptions) -> Comparison:
+    """Everything from the dense model to the report. Raises :class:`BadInput` before any work for a budget that no sweep could meet and
+    for a plan file that `plan` did not write."""
+    given = load_given(settings)
+    if given is not None:
+        settings = settings.for_spec(given.spec)
+    spec = given.spec if given else expected_spec(settings)
+    for kind in KINDS:
+        check_attainable(spec, kind, options)
+    pipeline = _Pipeline(settings, options, spec, RunDir.of(settings))
+    pipeline.check_plans()
+    steps = pipeline.steps()
+    start = time.monotonic()
+    spent = done = 0.0
+    sizes: Mapping[str, int] = {}
+    for place, step in enumerate(steps, 1):
+        left = sum(later.work(sizes) for later in steps[place - 1 :]) if done else 0.0
+        to_go = f", about {duration(left * spent / done)} to go" if left else ""
+        settings.note(f"[{place}/{len(steps)}] {step.name}: {duration(time.monotonic() - start)} so far{to_go}")
+        before, begun = _written(step.output), time.monotonic()
+        found = step.do()
+        if isinstance(found, ModelRecord):
+            sizes = found.data
+        if _written(step.output) != before:
+            spent, done = spent + time.monotonic() - begun, done + step.work(sizes)
+    return compare(settings)
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    settings: Settings
+    options: RunOptions
+    spec: VGGSpec
+    """Of the dense model."""
+    where: RunDir
+
+    def check_plans(self) -> None:
+        """Raise :class:`BadInput` for a plan file that `plan` did not write: it is somebody's own."""
+        for kind in KINDS:
+            path = self.where.work / NAMES[kind]
+            if path.exists() and not wrote(self.where, kind):
+                raise BadInput(
+                    f"{path}: is not a plan that `plan` wrote; move it away, or give a --tag or another --out"
+                )
+
+    def steps(self) -> list[_Step]:
+        """In order."""
+        timed = "latency" in self.options.of("structured")
+        return [
+            self.baseline(),
+            *(self.show("unstructured"), self.sweep("unstructured"), self.plan("unstructured")),
+            _Step("unstructured pruning", self.where.record_path("unstructured"), self.mask),
+            *(self.show("structured"), self.sweep("structured")),
+            *([_Step("profile", self.where.root / "profiles", lambda: profile(self.settings, PROFILE))] if timed else []),
+            self.plan("structured"),
+            self.shrinking(),
+            _Step("benchmark", self.where.latency, self.benchmark, lambda _: 12_000),
+            _Step("report", self.where.work / "report.html", lambda: report(self.settings)),
+        ]  # fmt: skip
+
+    def baseline(self) -> _Step:
+        epochs = baseline_recipe(self.settings, self.spec, self.options.epochs).epochs
+        return _Step(
+            "baseline",
+            self.where.checkpoint("baseline", self.spec.depth),
+            lambda: dense(self.settings, self.options.epochs),
+            lambda sizes: 3 * epochs * sizes["train"],
+        )
+
+    def show(self, kind: Kind) -> _Step:
+        """The first conv at half, unless it is drawn already and the dense model no newer."""
+        figure, half = self.where.plot(f"{kind}_{SHOWN}"), Plan({SHOWN: 0.5}, "--show")
+
+        def draw() -> Path:
+            weights = self.settings.checkpoint or self.where.own_baseline(self.settings)
+            if weights and figure.is_file() and figure.stat().st_mtime_ns > weights.stat().st_mtime_ns:
+                return figure
+            if kind == "structured":
+                return show_structured(self.settings, lambda _: half, StructuredOptions(), SHOWN)
+            return show_unstructured(self.settings, lambda _: half, UnstructuredOptions(), SHOWN)
+
+        return _Step(f"{SHOWN} before and after {kind} pruning", figure, draw)
+
+    def sweep(self, kind: Kind) -> _Step:
+        layers = tuple(self.spec.prunable) if self.spec.hidden else None
+        points = len(LEVELS) * len(self.spec.prunable)
+        return _Step(
+            f"{kind} sweep",
+            self.where.work / "records" / f"{kind}_sensitivity.json",
+            lambda: sensitivity(self.settings, SweepOptions(kind, LEVELS, layers)),
+            lambda sizes: sizes["val"] * points / 2,
+        )
+
+    def plan(self, kind: Kind) -> _Step:
+        asked = PlanOptions(kind, self.options.of(kind), self.options.round_to, force=True)
+        return _Step(
+            f"{kind} plan",
+            self.where.work / NAMES[kind],
+            lambda: planned(self.settings, self.where, asked) or plan(self.settings, asked),
+        )
+
+    def mask(self) -> object:
+        asked, options = read_ratios(self.where.work / NAMES["unstructured"], "unstructured"), UnstructuredOptions()
+        there = self.made(("unstructured",), lambda dense: unstructured_key(self.settings, dense, asked, options))
+        return there or unstructured(self.settings, lambda _: asked, options)
+
+    def shrinking(self) -> _Step:
+        options = StructuredOptions(finetune=self.options.finetune)
+        given = self.options.finetune.epochs
+        epochs = default_finetune_epochs(self.settings) if given is None else given
+        share = self.options.of("structured").get("macs", 0.5)
+        names = MODELS[2:] if epochs else MODELS[2:3]
+
+        def shrink() -> object:
+            asked = read_ratios(self.where.work / NAMES["structured"])
+            there = self.made(names, lambda dense: structured_key(self.settings, dense, asked, options))
+            return there or structured(self.settings, lambda _: asked, options)
+
+        return _Step(
+            "structured pruning and fine-tuning",
+            self.where.record_path(names[-1]),
+            shrink,
+            lambda sizes: epochs * sizes["train"] * (3 * share + 1),
+        )
+
+    def made(self, names: tuple[str, ...], key: Callable[[str], str]) -> bool:
+        """Whether the models are there, made of the dense one as it is in the way that ``key`` tells of."""
+        found = recorded(replace(self.settings, quiet=True), self.where)
+        if not {MODELS[0], *names} <= set(found):
+            return False
+        return {found[name].key for name in names} == {key(found[MODELS[0]].sha256)}
+
+    def benchmark(self) -> object:
+        return benchmarked(self.settings, BENCHMARK) or benchmark(self.settings, BENCHMARK)
+
+
+def check_attainable(spec: VGGSpec, kind: Kind, options: RunOptions) -> None:
+    """Raise :class:`BadInput` for a budget that can't be met however kind the sweep turns out (of time, only a profile knows)."""
+    nothing = Accuracy(1, 1, 100.0, 0.0, 100.0)
+    removed = removals(kind, spec, LEVELS, tuple(spec.prunable))
+    points = tuple(
+        Point(layer, level, count, **vars(nothing), drop=0.0, drop_low=0.0, drop_high=0.0, redone=0)
+        for layer, counts in removed.items()
+        for level, count in zip(LEVELS, counts, strict=True)
+    )
+    table = Sensitivity("", kind, "l1", "fp32", spec.to_dict(), nothing, points)
+    budget = {name: value for name, value in options.of(kind).items() if name not in ("latency", "drop")}
+    if budget:
+        make_plan(table, budget, round_to=options.round_to)
