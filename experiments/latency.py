@@ -97,4 +97,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(command=main, name=Path(__file__).name))
+    sys.exit(cli.execute(command=main, name=Path(__file__).name))

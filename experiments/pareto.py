@@ -155,4 +155,4 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(command=main, name=Path(__file__).name))
+    sys.exit(cli.execute(command=main, name=Path(__file__).name))

@@ -16,7 +16,7 @@ def main(options: tuple[str, ...]) -> None:
     if any(option.startswith("--kind") for option in options):
         raise click.UsageError("both kinds run; leave --kind out")
     for kind in ("unstructured", "structured"):
-        status = cli.run(["sensitivity", "--kind", kind, *options])
+        status = cli.execute(["sensitivity", "--kind", kind, *options])
         if status:
             sys.exit(status)
 

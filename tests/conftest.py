@@ -168,7 +168,7 @@ def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
         from tp_vgg import cli
 
         capsys.readouterr()
-        status = cli.run([str(arg) for arg in args])
+        status = cli.execute([str(arg) for arg in args])
         out, err = capsys.readouterr()
         return status, out, err
 

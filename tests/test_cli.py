@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_writes_nothing(args: list[str], said: str, ca
 def test_help_and_refusals_do_without_torch(plan_file, tmp_path: Path) -> None:
     bad = plan_file({"features.1": 0.5})
     good = plan_file({"features.0": 0.5}, "good.json")
-    probe = "import sys, tp_vgg.cli\nstatus = tp_vgg.cli.run(sys.argv[1:])\nassert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)\nsys.exit(status)"
+    probe = "import sys, tp_vgg.cli\nstatus = tp_vgg.cli.execute(sys.argv[1:])\nassert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)\nsys.exit(status)"
     for status, args in (
         (0, ["--help"]),
         (0, ["structured", "--help"]),
@@ -266,7 +266,7 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
     assert final.spec.hidden == (32, 28), "--ratio is for convs"
     assert all(len(final.kept[name]) == width for name, width in final.spec.prunable.items())
     assert out.count("structured_") == 2
-    assert final.meta["training"]["distill_weight"] == 0.9
+    assert final.meta["training"]["distill_weight"] == 0.5
     assert final.meta["training"]["epochs"] == 1
     rows = (at_home / "o/try/structured_history.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["1", "2"]

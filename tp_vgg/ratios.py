@@ -182,17 +182,18 @@ def _check_value(source: str, layer: str, value: object) -> None:
 
 def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) -> None:
     digest = hashlib.sha256(text.encode()).hexdigest()
+    kinds: set[object] = set()
     for directory in (path.parent, *plan_dirs):
         try:
             written = json.loads((directory / "plan.json").read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
             continue
         for made in (written, written.get("other")) if isinstance(written, dict) else ():
-            if not isinstance(made, dict) or made.get("sha256") != digest:
-                continue
-            other = made.get("kind")
-            if other in ("structured", "unstructured") and other != kind:
-                raise BadInput(f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`")
+            if isinstance(made, dict) and made.get("sha256") == digest and isinstance(made.get("kind"), str):
+                kinds.add(made["kind"])
+    other: Kind = "unstructured" if kind == "structured" else "structured"
+    if kinds == {other}:  # the same ratios may be the best plan of both kinds
+        raise BadInput(f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`")
 
 
 def _json_type(value: object) -> str:

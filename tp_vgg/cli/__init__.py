@@ -60,10 +60,10 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
-    sys.exit(run(args))
+    sys.exit(execute(args))
 
 
-def run(args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg") -> int:
+def execute(args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg") -> int:
     """The exit status of a command (of ``tp_vgg``, or of a script of its own); every failure is one line on stderr."""
     args = sys.argv[1:] if args is None else args
     try:

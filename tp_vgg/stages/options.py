@@ -29,7 +29,7 @@ class Finetune:
     schedule: Schedule = "triangular"
     distill: bool = True
     """Learn from the dense model's outputs too."""
-    distill_weight: float = 0.9
+    distill_weight: float = 0.5
     distill_temperature: float = 4.0
 
 
