@@ -13,6 +13,7 @@ FLOORS = [
     {"spec", "stats", "storage", "tables", "search"},
     {
         "records",
+        "history",
         "criteria",
         "ratios",
         "device",
@@ -47,6 +48,7 @@ NO_TORCH = {
     "storage",
     "tables",
     "records",
+    "history",
     "criteria",
     "ratios",
     "folder",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tp_vgg.records import Accuracy, Epoch, ModelRecord, history_csv, pack_hits, read_history, unpack_hits
+from tp_vgg.records import Accuracy, ModelRecord, pack_hits, unpack_hits
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
@@ -50,11 +50,3 @@ def test_a_record_comes_back_and_a_damaged_one_does_not() -> None:
     assert ModelRecord.from_dict(found.to_dict()) == found
     with pytest.raises(ValueError, match="another count"):
         ModelRecord.from_dict({**found.to_dict(), "hits": pack_hits(np.array([1, 1, 1]))})
-
-
-def test_a_history_comes_back_from_its_file() -> None:
-    epochs = (Epoch(1, 0.1, 2.25, 10.0, 12.5, 3.125), Epoch(2, 0.0, 1e-9, 99.5, 100 / 3, 0.001))
-    assert read_history(history_csv(epochs)) == epochs
-    for text in ("", "a,b\n1,2\n", history_csv(epochs).replace("2.25", "x"), history_csv(epochs) + "3\n"):
-        with pytest.raises(ValueError):  # noqa: PT011  whatever is wrong with it
-            read_history(text)

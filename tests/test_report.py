@@ -83,7 +83,7 @@ def test_a_text_stays_text() -> None:
 
 
 def _epoch():
-    from tp_vgg.records import Epoch
+    from tp_vgg.history import Epoch
 
     return Epoch(1, 0.1, 1.0, 50.0, 50.0, 1.0)
 

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tp_vgg.history import Epoch
 from tp_vgg.latencies import Latency, Staircase
-from tp_vgg.records import Epoch, Sensitivity
+from tp_vgg.records import Sensitivity
 from tp_vgg.storage import write_atomic
 
 # Okabe & Ito's colours: told apart by the colour-blind, and in greyscale by their lightness.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -52,23 +52,6 @@ class Accuracy:
     def of(cls, correct: int, n: int) -> Accuracy:
         low, high = wilson(correct, n)
         return cls(correct, n, 100 * correct / n, 100 * low, 100 * high)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of ``history.csv``."""
-
-    epoch: int
-    """Counted from 1."""
-    lr: float
-    """Learning rate at the epoch's end."""
-    train_loss: float
-    """Mean over the epoch's images of what was minimised."""
-    train_accuracy: float
-    """Percent, on the augmented images as they were trained on."""
-    val_accuracy: float
-    """Percent."""
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -279,24 +262,3 @@ class Sensitivity:
         writer.writerow(columns)
         writer.writerows([getattr(point, column) for column in columns] for point in self.points)
         return out.getvalue()
-
-
-def history_csv(history: Sequence[Epoch]) -> str:
-    """``history.csv``: a header and one row an epoch."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(Epoch)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(epoch) for epoch in history)
-    return out.getvalue()
-
-
-def read_history(text: str) -> tuple[Epoch, ...]:
-    """The inverse of :func:`history_csv`. Raises ``ValueError`` for anything else."""
-    reader = csv.DictReader(io.StringIO(text))
-    kinds = {f.name: int if f.name == "epoch" else float for f in fields(Epoch)}
-    if reader.fieldnames != list(kinds):
-        raise ValueError(f"columns {reader.fieldnames}")
-    rows = list(reader)
-    if any(None in (*row, *row.values()) for row in rows):
-        raise ValueError("a row that is too short or too long")
-    return tuple(Epoch(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows)  # type: ignore[arg-type]

@@ -18,12 +18,12 @@ from tp_vgg.data import DataSet, Normalisation, augment
 from tp_vgg.device import autocast
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import accuracy
+from tp_vgg.history import Epoch
 from tp_vgg.interrupts import interrupts
 from tp_vgg.losses import training_loss
 from tp_vgg.partials import find_partial, save_partial
 from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.recipe import Recipe
-from tp_vgg.records import Epoch
 from tp_vgg.storage import fingerprint
 from tp_vgg.unstructured import Gradual
 

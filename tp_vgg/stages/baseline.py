@@ -11,9 +11,10 @@ import torch
 from tp_vgg import checkpoint
 from tp_vgg.data import Normalisation
 from tp_vgg.errors import BadInput
+from tp_vgg.history import history_csv
 from tp_vgg.model import VGG, build, imagenet_weights
 from tp_vgg.recipe import Recipe
-from tp_vgg.records import ModelRecord, history_csv
+from tp_vgg.records import ModelRecord
 from tp_vgg.stages.recipes import baseline_recipe, duration
 from tp_vgg.stages.session import Session, check_classes, data_summary, load_dense
 from tp_vgg.stages.settings import GIVEN, partial_of

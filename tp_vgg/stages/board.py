@@ -10,8 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tp_vgg.history import Epoch
 from tp_vgg.plots import save_png
-from tp_vgg.records import Epoch
 from tp_vgg.stages.settings import RunDir, Settings
 
 SCALARS = {"train_loss": "loss/train", "train_accuracy": "accuracy/train", "val_accuracy": "accuracy/val", "lr": "rate"}

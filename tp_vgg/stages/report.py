@@ -10,8 +10,9 @@ import numpy as np
 
 from tp_vgg import checkpoint, plots
 from tp_vgg.errors import BadInput
+from tp_vgg.history import Epoch, read_history
 from tp_vgg.latencies import Staircase
-from tp_vgg.records import Epoch, ModelRecord, Sensitivity, read_history
+from tp_vgg.records import ModelRecord, Sensitivity
 from tp_vgg.report.page import Drawn, Findings, render
 from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.stages.compare import Comparison, compared

@@ -11,9 +11,10 @@ from tp_vgg import plots
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation
 from tp_vgg.evaluate import recalibrate
+from tp_vgg.history import Epoch, history_csv
 from tp_vgg.model import VGG, fold_batch_norm
 from tp_vgg.ratios import Plan
-from tp_vgg.records import Epoch, ModelRecord, history_csv
+from tp_vgg.records import ModelRecord
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.board import keep_figure

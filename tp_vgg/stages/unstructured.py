@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tp_vgg import plots
 from tp_vgg.data import Normalisation
+from tp_vgg.history import history_csv
 from tp_vgg.model import VGG, fold_batch_norm
 from tp_vgg.ratios import Plan
-from tp_vgg.records import ModelRecord, history_csv
+from tp_vgg.records import ModelRecord
 from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.board import keep_figure
 from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
