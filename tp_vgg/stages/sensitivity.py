@@ -85,11 +85,10 @@ def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: 
                 "data": about,
                 "environment": baseline.environment,
                 "notes": list(baseline.notes),
-                "command": settings.command,
             }
             files.record.unlink(missing_ok=True)  # of an older sweep: from here on its files are being written over
             files.write({**table.to_dict(), **notes})
-            write_json(files.record, {**table.to_dict(), **notes})
+            write_json(files.record, {**table.to_dict(), **notes, "command": settings.command})
             journal.remove()
         return table
 
@@ -126,6 +125,7 @@ class _Files:
     def write(self, record: dict[str, Any], *, missing_only: bool = False) -> None:
         """All files that follow from the record."""
         table = Sensitivity.from_dict(record)
+        record = {name: value for name, value in record.items() if name != "command"}
         record = json.loads(json.dumps(record))  # pickle's bytes tell shared objects from equal ones
         if not (missing_only and _holds(self.results, record)):
             write_atomic(self.results, lambda file: torch.save(record, file))
