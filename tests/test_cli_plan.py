@@ -151,3 +151,17 @@ def test_no_torch_on_the_way(tp_vgg, at_home: Path, swept: list) -> None:
     options = [option for option in swept if option != "--checkpoint" and not str(option).endswith("small.pth")]
     done = tp_vgg("plan", *options, "--budget", "macs=0.6", cwd=at_home, PYTHONPATH=str(at_home))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_plan_cut_short_leaves_none_rather_than_another(call, at_home: Path, swept: list, monkeypatch) -> None:
+    assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
+
+    def dies(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    again = ["plan", *swept, "--budget", "macs=0.5", "--round-to", "4", "--force"]
+    with monkeypatch.context() as patch:
+        patch.setattr("tp_vgg.stages.plan.write_text", dies)
+        assert call(*again)[0] == 130
+    assert not (at_home / "o/ratios.json").exists()
+    assert call(*again[:-1])[0] == 0

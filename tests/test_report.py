@@ -149,6 +149,13 @@ def test_the_verdict_claims_no_more_than_the_intervals() -> None:
     assert time.claim == "Time: not measured"
 
 
+def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
+    dense = pages.record(SMALL, 190)
+    (sentence,) = verdict(dense, dense, None, None)
+    assert sentence.claim == "Nothing is pruned yet"
+    assert "Nothing is pruned yet" in render(pages.findings(SMALL, records={"baseline": dense}))
+
+
 def test_the_verdict_on_zeros_and_on_time() -> None:
     place = {"device": "cpu", "cpu": "a CPU", "threads": 1}
     latency = Latency("baseline", {"baseline": {}, "m": {}}, place, {}, (row("faster"),))

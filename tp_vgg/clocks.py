@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.utils.benchmark import Timer
 
 from tp_vgg.live_bytes import peak_live_bytes
 
@@ -46,8 +47,23 @@ class CpuClock:
         self._threads, self._seconds = threads, seconds
 
     def sample(self, call: Call) -> float:
-        timer = Timer("call()", globals={"call": call}, timer=time.perf_counter, num_threads=self._threads)
-        return float(timer.blocked_autorange(min_run_time=self._seconds).median)
+        # torch.utils.benchmark's Timer makes six calls for the one that it counts where a call is long.
+        before, collects = torch.get_num_threads(), gc.isenabled()
+        torch.set_num_threads(self._threads)
+        gc.disable()
+        try:
+            call()
+            passes: list[float] = []
+            begun = time.perf_counter()
+            while not passes or time.perf_counter() - begun < self._seconds:
+                start = time.perf_counter()
+                call()
+                passes.append(time.perf_counter() - start)
+        finally:
+            torch.set_num_threads(before)
+            if collects:
+                gc.enable()
+        return statistics.median(passes)
 
     def busy(self, call: Call) -> float | None:
         return None

@@ -16,6 +16,7 @@ from tp_vgg.interleave import interleave
 from tp_vgg.latencies import BATCH_SIZES, FEWEST_TRIALS, MODES, Cell, Latency, LatencyRow, Ratio, cells_of
 from tp_vgg.model import VGG
 from tp_vgg.modes import Pass, Ring, Unavailable, check_available, prepare, ring_of
+from tp_vgg.spec import VGGSpec
 from tp_vgg.staircase import POINT_SECONDS, probe_layers, probe_network
 from tp_vgg.stats import quartiles
 from tp_vgg.unstructured import layer_sparsity
@@ -153,11 +154,15 @@ def measure(
                 done(measured)
                 rows += measured
             bar.update(place + 1 - bar.n)
+        of_widths: dict[tuple[VGGSpec, Cell], tuple[Step, ...]] = {}
         steps = {}
         for row in filter(needs_reason, rows):
-            bar.set_description(f"steps of {row.model}, {row.cell.label}")
-            steps[row.model, row.cell] = _probed(models[row.model], row.cell, schedule, bench)
-            _let_go()
+            asked = models[row.model].spec, row.cell
+            if asked not in of_widths:
+                bar.set_description(f"steps of {row.model}, {row.cell.label}")
+                of_widths[asked] = _probed(models[row.model], row.cell, schedule, bench)
+                _let_go()
+            steps[row.model, row.cell] = of_widths[asked]
         if bench.cuda is not None:  # at the end, so that nothing is timed where a profiler has been attached
             rows = [replace(row, busy=_busy(models[row.model], row.cell, bench)) for row in rows]
     return Latency(

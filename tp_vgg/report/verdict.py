@@ -17,6 +17,9 @@ class Sentence:
 
 def verdict(dense: ModelRecord, model: ModelRecord, row: LatencyRow | None, latency: Latency | None) -> list[Sentence]:
     """Size, accuracy and time of ``model`` beside the ``dense`` one. ``row``: its time in the cell that is quoted, if it was timed."""
+    if model is dense:
+        found = f"The dense network has {dense.test.accuracy:.2f} % [{dense.test.low:.2f}, {dense.test.high:.2f}] of {dense.test.n:,} test images right."
+        return [Sentence("Nothing is pruned yet", f"{found} Choose ratios below, then run the command there.")]
     return [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
 
 

@@ -49,6 +49,8 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     if path.exists() and path.read_bytes() != text.encode() and not options.force:
         raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
     with locked(run.root):
+        if path.exists() and path.read_bytes() != text.encode():
+            path.unlink()  # a kill from here on leaves no plan, rather than one that is taken for somebody's own
         write_json(plan_path(run), {**found.to_dict(), "command": settings.command, "other": _other(run, options.kind)})
         write_text(path, text)
     return found, path

@@ -50,12 +50,14 @@ def unstructured(
             masking.begin(model)
         else:
             _mask(work, model, plan, options)
-        partial = partial_of(path)
+        partial, epochs = partial_of(path), work.run.work / "unstructured_history.csv"
         if tune.epochs:
             recipe = finetune_recipe(settings, model.spec, tune.epochs, tune, model.meta.get("training"))
             history = work.fit(model, recipe, partial, "fine-tune", teacher, masking)
             if ranks.leads:
-                write_text(work.run.work / "unstructured_history.csv", history_csv(history))
+                write_text(epochs, history_csv(history))
+        else:
+            epochs.unlink(missing_ok=True)
         remove_masks(model)
         key = work_key(settings, baseline.sha256, plan, options)
         model.meta = {**model.meta, "baseline": baseline.sha256, "key": key}
