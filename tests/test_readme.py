@@ -55,7 +55,7 @@ def test_the_first_command_runs_as_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     models = {"baseline", "unstructured", "structured_pruned", "structured_finetuned"}
     rows = [row.split() for row in done.stdout.splitlines()]
-    accuracy = {row[0]: float(row[1]) for row in rows if row and row[0] in models}
+    accuracy = {row[0]: float(row[1]) for row in rows if len(row) > 2 and row[0] in models and row[2] == "%"}
     assert set(accuracy) == models
     assert accuracy["baseline"] > 85
     assert accuracy["structured_finetuned"] > 80
