@@ -17,7 +17,7 @@ import tp_vgg
 from tp_vgg import engine as engine_module
 from tp_vgg import points, tally
 from tp_vgg.data import Normalisation, Split
-from tp_vgg.engine import Engine, magnitude_masks
+from tp_vgg.engine import Engine
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluate import predictions
 from tp_vgg.model import VGG, build
@@ -141,16 +141,6 @@ def test_every_importance_ranks_as_a_real_prune_does(importance: str, trained, d
         assert (
             point.correct == naive(model, digits.test, "structured", point.layer, 0.5, importance=importance, seed=3)[0]
         )
-
-
-def test_masks_are_torchs_own_with_ties_too() -> None:
-    torch.manual_seed(0)
-    distinct, tied = torch.randn(6, 5, 3, 3), torch.randint(-3, 4, (6, 5, 3, 3)).float()
-    for weight in (distinct, tied):
-        counts = (0, 1, 27, 135, 269)
-        for count, mask in zip(counts, magnitude_masks(weight, counts), strict=True):
-            expected = torch.nn.utils.prune.L1Unstructured(count).compute_mask(weight, torch.ones_like(weight))
-            assert torch.equal(mask, expected.bool())
 
 
 def test_blocks_chunks_and_memory_change_nothing(trained, digits, monkeypatch, tmp_path: Path) -> None:

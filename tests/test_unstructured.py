@@ -11,6 +11,7 @@ from tp_vgg.unstructured import (
     count_nonzero,
     is_masked,
     layer_sparsity,
+    magnitude_masks,
     mask_global,
     mask_layers,
     prune_unstructured,
@@ -38,6 +39,18 @@ def test_zeroes_the_smallest_weights_exactly(make_model, spec) -> None:
             assert before[gone].abs().max() <= before[~gone].abs().min()
     assert not any(is_masked(module) for module in model.modules())
     assert set(model.state_dict()) == set(make_model(spec).state_dict())
+
+
+def test_masks_are_torchs_own_but_for_ties_where_the_first_go() -> None:
+    torch.manual_seed(0)
+    distinct, tied = torch.randn(6, 5, 3, 3), torch.randint(-3, 4, (6, 5, 3, 3)).float()
+    counts = (0, 1, 27, 135, 269)
+    for count, mask in zip(counts, magnitude_masks(distinct.abs(), counts), strict=True):
+        expected = torch.nn.utils.prune.L1Unstructured(count).compute_mask(distinct, torch.ones_like(distinct))
+        assert torch.equal(mask, expected.bool())
+    for count, mask in zip(counts, magnitude_masks(tied.abs(), counts), strict=True):
+        order = tied.abs().flatten().argsort(stable=True)
+        assert mask.flatten()[order].tolist() == [False] * count + [True] * (270 - count)
 
 
 def test_global_scope_ranks_all_layers_together(make_model) -> None:

@@ -8,12 +8,11 @@ blocks, and shares of memory and of ranks end on block boundaries: the same numb
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
-from torch.nn.utils import prune
 from tqdm import tqdm
 
 from tp_vgg.chain import Chain, steps_of, with_channels_in_order
@@ -26,6 +25,7 @@ from tp_vgg.refit import Refit, Refitted
 from tp_vgg.step import Buffers, Step
 from tp_vgg.structured import rank
 from tp_vgg.tally import Sweep, Tally
+from tp_vgg.unstructured import magnitude_masks
 
 BLOCK = {"cpu": 250, "cuda": 2000}
 """Images evaluated together; the outputs of one block stay in buffers that every level uses again."""
@@ -182,12 +182,12 @@ class Engine:
         return Refitted([chain.to(step.weight.dtype) for chain in chains], counts)
 
     def _masks(self, name: str) -> list[torch.Tensor]:
-        """torch's masks of the layer's original weights, by level; batch norm's fold scales whole filters, so they fit the folded
+        """Masks of the layer's original weights, by level; batch norm's fold scales whole filters, so they fit the folded
         ones. None for a structured sweep."""
         if self._asked.kind == "structured":
             return []
         weight = self._model.get_submodule(name).get_parameter("weight").detach().contiguous()
-        return list(magnitude_masks(weight, self._asked.removed[name]))
+        return list(magnitude_masks(weight.abs(), self._asked.removed[name]))
 
     def _masked(self, step: Step, mask: torch.Tensor) -> torch.Tensor:
         """The step's weight with zeros; a folded head's columns are masked before they are summed."""
@@ -195,15 +195,3 @@ class Engine:
             return step.weight * mask
         whole = self._model.get_submodule(step.name).get_parameter("weight").detach()
         return fold_head_columns(whole * mask).to(step.weight.dtype)
-
-
-def magnitude_masks(weight: torch.Tensor, zeros: Sequence[int]) -> Iterator[torch.Tensor]:
-    """``torch.nn.utils.prune``'s L1 masks (bool) that zero each count of weights. One sort serves all of them; where equal magnitudes
-    meet at a boundary torch's own function decides between them."""
-    size = weight.abs()
-    rising = size.flatten().sort().values
-    for count in zeros:
-        if 0 < count < len(rising) and rising[count - 1] == rising[count]:
-            yield prune.L1Unstructured(count).compute_mask(weight, torch.ones_like(weight)).bool()
-        else:
-            yield size > rising[count - 1] if count else torch.ones_like(weight, dtype=torch.bool)

@@ -15,7 +15,7 @@ from tp_vgg.stats import paired_difference, wilson
 if TYPE_CHECKING:
     import numpy as np
 
-SENSITIVITY = "tp_vgg/sensitivity/1"
+SENSITIVITY = "tp_vgg/sensitivity/2"
 """Format of a sweep's table, and part of its key: raised when the same sweep may count otherwise."""
 LEVELS = tuple(i / 10 for i in range(1, 10))
 """Ratios or sparsities of a sweep where the user says nothing."""

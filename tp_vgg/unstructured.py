@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import prune
@@ -38,6 +39,32 @@ Scores = Mapping[str, torch.Tensor]
 """Importance of every weight, by layer; the magnitude where there are none."""
 
 
+class LeastImportant(prune.L1Unstructured):
+    """torch's method, but for equal magnitudes: torch leaves these to the device; here the first in memory are zeroed first."""
+
+    def compute_mask(self, t: torch.Tensor, default_mask: torch.Tensor) -> torch.Tensor:
+        zeros = self.amount if isinstance(self.amount, int) else round(self.amount * t.numel())
+        (kept,) = magnitude_masks(t.detach().abs(), [zeros])
+        return default_mask * kept
+
+
+def magnitude_masks(size: torch.Tensor, zeros: Sequence[int]) -> Iterator[torch.Tensor]:
+    """Masks (bool) that leave out each count of the smallest of ``size``; of equal ones, the first in memory. One sort serves them all."""
+    flat = size.flatten()
+    # NumPy sorts on the CPU ten times as fast as torch, which sorts the indices too.
+    rising = torch.from_numpy(np.sort(flat.numpy())) if flat.device.type == "cpu" else flat.sort().values
+    for count in zeros:
+        if not count:
+            yield torch.ones_like(size, dtype=torch.bool)
+            continue
+        limit = rising[count - 1]
+        kept = flat > limit
+        spare = len(flat) - count - int(kept.sum())
+        if spare:
+            kept[(flat == limit).nonzero().flatten()[-spare:]] = True
+        yield kept.view(size.shape)
+
+
 def mask_layers(model: VGG, plan: Plan, scores: Scores | None = None) -> None:
     """Mask the least important ``round(value · numel)`` weights of each layer that ``plan`` names.
 
@@ -46,7 +73,7 @@ def mask_layers(model: VGG, plan: Plan, scores: Scores | None = None) -> None:
     """
     layers = _maskable_layers(model)
     for name, zeros in resolve_sparsity(plan, model.spec).items():
-        prune.l1_unstructured(layers[name], "weight", amount=zeros, importance_scores=scores and scores[name])
+        LeastImportant.apply(layers[name], "weight", zeros, importance_scores=scores and scores[name])  # type: ignore[no-untyped-call]
 
 
 def mask_global(model: VGG, sparsity: float, scores: Scores | None = None) -> None:
@@ -59,7 +86,7 @@ def mask_global(model: VGG, sparsity: float, scores: Scores | None = None) -> No
     layers = _maskable_layers(model)
     prune.global_unstructured(
         [(layer, "weight") for layer in layers.values()],
-        pruning_method=prune.L1Unstructured,
+        pruning_method=LeastImportant,
         importance_scores=scores and {(layers[name], "weight"): score for name, score in scores.items()},
         amount=float(sparsity),
     )
@@ -126,23 +153,18 @@ class Gradual:
         weights = {name: layer.get_parameter("weight_orig") for name, layer in layers.items()}
         if self.plan is not None:
             for name, zeros in resolve_sparsity(self.plan, model.spec).items():
-                layers[name].get_buffer("weight_mask").copy_(_mask(weights[name], round(share * zeros)))
+                (mask,) = magnitude_masks(weights[name].abs(), [round(share * zeros)])
+                layers[name].get_buffer("weight_mask").copy_(mask)
             return
         assert self.sparsity is not None
         every = torch.cat([weight.flatten() for weight in weights.values()])
-        mask = _mask(every, round(share * self.sparsity * len(every)))
+        (mask,) = magnitude_masks(every.abs(), [round(share * self.sparsity * len(every))])
         for layer, part in zip(layers.values(), mask.split([w.numel() for w in weights.values()]), strict=True):
             layer.get_buffer("weight_mask").copy_(part.view(layer.get_buffer("weight_mask").shape))
         if step == end:
             for layer in layers.values():
                 layer.weight = layer.get_parameter("weight_orig") * layer.get_buffer("weight_mask")
             _refuse_dead(model, self.sparsity)
-
-
-def _mask(weights: torch.Tensor, zeros: int) -> torch.Tensor:
-    flat = weights.contiguous()  # torch's pruning flattens by a view
-    mask: torch.Tensor = prune.L1Unstructured(amount=zeros).compute_mask(flat, torch.ones_like(flat))
-    return mask
 
 
 def _maskable_layers(model: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
