@@ -42,6 +42,12 @@ def test_a_cpu_sample_is_the_time_of_one_call() -> None:
     assert len(calls) >= 3
 
 
+def test_a_long_call_on_a_cpu_is_made_once() -> None:
+    calls = []
+    seconds = CpuClock(1, seconds=0.005).sample(lambda: calls.append(time.sleep(0.02)))
+    assert seconds >= 0.02 and len(calls) == 1
+
+
 def test_a_cpu_sample_runs_on_the_threads_that_were_asked_for() -> None:
     before, seen = torch.get_num_threads(), set()
     for threads in (1, 2):

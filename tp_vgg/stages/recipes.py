@@ -16,11 +16,11 @@ def baseline_recipe(
 ) -> Recipe:
     """How the dense model is trained where the user says nothing: short on digits, 24 epochs elsewhere."""
     small = settings.dataset == "digits"
-    default_lr = (0.05 if small else 0.1) if spec.batch_norm else 0.01
+    default_lr = (0.03 if small else 0.1) if spec.batch_norm else 0.01
     return Recipe(
-        epochs=epochs or (5 if small else 24),
+        epochs=epochs or (3 if small else 24),
         lr=lr or default_lr,
-        batch_size=batch_size or (64 if small else 128),
+        batch_size=batch_size or (32 if small else 128),
         seed=settings.seed,
     )
 
