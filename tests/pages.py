@@ -83,8 +83,8 @@ def findings(spec: VGGSpec, *, timed: bool = True, **changed: Any) -> Findings:
     }
     epochs = (Epoch(1, 0.1, 2.0, 20.0, 30.0, 1.0), Epoch(2, 0.0, 1.0, 80.0, 90.0, 1.0))
     drawn = (
-        Drawn("sweep", "Structured sensitivity", "How to read it.", plots.sensitivity(table)),
-        Drawn("training", "Training curves", "How to read it.", plots.history({"baseline": epochs})),
+        Drawn.of("sweep", "Structured sensitivity", "How to read it.", plots.sensitivity(table)),
+        Drawn.of("training", "Training curves", "How to read it.", plots.history({"baseline": epochs})),
     )
     found = Findings(
         records, {"structured": table}, {"structured": plan}, None, {}, profile(spec) if timed else None, ("a plan's line",), drawn,

@@ -73,7 +73,7 @@ def test_a_text_stays_text() -> None:
     figure = plots.history({EVIL: pages.findings(SMALL).drawn and [_epoch()]})
     found = pages.findings(
         SMALL, records={EVIL: base, f"2{EVIL}": pages.record(SMALL, 180, checkpoint=EVIL)}, sweeps={"structured": table},
-        foreseen=(EVIL,), commands=(EVIL,), drawn=(Drawn("evil", EVIL, EVIL, figure),),
+        foreseen=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
     )  # fmt: skip
     page = render(found)
     scripts = [attributes for tag, attributes in tags(page) if tag == "script"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from tp_vgg import __version__
@@ -30,7 +31,11 @@ class Drawn:
     title: str
     reading: str
     """How to read it, in a sentence or two."""
-    figure: Figure
+    svg: Markup
+
+    @classmethod
+    def of(cls, name: str, title: str, reading: str, figure: Figure) -> Drawn:
+        return cls(name, title, reading, inline_svg(figure, name, f"{title}. {reading}"))
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def render(found: Findings) -> str:
         foreseen=found.foreseen,
         explorer=explorer_data(spec, found.sweeps.get("structured"), found.profile, found.plans.get("structured")),
         checkpoint=os.path.basename(dense.checkpoint),  # noqa: PTH119  a name in a text, not a file
-        figures=[(one, inline_svg(one.figure, one.name, f"{one.title}. {one.reading}")) for one in found.drawn],
+        figures=found.drawn,
         commands=found.commands,
         sweeps=found.sweeps,
         plans=found.plans,

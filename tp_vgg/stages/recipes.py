@@ -16,7 +16,7 @@ def baseline_recipe(
 ) -> Recipe:
     """How the dense model is trained where the user says nothing: short on digits, 24 epochs elsewhere."""
     small = settings.dataset == "digits"
-    default_lr = (0.03 if small else 0.1) if spec.batch_norm else 0.01
+    default_lr = (0.02 if small else 0.1) if spec.batch_norm else 0.01
     return Recipe(
         epochs=epochs or (3 if small else 24),
         lr=lr or default_lr,

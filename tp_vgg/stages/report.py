@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from tqdm import tqdm
 
 from tp_vgg import checkpoint, plots
 from tp_vgg.errors import BadInput
@@ -57,7 +58,9 @@ def report(settings: Settings) -> Path:
             quoted=found.quoted(),
             profile=profile,
             foreseen=tuple(one.line() for one in found.foreseen),
-            drawn=tuple(_drawn(run, found, sweeps, profile)),
+            drawn=tuple(
+                tqdm(_drawn(run, found, sweeps, profile), "report", unit="figure", disable=settings.quiet or None)
+            ),
             commands=tuple(dict.fromkeys(line for line in commands if line)),
         )
     )
@@ -90,15 +93,17 @@ def _drawn(
 ) -> Iterator[Drawn]:
     """All figures that the run directory has the data of."""
     for kind, sweep in sweeps.items():
-        yield Drawn(f"{kind}-sweep", f"{kind.capitalize()} sensitivity", _READING[kind], plots.sensitivity(sweep))
-        yield Drawn(f"{kind}-cost", f"{kind.capitalize()} sensitivity by cost", _READING["cost"], plots.sensitivity_cost(sweep))  # fmt: skip
+        yield Drawn.of(f"{kind}-sweep", f"{kind.capitalize()} sensitivity", _READING[kind], plots.sensitivity(sweep))
+        yield Drawn.of(f"{kind}-cost", f"{kind.capitalize()} sensitivity by cost", _READING["cost"], plots.sensitivity_cost(sweep))  # fmt: skip
     if found.latency is not None and found.quoted():
-        yield Drawn("latency", "Speed-up against the MAC ratio", _READING["latency"], plots.latency(found.latency))
+        yield Drawn.of("latency", "Speed-up against the MAC ratio", _READING["latency"], plots.latency(found.latency))
     if profile is not None:
-        yield Drawn("staircase", "Time of each conv over its width", _READING["staircase"], plots.staircase([profile]))
+        yield Drawn.of(
+            "staircase", "Time of each conv over its width", _READING["staircase"], plots.staircase([profile])
+        )
     trainings = {name: epochs for name in found.records if (epochs := _history(run, name))}
     if trainings:
-        yield Drawn("training", "Training curves", _READING["training"], plots.history(trainings))
+        yield Drawn.of("training", "Training curves", _READING["training"], plots.history(trainings))
     yield from _histograms(run, found.records)
 
 
@@ -132,7 +137,7 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
         layer = max(sparsity, key=lambda name: sparsity[name])
         masked = checkpoint.load(run.root / records["unstructured"].checkpoint)
         figure = plots.masked_weights(_weights(dense, layer), _weights(masked, layer), layer)
-        yield Drawn("zeroed", f"Weights of {layer}, unstructured", _READING["weights"], figure)
+        yield Drawn.of("zeroed", f"Weights of {layer}, unstructured", _READING["weights"], figure)
     if "structured_pruned" in records:
         pruned = checkpoint.load(run.root / records["structured_pruned"].checkpoint)
         layer = min(dense.spec.prunable, key=lambda name: pruned.spec.prunable[name] / dense.spec.prunable[name])
@@ -140,7 +145,7 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
         kept = pruned.kept.get(layer, list(range(len(before))))
         norms = np.abs(before).reshape(len(before), -1).sum(1)
         figure = plots.removed_filters(before, kept, norms, layer, "L1 norm")
-        yield Drawn("removed", f"Filters of {layer}, structured", _READING["weights"], figure)
+        yield Drawn.of("removed", f"Filters of {layer}, structured", _READING["weights"], figure)
 
 
 def _weights(model: Any, layer: str) -> np.ndarray:
