@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tp_vgg.archive import read_archive
 from tp_vgg.device import versions
 from tp_vgg.errors import BadInput
 from tp_vgg.model import VGG, can_fold_head, empty, fold_head_columns
@@ -81,14 +80,7 @@ def _read(path: Path) -> object:
             "not a regular file" if path.exists() else "no such file; give a checkpoint (.pth, .safetensors or .sparse)"
         )
     try:
-        if path.suffix in SAFETENSORS:
-            return from_file(path)
-        with warnings.catch_warnings(action="ignore"):  # about files that are refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise BadInput(
-            "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
-        ) from None
+        return from_file(path) if path.suffix in SAFETENSORS else read_archive(path)
     except (MemoryError, BadInput):
         raise
     except Exception as error:  # noqa: BLE001  what a broken archive raises is not documented

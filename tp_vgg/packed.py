@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tp_vgg.errors import BadInput
+from tp_vgg.storage import fingerprint
 
 State = dict[str, torch.Tensor]
 MASK, VALUES, SIGNS = ":mask", ":values", ":signs"
@@ -93,10 +94,19 @@ def to_bytes(checkpoint: Mapping[str, Any], *, sparse: bool) -> bytes:
         texts = {"format": checkpoint["format"], **{name: json.dumps(checkpoint[name]) for name in _TEXTS}}
     except (TypeError, ValueError):
         raise BadInput("meta: holds what JSON can't say; keep it to plain types") from None
-    if not sparse:
-        return save(dict(checkpoint["state_dict"]), texts)
-    tensors, shapes = pack(checkpoint["state_dict"])
-    return save(tensors, {**texts, "shapes": json.dumps(shapes)})
+    tensors = dict(checkpoint["state_dict"])
+    if sparse:
+        tensors, shapes = pack(tensors)
+        texts["shapes"] = json.dumps(shapes)
+    return save(tensors, {**texts, "sha256": _digest(tensors, texts)})
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:
+    """Of all that the file holds: the container itself has no sums."""
+    raw = (value.reshape(-1).view(torch.uint8).numpy().data for _, value in sorted(tensors.items()))
+    return fingerprint(
+        dict(texts), [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())], *raw
+    )
 
 
 def from_file(path: Path) -> dict[str, Any]:
@@ -109,6 +119,8 @@ def from_file(path: Path) -> dict[str, Any]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     if not texts.get("format", "").startswith("tp_vgg/"):  # others say "pt" there
         return tensors
+    if texts.pop("sha256", None) not in (None, _digest(tensors, texts)):
+        raise BadInput("damaged: its tensors are not those that were saved")
     try:
         found = {name: json.loads(texts[name]) for name in (*_TEXTS, "shapes") if name in texts}
     except (ValueError, RecursionError):

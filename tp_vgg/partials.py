@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tp_vgg.archive import read_archive
 from tp_vgg.storage import aside, write_atomic
 
 
@@ -33,8 +34,9 @@ def find_partial(path: Path, key: str) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = read_archive(path)
     except Exception:  # noqa: BLE001  what a torn file raises is not documented
         return None
-    ours = isinstance(saved, dict) and isinstance(saved.get("key"), str) and saved["key"].isalnum()
-    return saved if ours else None
+    if not isinstance(saved, dict) or not isinstance(saved.get("key"), str) or not saved["key"].isalnum():
+        return None
+    return saved

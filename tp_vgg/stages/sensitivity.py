@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tp_vgg import plots
+from tp_vgg.archive import read_archive
 from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation, load_data
 from tp_vgg.errors import BadInput
@@ -138,7 +139,7 @@ class _Files:
 
 def _holds(path: Path, record: dict[str, Any]) -> bool:
     try:
-        return bool(torch.load(path, weights_only=True) == record)
+        return bool(read_archive(path) == record)
     except Exception:  # noqa: BLE001  what a torn or foreign file raises is not documented
         return False
 
