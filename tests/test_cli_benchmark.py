@@ -16,7 +16,7 @@ FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp3
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are not judged here."""
-    monkeypatch.setattr("tp_vgg.latency.CpuClock", lambda threads, *_: CpuClock(threads, 1e-4))
+    monkeypatch.setattr("tp_vgg.bench.CpuClock", lambda threads, *_: CpuClock(threads, 1e-4))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ FLOORS = [
         "recipe",
     },
     {"model", "partials", "data", "plots", "losses", "kernels", "verdicts", "clocks", "curves"},
-    {"checkpoint", "evaluate", "unstructured", "chain", "interleave", "allocate"},
+    {"bench", "checkpoint", "evaluate", "unstructured", "chain", "interleave", "allocate"},
     {"structured", "train", "tally", "points", "export"},
     {"refit", "modes"},
     {"engine"},

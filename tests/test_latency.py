@@ -9,10 +9,11 @@ import torch
 from fakes import CudaOnCpu
 
 import tp_vgg
+from tp_vgg.bench import Bench
 from tp_vgg.clocks import CpuClock, CudaClock
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Cell, Latency, LatencyRow, cells_of
-from tp_vgg.latency import Bench, Schedule, measure, measure_latency
+from tp_vgg.latency import Schedule, measure, measure_latency
 from tp_vgg.structured import prune_structured
 from tp_vgg.unstructured import prune_unstructured
 
@@ -65,6 +66,18 @@ def test_a_table_has_a_row_for_every_model_and_cell(models, cpu: Bench) -> None:
     assert ratios == {"dense": 1, "narrow": macs, "masked": 1} and macs > 1.5
     assert any("masks save nothing" in reason for row in found.rows if row.model == "masked" for reason in row.reasons)
     assert found.models["masked"]["density"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_networks_of_the_same_widths_are_timed_once_and_say_so(models, cpu: Bench) -> None:
+    models = {**models, "tuned": copy.deepcopy(models["narrow"]), "again": copy.deepcopy(models["dense"])}
+    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
+    rows = {row.model: row for row in found.rows}
+    assert list(rows) == list(models)
+    assert replace(rows["tuned"], model="narrow") == rows["narrow"]
+    assert {name: about.get("timed_as") for name, about in found.models.items()} == {
+        "dense": None, "narrow": None, "masked": None, "tuned": "narrow", "again": None,
+    }  # fmt: skip
+    assert rows["again"].seconds != rows["dense"].seconds != rows["masked"].seconds
 
 
 def test_a_table_survives_json(models, cpu: Bench) -> None:

@@ -137,7 +137,8 @@ class Latency:
     reference: str
     """Name of the dense model."""
     models: dict[str, dict[str, Any]]
-    """By name: ``spec``, ``macs``, ``params``, ``density`` (share of weights that are not zero), and of a file ``checkpoint`` and ``sha256``."""
+    """By name: ``spec``, ``macs``, ``params``, ``density`` (share of weights that are not zero), of a file ``checkpoint`` and ``sha256``, and where
+    another of the same widths was timed in its place ``timed_as``."""
     environment: dict[str, Any]
     conditions: dict[str, Any]
     """Clocks and power state of the device ``before`` and right ``after`` each cell of this session, the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from tp_vgg.clocks import Call, Clock, CpuClock, CudaCalls, CudaClock, TorchCuda
-from tp_vgg.device import environment, fp32_arithmetic, fp32_flags, pick_device, release_memory, versions
+from tp_vgg.bench import Bench
+from tp_vgg.clocks import Call
+from tp_vgg.device import fp32_arithmetic, fp32_flags, pick_device, release_memory
 from tp_vgg.errors import BadInput, out_of_memory
 from tp_vgg.interleave import interleave
 from tp_vgg.latencies import BATCH_SIZES, FEWEST_TRIALS, MODES, Cell, Latency, LatencyRow, Ratio, cells_of
 from tp_vgg.model import VGG
 from tp_vgg.modes import Pass, Ring, Unavailable, check_available, prepare, ring_of
 from tp_vgg.spec import VGGSpec
-from tp_vgg.staircase import POINT_SECONDS, probe_layers, probe_network
+from tp_vgg.staircase import probe_layers, probe_network
 from tp_vgg.stats import quartiles
 from tp_vgg.unstructured import layer_sparsity
-from tp_vgg.verdicts import Step, explain, needs_reason, verdict
+from tp_vgg.verdicts import ZEROS, Step, explain, needs_reason, verdict
 
 _CONTROL, _EAGER = "control", "dense in eager mode"
 _MODEL = "model "
@@ -28,51 +28,6 @@ _MODEL = "model "
 _SIMPLE = ("eager", "folded")
 """Modes that run a network's own operators one by one."""
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} cells [{elapsed}]"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A device and how things are timed on it."""
-
-    device: torch.device
-    clock: Clock
-    quick: Clock
-    """The same with shorter samples, for single convs."""
-    cuda: CudaCalls | None
-    threads: int
-
-    @classmethod
-    def of(cls, device: torch.device, threads: int | None = None) -> Bench:
-        """``threads``: of the CPU; torch's default where ``None``. Raises :class:`BadInput` for fewer than one."""
-        if threads is not None and (type(threads) is not int or threads < 1):
-            raise BadInput(f"threads: {threads!r}: must be a whole number from 1 on")
-        threads = threads or torch.get_num_threads()
-        if device.type == "cuda":
-            cuda = TorchCuda(device)
-            return cls(device, CudaClock(cuda), CudaClock(cuda, POINT_SECONDS), cuda, threads)
-        return cls(device, CpuClock(threads), CpuClock(threads, POINT_SECONDS), None, threads)
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Versions and hardware, with the threads that are used."""
-        return {**environment(self.device), **versions(("onnxruntime",)), "threads": self.threads}
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Its threads, and its stream, are those that torch uses."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                yield
-        finally:
-            torch.set_num_threads(before)
-
-    def bandwidth(self) -> float:
-        """Bytes per second of a copy far larger than the caches, read and write counted; the best of five."""
-        source = torch.zeros(max(4 * self.clock.cache_bytes(), 64 << 20), dtype=torch.uint8, device=self.device)
-        target = torch.empty_like(source)
-        return 2 * source.numel() / min(self.clock.sample(lambda: target.copy_(source)) for _ in range(5))
 
 
 @dataclass(frozen=True)
@@ -136,7 +91,8 @@ def measure(
 
     check_models(models)
     known = known or {}
-    about = {name: _about(model) for name, model in models.items()}
+    about = _about_all(models)
+    timed = {name: model for name, model in models.items() if "timed_as" not in about[name]}
     conditions: dict[str, Any] = {
         "hot": schedule.hot, "flags": {cell.dtype: _flags(cell) for cell in schedule.cells}, "before": bench.clock.conditions(), "after": {},
     }  # fmt: skip
@@ -148,7 +104,8 @@ def measure(
             if cell in known:
                 rows += known[cell]
             else:
-                measured = _measure_cell(models, cell, schedule, bench, bar.update)
+                found = {row.model: row for row in _measure_cell(timed, cell, schedule, bench, bar.update)}
+                measured = tuple(replace(found[about[name].get("timed_as", name)], model=name) for name in models)
                 conditions["after"][cell.label] = bench.clock.conditions()
                 _let_go()
                 done(measured)
@@ -209,7 +166,7 @@ def _passes(models: Mapping[str, VGG], cell: Cell, schedule: Schedule, bench: Be
     wanted = [*((_MODEL + name, model, cell) for name, model in models.items()), (_CONTROL, reference, cell)]
     if cell.mode != "eager":
         wanted.append((_EAGER, reference, replace(cell, mode="eager")))
-    rings = {how: schedule.ring(reference, how, bench) for _, _, how in wanted}
+    rings = {how: schedule.ring(reference, how, bench) for how in {how for _, _, how in wanted}}
     return {name: prepare(model, how, rings[how], bench.cuda, bench.threads) for name, model, how in wanted}
 
 
@@ -271,8 +228,20 @@ def _busy(model: VGG, cell: Cell, bench: Bench) -> float | None:
         return None
 
 
+def _about_all(models: Mapping[str, VGG]) -> dict[str, dict[str, Any]]:
+    """What the rules and the report need to know of each model. Beside the dense one, networks of the same widths without zeros differ in nothing that
+    a dense kernel's time could depend on: the first stands for the others (``timed_as``)."""
+    _, *others = models
+    found = {name: _about(model) for name, model in models.items()}
+    first: dict[str, str] = {}
+    for name in others:
+        if found[name]["density"] > 1 - ZEROS:
+            other = first.setdefault(str(found[name]["spec"]), name)
+            found[name] |= {"timed_as": other} if other != name else {}
+    return found
+
+
 def _about(model: VGG) -> dict[str, Any]:
-    """What the rules and the report need to know of a model."""
     zeros = layer_sparsity(model)
     kept = sum((1 - zeros[row.name]) * row.weights for row in model.spec.rows)
     return {

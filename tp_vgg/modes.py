@@ -61,6 +61,10 @@ def check_available(cell: Cell, cuda: CudaCalls | None) -> None:
         raise Unavailable("this device has no bf16 hardware")
 
 
+_IN_CACHE = 1 << 18
+"""Elements looked at at a time."""
+
+
 def layout(cell: Cell) -> torch.memory_format:
     """Of images and weights in memory."""
     return torch.channels_last if cell.mode == "folded" else torch.contiguous_format
@@ -145,9 +149,12 @@ def flush_denormals(model: VGG) -> int:
     flushed = 0
     for value in (*model.parameters(), *model.buffers()):
         if value.is_floating_point():
-            tiny = (value != 0) & (value.abs() < torch.finfo(value.dtype).tiny)
-            flushed += int(tiny.sum())
-            value.masked_fill_(tiny, 0)
+            for part in value.as_strided((value.numel(),), (1,)).split(
+                _IN_CACHE
+            ):  # in memory's own order, whatever the layout
+                tiny = (part != 0) & (part.abs() < torch.finfo(part.dtype).tiny)
+                flushed += int(tiny.sum())
+                part.masked_fill_(tiny, 0)
     return flushed
 
 

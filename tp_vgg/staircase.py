@@ -24,8 +24,6 @@ MULTIPLES = (8, 16, 32, 64)
 NEAR = 0.85
 """A lower width is just below from this share of the width on."""
 PROFILE_TRIALS = 5
-POINT_SECONDS = 0.01
-"""Shortest sample of a single conv."""
 
 
 @dataclass(frozen=True)

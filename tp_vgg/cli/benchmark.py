@@ -101,6 +101,10 @@ def render(found: Latency) -> str:
         for reason in row.reasons if row.speedup else ():
             reasons.setdefault(f"{row.model}: {reason}", []).append(row)
     lines += [f"{reason} ({'; '.join(row.cell.label for row in places)})" for reason, places in reasons.items()]
+    twins = {name: about["timed_as"] for name, about in found.models.items() if "timed_as" in about}
+    lines += [
+        f"{name}: timed as {other}, which has the same widths and no zeros either" for name, other in twins.items()
+    ]
     return "\n".join(lines)
 
 

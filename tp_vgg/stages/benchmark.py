@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tp_vgg import checkpoint, plots
+from tp_vgg.bench import Bench
 from tp_vgg.device import environment, fp32_arithmetic, pick_device
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import LATENCY, STAIRCASE, Cell, Latency, LatencyRow, Staircase, Timed, latency_row
-from tp_vgg.latency import Bench, Schedule, check_models, measure
+from tp_vgg.latency import Schedule, check_models, measure
 from tp_vgg.modes import Unavailable, check_available
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.board import keep_figure
