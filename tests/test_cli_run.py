@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +95,15 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
     [
         (["--budget", "macs"], "--budget: 'macs': give NAME=VALUE"),
         (["--budget", "macs=2"], "--budget macs=2: must be from 0"),
-        (["--budget", "macs=0.001"], "--budget macs=0.001: what was swept allows macs="),
-        (["--budget", "sparsity=0.95"], "--budget sparsity=0.95: what was swept allows sparsity=0.9 at best"),
+        (
+            ["--budget", "macs=0.001"],
+            "--budget macs=0.001: unstructured pruning would have to take more than 0.9 of a layer",
+        ),
+        (
+            ["--budget", "sparsity=0.95"],
+            "--budget sparsity=0.95: unstructured pruning would have to take more than 0.9",
+        ),
+        (["--device", "foo"], "--device: 'foo' is not one of"),
         (["--round-to", "0"], "--round-to"),
         (["--arch", "vgg12"], "'vgg12' is not one of"),
         (["--checkpoint", "none.pth"], "none.pth: no such file"),
@@ -145,6 +156,39 @@ def test_a_report_of_one_model_and_damaged_files(call, small, at_home: Path) -> 
     assert "Time: not measured" in page
     assert "structured_pruned" in page
     assert "no sweep of channels in this run" in page
+    line = re.search(r"<pre>(python -m tp_vgg structured --ratios .*)</pre>", page)
+    assert line is not None
+    (at_home / "ratios.json").write_text('{"features.0": 0.5}')
+    status, out, err = call(*shlex.split(html.unescape(line[1]))[3:], "--dry-run")
+    assert status == 0, err
+    record = json.loads((at_home / "o" / "records" / "given_baseline.json").read_text())
+    assert f"{record['params']:,}" in out
+
+
+def test_a_report_of_a_tag_shows_the_sweep_that_it_shares(call, small, at_home: Path) -> None:
+    sweep = ["sensitivity", *small, "--kind", "structured", "--levels", "0.5", "--layers", "features.4", "--out", "o"]
+    assert call(*sweep)[0] == 0
+    assert call("structured", *small, "--ratio", "0.5", "--finetune-epochs", "0", "--out", "o", "--tag", "t")[0] == 0
+    status, _, err = call("report", *small, "--out", "o", "--tag", "t")
+    assert status == 0, err
+    page = (at_home / "o" / "t" / "report.html").read_text()
+    assert "Structured sensitivity" in page
+    assert "--kind structured" in page
+
+
+def test_a_baseline_that_is_measured_again_is_still_the_one_that_was_made(call, at_home: Path) -> None:
+    train = ["--dataset", "digits", "--head", "linear", "--limit-train", "40", "--limit-val", "20", "--out", "o"]
+    assert call("train", *train, "--limit-test", "20", "--epochs", "1")[0] == 0
+    before = json.loads((at_home / "o" / "records" / "baseline.json").read_text())
+    status, _, err = call(
+        "structured", *train, "--limit-test", "30", "--ratio", "0.5", "--finetune-epochs", "0", "--seed", "3"
+    )
+    assert status == 0, err
+    assert "is kept, trained for 1 epochs with seed 0" in err
+    after = json.loads((at_home / "o" / "records" / "baseline.json").read_text())
+    assert (before["test"]["n"], after["test"]["n"]) == (20, 30)
+    assert after["command"] == before["command"]
+    assert " train " in after["command"]
 
 
 @pytest.mark.usefixtures("quickly")
@@ -218,6 +262,7 @@ def test_killed_at_each_stage_it_ends_at_the_same_metrics(small, at_home: Path) 
                 break
         else:
             raise AssertionError(f"stage {stage} was never reached")
+        time.sleep(random.Random(stage).uniform(0, 2))  # into the work, a different way each
         process.send_signal(signal.SIGKILL)
         process.communicate()
     last = started(args, at_home)

@@ -71,15 +71,18 @@ def test_a_text_stays_text() -> None:
     )  # fmt: skip
     table = replace(pages.sweep(SMALL), key=EVIL, importance=EVIL)
     figure = plots.history({EVIL: pages.findings(SMALL).drawn and [_epoch()]})
+    names = (EVIL, f"2{EVIL}", f"3{EVIL}")
+    timed = pages.latency(names, EVIL)
     found = pages.findings(
-        SMALL, records={EVIL: base, f"2{EVIL}": pages.record(SMALL, 180, checkpoint=EVIL)}, sweeps={"structured": table},
-        foreseen=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
+        SMALL, records={EVIL: base, **{name: pages.record(SMALL, 180, checkpoint=EVIL) for name in names[1:]}}, sweeps={"structured": table},
+        latency=timed, quoted={row.model: row for row in timed.rows[:3]}, prune_command=EVIL, foreseen=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
     )  # fmt: skip
     page = render(found)
     scripts = [attributes for tag, attributes in tags(page) if tag == "script"]
     assert scripts == [{"type": "application/json", "id": "explorer-data"}, {}]
-    assert "alert(" in page
+    assert page.count("alert(") > 30
     assert EVIL not in page
+    assert "timed as 2" in page
 
 
 def _epoch():

@@ -23,7 +23,7 @@ _BINS = 101
 
 
 def masked_weights(before: np.ndarray, after: np.ndarray, layer: str) -> Figure:
-    """Histograms of one layer's weights before and after masking, on one axis; the bar of zeros stands out.
+    """Histograms of one layer's weights before and after masking, side by side; the bar of zeros stands out.
 
     ``before``, ``after``: the weights in any one shape.
     """
@@ -51,6 +51,7 @@ def removed_filters(before: np.ndarray, kept: list[int], score: np.ndarray, laye
     _histogram(weights, before[kept], edges, color=AFTER, label=f"after: {before[kept].size:,}")
     weights.set(title="weights", xlabel="weight", ylabel="weights (log scale)", yscale="log")
     weights.legend(loc="upper right")
+    weights.xaxis.set_major_locator(MaxNLocator(5))
     order = np.argsort(score, kind="stable")
     removed, ranked = np.isin(order, gone), score[order]
     scores.stairs(np.where(removed, 0, ranked), fill=True, color=AFTER, label="kept")
@@ -136,7 +137,7 @@ def history(trainings: Mapping[str, Sequence[Epoch]]) -> Figure:
         accuracy.legend(fontsize="small", loc="lower right")
         loss.plot(numbers, [epoch.train_loss for epoch in epochs], **_style(4))
         loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-        loss.xaxis.set_major_locator(MaxNLocator(integer=True))
+        loss.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 

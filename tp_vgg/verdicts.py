@@ -19,6 +19,7 @@ MEMORY = 0.5
 """Memory-bound: moving weights and layers' inputs and outputs once takes this share of the time."""
 STEP_GAIN = 1.05
 """A step is worth naming where going down is this many times faster, and saves twice what its MACs are worth."""
+UNEXPLAINED = "no rule explains it"
 ZEROS = 0.01
 """Share of zeros more than the dense model has, from which they are worth a word."""
 CONTROL = 0.03
@@ -102,7 +103,7 @@ def _reasons(
         share = bytes_moved(VGGSpec.from_dict(about["spec"]), row.batch_size, item) / bandwidth / (row.median_ms / 1000)
         if share >= MEMORY:
             found.append(f"memory-bound: moving weights and activations once is {min(share, 1):.0%} of its time")
-        found = found or ["no rule explains it"]
+        found = found or [UNEXPLAINED]
     yield from found
 
 

@@ -82,7 +82,7 @@
     say("params", now.params, `${(now.params / dense.params).toFixed(3)}×`, count(now.params));
     say("macs", now.macs, `${(now.macs / dense.macs).toFixed(3)}×`, count(now.macs));
     if (drop === null) say("drop", null, "not known", "no sweep of channels in this run");
-    else if (unknown.length) say("drop", null, "not known", `${unknown.join(", ")}: past what was swept`);
+    else if (unknown.length) say("drop", null, "not known", `${unknown.length === 1 ? unknown[0] : `${unknown.length} layers`}: past what was swept`);
     else say("drop", drop, `${drop > 0 ? "+" : ""}${drop.toFixed(2)} points`, `to ${(data.accuracy - drop).toFixed(2)} %`);
     if (data.time) say("time", now.time / dense.time, `${(now.time / dense.time).toFixed(3)}×`, data.time.where);
   }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -52,6 +51,8 @@ class Findings:
     foreseen: tuple[str, ...]
     """What plans predicted and what came of it, a line each."""
     drawn: tuple[Drawn, ...]
+    prune_command: str
+    """What prunes this dense network by the file that the page gives."""
     commands: tuple[str, ...]
     """Command lines that made all this, in order."""
 
@@ -85,7 +86,7 @@ def render(found: Findings) -> str:
         latency=found.latency,
         foreseen=found.foreseen,
         explorer=explorer_data(spec, found.sweeps.get("structured"), found.profile, found.plans.get("structured")),
-        checkpoint=os.path.basename(dense.checkpoint),  # noqa: PTH119  a name in a text, not a file
+        prune_command=found.prune_command,
         figures=found.drawn,
         commands=found.commands,
         sweeps=found.sweeps,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tp_vgg.latencies import Latency, LatencyRow
 from tp_vgg.records import ModelRecord
+from tp_vgg.verdicts import UNEXPLAINED
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:
         if place["device"] == "cpu"
         else place["device"]
     )
-    reasons = f" Why not more: {'; '.join(row.reasons)}." if row.reasons else ""
+    known = [reason for reason in row.reasons if reason != UNEXPLAINED]
+    reasons = f" Why not more: {'; '.join(known)}." if known else ""
     return Sentence(
         claim,
         f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}] the speed of the dense network (median of n = {len(row.seconds)} paired "

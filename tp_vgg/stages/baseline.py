@@ -33,6 +33,15 @@ def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tup
         path = own = work.run.checkpoint("baseline", work.settings.flag_spec().depth)
     model = given or load_dense(work.settings, path)
     check_classes(model, work.data, path)
+    made = model.meta.get("training")
+    if (
+        given is None
+        and isinstance(made, dict)
+        and (epochs or made.get("epochs"), work.settings.seed) != (made.get("epochs"), made.get("seed"))
+    ):
+        work.settings.note(
+            f"{path} is kept, trained for {made.get('epochs')} epochs with seed {made.get('seed')}; for another one: `train`, or another --out"
+        )
     if own is not None and path.resolve() == own.resolve():
         return model.to(work.device), _own_record(work, own, model)
     note = "checkpoint from elsewhere: it may have seen the val images, so quote test"
@@ -53,8 +62,10 @@ def _current_record(work: Session, path: Path, name: str, notes: tuple[str, ...]
 
     def current() -> ModelRecord:
         record = work.run.record(name)
-        if record is None or record.sha256 != file_fingerprint(path) or record.data != data_summary(work.data):
-            record = work.record(path, name, notes)
+        digest = file_fingerprint(path)
+        if record is None or record.sha256 != digest or record.data != data_summary(work.data):
+            made = record.command if record is not None and record.sha256 == digest else None
+            record = work.record(path, name, notes, command=made)
         return record
 
     return work.ranks.led(current)

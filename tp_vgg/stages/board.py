@@ -15,7 +15,7 @@ from tp_vgg.plots import save_png
 from tp_vgg.stages.settings import RunDir, Settings
 
 SCALARS = {"train_loss": "loss/train", "train_accuracy": "accuracy/train", "val_accuracy": "accuracy/val", "lr": "rate"}
-"""Names in TensorBoard by field of :class:`~tp_vgg.records.Epoch`."""
+"""Names in TensorBoard by field of :class:`~tp_vgg.history.Epoch`."""
 
 
 def keep_figure(settings: Settings, run: RunDir, name: str, figure: Figure) -> Path:

@@ -121,12 +121,9 @@ def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
 
 def _sweep(settings: Settings, run: RunDir, kind: Kind) -> tuple[Path, dict[str, Any]]:
     """The sweep's record: of the tag, or else of the run directory. Raises :class:`BadInput` where there is none, or of other weights."""
-    for directory in dict.fromkeys((run.work, run.root)):
-        path = directory / "records" / f"{kind}_sensitivity.json"
-        record = read_json(path)
-        if record is not None:
-            break
-    else:
+    path = sweep_path(run, kind)
+    record = read_json(path)
+    if record is None:
         raise BadInput(
             f"{run.work}: no {kind} sweep here yet; run `python -m tp_vgg sensitivity --kind {kind}` with these options first"
         )
@@ -140,6 +137,12 @@ def _sweep(settings: Settings, run: RunDir, kind: Kind) -> tuple[Path, dict[str,
             f"{path}: is of other weights than {dense}; run `python -m tp_vgg sensitivity --kind {kind}` again"
         )
     return path, record
+
+
+def sweep_path(run: RunDir, kind: Kind) -> Path:
+    """Where the record of a sweep is, or would be: with the tag, or else in the run directory that it shares."""
+    own, shared = (directory / "records" / f"{kind}_sensitivity.json" for directory in (run.work, run.root))
+    return shared if shared.is_file() and not own.is_file() else own
 
 
 def _table(path: Path, record: dict[str, Any]) -> Sensitivity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -17,9 +18,9 @@ from tp_vgg.records import ModelRecord, Sensitivity
 from tp_vgg.report.page import Drawn, Findings, render
 from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.stages.compare import Comparison, compared
-from tp_vgg.stages.plan import plan_path, read_plans, read_profiles
+from tp_vgg.stages.plan import plan_path, read_plans, read_profiles, sweep_path
 from tp_vgg.stages.session import load_given, stage
-from tp_vgg.stages.settings import MODELS, RunDir, Settings
+from tp_vgg.stages.settings import MODELS, RunDir, Settings, flags
 from tp_vgg.storage import read_json, write_text
 
 HISTORIES = {
@@ -32,10 +33,13 @@ HISTORIES = {
 @stage
 def report(settings: Settings) -> Path:
     """Write ``report.html`` from what is there. Returns its path. Raises :class:`BadInput` where nothing has run yet."""
-    given = load_given(settings)
+    asked, given = settings, load_given(settings)
     if given is not None:
         settings = settings.for_spec(given.spec)
     run = RunDir.of(settings)
+    path = run.work / "report.html"
+    if path.is_dir():
+        raise BadInput(f"{path}: is a directory; move it away")
     found = compared(settings, run)
     dense = found.records[MODELS[0]]
     sweeps, commands = {}, [record.command for record in found.records.values()]
@@ -46,7 +50,9 @@ def report(settings: Settings) -> Path:
             commands.append(str(record.get("command", "")))
     plans = {kind: plan for kind, plan in read_plans(run).items() if plan.sweep.get("weights") == dense.sha256}
     commands += _planned(run) if plans else []
-    profile = next(iter(read_profiles(run, VGGSpec.from_dict(dense.spec)).values()), None)
+    profiles = list(read_profiles(run, VGGSpec.from_dict(dense.spec)).values())
+    used = (plans["structured"].profile or {}).get("key") if "structured" in plans else None
+    profile = next((table for table in profiles if table.key == used), profiles[0] if profiles else None)
     if found.latency is not None:
         commands.append(str(found.latency.conditions.get("command", "")))
     page = render(
@@ -61,10 +67,12 @@ def report(settings: Settings) -> Path:
             drawn=tuple(
                 tqdm(_drawn(run, found, sweeps, profile), "report", unit="figure", disable=settings.quiet or None)
             ),
+            prune_command=shlex.join(
+                ["python", "-m", "tp_vgg", "structured", "--ratios", "ratios.json", *flags(asked), "--tag", "mine"]
+            ),
             commands=tuple(dict.fromkeys(line for line in commands if line)),
         )
     )
-    path = run.work / "report.html"
     write_text(path, page)
     return path
 
@@ -72,7 +80,7 @@ def report(settings: Settings) -> Path:
 def _sweep(run: RunDir, kind: Kind) -> dict[str, Any] | None:
     """The record of a finished sweep; ``None`` where there is none, or a damaged one."""
     try:
-        record = read_json(run.work / "records" / f"{kind}_sensitivity.json")
+        record = read_json(sweep_path(run, kind))
         if record is not None:
             Sensitivity.from_dict(record)
     except (BadInput, TypeError, KeyError, ValueError):
@@ -108,13 +116,14 @@ def _drawn(
 
 
 _READING = {
-    "structured": "One layer pruned at a time, without fine-tuning: each cell is the accuracy lost, in points. A row that darkens early is a sensitive layer.",
+    "structured": "One layer pruned at a time, without fine-tuning: each cell is the accuracy lost, in points. A row whose colour leaves that of 0 early is a sensitive layer.",
     "unstructured": "One layer's smallest weights set to zero at a time, without fine-tuning. The layer whose line falls first is the most sensitive.",
     "cost": "The same points against what they take out of the network: a line that stays high far to the right is where pruning is cheap.",
     "latency": "Points on the dashed line give all that their MACs promise; bars are 95 % intervals; below 1 is slower.",
     "staircase": "Flat parts cost the same at every width: removing channels there buys no time.",
     "training": "The dashed line is accuracy on augmented training images, the other on val; the epoch with the best val accuracy is kept.",
-    "weights": "Before and after, on one logarithmic axis: the layer from which most was taken.",
+    "zeroed": "How many weights have which size, before and after, in the layer from which most was taken. The bar in the middle is the zeros; the scale is logarithmic.",
+    "removed": "The layer from which most was taken. Left: how many weights have which size, before and after, on one logarithmic axis. Right: its filters by their L1 norm.",
 }
 
 
@@ -137,7 +146,7 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
         layer = max(sparsity, key=lambda name: sparsity[name])
         masked = checkpoint.load(run.root / records["unstructured"].checkpoint)
         figure = plots.masked_weights(_weights(dense, layer), _weights(masked, layer), layer)
-        yield Drawn.of("zeroed", f"Weights of {layer}, unstructured", _READING["weights"], figure)
+        yield Drawn.of("zeroed", f"Weights of {layer}, unstructured", _READING["zeroed"], figure)
     if "structured_pruned" in records:
         pruned = checkpoint.load(run.root / records["structured_pruned"].checkpoint)
         layer = min(dense.spec.prunable, key=lambda name: pruned.spec.prunable[name] / dense.spec.prunable[name])
@@ -145,7 +154,7 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
         kept = pruned.kept.get(layer, list(range(len(before))))
         norms = np.abs(before).reshape(len(before), -1).sum(1)
         figure = plots.removed_filters(before, kept, norms, layer, "L1 norm")
-        yield Drawn.of("removed", f"Filters of {layer}, structured", _READING["weights"], figure)
+        yield Drawn.of("removed", f"Filters of {layer}, structured", _READING["removed"], figure)
 
 
 def _weights(model: Any, layer: str) -> np.ndarray:

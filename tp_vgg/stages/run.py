@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tp_vgg.allocate import make_plan
+from tp_vgg.device import pick_device
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import FEW_TRIALS, cells_of
 from tp_vgg.plans import read_budget
@@ -23,11 +24,11 @@ from tp_vgg.stages.options import (
     SweepOptions,
     UnstructuredOptions,
 )
-from tp_vgg.stages.plan import NAMES, PlanOptions, plan, planned, wrote
+from tp_vgg.stages.plan import NAMES, PlanOptions, plan, planned, read_profiles, wrote
 from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, duration
 from tp_vgg.stages.report import report
 from tp_vgg.stages.sensitivity import sensitivity
-from tp_vgg.stages.session import load_given
+from tp_vgg.stages.session import check_kept, load_given
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, expected_spec
 from tp_vgg.stages.structured import show_structured, structured
 from tp_vgg.stages.structured import work_key as structured_key
@@ -39,6 +40,8 @@ BUDGET = {"macs": 0.5}
 """Where the user says nothing, or nothing that a kind of pruning can meet."""
 BENCHMARK = BenchmarkOptions(cells_of(("eager", "folded"), ("fp32",), (1, 64)), FEW_TRIALS)
 PROFILE = BenchmarkOptions(cells_of(("folded",), ("fp32",), (64,)))
+ENOUGH = 5_000
+"""Images worked on before the time to go is reckoned: start-up would weigh too much."""
 SHOWN = "features.0"
 """The layer whose weights are drawn before and after, as the original study does."""
 KINDS: tuple[Kind, ...] = ("unstructured", "structured")
@@ -74,9 +77,11 @@ class _Step:
 def run(settings: Settings, options: RunOptions) -> Comparison:
     """Everything from the dense model to the report. Raises :class:`BadInput` before any work for a budget that no sweep could meet and
     for a plan file that `plan` did not write."""
+    pick_device(settings.device)
     given = load_given(settings)
-    if given is not None:
+    if given is not None and (path := settings.checkpoint) is not None:
         settings = settings.for_spec(given.spec)
+        check_kept(path, RunDir.of(settings), given.spec.depth, MODELS[1:])
     spec = given.spec if given else expected_spec(settings)
     for kind in KINDS:
         check_attainable(spec, kind, options)
@@ -87,7 +92,7 @@ def run(settings: Settings, options: RunOptions) -> Comparison:
     spent = done = 0.0
     sizes: Mapping[str, int] = {}
     for place, step in enumerate(steps, 1):
-        left = sum(later.work(sizes) for later in steps[place - 1 :]) if done else 0.0
+        left = sum(later.work(sizes) for later in steps[place - 1 :]) if done >= ENOUGH else 0.0
         to_go = f", about {duration(left * spent / done)} to go" if left else ""
         settings.note(f"[{place}/{len(steps)}] {step.name}: {duration(time.monotonic() - start)} so far{to_go}")
         before, begun = _written(step.output), time.monotonic()
@@ -169,12 +174,20 @@ class _Pipeline:
         )
 
     def plan(self, kind: Kind) -> _Step:
-        asked = PlanOptions(kind, self.options.of(kind), self.options.round_to, force=True)
-        return _Step(
-            f"{kind} plan",
-            self.where.work / NAMES[kind],
-            lambda: planned(self.settings, self.where, asked) or plan(self.settings, asked),
-        )
+        def solve() -> object:
+            asked = PlanOptions(
+                kind, self.options.of(kind), self.options.round_to, profile=self.profile(kind), force=True
+            )
+            return planned(self.settings, self.where, asked) or plan(self.settings, asked)
+
+        return _Step(f"{kind} plan", self.where.work / NAMES[kind], solve)
+
+    def profile(self, kind: Kind) -> Path | None:
+        """The profile of this device that the plan prices time by, where it does; it is made if it is not there."""
+        if "latency" not in self.options.of(kind):
+            return None
+        (table,) = profile(replace(self.settings, quiet=True), PROFILE)
+        return next(path for path, found in read_profiles(self.where, self.spec).items() if found.key == table.key)
 
     def mask(self) -> object:
         asked, options = read_ratios(self.where.work / NAMES["unstructured"], "unstructured"), UnstructuredOptions()
@@ -222,5 +235,12 @@ def check_attainable(spec: VGGSpec, kind: Kind, options: RunOptions) -> None:
     )
     table = Sensitivity("", kind, "l1", "fp32", spec.to_dict(), nothing, points)
     budget = {name: value for name, value in options.of(kind).items() if name not in ("latency", "drop")}
-    if budget:
-        make_plan(table, budget, round_to=options.round_to)
+    try:
+        if budget:
+            make_plan(table, budget, round_to=options.round_to)
+    except BadInput:
+        asked = ", ".join(f"{name}={value:g}" for name, value in budget.items())
+        raise BadInput(
+            f"--budget {asked}: {kind} pruning would have to take more than {LEVELS[-1]:g} of a layer, which is as far as `run` sweeps;"
+            " give a larger budget, or a smaller --round-to"
+        ) from None

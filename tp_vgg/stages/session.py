@@ -66,9 +66,11 @@ class Session:
         for partial in partials if self.ranks.leads else ():
             partial.unlink(missing_ok=True)
 
-    def record(self, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
-        """Measure the checkpoint at ``path`` and note it as the run directory's ``name``."""
+    def record(self, path: Path, name: str, notes: tuple[str, ...], *, command: str | None = None) -> ModelRecord:
+        """Measure the checkpoint at ``path`` and note it as the run directory's ``name``, made by ``command`` (``None``: this one)."""
         record = self.measured(path, notes)
+        if command is not None:
+            record = replace(record, command=command)
         write_json(self.run.record_path(name), record.to_dict())
         self.peak.reset()
         return record
@@ -179,11 +181,15 @@ def session(
     run = RunDir.of(settings, data.fingerprint)
     if dense is not None and settings.checkpoint is not None:
         check_classes(dense, data, settings.checkpoint)
-        outputs = {run.checkpoint(name, dense.spec.depth).resolve() for name in writes}
-        if settings.checkpoint.resolve() in outputs:
-            raise BadInput(f"--checkpoint: {settings.checkpoint} would be written over; give a --tag or another --out")
+        check_kept(settings.checkpoint, run, dense.spec.depth, writes)
     with locked(run.root) if ranks.leads else nullcontext():
         yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak, ranks)
+
+
+def check_kept(given: Path, run: RunDir, depth: int, writes: tuple[str, ...]) -> None:
+    """Raise :class:`BadInput` where ``--checkpoint`` is one of the models that are to be written."""
+    if given.resolve() in {run.checkpoint(name, depth).resolve() for name in writes}:
+        raise BadInput(f"--checkpoint: {given} would be written over; give a --tag or another --out")
 
 
 @contextmanager

@@ -67,6 +67,16 @@ class Settings:
                 )
 
 
+def flags(settings: Settings) -> list[str]:
+    """The options that say which network, images and run directory are meant, as they would be typed; but for the tag."""
+    usual, found = Settings(), []
+    for name in ("arch", "head", "dataset", "data_dir", "out", "checkpoint", "limit_train", "limit_val", "limit_test"):
+        value = getattr(settings, name)
+        if value != getattr(usual, name):
+            found += [f"--{name.replace('_', '-')}", str(value)]
+    return found
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The files of one run. ``work`` is ``root`` or, with a tag, a directory in it; the baseline is in ``root``."""
