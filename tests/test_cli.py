@@ -291,7 +291,7 @@ def test_schedules_of_a_structured_fine_tuning(call, at_home: Path, small: list)
     assert status == 0, err
     assert err.count("statistics were taken anew") == 2
     training = load(at_home / "o/vgg11_digits_structured_pruned_finetuned.pth").meta["training"]
-    assert (training["schedule"], training["rewound"], training["lr"]) == ("rewind", 5, 0.05)
+    assert (training["schedule"], training["rewound"], training["lr"]) == ("rewind", 3, 0.02)
     assert (training["distill_weight"], training["distill_temperature"]) == (0.3, 2)
     status, _, err = call("structured", *small, "--out", "p", "--ratio", 0.5, "--finetune-epochs", 1, "--no-distill")
     assert status == 0, err
