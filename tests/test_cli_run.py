@@ -39,6 +39,7 @@ LEFT = {
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "BENCHMARK", QUICKLY)
+    monkeypatch.setattr(pipeline, "ENOUGH", 1)
 
 
 @pytest.mark.slow

@@ -7,12 +7,16 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tp_vgg.errors import BadInput
+
+_TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.partial")
+"""What :func:`write_atomic` calls a file that is not whole."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -30,9 +34,11 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         partial.chmod(0o666 & ~_umask())
         rename(partial, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None  # torch.save trips over its own clean-up and hides what the disk said
         raise
 
 
@@ -152,7 +158,7 @@ def _read_lines(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
 def locked(directory: Path) -> Iterator[None]:
     """Hold ``directory`` (made where missing) for one command at a time.
 
-    Raises :class:`BadInput` naming the holder's pid. The system frees the lock of a process that dies.
+    Raises :class:`BadInput` naming the holder's pid. The system frees the lock of a process that dies; what it was writing is removed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a+") as file:
@@ -165,6 +171,9 @@ def locked(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
+        for path in (*directory.glob("*.partial"), *directory.glob("*/*.partial")):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         yield
 
 
