@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import json
 import os
 import signal
@@ -151,11 +153,7 @@ class Server:
 
 
 def _serve() -> None:
-    # Loaded here, children start at once.
-    import matplotlib.pyplot  # noqa: F401
-    import sklearn.datasets  # noqa: F401
     import torch
-    import torch_pruning  # noqa: F401
 
     import tp_vgg.spec
     import tp_vgg.stages.run
@@ -168,6 +166,23 @@ def _serve() -> None:
     tp_vgg.stages.run.BENCHMARK = BenchmarkOptions(cells_of(("folded",), ("fp32",), (1,)), 9)
     tp_vgg.train.SAVE_EVERY = 0.0
     tp_vgg.spec.STAGE_WIDTHS = (8, 12, 16, 20, 24)
+    with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(None):
+        few = [
+            "--dataset",
+            "digits",
+            "--head",
+            "linear",
+            "--limit-train",
+            "32",
+            "--limit-val",
+            "20",
+            "--limit-test",
+            "20",
+            "-q",
+            "--out",
+        ]
+        assert execute(["structured", "--ratio", "0.5", "--finetune-epochs", "1", *few, home]) == 0
+    gc.freeze()  # what children need is loaded, and they do not look through it
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
