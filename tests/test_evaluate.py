@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from scipy.stats import norm
+from torch import nn
 
 from tp_vgg.evaluate import BLOCK, accuracy, predictions
 from tp_vgg.records import Accuracy
@@ -31,3 +34,42 @@ def test_interval_is_wilsons(correct: int, n: int) -> None:
     assert found.accuracy == pytest.approx(100 * p)
     assert found.low == pytest.approx(100 * (centre - half), abs=1e-9)
     assert found.high == pytest.approx(100 * (centre + half), abs=1e-9)
+
+
+class Cramped(nn.Module):
+    """A network on a device with room for so many images at a time."""
+
+    def __init__(self, model: nn.Module, room: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+        super().__init__()
+        self.model, self.room, self.error = model, room, error
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.model(x)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_out_of_memory_halves_the_batch_and_says_so(error: type[Exception], make_model, digits) -> None:
+    model = make_model()
+    expected = predictions(model, digits.train, digits.normalisation)
+    cramped = Cramped(model, 130, error)
+    with pytest.warns(
+        UserWarning, match=r"out of memory with (500|250) images at a time; going on with (250|125)$"
+    ) as said:
+        found = predictions(cramped, digits.train, digits.normalisation)
+    assert len(said) == 2  # 250 were too many as well
+    assert torch.equal(found, expected)
+    assert cramped.sizes[:3] == [500, 250, 125]
+    assert set(cramped.sizes[2:-1]) == {125}, "the smaller batch stays"
+
+
+def test_one_image_too_large_and_other_errors_are_not_hidden(make_model, few_digits) -> None:
+    with warnings.catch_warnings(action="ignore"), pytest.raises(torch.OutOfMemoryError):
+        predictions(Cramped(make_model(), 0), few_digits.val, few_digits.normalisation)
+    cramped = Cramped(make_model(), 0, lambda _: RuntimeError("shapes do not match"))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="shapes"):
+        predictions(cramped, few_digits.val, few_digits.normalisation)
+    assert cramped.sizes == [40]

@@ -73,7 +73,11 @@ def test_the_first_linear_pools_and_flattens_as_torchvision_does(side: int, pool
         torch.testing.assert_close(output, F.linear(flat, weight[:, : count * pool**2], bias))
 
 
-@pytest.mark.parametrize(("kernel", "side"), [(Winograd(), 8), (Winograd(), 4), (Toeplitz(), 2)], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "side"),
+    [(Winograd(), 8), (Winograd(), 4), (Toeplitz(), 2)],
+    ids=lambda value: type(value).__name__ if isinstance(value, Kernel) else str(value),
+)
 def test_rounding_errors_are_those_of_a_direct_convolution(kernel: Kernel, side: int) -> None:
     step, x = conv_step(side, False, torch.float32, channels=256, out=64)
     wide = Step(step.name, step.weight.double(), step.bias.double(), side, False, True)

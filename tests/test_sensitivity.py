@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -309,6 +310,28 @@ def test_calibration_trusts_only_margins_beyond_its_errors() -> None:
     assert first.tolist() == second.tolist() == true.argmax(1).tolist()
     assert (again, all_of_it) == (1, 4)
     assert exact.asked == [(1, [0]), (4, [1])]
+
+
+def test_out_of_memory_goes_on_in_halves_with_the_same_counts(trained, digits, monkeypatch, tmp_path: Path) -> None:
+    """What was known before the memory ran out is not found out again."""
+    model = trained(WIDE)
+    expected = sweep(model, digits.test, "structured", levels=(0.2, 0.8))
+    levels, asked = Engine._levels, []
+
+    def cramped(self: Engine, *args: Any) -> Any:
+        asked.append((self._exact.steps[args[1]].name, self._block))
+        if len(asked) > 3 and self._block > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return levels(self, *args)
+
+    monkeypatch.setattr(Engine, "_levels", cramped)
+    with pytest.warns(
+        UserWarning, match=r"out of memory with (250|125) images at a time; going on with (125|62)$"
+    ) as said:
+        assert sweep(model, digits.test, "structured", levels=(0.2, 0.8)) == expected
+    assert len(said) == 2
+    names = WIDE.conv_names
+    assert asked == [(name, 250) for name in names[:4]] + [(names[3], 125)] + [(name, 62) for name in names[3:]]
 
 
 def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:

@@ -84,8 +84,10 @@ def load_data(
     limits: tuple[int | None, int | None, int | None] = (None, None, None),
     note: Callable[[str], None] = lambda _: None,
     quiet: bool = False,
+    skip_corrupt: bool = False,
 ) -> DataSet:
-    """Load a data set onto ``device``; ``limits`` cap train, val and test to stratified subsets.
+    """Load a data set onto ``device``; ``limits`` cap train, val and test to stratified subsets. ``skip_corrupt``: leave out what can't be
+    decoded in a folder.
 
     Raises :class:`BadInput` for a folder that is not one, :class:`WorkFailed` when a download fails.
     """
@@ -94,7 +96,7 @@ def load_data(
     elif name == "cifar10":
         data = _cifar10(data_dir)
     else:
-        data = _folder(data_dir, note, quiet)
+        data = _folder(data_dir, note, quiet, skip_corrupt)
     cut = [
         _place(split if limit is None else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)), device)
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)
@@ -177,8 +179,8 @@ def _cifar10(data_dir: Path) -> DataSet:
     return _with_val("cifar10", train, test, tuple(parts[0].classes), flip=True, normalisation=Normalisation())
 
 
-def _folder(root: Path, note: Callable[[str], None], quiet: bool) -> DataSet:
-    folder = read_folder(root, SIZE, note, quiet)
+def _folder(root: Path, note: Callable[[str], None], quiet: bool, skip_corrupt: bool) -> DataSet:
+    folder = read_folder(root, SIZE, note, quiet, skip_corrupt=skip_corrupt)
     arrays = {name: torch.from_numpy(array) for name, array in folder.arrays.items()}
     train, test = (Split(arrays[f"{s}_images"].permute(0, 3, 1, 2), arrays[f"{s}_labels"]) for s in ("train", "test"))
     normalisation = Normalisation(folder.mean, folder.std)

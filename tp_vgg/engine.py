@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from tp_vgg.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.data import Normalisation, Split, stratified
-from tp_vgg.device import free_memory
+from tp_vgg.device import free_memory, halved
+from tp_vgg.errors import out_of_memory
 from tp_vgg.model import VGG, fold_head_columns
 from tp_vgg.points import Classifier, Layer, Masked, Narrowed, calibrated
 from tp_vgg.ranks import Ranks
@@ -61,11 +62,22 @@ class Engine:
         self._exact = Chain.of(steps)
         self._screen = self._exact.to(torch.bfloat16) if asked.precision != "fp32" else None
         self._buffers = Buffers()
+        self._block = BLOCK[self._device.type]
 
     @torch.inference_mode()
     def fill(self, tally: Tally, quiet: bool) -> None:
         """Find out all that ``tally`` misses, layer by layer, for as many images at a time as half of the free memory holds
-        activations of."""
+        activations of; where it runs out all the same, in blocks of half the images, with a warning."""
+        while True:
+            try:
+                return self._fill(tally, quiet)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self._block == 1 or self._ranks.size > 1:
+                    raise
+            self._buffers.clear()
+            self._block = halved(self._block)
+
+    def _fill(self, tally: Tally, quiet: bool) -> None:
         chunks = self._chunks()
         rows_of = [self._rows(tally, place) for place in range(len(self._exact.steps))]
         images = sum(block.stop - block.start for chunk in chunks for block in chunk.blocks)
@@ -131,7 +143,7 @@ class Engine:
 
     def _chunks(self) -> list[_Chunk]:
         """As many blocks at a time as half of the free memory holds activations of, shared out over the ranks."""
-        n, size = len(self._split), BLOCK[self._device.type]
+        n, size = len(self._split), self._block
         blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
         widest = 4 * max(math.prod(step.output_shape) for step in self._exact.steps)
         budget = free_memory(self._device) // 2 // self._ranks.on_machine

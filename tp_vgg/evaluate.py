@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from tp_vgg.data import Normalisation, Split, stratified
-from tp_vgg.device import autocast, exact_fp32
+from tp_vgg.device import autocast, exact_fp32, halved
+from tp_vgg.errors import out_of_memory
 from tp_vgg.records import Accuracy
 
 BLOCK = 500
@@ -21,13 +22,22 @@ CALIBRATION = 2000
 def predictions(
     model: nn.Module, split: Split, normalisation: Normalisation, precision: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Predicted class of each image, int64 [N], in fixed blocks of 500 so that the numbers do not depend on memory."""
-    device = split.labels.device
+    """Predicted class of each image, int64 [N], in fixed blocks of 500 so that the numbers do not depend on memory; in halves of that
+    from where memory runs out on, with a warning."""
+    device, size = split.labels.device, BLOCK
     was_training = model.training
     model.eval()
+    found: list[torch.Tensor] = []
     try:
-        with exact_fp32(), autocast(device, precision):
-            found = [model(normalisation(images)).argmax(1) for images, _ in split.blocks(BLOCK)]
+        while (done := sum(map(len, found))) < len(split):
+            try:
+                with exact_fp32(), autocast(device, precision):
+                    found.append(model(normalisation(split.images[done : done + size])).argmax(1))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or size == 1:
+                    raise
+            size = halved(size)  # here, where the failed attempt is no longer held
     finally:
         model.train(was_training)
     return torch.cat(found)

@@ -19,7 +19,7 @@ SIZE = 32
 CACHE = ".tp_vgg-cache.safetensors"
 SPLITS = ("train", "test")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-_FORMAT = "2"
+_FORMAT = "3"
 
 
 _Listings = dict[str, dict[str, list[tuple[str, int, int]]]]
@@ -36,35 +36,59 @@ class Folder:
     mean: tuple[float, ...]
     """Of the train images' channels, in [0, 1]."""
     std: tuple[float, ...]
+    corrupt: int = 0
+    """Files that could not be decoded and were left out."""
 
 
-def folder_fingerprint(root: Path, size: int, note: Callable[[str], None], quiet: bool = False) -> str:
+def folder_fingerprint(
+    root: Path, size: int, note: Callable[[str], None], quiet: bool = False, *, skip_corrupt: bool = False
+) -> str:
     """The fingerprint alone: from the cache's header where that is up to date, else by decoding all."""
-    header = _header(root / CACHE, _key(_listings(root), size))
-    return header["fingerprint"] if header else read_folder(root, size, note, quiet).fingerprint
+    header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
+    return (
+        header["fingerprint"] if header else read_folder(root, size, note, quiet, skip_corrupt=skip_corrupt).fingerprint
+    )
 
 
-def read_folder(root: Path, size: int, note: Callable[[str], None], quiet: bool = False) -> Folder:
+def read_folder(
+    root: Path, size: int, note: Callable[[str], None], quiet: bool = False, *, skip_corrupt: bool = False
+) -> Folder:
     """Decode ``root/train`` and ``root/test`` (a directory a class), or read what was decoded before.
 
     Every image becomes RGB, its shorter side resized to ``size`` and its centre cut out. The cache is used only while names, sizes and
     times of all files are as they were. Raises :class:`BadInput` for a missing split, for classes that
-    differ between the splits, and for a file that can't be decoded (named).
+    differ between the splits, and for files that can't be decoded (the first is named, the others counted); with ``skip_corrupt`` these are
+    left out, with a note, as long as each class keeps one in each split.
     """
     listing = _listings(root)
     names = tuple(listing["train"])
-    key = _key(listing, size)
-    cached = _read_cache(root / CACHE, key)
-    if cached is not None:
-        return cached
-    arrays = {}
-    for split in SPLITS:
-        paths = [root / split / name / entry[0] for name in names for entry in listing[split][name]]
-        arrays[f"{split}_images"] = _decode(paths, size, f"decoding {split}", quiet)
-        arrays[f"{split}_labels"] = np.repeat(np.arange(len(names)), [len(listing[split][name]) for name in names])
-    digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
-    folder = Folder(arrays, names, digest, *channel_statistics(arrays["train_images"]))
-    _write_cache(root / CACHE, folder, key, note)
+    key = _key(listing, size, skip_corrupt)
+    folder = _read_cache(root / CACHE, key)
+    if folder is None:
+        arrays, corrupt = {}, 0
+        for split in SPLITS:
+            paths = [root / split / name / entry[0] for name in names for entry in listing[split][name]]
+            images, reasons = _decode(paths, size, f"decoding {split}", quiet)
+            if reasons and not skip_corrupt:
+                first = min(reasons)
+                others = f", nor can {len(reasons) - 1} more" if len(reasons) > 1 else ""
+                raise BadInput(
+                    f"{paths[first]}: can't be decoded ({reasons[first]}){others}; repair or remove, or give --skip-corrupt"
+                )
+            labels = np.repeat(np.arange(len(names)), [len(listing[split][name]) for name in names])
+            if reasons:
+                whole = np.setdiff1d(np.arange(len(paths)), list(reasons))
+                for missing in np.setdiff1d(labels, labels[whole])[:1]:
+                    raise BadInput(f"--data-dir: {root / split / names[missing]}: none of its images can be decoded")
+                images, labels = images[whole], labels[whole]
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
+            corrupt += len(reasons)
+        digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
+        folder = Folder(arrays, names, digest, *channel_statistics(arrays["train_images"]), corrupt)
+        _write_cache(root / CACHE, folder, key, note)
+    if folder.corrupt:
+        whole_count = sum(len(folder.arrays[f"{split}_labels"]) for split in SPLITS)
+        note(f"{folder.corrupt} of {folder.corrupt + whole_count} images in {root} can't be decoded and are left out")
     return folder
 
 
@@ -89,8 +113,8 @@ def _listings(root: Path) -> _Listings:
     return listing
 
 
-def _key(listing: _Listings, size: int) -> str:
-    return fingerprint(_FORMAT, size, listing)
+def _key(listing: _Listings, size: int, skip_corrupt: bool) -> str:
+    return fingerprint(_FORMAT, size, skip_corrupt, listing)
 
 
 def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
@@ -110,11 +134,13 @@ def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
     return found
 
 
-def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> np.ndarray:
+def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.ndarray, dict[int, str]]:
+    """uint8 [N, S, S, 3], and why those that can't be decoded can't, by their place."""
     from PIL import Image, ImageOps
     from tqdm import tqdm
 
     images = np.empty((len(paths), size, size, 3), np.uint8)
+    reasons: dict[int, str] = {}
 
     def one(index: int) -> None:
         try:
@@ -122,15 +148,14 @@ def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> np.ndarray
                 rgb = image.convert("RGB")
                 images[index] = np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
-            raise BadInput(f"{paths[index]}: can't be decoded ({reason}); repair or remove it") from None
+            reasons[index] = ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in tqdm(
             pool.map(one, range(len(paths)), chunksize=64), label, len(paths), unit="img", disable=quiet or None
         ):
             pass
-    return images
+    return images, reasons
 
 
 def _header(path: Path, key: str) -> dict[str, str] | None:
@@ -154,14 +179,14 @@ def _read_cache(path: Path, key: str) -> Folder | None:
     if meta is None:
         return None
     classes, mean, std = (tuple(json.loads(meta[name])) for name in ("classes", "mean", "std"))
-    return Folder(load_file(path), classes, meta["fingerprint"], mean, std)
+    return Folder(load_file(path), classes, meta["fingerprint"], mean, std, int(meta["corrupt"]))
 
 
 def _write_cache(path: Path, folder: Folder, key: str, note: Callable[[str], None]) -> None:
     from safetensors.numpy import save
 
     lists = {name: json.dumps(getattr(folder, name)) for name in ("classes", "mean", "std")}
-    meta = {"key": key, "fingerprint": folder.fingerprint, **lists}
+    meta = {"key": key, "fingerprint": folder.fingerprint, "corrupt": str(folder.corrupt), **lists}
     try:
         write_atomic(path, lambda file: file.write(save(folder.arrays, meta)))
     except OSError as error:

@@ -7,6 +7,7 @@ import io
 import os
 import shlex
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -60,6 +61,7 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
+    warnings.formatwarning = lambda message, *_: f"{message}\n"
     sys.exit(execute(args))
 
 

@@ -47,6 +47,7 @@ _COMMON = [
     click.option("--limit-train", type=COUNT, metavar="N", help="Train on a stratified subset."),
     click.option("--limit-val", type=COUNT, metavar="N"),
     click.option("--limit-test", type=COUNT, metavar="N"),
+    click.option("--skip-corrupt", is_flag=True, help="Leave out images of a folder that can't be decoded."),
     click.option("-q", "--quiet", is_flag=True, help="No progress bars, no notes."),
 ]
 

@@ -15,7 +15,6 @@ from tp_vgg.criteria import CRITERIA
 from tp_vgg.data import Normalisation, load_data
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluate import calibration_sample
-from tp_vgg.folder import SIZE, folder_fingerprint
 from tp_vgg.model import VGG
 from tp_vgg.ranks import Ranks
 from tp_vgg.ratios import removals
@@ -178,7 +177,7 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
 
 def _data_fingerprint(settings: Settings) -> str:
     if settings.dataset == "folder":
-        return folder_fingerprint(settings.data_dir, SIZE, settings.note, settings.quiet)
+        return settings.folder_fingerprint()
     return load_data(settings.dataset, settings.data_dir, torch.device("cpu")).fingerprint
 
 

@@ -175,6 +175,7 @@ def session(
             limits=settings.limits,
             note=settings.note,
             quiet=settings.quiet,
+            skip_corrupt=settings.skip_corrupt,
         )
     if dense is not None:
         settings = settings.for_spec(dense.spec)

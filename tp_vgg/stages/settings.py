@@ -35,6 +35,7 @@ class Settings:
     limit_train: int | None = None
     limit_val: int | None = None
     limit_test: int | None = None
+    skip_corrupt: bool = False
     quiet: bool = False
     tensorboard: bool = False
     """Show TensorBoard scalars and figures, under ``tensorboard/``."""
@@ -49,6 +50,12 @@ class Settings:
         """A line for the user on stderr, unless quiet."""
         if not self.quiet:
             sys.stderr.write(f"{text}\n")
+
+    def folder_fingerprint(self) -> str:
+        """Of the images in ``data_dir``, which may have to be decoded for it."""
+        from tp_vgg.folder import SIZE, folder_fingerprint
+
+        return folder_fingerprint(self.data_dir, SIZE, self.note, self.quiet, skip_corrupt=self.skip_corrupt)
 
     def flag_spec(self) -> VGGSpec:
         """The dense spec that the flags ask for."""
@@ -74,7 +81,7 @@ def flags(settings: Settings) -> list[str]:
         value = getattr(settings, name)
         if value != getattr(usual, name):
             found += [f"--{name.replace('_', '-')}", str(value)]
-    return found
+    return [*found, "--skip-corrupt"] if settings.skip_corrupt else found
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,7 @@ class RunDir:
         if root is None:
             name = settings.dataset
             if name == "folder":
-                from tp_vgg.folder import SIZE, folder_fingerprint
-
-                digest = fingerprint or folder_fingerprint(settings.data_dir, SIZE, settings.note, settings.quiet)
+                digest = fingerprint or settings.folder_fingerprint()
                 name = f"folder-{settings.data_dir.resolve().name}-{digest[:8]}"
             spec = settings.flag_spec()
             root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
