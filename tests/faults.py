@@ -1,4 +1,4 @@
-"""Commands on a disk that fails: a process with torch loaded that forks a child for each, and kills or fails it at a chosen moment of writing.
+"""Commands on a disk that fails: a process with torch loaded that forks a child for each, and kills or fails it at a chosen moment of writing, or limits the size of its files.
 
 ``python faults.py`` reads a request a line (JSON: ``args``, ``cwd``, ``fault``) and answers each with a line: ``status`` (of the exit, or minus the signal), ``out``, ``err``,
 ``points`` (moments that were passed) and ``synced`` (bytes that were forced to the disk, by inode).
@@ -11,6 +11,7 @@ import errno
 import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -191,8 +192,13 @@ def _serve() -> None:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 os.chdir(request["cwd"])
-                disk = Disk(request["fault"])
+                fault = request["fault"]
+                limited = bool(fault) and fault["kind"] == "limit"
+                disk = Disk(None if limited else fault)
                 disk.install()
+                before = resource.getrlimit(resource.RLIMIT_FSIZE)
+                if limited:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (fault["at"], before[1]))
                 status = 70
                 try:
                     status = execute(request["args"])
@@ -201,6 +207,7 @@ def _serve() -> None:
 
                     traceback.print_exc()
                 finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, before)
                     disk.told()
                     sys.stdout.flush()
                     sys.stderr.flush()

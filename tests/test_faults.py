@@ -88,9 +88,10 @@ def _sound(directory: Path) -> None:
 @pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.long)])
 @pytest.mark.parametrize("args", COMMANDS, indirect=True)
 def test_a_kill_costs_at_most_the_step_in_hand(
-    times: int, args: list[Any], server: Server, tmp_path: Path, request: pytest.FixtureRequest
+    times: int, args: list[Any], server: Server, tmp_path: Path, request: pytest.FixtureRequest, record_property: Any
 ) -> None:
     kills = times * KILLS[request.node.callspec.params["args"]]
+    record_property("cases", kills)
     straight = tmp_path / "straight"
     straight.mkdir()
     done = server(args, straight)
@@ -113,22 +114,30 @@ def test_a_kill_costs_at_most_the_step_in_hand(
         shutil.rmtree(home)
 
 
-@pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "EROFS"])
+@pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "EROFS", "limit"])
 @pytest.mark.parametrize("args", ["sensitivity", pytest.param("structured", marks=pytest.mark.long)], indirect=True)
 def test_a_disk_that_fails_is_one_line_and_a_rerun_completes(
-    kind: str, args: list[Any], server: Server, tmp_path: Path
+    kind: str, args: list[Any], server: Server, tmp_path: Path, record_property: Any
 ) -> None:
+    """``limit``: files may not grow beyond a size that the system itself enforces (RLIMIT_FSIZE)."""
     straight, home = tmp_path / "straight", tmp_path / "home"
     straight.mkdir()
     home.mkdir()
     done = server(args, straight)
     expected = settled(straight / "o")
-    for at in (1, done["points"] // 3, done["points"] // 2, done["points"] - 3):
+    sizes = sorted(path.stat().st_size for path in (straight / "o").rglob("*") if path.is_file())
+    moments = (1, done["points"] // 3, done["points"] // 2, done["points"] - 3)
+    places = (4096, 20_000, sizes[-1] // 2, sizes[-1] - 1) if kind == "limit" else moments
+    record_property("cases", len(places))
+    failures = 0
+    for at in places:
         failed = server(args, home, {"kind": kind, "at": at})
         if failed["status"] != 0:  # a removal that fails may not matter
+            failures += 1
             assert failed["status"] == 1, failed
             assert failed["err"].count("\n") == 1 and failed["err"].startswith("error: "), failed["err"]
         _sound(home / "o")
+    assert failures
     again = server(args, home)
     assert again["status"] == 0, again["err"]
     assert settled(home / "o") == expected

@@ -52,6 +52,7 @@ def test_mutated_files_are_refused_in_one_line_or_whole(
     wrong = [line for line in told if line["outcome"] not in ("refused", "whole")]
     assert not wrong, f"{len(wrong)} of {count}: {wrong[:5]}"
     assert not bases.canary.exists()
+    record_property("cases", count)
     found = Counter((line["kind"], line["outcome"]) for line in told)
     for (kind, outcome), times in sorted(found.items()):
         record_property(f"{kind} {outcome}", times)

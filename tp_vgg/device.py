@@ -81,6 +81,15 @@ def exact_fp32() -> contextlib.AbstractContextManager[None]:
     return fp32_arithmetic(tf32=False, deterministic=True)
 
 
+def repeatable() -> contextlib.AbstractContextManager[None]:
+    """cuDNN's kernels that give the same bits on every run, chosen without timing them."""
+    tf32 = torch.backends.cudnn.allow_tf32
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
+    )
+    return flags
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated: on the accelerator, or what the system, or the container's limit, leaves."""
     if device.type == "cuda":

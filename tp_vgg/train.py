@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tp_vgg.data import DataSet, Normalisation, augment
-from tp_vgg.device import autocast
+from tp_vgg.device import autocast, repeatable
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import accuracy
 from tp_vgg.history import Epoch
@@ -63,6 +63,7 @@ def fit(
     total = recipe.epochs * len(data.train)
     with (
         interrupts() as interrupted,
+        repeatable(),
         tqdm(desc=label, total=total, initial=run.images_done(), unit="img", disable=quiet or None) as bar,
     ):
         last_save = time.monotonic()

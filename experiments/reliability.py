@@ -1,0 +1,107 @@
+"""What docs/reliability.md says, measured: each promise, the tests that hold it, how many cases they went through, and how they ended.
+
+Every promise is a row here; a test tells its number of cases (``record_property("cases", n)``) or is one case.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+
+from tp_vgg.stages.recipes import duration
+from tp_vgg.tables import markdown_table
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+
+PROMISES = {
+    "A damaged or forged checkpoint is refused in one line, or is whole; nothing in it runs": ("test_hostile.py",),
+    "What the checkpoint reader refuses, by name": ("test_checkpoint.py", "test_packed.py"),
+    "Plans, budgets, tables and run directories of others: used or refused in one line": ("test_hostile_text.py", "test_ratios.py"),
+    "Bad options: one line, exit 2, nothing written": ("test_cli.py::test_bad_input_is_one_line_and_writes_nothing", "test_cli.py::test_every_refusal_is_one_line_and_writes_nothing"),
+    "A text from a file stays text in the page": ("test_report.py::test_a_text_stays_text", "test_report.py::test_its_policy_forbids_the_network"),
+    "A kill (SIGKILL, power) at any moment of writing: nothing half or wrong under a final name; a rerun ends where a straight run does": ("test_faults.py::test_a_kill_costs_at_most_the_step_in_hand",),
+    "A kill at any moment of a sweep, and in each stage of `run`": ("test_cli_sensitivity.py::test_ten_kills_leave_the_table_of_a_straight_run", "test_cli_run.py::test_killed_at_each_stage_it_ends_at_the_same_metrics"),
+    "A disk that is full, fails or is read-only: one line, and a rerun completes": ("test_faults.py::test_a_disk_that_fails_is_one_line_and_a_rerun_completes", "test_cli.py::test_a_full_disk_is_one_line_and_leaves_no_final_file"),
+    "Files are whole or absent; one command at a time in a run directory": ("test_storage.py",),
+    "Ctrl-C keeps what is done": ("test_train.py::test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers", "test_cli.py::test_ctrl_c_exits_130_and_a_rerun_goes_on", "test_cli_sensitivity.py::test_ctrl_c_keeps_finished_layers_and_says_so"),
+    "Numbers that lie: worked with, or refused in one line": ("test_odd_numbers.py", "test_train.py::test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch", "test_train.py::test_a_runaway_rate_is_caught"),
+    "Images that can't be decoded are named and counted": ("test_data.py::test_corrupt_images_are_counted_and_left_out_only_where_asked", "test_data.py::test_bad_folders_are_refused_by_name"),
+    "Out of memory: half the block, the same results": ("test_evaluate.py::test_out_of_memory_halves_the_batch_and_says_so", "test_sensitivity.py::test_out_of_memory_goes_on_in_halves_with_the_same_counts"),
+    "Peak memory is within 1.5 times what README says": ("test_peak_memory.py",),
+    "The seed decides every bit, on one machine with one number of threads": ("test_determinism.py",),
+    "An sdist and a wheel hold all that is needed": ("test_packaging.py",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    cases: int
+    passed: int
+    failed: int
+    skipped: int
+    notes: str
+    """What the tests counted, but for the cases."""
+
+
+def outcome(found: Iterable[ElementTree.Element]) -> Outcome:
+    """Of the ``testcase`` elements of a JUnit report."""
+    cases = passed = failed = skipped = 0
+    notes: list[str] = []
+    for test in found:
+        told = {str(p.get("name")): str(p.get("value")) for p in test.iter("property")}
+        if test.find("skipped") is not None:
+            skipped += 1
+            continue
+        cases += int(told.pop("cases", 1))
+        bad = test.find("failure") is not None or test.find("error") is not None
+        failed, passed = failed + bad, passed + (not bad)
+        notes += [f"{name} {value}" for name, value in told.items()]
+    return Outcome(cases, passed, failed, skipped, ", ".join(notes))
+
+
+def run_tests(where: tuple[str, ...], marks: str, report: Path) -> list[ElementTree.Element]:
+    words = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", "--junitxml", str(report), "-m", marks]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *words, *(str(TESTS / name) for name in where)],
+        cwd=TESTS.parent, stdout=sys.stderr, check=False,
+    )  # fmt: skip
+    return list(ElementTree.parse(report).iter("testcase"))  # noqa: S314
+
+
+@click.command()
+@click.option("--long", "everything", is_flag=True, help="The long tests too: about an hour on 2 cores.")
+@click.option("--only", metavar="TEXT", default="", help="Promises that contain TEXT.")
+def main(everything: bool, only: str) -> None:
+    """Print the table of docs/reliability.md; exit 1 where a promise is not held."""
+    start = time.monotonic()
+    rows, failures = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        for promise, where in PROMISES.items():
+            if only.lower() not in promise.lower():
+                continue
+            marks = "not gpu and not browser" + ("" if everything else " and not slow and not long")
+            found = outcome(run_tests(where, marks, Path(folder) / "report.xml"))
+            failures += found.failed
+            ended = f"{found.failed} of {found.failed + found.passed} tests failed" if found.failed else "held"
+            if not found.passed + found.failed:
+                ended = "not run"
+            rows.append([promise, ", ".join(f"`{name}`" for name in where), f"{found.cases:,}", ended, found.notes])
+    click.echo(markdown_table(["promise", "tests", "cases", "result", "counted"], rows))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "pytest", "hypothesis"))
+    kinds = "all tests" if everything else "without slow and long tests"
+    click.echo(f"\n{kinds}; Python {platform.python_version()}, {versions}; {duration(time.monotonic() - start)}")
+    sys.exit(failures > 0)
+
+
+if __name__ == "__main__":
+    main()
