@@ -128,6 +128,8 @@ def _fill(spec: VGGSpec, state: State, meta: dict[str, Any]) -> VGG:
     for name in wanted.keys() - state.keys():
         state[name] = torch.tensor(0)
     model.load_state_dict(state, assign=True)
+    if not any(parameter.any() for parameter in model.parameters()):
+        raise BadInput("state_dict: every parameter is zero; not a trained model")
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.meta.update(meta)

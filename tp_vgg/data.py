@@ -87,7 +87,7 @@ def load_data(
     skip_corrupt: bool = False,
 ) -> DataSet:
     """Load a data set onto ``device``; ``limits`` cap train, val and test to stratified subsets. ``skip_corrupt``: leave out what can't be
-    decoded in a folder.
+    decoded in a folder. ``note``: called with what was left out, and with how many classes a split misses.
 
     Raises :class:`BadInput` for a folder that is not one, :class:`WorkFailed` when a download fails.
     """
@@ -105,7 +105,12 @@ def load_data(
         raise BadInput(
             f"{name}: too few images: train {len(cut[0])}, val {len(cut[1])}, test {len(cut[2])}; each needs one"
         )
-    return replace(data, train=cut[0], val=cut[1], test=cut[2])
+    found = replace(data, train=cut[0], val=cut[1], test=cut[2])
+    for split in ("train", "val", "test"):
+        there = len(getattr(found, split).labels.unique())
+        if there < len(found.classes):
+            note(f"{name}: {len(found.classes) - there} of {len(found.classes)} classes have no image in {split}")
+    return found
 
 
 def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:

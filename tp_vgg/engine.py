@@ -19,6 +19,7 @@ from tp_vgg.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.data import Normalisation, Split, stratified
 from tp_vgg.device import free_memory, halved
 from tp_vgg.errors import out_of_memory
+from tp_vgg.evaluate import classes_of
 from tp_vgg.model import VGG, fold_head_columns
 from tp_vgg.points import Classifier, Layer, Masked, Narrowed, calibrated
 from tp_vgg.ranks import Ranks
@@ -119,7 +120,7 @@ class Engine:
                 if not unknown.any():
                     hits[:, there] = torch.from_numpy(tally.hits[todo, block]).to(self._device)
                 elif classifier is None:
-                    hits[0, there] = y.argmax(1) == self._split.labels[block]
+                    hits[0, there] = classes_of(y) == self._split.labels[block]
                 else:
                     pruned = x if self._asked.kind == "unstructured" else y
                     for row, (classes, again) in enumerate(classifier.predictions(pruned, len(todo))):

@@ -18,11 +18,17 @@ CALIBRATION = 2000
 """Images that batch norm's statistics are taken over."""
 
 
+def classes_of(logits: torch.Tensor) -> torch.Tensor:
+    """The predicted class of each row of ``logits`` [N, classes], int64 [N]; −1, which is never right, where one of them is not finite
+    (``argmax`` takes a NaN for the largest)."""
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
+
+
 @torch.inference_mode()
 def predictions(
     model: nn.Module, split: Split, normalisation: Normalisation, precision: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Predicted class of each image, int64 [N], in fixed blocks of 500 so that the numbers do not depend on memory; in halves of that
+    """Predicted class of each image (:func:`classes_of`), int64 [N], in fixed blocks of 500 so that the numbers do not depend on memory; in halves of that
     from where memory runs out on, with a warning."""
     device, size = split.labels.device, BLOCK
     was_training = model.training
@@ -32,7 +38,7 @@ def predictions(
         while (done := sum(map(len, found))) < len(split):
             try:
                 with exact_fp32(), autocast(device, precision):
-                    found.append(model(normalisation(split.images[done : done + size])).argmax(1))
+                    found.append(classes_of(model(normalisation(split.images[done : done + size]))))
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or size == 1:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tp_vgg.errors import BadInput
 from tp_vgg.storage import fingerprint, write_atomic
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SIZE = 32
 """Side in pixels of every image of every data set."""
 CACHE = ".tp_vgg-cache.safetensors"
 SPLITS = ("train", "test")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-_FORMAT = "3"
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+"""What is looked for in a file, whatever its name: Pillow's other decoders, rarely used, have had holes (CVE-2026-25990 in PSD)."""
+_FORMAT = "4"
 
 
 _Listings = dict[str, dict[str, list[tuple[str, int, int]]]]
@@ -55,7 +62,7 @@ def read_folder(
 ) -> Folder:
     """Decode ``root/train`` and ``root/test`` (a directory a class), or read what was decoded before.
 
-    Every image becomes RGB, its shorter side resized to ``size`` and its centre cut out. The cache is used only while names, sizes and
+    Every image becomes RGB (:func:`_rgb`), its shorter side resized to ``size`` and its centre cut out. The cache is used only while names, sizes and
     times of all files are as they were. Raises :class:`BadInput` for a missing split, for classes that
     differ between the splits, and for files that can't be decoded (the first is named, the others counted); with ``skip_corrupt`` these are
     left out, with a note, as long as each class keeps one in each split.
@@ -118,20 +125,28 @@ def _key(listing: _Listings, size: int, skip_corrupt: bool) -> str:
 
 
 def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
-    """(file, bytes, mtime in ns) of every image, by class; both sorted, as ImageFolder has them."""
+    """(file, bytes, mtime in ns) of every image below a class's directory, by class; both sorted, as ImageFolder has them."""
     base = root / split
     if not base.is_dir():
         raise BadInput(f"--data-dir: {root} has no {split}/ directory; expected {split}/CLASS/IMAGE in it")
     found: dict[str, list[tuple[str, int, int]]] = {}
     for name in sorted(entry.name for entry in os.scandir(base) if entry.is_dir()):
-        with os.scandir(base / name) as entries:
-            files = [(e.name, e.stat()) for e in entries if e.name.lower().endswith(EXTENSIONS) and e.is_file()]
-        if not files:
+        found[name] = sorted(_files(base / name), key=lambda file: file[0].rpartition("/")[::2])
+        if not found[name]:
             raise BadInput(f"--data-dir: {base / name} has no images ({', '.join(EXTENSIONS)})")
-        found[name] = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in files)
     if not found:
         raise BadInput(f"--data-dir: {base} has no class directories; expected {split}/CLASS/IMAGE")
     return found
+
+
+def _files(base: Path, under: str = "") -> Iterator[tuple[str, int, int]]:
+    """(path in ``base``, bytes, mtime in ns) of every image in it, at any depth. A link to nothing raises ``OSError``."""
+    with os.scandir(base / under) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(base, f"{under}{entry.name}/")
+            elif entry.name.lower().endswith(EXTENSIONS) and stat.S_ISREG((found := entry.stat()).st_mode):
+                yield f"{under}{entry.name}", found.st_size, found.st_mtime_ns
 
 
 def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.ndarray, dict[int, str]]:
@@ -144,9 +159,8 @@ def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.n
 
     def one(index: int) -> None:
         try:
-            with Image.open(paths[index]) as image:
-                rgb = image.convert("RGB")
-                images[index] = np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
+            with Image.open(paths[index], formats=FORMATS) as image:
+                images[index] = np.asarray(ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reasons[index] = ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
 
@@ -156,6 +170,23 @@ def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.n
         ):
             pass
     return images, reasons
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """An opened image in 8-bit RGB, the way up that its EXIF says, without its alpha. Raises ``ValueError`` where no range says what is white.
+
+    Pillow's own conversion cuts greys of 16 bits off at 255, which leaves them white.
+    """
+    from PIL import Image, ImageOps
+
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("32 bits a pixel have no known white; save it with 8 or 16")
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    return image.convert("RGB")
 
 
 def _header(path: Path, key: str) -> dict[str, str] | None:

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from tp_vgg.chain import Chain
+from tp_vgg.evaluate import classes_of
 from tp_vgg.step import Buffers
 
 SAFETY = 3.0
@@ -89,7 +90,7 @@ class Classifier:
             assert one is not None
             x = x.bfloat16() if self.screen else x
             for logits in one.logits(x, every):
-                yield logits.argmax(1), 0
+                yield classes_of(logits), 0
             return
         found: dict[int, tuple[torch.Tensor, int]] = {}
         screened = [i for i in every if self.bounds[i] != float("inf")]
@@ -97,16 +98,16 @@ class Classifier:
             found[i] = self._verified(x, i, logits.float())
         rest = [i for i in every if i not in found]
         for i, logits in zip(rest, self.exact.logits(x, rest), strict=True) if rest else ():
-            found[i] = logits.argmax(1), len(x)
+            found[i] = classes_of(logits), len(x)
         yield from (found[i] for i in every)
 
     def _verified(self, x: torch.Tensor, level: int, logits: torch.Tensor) -> tuple[torch.Tensor, int]:
         assert self.exact is not None
-        classes = logits.argmax(1)
+        classes = classes_of(logits)
         near = (~(_margins(logits) > self.bounds[level])).nonzero().squeeze(1)  # NaN is near too
         if len(near):
             (again,) = self.exact.logits(x[near], [level])
-            classes[near] = again.argmax(1)
+            classes[near] = classes_of(again)
         return classes, len(near)
 
 

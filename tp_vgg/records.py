@@ -53,6 +53,12 @@ class Accuracy:
         low, high = wilson(correct, n)
         return cls(correct, n, 100 * correct / n, 100 * low, 100 * high)
 
+    def doubts(self, chance: float) -> tuple[str, ...]:
+        """A sentence where it can't be told from ``chance``, in percent."""
+        if self.low > chance:
+            return ()
+        return (f"accuracy can't be told from chance: {self.accuracy:.2f} % [{self.low:.2f}, {self.high:.2f}] where one class for all gives {chance:.2f} %",)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ModelRecord:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tp_vgg.data import DataSet, Normalisation, augment
 from tp_vgg.device import autocast, repeatable
 from tp_vgg.errors import WorkFailed
-from tp_vgg.evaluate import accuracy
+from tp_vgg.evaluate import predictions
 from tp_vgg.history import Epoch
 from tp_vgg.interrupts import interrupts
 from tp_vgg.losses import training_loss
@@ -55,8 +55,8 @@ def fit(
 
     ``partial``: where unfinished work is kept (saved each minute and on Ctrl-C, removed by the caller once the result is under its final
     name). A rerun with the same weights, data and recipe goes on from it and ends at the same numbers.
-    Raises :class:`KeyboardInterrupt` after saving, and :class:`WorkFailed` on a non-finite loss, with the
-    last good epoch kept in ``partial``.
+    Raises :class:`KeyboardInterrupt` after saving, and :class:`WorkFailed` where the loss, the model or its logits on ``data.val`` are
+    not finite, with the last good epoch kept in ``partial``, if there is one.
     """
     run = _Run(model, data, recipe, normalisation, precision, teacher, partial, ranks, masking)
     run.resume()
@@ -173,19 +173,26 @@ class _Run:
         return len(where)
 
     def check_finite(self) -> None:
-        finite = self.loss_sum.isfinite() and all(bool(p.isfinite().all()) for p in self.model.parameters())
+        state = self.model.state_dict().values()  # batch norm's statistics too
+        self.require(bool(self.loss_sum.isfinite()) and all(bool(value.isfinite().all()) for value in state))
+
+    def require(self, finite: bool) -> None:
         if not self.ranks.any(not finite, device=self.device)[0]:
             return
-        self.save(self.good)
-        kept = f"; the last good epoch is kept in {self.partial}" if self.partial else ""
+        kept = ""
+        if self.good["step"]:
+            self.save(self.good)
+            kept = f"; the last good epoch is kept in {self.partial}" if self.partial else ""
         raise WorkFailed(
-            f"the loss became non-finite at step {self.step} of {self.total_steps}{kept}; try a smaller --lr"
+            f"the training became non-finite at step {self.step} of {self.total_steps}{kept}; try a smaller --lr"
         )
 
     def end_epoch(self) -> None:
         start = time.perf_counter()
         self.average_buffers()
-        val = accuracy(self.model, self.data.val, self.normalisation, self.precision).accuracy
+        found = predictions(self.model, self.data.val, self.normalisation, self.precision)
+        self.require(bool((found >= 0).all()))
+        val = 100 * int((found == self.data.val.labels).sum()) / len(found)
         self.seconds += time.perf_counter() - start
         n = len(self.data.train)
         self.history.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,17 @@ from tp_vgg.stages.settings import DATASETS, Settings
 
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-RATE = click.FloatRange(min=0, min_open=True, max=100)
+
+
+class Number(click.FloatRange):
+    """A number in a range; NaN is in none, where click's own has it in all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return self.fail("NaN is not a number.", param, ctx) if math.isnan(number) else number
+
+
+RATE = Number(min=0, min_open=True, max=100)
 
 _COMMON = [
     click.option("--arch", type=click.Choice(ARCHS), help="Network (vgg11_bn)."),
@@ -94,8 +105,8 @@ def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(finetune=Finetune(options.pop("finetune_epochs"), **given), **options)
 
     for option in (
-        click.option("--distill-temperature", type=click.FloatRange(0, 100, min_open=True), default=default.distill_temperature, show_default=True, metavar="T"),
-        click.option("--distill-weight", type=click.FloatRange(0, 1), default=default.distill_weight, show_default=True, metavar="W", help="Share of the dense model's outputs in the loss."),
+        click.option("--distill-temperature", type=Number(0, 100, min_open=True), default=default.distill_temperature, show_default=True, metavar="T"),
+        click.option("--distill-weight", type=Number(0, 1), default=default.distill_weight, show_default=True, metavar="W", help="Share of the dense model's outputs in the loss."),
         click.option("--distill/--no-distill", default=default.distill, show_default=True, help="Learn from the dense model's outputs too."),
         click.option("--schedule", type=click.Choice(SCHEDULES), default=default.schedule, show_default=True, help="Of the rate; rewind: the end of the dense model's own."),
     ):  # fmt: skip

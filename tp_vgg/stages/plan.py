@@ -41,8 +41,9 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     _check_output(path, run, given=options.output is not None)
     source, record = _sweep(settings, run, options.kind)
     table = _table(source, record)
-    settings.check_spec(VGGSpec.from_dict(table.spec), source)
-    profile = _profile(run, VGGSpec.from_dict(table.spec), options)
+    spec = VGGSpec.from_dict(table.spec)
+    settings.check_spec(spec, source)
+    profile = _profile(run, spec, options)
     about = {"weights": record.get("weights"), "split": (record.get("data") or {}).get("split")}
     found = make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=about)
     text = found.file_text
@@ -53,6 +54,8 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
             path.unlink()  # a kill from here on leaves no plan, rather than one that is taken for somebody's own
         write_json(plan_path(run), {**found.to_dict(), "command": settings.command, "other": _other(run, options.kind)})
         write_text(path, text)
+    for doubt in table.baseline.doubts(100 / spec.num_classes):
+        settings.note(f"the dense model's {doubt}; there is nothing to predict a drop from")
     return found, path
 
 

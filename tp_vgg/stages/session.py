@@ -76,17 +76,21 @@ class Session:
         return record
 
     def measured(self, path: Path, notes: tuple[str, ...] = ()) -> ModelRecord:
-        """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk."""
+        """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk; says where its accuracy is chance."""
         model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalisation = Normalisation.of(model.meta)
         right = hits(model, self.data.test, normalisation)
+        test = Accuracy.of(int(right.sum()), len(right))
+        doubts = test.doubts(100 * int(self.data.test.labels.bincount().max()) / len(right))
+        for doubt in doubts:
+            self.settings.note(f"{path}: {doubt}")
         return ModelRecord(
             checkpoint=os.path.relpath(path.resolve(), self.run.root.resolve()),
             sha256=file_fingerprint(path),
             baseline=model.meta.get("baseline"),
             key=model.meta.get("key", ""),
             val=accuracy(model, self.data.val, normalisation),
-            test=Accuracy.of(int(right.sum()), len(right)),
+            test=test,
             params=model.spec.params(),
             nonzero=count_nonzero(model),
             macs=model.spec.macs(),
@@ -98,7 +102,7 @@ class Session:
             peak_bytes=self.peak.bytes(),
             hits=pack_hits(right),
             command=self.settings.command,
-            notes=(*model.meta.get("notes", ()), *notes),
+            notes=(*model.meta.get("notes", ()), *notes, *doubts),
         )
 
     def _check_reloaded(self, model: VGG, path: Path) -> None:
@@ -107,7 +111,10 @@ class Session:
         reference = copy.deepcopy(model).cpu().to(memory_format=torch.channels_last).eval()
         found = checkpoint.load(path).to(memory_format=torch.channels_last)
         with torch.inference_mode():
-            same = torch.equal(reference(images), found(images))
+            logits = reference(images)
+            same = torch.equal(logits, found(images))
+        if not logits.isfinite().all():
+            raise WorkFailed(f"{path}: gives logits that are not finite; removed")
         if not same:
             raise WorkFailed(f"{path}: reloaded, it gives other logits than the model that was saved; removed")
 
