@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,11 +16,19 @@ import pytest
 
 from tp_vgg.spec import VGGSpec
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: threads of theirs would wait for each other
+
 SMALL = VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=(32, 28))
 """A VGG-11 with batch norm, thin enough for a test."""
 
 QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
 """Options of a run on few digits."""
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def variants(spec: VGGSpec) -> dict[str, VGGSpec]:

@@ -29,7 +29,7 @@ FLOORS = [
     },
     {"model", "partials", "data", "plots", "losses", "kernels", "verdicts", "clocks", "curves"},
     {"bench", "checkpoint", "evaluate", "unstructured", "chain", "interleave", "allocate"},
-    {"structured", "train", "tally", "points", "export"},
+    {"structured", "train", "estimate", "tally", "points", "export"},
     {"refit", "modes"},
     {"engine"},
     {"sensitivity", "staircase"},

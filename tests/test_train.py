@@ -18,7 +18,7 @@ from tp_vgg.evaluate import accuracy
 from tp_vgg.model import build
 from tp_vgg.ratios import Plan
 from tp_vgg.recipe import Recipe
-from tp_vgg.train import estimate_seconds, fit
+from tp_vgg.train import fit
 from tp_vgg.unstructured import Gradual, is_masked, mask_layers, remove_masks
 
 LINEAR = VARIANTS["bn-linear"]
@@ -224,13 +224,6 @@ def test_bf16_autocast_trains(few_digits) -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     if "x86" in platform.machine():
         assert has_fast_bf16(torch.device("cpu")) == ("avx512_bf16" in flags or "amx_bf16" in flags)
-
-
-def test_estimate_leaves_the_model_alone(few_digits) -> None:
-    model = fresh()
-    before = weights(model).clone()
-    assert estimate_seconds(model, few_digits, RECIPE, few_digits.normalisation, torch.float32) > 0
-    assert torch.equal(weights(model), before)
 
 
 @pytest.mark.gpu

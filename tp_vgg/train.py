@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from tp_vgg.data import DataSet, Normalisation, augment
@@ -270,25 +269,6 @@ class _Run:
         self.model.eval()
         self.save(self.good)
         return self.history
-
-
-def estimate_seconds(
-    model: nn.Module, data: DataSet, recipe: Recipe, normalisation: Normalisation, precision: torch.dtype
-) -> float:
-    """How long :func:`fit` will take here, from two small batches on a copy of the model."""
-    device = data.train.labels.device
-    probe = copy.deepcopy(model).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    count = min(32, len(data.train))
-    inputs, labels = normalisation(data.train.images[:count]), data.train.labels[:count]
-    best = float("inf")
-    for _ in range(2):
-        start = time.perf_counter()
-        with autocast(device, precision):
-            F.cross_entropy(probe(inputs).float(), labels).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return best / count * len(data.train) * recipe.epochs
 
 
 def _key(model: nn.Module, data: DataSet, recipe: Recipe, precision: str, masking: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from tp_vgg import checkpoint
 from tp_vgg.data import Normalisation
 from tp_vgg.errors import BadInput
+from tp_vgg.estimate import estimate_seconds
 from tp_vgg.history import history_csv
 from tp_vgg.model import VGG, build, imagenet_weights
 from tp_vgg.recipe import Recipe
@@ -19,7 +20,6 @@ from tp_vgg.stages.recipes import baseline_recipe, duration
 from tp_vgg.stages.session import Session, check_classes, data_summary, load_dense
 from tp_vgg.stages.settings import GIVEN, partial_of
 from tp_vgg.storage import file_fingerprint, fingerprint, write_text
-from tp_vgg.train import estimate_seconds
 
 
 def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tuple[VGG, ModelRecord]:
