@@ -22,6 +22,7 @@ from tp_vgg.stages.session import load_given, stage
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
 from tp_vgg.staircase import GRID, PROFILE_TRIALS, Grid, profile_layer
 from tp_vgg.storage import Journal, file_fingerprint, fingerprint, locked, read_json, write_json
+from tp_vgg.typed import typed
 
 
 @stage
@@ -164,7 +165,7 @@ def _profiled(
     points: dict[str, list[Timed]] = {}
     for entry in journal.entries:
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            timed = [Timed(**point) for point in entry["points"]]
+            timed = [typed(Timed, point) for point in entry["points"]]
             if tuple((point.in_width, point.out_width) for point in timed) == widths[entry["layer"]]:
                 points[entry["layer"]] = timed
     with tqdm(spec.rows, f"profile {cell.dtype}, batch {cell.batch_size}", disable=settings.quiet or None) as bar:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, printable
 from tp_vgg.records import ModelRecord
 from tp_vgg.spec import STAGES, VGGSpec
 from tp_vgg.storage import read_json
@@ -49,7 +49,7 @@ class Settings:
     def note(self, text: str) -> None:
         """A line for the user on stderr, unless quiet."""
         if not self.quiet:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{printable(text)}\n")
 
     def folder_fingerprint(self) -> str:
         """Of the images in ``data_dir``, which may have to be decoded for it."""
