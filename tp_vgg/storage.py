@@ -28,8 +28,11 @@ _TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.partial")
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a file that appears under ``path`` only once it is whole and on the disk.
 
-    Until then it lies beside it as ``NAME.*.partial``; whatever goes wrong, ``path`` is left as it was.
+    Until then it lies beside it as ``NAME.*.partial``; whatever goes wrong, ``path`` is left as it was. Raises :class:`BadInput` for a
+    directory of that name.
     """
+    if path.is_dir():
+        raise BadInput(f"{path}: is a directory; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)

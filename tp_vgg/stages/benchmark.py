@@ -30,14 +30,14 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     """Time the models of the run directory, or the dense one and ``checkpoints``; leaves ``latency.json`` and its figure, and
     brings ``metrics.json`` up to date. Finished cells are journaled; a finished benchmark is measured anew."""
     device = pick_device(settings.device)
+    bench = Bench.of(device, options.threads)
+    _available(options, bench)
     run, paths = _paths(settings, checkpoints)
     models = {name: checkpoint.load(path) for name, path in paths.items()}
     check_models(models)
     for path in checkpoints:
         settings.check_spec(models[str(path)].spec, path)
     files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
-    bench = Bench.of(device, options.threads)
-    _available(options, bench)
     if MODELS[0] not in paths:
         settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
     schedule = Schedule(options.cells, options.trials, options.hot)

@@ -117,6 +117,8 @@ def _other(run: RunDir, kind: Kind) -> dict[str, Any] | None:
 def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
     if path.is_dir():
         raise BadInput(f"--output: {path}: is a directory; give a file's name")
+    if plan_path(run).is_dir():
+        raise BadInput(f"{plan_path(run)}: is a directory; move it away")
     if given and not path.parent.is_dir():
         raise BadInput(f"--output: {path.parent}: no such directory")
     if path.resolve() == plan_path(run).resolve():
