@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tp_vgg"
 
 FLOORS = [
-    {"errors", "interrupts"},
+    {"errors", "interrupts", "typed"},
     {"spec", "stats", "storage", "tables", "search"},
     {
         "records",
@@ -43,6 +43,7 @@ FLOORS = [
 NO_TORCH = {
     "errors",
     "interrupts",
+    "typed",
     "spec",
     "stats",
     "storage",

@@ -106,7 +106,7 @@ def test_a_damaged_table_is_refused(change: dict[str, Any]) -> None:
         "format": "tp_vgg/latency/1",
         "reference": "dense",
         "models": {"dense": {}},
-        "environment": {"device": "cpu"},
+        "environment": {"device": "cpu", "cpu": "a CPU", "threads": 1},
         "conditions": {},
     }
     assert Latency.from_dict({**table, "rows": [row]}).headline() == Cell("eager", "fp32", 1)

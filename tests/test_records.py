@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +25,9 @@ def test_hits_of_another_number_of_images_are_refused(text: str) -> None:
 def record(hits: list[int], **changed: object) -> ModelRecord:
     some = Accuracy.of(sum(hits), len(hits))
     known = {
-        "checkpoint": "m.pth", "sha256": "00", "baseline": None, "key": "", "val": some, "test": some, "params": 1, "nonzero": 1,
-        "macs": 1, "bytes": 1, "spec": {"widths": [], "hidden": []}, "sparsity": {}, "data": {}, "environment": {}, "peak_bytes": 1,
+        "checkpoint": "m.pth", "sha256": "00", "baseline": None, "key": "", "val": some, "test": some, "params": SMALL.params(), "nonzero": 1,
+        "macs": SMALL.macs(), "bytes": 1, "spec": SMALL.to_dict(), "sparsity": {row.name: 0.0 for row in SMALL.rows}, "environment": {}, "peak_bytes": 1,
+        "data": {"dataset": "d", "fingerprint": "00", "train": 1, "val": len(hits), "test": len(hits)},
         "hits": pack_hits(np.array(hits)), "command": "",
     }  # fmt: skip
     return ModelRecord(**{**known, **changed})  # type: ignore[arg-type]
@@ -50,3 +52,18 @@ def test_a_record_comes_back_and_a_damaged_one_does_not() -> None:
     assert ModelRecord.from_dict(found.to_dict()) == found
     with pytest.raises(ValueError, match="another count"):
         ModelRecord.from_dict({**found.to_dict(), "hits": pack_hits(np.array([1, 1, 1]))})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": SMALL.params() - 1}, {"macs": 1}, {"nonzero": 0}, {"nonzero": SMALL.params() + 1}, {"bytes": 0}, {"sparsity": {}},
+        {"sparsity": {row.name: 1.5 for row in SMALL.rows}}, {"data": {}}, {"environment": {"device": []}}, {"notes": "abc"}, {"more": 1},
+        {"val": {"correct": 4, "n": 3, "accuracy": 400 / 3, "low": 1.0, "high": 400 / 3}}, {"spec": {"widths": []}}, {"checkpoint": None},
+        {"test": {"correct": 2, "n": 3, "accuracy": 99.0, "low": 1.0, "high": 100.0}}, {"val": {"correct": 0, "n": 0, "accuracy": 0.0, "low": 0.0, "high": 0.0}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_no_model_can_be_is_refused(change: dict) -> None:
+    with pytest.raises((TypeError, KeyError, ValueError)):
+        ModelRecord.from_dict({**record([1, 0, 1]).to_dict(), **change})

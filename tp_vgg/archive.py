@@ -38,6 +38,8 @@ _ITEM_BYTES = {
 def read_archive(path: Path) -> object:
     """What ``torch.save`` wrote, on the CPU. Raises :class:`BadInput` for files that hold or claim anything but plain types and tensors
     whose bytes are in the file, :class:`OSError` where it can't be read."""
+    if path.exists() and not path.is_file():
+        raise BadInput("not a regular file")
     with path.open("rb") as file:
         try:
             _check(file)

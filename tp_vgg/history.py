@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
+from tp_vgg.typed import typed
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -35,7 +37,14 @@ def history_csv(history: Sequence[Epoch]) -> str:
 
 
 def read_history(text: str) -> tuple[Epoch, ...]:
-    """The inverse of :func:`history_csv`. Raises ``ValueError`` for anything else."""
+    """The inverse of :func:`history_csv`. Raises ``TypeError`` or ``ValueError`` for anything else, and for numbers that are none."""
+    try:
+        return _read(text)
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def _read(text: str) -> tuple[Epoch, ...]:
     reader = csv.DictReader(io.StringIO(text))
     kinds = {f.name: int if f.name == "epoch" else float for f in fields(Epoch)}
     if reader.fieldnames != list(kinds):
@@ -43,4 +52,5 @@ def read_history(text: str) -> tuple[Epoch, ...]:
     rows = list(reader)
     if any(None in (*row, *row.values()) for row in rows):
         raise ValueError("a row that is too short or too long")
-    return tuple(Epoch(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows)  # type: ignore[arg-type]
+    epochs = tuple(Epoch(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows)  # type: ignore[arg-type]
+    return tuple(typed(Epoch, asdict(epoch)) for epoch in epochs)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from tp_vgg.errors import BadInput
+from tp_vgg.spec import VGGSpec
 from tp_vgg.stats import median_interval, quartiles
+from tp_vgg.typed import typed
 
 LATENCY = "tp_vgg/latency/1"
 """Format of ``latency.json``."""
@@ -20,6 +21,8 @@ Mode = Literal["eager", "folded", "graph", "compile", "onnxruntime"]
 for the very shape; another runtime."""
 MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile")
 MAX_BATCH = 1 << 20
+LEAST = 1e-9
+"""Of a time or a ratio of times: what is divided by it stays a number."""
 DTYPES = ("fp32", "tf32", "bf16")
 BATCH_SIZES = (1, 64, 1024)
 TRIALS = 17
@@ -120,6 +123,22 @@ class LatencyRow:
     def cell(self) -> Cell:
         return Cell(self.mode, self.dtype, self.batch_size)
 
+    def _check(self) -> None:
+        """Whole, or without any figure and with the reason; ``ValueError``."""
+        numbers = [getattr(self, name) for name in _MEASURED]
+        measured = all(value is not None for value in numbers)
+        if measured is (self.verdict == "not available") or not (measured or self.reasons):
+            raise ValueError(f"{self.verdict!r} of {numbers}")
+        if measured and not (
+            all(
+                value is not None and value >= (0 if name == "iqr_ms" else LEAST)
+                for name, value in zip(_MEASURED, numbers, strict=True)
+            )
+            and self.speedup_low <= self.speedup <= self.speedup_high  # type: ignore[operator]
+        ):
+            raise ValueError("times that no clock gives")
+        _ = self.cell  # which has checks of its own
+
     def metrics(self, device: str) -> dict[str, Any]:
         """The entry in ``metrics.json`` (the contract's names, and what explains them)."""
         left_out = ("model", "seconds")
@@ -139,7 +158,7 @@ class Latency:
     models: dict[str, dict[str, Any]]
     """By name: ``spec``, ``macs``, ``params``, ``density`` (share of weights that are not zero), of a file ``checkpoint`` and ``sha256``, and where
     another of the same widths was timed in its place ``timed_as``."""
-    environment: dict[str, Any]
+    environment: dict[str, str | int | None]
     conditions: dict[str, Any]
     """Clocks and power state of the device ``before`` and right ``after`` each cell of this session, the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write
     counted), whether the input stayed in the cache (``hot``), and the ``command``."""
@@ -168,16 +187,15 @@ class Latency:
         """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
         if data["format"] != LATENCY:
             raise ValueError("not a table of this version")
-        rows = tuple(latency_row(row) for row in data["rows"])
-        models, place = data["models"], data["environment"]
-        if not all(isinstance(found, dict) for found in (models, place, data["conditions"])):
-            raise TypeError("not objects")
-        if not all(isinstance(about, dict) for about in models.values()) or not isinstance(place["device"], str):
-            raise TypeError("not what a benchmark says of models and devices")
-        if {data["reference"], *(row.model for row in rows)} - set(data["models"]):
+        found = typed(cls, data, more=True)
+        for row in found.rows:
+            row._check()
+        if {found.reference, *(row.model for row in found.rows)} - set(found.models):
             raise ValueError("rows of models that are not listed")
-        known = {f.name: data[f.name] for f in fields(cls)}
-        return cls(**{**known, "rows": rows})
+        if any(not isinstance(found.environment[name], str) for name in ("device", "cpu")):
+            raise TypeError("not what a benchmark says of its device")
+        found.environment["threads"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -201,7 +219,7 @@ class Staircase:
     spec: dict[str, Any]
     dtype: str
     batch_size: int
-    environment: dict[str, Any]
+    environment: dict[str, str | int | None]
     points: tuple[Timed, ...]
 
     @property
@@ -234,11 +252,20 @@ class Staircase:
         """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
         if data["format"] != STAIRCASE:
             raise ValueError("not a profile of this version")
-        known = {f.name: data[f.name] for f in fields(cls)}
-        points = tuple(Timed(**point) for point in data["points"])
-        if not points or not all(0 < p.median_us < math.inf and p.in_width > 0 and p.out_width > 0 for p in points):
-            raise ValueError("points that no profile can have")
-        return cls(**{**known, "points": points})
+        found = typed(cls, data, more=True)
+        full = {row.name: row for row in VGGSpec.from_dict(found.spec).rows if row.kind == "conv"}
+        Cell("folded", found.dtype, found.batch_size)
+        for point in found.points:
+            row = full[point.layer]
+            if not (
+                0 < point.in_width <= row.in_width and 0 < point.out_width <= row.out_width and point.median_us >= LEAST
+            ):
+                raise ValueError("points that no profile can have")
+        if set(found.layers) != set(full) or not all(found.grid(layer)[1] for layer in full):
+            raise ValueError("not all convs of the network")
+        if not isinstance(found.environment["device"], str):
+            raise TypeError("not what a profile says of its device")
+        return found
 
 
 _MEASURED = (
@@ -249,14 +276,6 @@ _MEASURED = (
 
 def latency_row(data: Mapping[str, Any]) -> LatencyRow:
     """A row from its ``asdict``, whole or without any figure. Raises ``TypeError`` or ``ValueError`` for anything else."""
-    row = LatencyRow(**data)
-    numbers = [getattr(row, name) for name in _MEASURED]
-    measured = all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
-    if not all(isinstance(value, float) and math.isfinite(value) for value in row.seconds):
-        raise ValueError("seconds that no clock gives")
-    if row.verdict not in get_args(Verdict) or measured is (row.verdict == "not available"):
-        raise ValueError(f"{row.verdict!r} of {numbers}")
-    if not all(isinstance(reason, str) for reason in row.reasons) or not (measured or row.reasons):
-        raise ValueError(f"{row.reasons!r}")
-    _ = row.cell  # which has checks of its own
-    return replace(row, reasons=tuple(row.reasons), seconds=tuple(row.seconds))
+    row = typed(LatencyRow, data)
+    row._check()
+    return row

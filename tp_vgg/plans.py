@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from tp_vgg.errors import BadInput
 from tp_vgg.spec import Kind
+from tp_vgg.typed import typed
 
 PLAN = "tp_vgg/plan/1"
 """Format of ``plan.json``."""
@@ -128,12 +129,13 @@ class Allocation:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Allocation:
         """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
-        if data["format"] != PLAN or data["kind"] not in get_args(Kind):
+        if data["format"] != PLAN:
             raise ValueError("not a plan of this version")
-        known = {f.name: data[f.name] for f in fields(cls)}
-        rows = tuple(PlannedLayer(**row) for row in data["layers"])
-        found = cls(**{**known, "layers": rows, "prediction": Prediction(**data["prediction"])})
-        if not all(isinstance(row.after, int) for row in rows) or not isinstance(found.sweep, dict):
-            raise TypeError("not what a plan says of layers")
-        float(found.prediction.drop)
+        found = typed(cls, data, more=True)
+        if not all(0 <= row.ratio < 1 and 0 < row.after <= row.before for row in found.layers):
+            raise ValueError("not what a plan says of layers")
+        if len(found.ratios) != len(found.layers) or found.round_to < 1:
+            raise ValueError("a layer named twice")
+        if found.profile is not None and not {"key", "device", "dtype", "batch_size"} <= set(found.profile):
+            raise KeyError("not what a plan says of its profile")
         return found

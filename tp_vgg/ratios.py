@@ -13,6 +13,7 @@ from typing import Any
 
 from tp_vgg.errors import BadInput
 from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.storage import read_json
 
 MAX_BYTES = 1 << 20
 
@@ -85,7 +86,7 @@ def check_layers(plan: Plan, spec: VGGSpec) -> None:
             raise BadInput(
                 f"{plan.source}: {_shown(layer)}: the last linear layer gives the classes and can't be pruned; remove it"
             )
-        near = difflib.get_close_matches(layer, spec.prunable, n=3, cutoff=0.0)
+        near = difflib.get_close_matches(layer[:80], spec.prunable, n=3, cutoff=0.0)
         raise BadInput(
             f"{plan.source}: {_shown(layer)}: no prunable layer of {spec.arch} with the {spec.head} head; nearest: {', '.join(near)}"
         )
@@ -185,10 +186,10 @@ def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) 
     kinds: set[object] = set()
     for directory in (path.parent, *plan_dirs):
         try:
-            written = json.loads((directory / "plan.json").read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            written = read_json(directory / "plan.json") or {}
+        except BadInput:
             continue
-        for made in (written, written.get("other")) if isinstance(written, dict) else ():
+        for made in (written, written.get("other")):
             if isinstance(made, dict) and made.get("sha256") == digest and isinstance(made.get("kind"), str):
                 kinds.add(made["kind"])
     other: Kind = "unstructured" if kind == "structured" else "structured"
@@ -203,7 +204,7 @@ def _json_type(value: object) -> str:
 
 def _shown(layer: str) -> str:
     """A name from a file, fit for one terminal line."""
-    return layer if layer.isprintable() and 0 < len(layer) <= 80 else ascii(layer)[:80]
+    return layer if layer.isprintable() and 0 < len(layer) <= 80 else ascii(layer[:80])[:80]
 
 
 def _short(value: float) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.stats import paired_difference, wilson
+from tp_vgg.typed import typed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +63,15 @@ class Accuracy:
         return (f"accuracy can't be told from chance: {self.accuracy:.2f} % [{self.low:.2f}, {self.high:.2f}] where one class for all gives {chance:.2f} %",)  # fmt: skip
 
 
+def _check_counts(found: Accuracy | Point) -> None:
+    """What follows from the counts does; ``ValueError``."""
+    count, n = found.correct, found.n
+    if not 0 <= count <= n or n == 0 or found.accuracy != 100 * count / n:
+        raise ValueError(f"{count} of {n}: {found.accuracy}")
+    if not 0 <= found.low <= found.accuracy <= found.high <= 100:
+        raise ValueError(f"{found.accuracy} in [{found.low}, {found.high}]")
+
+
 @dataclass(frozen=True)
 class ModelRecord:
     """What one saved model is and what it was measured at; one entry of ``metrics.json``."""
@@ -86,7 +98,7 @@ class ModelRecord:
     """Fraction of exact zeros in each conv's and linear's weight."""
     data: dict[str, Any]
     """Data set, its fingerprint, and the number of images of each split."""
-    environment: dict[str, Any]
+    environment: dict[str, str | int | None]
     peak_bytes: int
     """Peak memory of the stage: allocated on CUDA, resident on the CPU."""
     hits: str
@@ -107,15 +119,29 @@ class ModelRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelRecord:
-        """Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything that :meth:`to_dict` did not write."""
-        known = {f.name for f in fields(cls)}
-        if set(data) != known:
-            raise KeyError(f"fields {sorted(set(data) ^ known)}")
-        rest = {k: v for k, v in data.items() if k not in ("val", "test", "notes")}
-        record = cls(**rest, val=Accuracy(**data["val"]), test=Accuracy(**data["test"]), notes=tuple(data["notes"]))
-        if unpack_hits(record.hits, record.test.n).sum() != record.test.correct:
-            raise ValueError("hits of another count than the accuracy's")
+        """Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything that :meth:`to_dict` did not write, and for what no model can be."""
+        record = typed(cls, data)
+        record._check()
         return record
+
+    def _check(self) -> None:
+        spec = VGGSpec.from_dict(self.spec)
+        _check_counts(self.val)
+        _check_counts(self.test)
+        if unpack_hits(self.hits, self.test.n).sum() != self.test.correct:
+            raise ValueError("hits of another count than the accuracy's")
+        if (self.params, self.macs) != (spec.params(), spec.macs()) or not 0 < self.nonzero <= self.params:
+            raise ValueError(f"{self.nonzero} of {self.params} params, {self.macs} MACs of another network")
+        if set(self.sparsity) != {row.name for row in spec.rows} or not all(
+            0 <= v <= 1 for v in self.sparsity.values()
+        ):
+            raise ValueError("zeros of another network")
+        if not all(type(self.data[name]) is str for name in ("dataset", "fingerprint")) or not _is_count(
+            self.data["train"]
+        ):
+            raise TypeError("not what a record says of its images")
+        if (self.data["val"], self.data["test"]) != (self.val.n, self.test.n) or not _is_count(self.bytes):
+            raise ValueError("counts of other images")
 
     def metrics(self) -> dict[str, Any]:
         """The entry in ``metrics.json`` (the contract's names)."""
@@ -139,6 +165,14 @@ class ModelRecord:
             "peak_bytes": self.peak_bytes,
             "notes": list(self.notes),
         }
+
+
+def _rises(levels: tuple[float, ...]) -> bool:
+    return levels[0] >= 0 and levels[-1] < 1 and all(a < b for a, b in itertools.pairwise(levels))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
 @dataclass(frozen=True)
@@ -228,32 +262,33 @@ class Sensitivity:
 
         Raises ``TypeError``, ``KeyError``, ``ValueError`` or :class:`BadInput` for anything that no sweep can have found.
         """
-        if data["format"] != SENSITIVITY or data["kind"] not in get_args(Kind):
+        if data["format"] != SENSITIVITY:
             raise ValueError("not a table of this version")
-        known = {f.name: data[f.name] for f in fields(cls) if f.name != "recalibrated"}
-        known["recalibrated"] = data.get("recalibrated", False) is True
-        table = cls(
-            **{**known, "baseline": Accuracy(**data["baseline"]), "points": tuple(Point(**p) for p in data["points"])}
-        )
+        table = typed(cls, data, more=True)
         table._check()
         return table
 
     def _check(self) -> None:
-        """The counts and what follows from them agree, and the layers are the network's."""
-        prunable = VGGSpec.from_dict(self.spec).prunable
-        counted: list[Accuracy | Point] = [self.baseline, *self.points]
-        for found in counted:
-            count, n = found.correct, found.n
-            if type(count) is not int or type(n) is not int or not 0 <= count <= n or not n == self.baseline.n > 0:
-                raise ValueError(f"{count!r} of {n!r}")
-            if found.accuracy != 100 * count / n or not 0 <= found.low <= found.accuracy <= found.high <= 100:
-                raise ValueError(f"{found.accuracy!r} in [{found.low!r}, {found.high!r}] for {count} of {n}")
+        """The counts and what follows from them agree, the layers are the network's, and each has the same rising levels."""
+        spec = VGGSpec.from_dict(self.spec)
+        sizes = (
+            spec.prunable
+            if self.kind == "structured"
+            else {r.name: r.weights for r in spec.rows if r.name in spec.prunable}
+        )
+        _check_counts(self.baseline)
         for point in self.points:
-            drop = 100 * (self.baseline.correct - point.correct) / point.n
-            if point.layer not in prunable or point.drop != drop or not point.drop_low <= drop <= point.drop_high:
-                raise ValueError(f"{point.layer!r}: {point.drop!r} in [{point.drop_low!r}, {point.drop_high!r}]")
-            if type(point.removed) is not int or type(point.redone) is not int or not 0 <= point.ratio < 1:
-                raise ValueError(f"{point.layer}: removed {point.removed!r}, redone {point.redone!r}")
+            _check_counts(point)
+            drop = 100 * (self.baseline.correct - point.correct) / self.baseline.n
+            if point.n != self.baseline.n or point.drop != drop or not point.drop_low <= drop <= point.drop_high:
+                raise ValueError(f"{point.layer!a}: {point.drop} in [{point.drop_low}, {point.drop_high}]")
+            if not 0 <= point.removed < sizes[point.layer] or not 0 <= point.redone <= point.n:
+                raise ValueError(f"{point.layer}: removed {point.removed}, redone {point.redone}")
+        levels = {tuple(point.ratio for point in self.of_layer(layer)) for layer in self.layers}
+        if len(levels) != 1 or not _rises(levels.pop()):
+            raise ValueError("levels that no sweep asks for")
+        if self.precision not in ("fp32", "bf16", "screened") or not re.fullmatch(r"\w+", self.importance, re.ASCII):
+            raise ValueError(f"{self.precision!a}, {self.importance!a}")
 
     @property
     def removed(self) -> dict[str, tuple[int, ...]]:

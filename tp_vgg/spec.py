@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 
 Head = Literal["torchvision", "linear"]
 Kind = Literal["structured", "unstructured"]
@@ -76,10 +76,10 @@ class VGGSpec:
         for name in ("widths", "hidden"):
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
-                raise BadInput(f"spec: {name}: must be a list of integers, got {value!r}")
+                raise BadInput(f"spec: {name}: must be a list of integers, got {shown(value)}")
             object.__setattr__(self, name, tuple(value))
         if not isinstance(self.batch_norm, bool):
-            raise BadInput(f"spec: batch_norm: must be true or false, got {self.batch_norm!r}")
+            raise BadInput(f"spec: batch_norm: must be true or false, got {shown(self.batch_norm)}")
         if len(self.widths) not in _DEPTH_OF:
             raise BadInput(f"spec: widths: {len(self.widths)} convs; a VGG has one of {sorted(_DEPTH_OF)}")
         if len(self.hidden) > MAX_HIDDEN:
@@ -90,7 +90,7 @@ class VGGSpec:
         _check_int("num_classes", self.num_classes, 1, MAX_WIDTH)
         _check_int("image_size", self.image_size, 32, 1024)
         if self.pool not in (1, 7) or isinstance(self.pool, bool):
-            raise BadInput(f"spec: pool: must be 1 or 7, got {self.pool!r}")
+            raise BadInput(f"spec: pool: must be 1 or 7, got {shown(self.pool)}")
 
     @classmethod
     def preset(
@@ -208,4 +208,4 @@ _DEPTH_OF = {depth - _LINEARS: depth for depth in STAGES}
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise BadInput(f"spec: {name}: must be an integer in [{low}, {high}], got {value!r}")
+        raise BadInput(f"spec: {name}: must be an integer in [{low}, {high}], got {shown(value)}")

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -15,6 +16,11 @@ from typing import Any, BinaryIO
 
 from tp_vgg.errors import BadInput
 
+MAX_JSON = 64 << 20
+"""Bytes of a record; a long sweep's has some thousands."""
+_DEEPEST = 20
+"""Of objects and lists in each other."""
+
 _TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.partial")
 """What :func:`write_atomic` calls a file that is not whole."""
 
@@ -22,8 +28,11 @@ _TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.partial")
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a file that appears under ``path`` only once it is whole and on the disk.
 
-    Until then it lies beside it as ``NAME.*.partial``; whatever goes wrong, ``path`` is left as it was.
+    Until then it lies beside it as ``NAME.*.partial``; whatever goes wrong, ``path`` is left as it was. Raises :class:`BadInput` for a
+    directory of that name.
     """
+    if path.is_dir():
+        raise BadInput(f"{path}: is a directory; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)
@@ -49,8 +58,8 @@ def rename(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """:func:`write_atomic` for UTF-8 text."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    """:func:`write_atomic` for UTF-8 text; what has no UTF-8 (of a file's name that is none) stands as its escape."""
+    write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, data: object) -> None:
@@ -59,9 +68,11 @@ def write_json(path: Path, data: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``; ``None`` where there is no file. Raises :class:`BadInput` for anything else."""
+    """The object in ``path``; ``None`` where there is no file. Raises :class:`BadInput` for anything else, and for numbers that are none."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(read_text(path, MAX_JSON), parse_float=_finite, parse_constant=_finite)
+        if _is_deep(data):
+            raise ValueError("too deep")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):
@@ -69,6 +80,30 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         raise BadInput(f"{path}: must be a JSON object; delete it and run its stage again")
     return data
+
+
+def read_text(path: Path, most: int) -> str:
+    """The UTF-8 text of a regular file of ``most`` bytes at most. Raises ``OSError`` or ``ValueError`` for any other; a pipe or a device
+    is not waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: not a regular file")
+    with path.open("rb") as file:
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise ValueError(f"{path}: over {most} bytes")
+    return raw.decode()
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number")
+    return value
+
+
+def _is_deep(data: object, left: int = _DEEPEST) -> bool:
+    inner = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    return left == 0 or any(_is_deep(one, left - 1) for one in inner)
 
 
 def fingerprint(*parts: object) -> str:
@@ -101,6 +136,8 @@ class Journal:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise BadInput(f"{path}: is not a journal; move it away")
         found, entries, whole = _read_lines(path)
         if found is not None and found != key:
             path.replace(aside(path, found))
@@ -140,7 +177,7 @@ def _read_lines(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
     """The key in the first line of ``path`` (``None`` where there is none), the whole JSON objects behind it, and the bytes that all
     of these take."""
     entries, whole = [], 0
-    with contextlib.suppress(FileNotFoundError):
+    if path.is_file():
         for line in path.read_bytes().splitlines(keepends=True):
             try:
                 entry = json.loads(line)
@@ -158,10 +195,14 @@ def _read_lines(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
 def locked(directory: Path) -> Iterator[None]:
     """Hold ``directory`` (made where missing) for one command at a time.
 
-    Raises :class:`BadInput` naming the holder's pid. The system frees the lock of a process that dies; what it was writing is removed.
+    Raises :class:`BadInput` naming the holder's pid, and for a lock that is no file of its own: a link's target would be written over.
+    The system frees the lock of a process that dies; what it was writing is removed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("a+") as file:
+    lock = directory / ".lock"
+    if lock.is_symlink() or (lock.exists() and not lock.is_file()):
+        raise BadInput(f"{lock}: is not the lock of a run directory; move it away")
+    with lock.open("a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -117,7 +117,9 @@ class Tally:
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                 row, start, redone = where[entry["layer"], entry["ratio"]], int(entry["start"]), int(entry["redone"])
                 hits = unpack_hits(entry["hits"], int(entry["n"]))
-                if len(hits) == entry["n"] and 0 <= start <= n - len(hits) and 0 <= redone <= len(hits):
+                span = slice(start, start + len(hits))
+                new = (counts.hits[row, span] == _UNKNOWN).all()  # nor is one that says it again
+                if new and len(hits) == entry["n"] and 0 <= start <= n - len(hits) and 0 <= redone <= len(hits):
                     counts._set(row, start, hits, redone)
         counts.hits, counts.redone = ranks.lead((counts.hits, counts.redone))
         return counts

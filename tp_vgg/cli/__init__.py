@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from tp_vgg import __version__
-from tp_vgg.errors import BadInput, WorkFailed, out_of_memory
+from tp_vgg.errors import BadInput, WorkFailed, out_of_memory, printable
 
 COMMANDS = {
     "run": "The whole pipeline, from the dense model to the report.",
@@ -61,7 +61,7 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
-    warnings.formatwarning = lambda message, *_: f"{message}\n"
+    warnings.formatwarning = lambda message, *_: f"{printable(str(message))}\n"
     sys.exit(execute(args))
 
 
@@ -98,8 +98,7 @@ def execute(args: list[str] | None = None, command: click.Command = cli, name: s
 
 
 def _fail(status: int, message: str) -> int:
-    one_line = " ".join(message.split())
-    click.echo(f"error: {one_line}", err=True)
+    click.echo(f"error: {printable(' '.join(message.split()))}", err=True)
     return status
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, tensorboard_option
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, printable
 from tp_vgg.latencies import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, Latency, LatencyRow, Staircase, cells_of
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.settings import Settings
@@ -105,7 +105,7 @@ def render(found: Latency) -> str:
     lines += [
         f"{name}: timed as {other}, which has the same widths and no zeros either" for name, other in twins.items()
     ]
-    return "\n".join(lines)
+    return "\n".join([printable(lines[0]), lines[1], *map(printable, lines[2:])])
 
 
 def _line(row: LatencyRow) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.options import PATH, check_file, common_options
+from tp_vgg.errors import printable
 from tp_vgg.stages.settings import Settings
 
 
@@ -35,4 +36,4 @@ def command(settings: Settings, checkpoint_file: Path, form: str, output: Path |
         if form in ("safetensors", "sparse")
         else f"logits within {difference:.1e} of the largest"
     )
-    click.echo(f"{path}: {after:,} bytes, {after / before:.3f}× the checkpoint; {checked}")
+    click.echo(f"{printable(str(path))}: {after:,} bytes, {after / before:.3f}× the checkpoint; {checked}")

@@ -166,6 +166,8 @@ def _settings(given: dict[str, Any]) -> Settings:
         raise BadInput(
             f"--data-dir: {given['data_dir']}: no such directory; expected train/CLASS/IMAGE and test/CLASS/IMAGE in it"
         )
+    if given["data_dir"].exists() and not given["data_dir"].is_dir():
+        raise BadInput(f"--data-dir: {given['data_dir']}: is not a directory")
     if given.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
         raise BadInput("--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'")
     return Settings(**given)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import click
 
 from tp_vgg.cli.options import common_options
+from tp_vgg.errors import printable
 from tp_vgg.stages.settings import Settings
 
 
@@ -17,4 +18,4 @@ def command(settings: Settings) -> None:
     from tp_vgg.stages.report import report
 
     path = report(settings)
-    click.echo(f"{path}: {path.stat().st_size:,} bytes; open it in a browser, no network is needed")
+    click.echo(f"{printable(str(path))}: {path.stat().st_size:,} bytes; open it in a browser, no network is needed")

@@ -8,6 +8,7 @@ import click
 from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, plan_from
 from tp_vgg.criteria import CRITERIA
+from tp_vgg.errors import printable
 from tp_vgg.ratios import Plan
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
 from tp_vgg.stages.settings import Settings, expected_spec
@@ -63,7 +64,7 @@ def command(
     from tp_vgg.stages.structured import show_structured, structured
 
     if only_show is not None:
-        click.echo(show_structured(settings, plan_for, options, only_show))
+        click.echo(printable(str(show_structured(settings, plan_for, options, only_show))))
     else:
         records = structured(settings, plan_for, options, show)
         if leads():

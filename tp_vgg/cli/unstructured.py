@@ -7,7 +7,7 @@ import click
 from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import PATH, common_options, finetune_options, plan_from
 from tp_vgg.criteria import WEIGHT_CRITERIA
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, printable
 from tp_vgg.ratios import Plan
 from tp_vgg.stages.options import Finetune, PlanFor, UnstructuredOptions, check_unstructured
 from tp_vgg.stages.settings import Settings, expected_spec
@@ -69,7 +69,7 @@ def command(
     from tp_vgg.stages.unstructured import show_unstructured, unstructured
 
     if only_show is not None:
-        click.echo(show_unstructured(settings, plan_for, options, only_show))
+        click.echo(printable(str(show_unstructured(settings, plan_for, options, only_show))))
     else:
         records = unstructured(settings, plan_for, options, show)
         if leads():

@@ -22,6 +22,7 @@ from tp_vgg.stages.session import load_given, stage
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
 from tp_vgg.staircase import GRID, PROFILE_TRIALS, Grid, profile_layer
 from tp_vgg.storage import Journal, file_fingerprint, fingerprint, locked, read_json, write_json
+from tp_vgg.typed import typed
 
 
 @stage
@@ -29,14 +30,14 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     """Time the models of the run directory, or the dense one and ``checkpoints``; leaves ``latency.json`` and its figure, and
     brings ``metrics.json`` up to date. Finished cells are journaled; a finished benchmark is measured anew."""
     device = pick_device(settings.device)
+    bench = Bench.of(device, options.threads)
+    _available(options, bench)
     run, paths = _paths(settings, checkpoints)
     models = {name: checkpoint.load(path) for name, path in paths.items()}
     check_models(models)
     for path in checkpoints:
         settings.check_spec(models[str(path)].spec, path)
     files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
-    bench = Bench.of(device, options.threads)
-    _available(options, bench)
     if MODELS[0] not in paths:
         settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
     schedule = Schedule(options.cells, options.trials, options.hot)
@@ -164,7 +165,7 @@ def _profiled(
     points: dict[str, list[Timed]] = {}
     for entry in journal.entries:
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            timed = [Timed(**point) for point in entry["points"]]
+            timed = [typed(Timed, point) for point in entry["points"]]
             if tuple((point.in_width, point.out_width) for point in timed) == widths[entry["layer"]]:
                 points[entry["layer"]] = timed
     with tqdm(spec.rows, f"profile {cell.dtype}, batch {cell.batch_size}", disable=settings.quiet or None) as bar:

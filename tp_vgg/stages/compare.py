@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, printable
 from tp_vgg.latencies import Latency, LatencyRow
 from tp_vgg.records import ModelRecord
+from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.foreseen import Foreseen, foreseen
 from tp_vgg.stages.plan import read_plans
 from tp_vgg.stages.settings import GIVEN, MODELS, RunDir, Settings
@@ -100,6 +101,8 @@ def _fault(run: RunDir, name: str, records: Mapping[str, ModelRecord]) -> str:
         return f"has no file, or another one than was measured ({path})"
     if record is baseline:
         return ""
+    if VGGSpec.from_dict(record.spec).prunable.keys() != VGGSpec.from_dict(baseline.spec).prunable.keys():
+        return "is of another architecture than the baseline"
     if record.baseline != baseline.sha256:
         return "was pruned from another baseline"
     if record.data != baseline.data:
@@ -135,7 +138,7 @@ def metrics(found: Comparison) -> dict[str, Any]:
         drop = dict(zip(("value", "low", "high"), record.drop_against(first), strict=True))
         models[name] = {**record.metrics(), **({} if record is first else {"drop": drop})}
         if found.latency is not None and (rows := found.rows(name)):
-            models[name]["latency"] = [row.metrics(found.latency.environment["device"]) for row in rows]
+            models[name]["latency"] = [row.metrics(str(found.latency.environment["device"])) for row in rows]
     plans = {"plans": [one.to_dict() for one in found.foreseen]} if found.foreseen else {}
     return {"schema": 1, "environment": first.environment, "data": first.data, "models": models, **plans}
 
@@ -190,7 +193,16 @@ def _csv(found: Comparison) -> str:
     writer.writerow(columns + [c for name in counts for c in (name, f"{name}_ratio")] + latency)
     for name, r in found.records.items():
         t = r.test
-        row = [name, r.checkpoint, t.correct, t.n, t.accuracy, t.low, t.high, *r.drop_against(base)]
+        row = [
+            printable(name),
+            printable(r.checkpoint),
+            t.correct,
+            t.n,
+            t.accuracy,
+            t.low,
+            t.high,
+            *r.drop_against(base),
+        ]
         for count in counts:
             row += [getattr(r, count), getattr(r, count) / getattr(base, count)]
         writer.writerow(row + [getattr(quoted[name], c) if name in quoted else "" for c in latency])

@@ -7,7 +7,7 @@ from pathlib import Path
 from tp_vgg import checkpoint
 from tp_vgg.errors import BadInput
 from tp_vgg.export import SUFFIXES, Format, export
-from tp_vgg.stages.settings import Settings
+from tp_vgg.stages.settings import Settings, check_parent
 
 
 def export_checkpoint(
@@ -24,6 +24,7 @@ def export_checkpoint(
         )
     if form in ("safetensors", "sparse") and path.suffix != SUFFIXES[form]:
         raise BadInput(f"--output: {path}: must end in {SUFFIXES[form]}, by which it is read")
+    check_parent("--output", path)
     if path.exists() and not force:
         raise BadInput(f"--output: {path} exists; give --force to write over it")
     return path, export(model, path, form)

@@ -44,13 +44,13 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     spec = VGGSpec.from_dict(table.spec)
     settings.check_spec(spec, source)
     profile = _profile(run, spec, options)
-    about = {"weights": record.get("weights"), "split": (record.get("data") or {}).get("split")}
+    about = {"weights": record["weights"], "split": record["data"]["split"]}
     found = make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=about)
     text = found.file_text
-    if path.exists() and path.read_bytes() != text.encode() and not options.force:
+    if path.exists() and not _holds(path, text) and not options.force:
         raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
     with locked(run.root):
-        if path.exists() and path.read_bytes() != text.encode():
+        if path.exists() and not _holds(path, text):
             path.unlink()  # a kill from here on leaves no plan, rather than one that is taken for somebody's own
         write_json(plan_path(run), {**found.to_dict(), "command": settings.command, "other": _other(run, options.kind)})
         write_text(path, text)
@@ -66,7 +66,11 @@ def plan_path(run: RunDir) -> Path:
 def wrote(run: RunDir, kind: Kind) -> bool:
     """Whether the plan file of the run directory is as :func:`plan` wrote it."""
     found, path = read_plans(run).get(kind), run.work / NAMES[kind]
-    return found is not None and path.is_file() and path.read_bytes() == found.file_text.encode()
+    return found is not None and _holds(path, found.file_text)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.stat().st_size == len(text.encode()) and path.read_bytes() == text.encode()
 
 
 def planned(settings: Settings, run: RunDir, options: PlanOptions) -> bool:
@@ -106,14 +110,18 @@ def _other(run: RunDir, kind: Kind) -> dict[str, Any] | None:
         return None
     if data is not None and data.get("kind") == kind:
         data = data.get("other")
-    if not isinstance(data, dict) or data.get("kind") in (None, kind):
+    try:
+        found = Allocation.from_dict(data)  # type: ignore[arg-type]  # what is wrong with it, it says
+    except (TypeError, KeyError, ValueError):
         return None
-    return {name: value for name, value in data.items() if name != "other"}
+    return None if data is None or found.kind == kind else {name: data[name] for name in data if name != "other"}
 
 
 def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
     if path.is_dir():
         raise BadInput(f"--output: {path}: is a directory; give a file's name")
+    if plan_path(run).is_dir():
+        raise BadInput(f"{plan_path(run)}: is a directory; move it away")
     if given and not path.parent.is_dir():
         raise BadInput(f"--output: {path.parent}: no such directory")
     if path.resolve() == plan_path(run).resolve():
@@ -150,6 +158,8 @@ def sweep_path(run: RunDir, kind: Kind) -> Path:
 
 def _table(path: Path, record: dict[str, Any]) -> Sensitivity:
     try:
+        if not isinstance(record["weights"], str) or record["data"]["split"] not in ("val", "test"):
+            raise ValueError("not what a sweep says of its weights and images")
         return Sensitivity.from_dict(record)
     except (TypeError, KeyError, ValueError, BadInput):
         raise BadInput(

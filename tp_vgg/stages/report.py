@@ -14,6 +14,7 @@ from tp_vgg import checkpoint, plots
 from tp_vgg.errors import BadInput
 from tp_vgg.history import Epoch, read_history
 from tp_vgg.latencies import Staircase
+from tp_vgg.model import VGG
 from tp_vgg.records import ModelRecord, Sensitivity
 from tp_vgg.report.page import Drawn, Findings, render
 from tp_vgg.spec import Kind, VGGSpec
@@ -21,7 +22,7 @@ from tp_vgg.stages.compare import Comparison, compared
 from tp_vgg.stages.plan import plan_path, read_plans, read_profiles, sweep_path
 from tp_vgg.stages.session import load_given, stage
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, flags
-from tp_vgg.storage import read_json, write_text
+from tp_vgg.storage import MAX_JSON, read_json, read_text, write_text
 
 HISTORIES = {
     "baseline": "history.csv",
@@ -45,10 +46,15 @@ def report(settings: Settings) -> Path:
     sweeps, commands = {}, [record.command for record in found.records.values()]
     for kind in reversed(get_args(Kind)):
         record = _sweep(run, kind)
-        if record is not None and record.get("weights") == dense.sha256:
+        if record is not None and record.get("weights") == dense.sha256 and record["spec"] == dense.spec:
             sweeps[kind] = Sensitivity.from_dict(record)
             commands.append(str(record.get("command", "")))
-    plans = {kind: plan for kind, plan in read_plans(run).items() if plan.sweep.get("weights") == dense.sha256}
+    prunable = VGGSpec.from_dict(dense.spec).prunable.keys()
+    plans = {
+        kind: plan
+        for kind, plan in read_plans(run).items()
+        if plan.sweep.get("weights") == dense.sha256 and plan.ratios.keys() <= prunable
+    }
     commands += _planned(run) if plans else []
     profiles = list(read_profiles(run, VGGSpec.from_dict(dense.spec)).values())
     used = (plans["structured"].profile or {}).get("key") if "structured" in plans else None
@@ -131,30 +137,38 @@ def _history(run: RunDir, name: str) -> tuple[Epoch, ...]:
     if name not in HISTORIES:
         return ()
     try:
-        return read_history(((run.root if name == "baseline" else run.work) / HISTORIES[name]).read_text("utf-8"))
-    except (OSError, ValueError):
+        path = (run.root if name == "baseline" else run.work) / HISTORIES[name]
+        return read_history(read_text(path, MAX_JSON))
+    except (OSError, TypeError, ValueError):
         return ()
 
 
 def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]:
     """Weights before and after of the layer that lost the largest share, of each kind of pruning."""
-    dense = checkpoint.load(run.root / records[MODELS[0]].checkpoint)
+    dense = _loaded(run, records[MODELS[0]])
     if "unstructured" in records:
         sparsity = {
             name: share for name, share in records["unstructured"].sparsity.items() if name in dense.spec.prunable
         }
         layer = max(sparsity, key=lambda name: sparsity[name])
-        masked = checkpoint.load(run.root / records["unstructured"].checkpoint)
+        masked = _loaded(run, records["unstructured"])
         figure = plots.masked_weights(_weights(dense, layer), _weights(masked, layer), layer)
         yield Drawn.of("zeroed", f"Weights of {layer}, unstructured", _READING["zeroed"], figure)
     if "structured_pruned" in records:
-        pruned = checkpoint.load(run.root / records["structured_pruned"].checkpoint)
+        pruned = _loaded(run, records["structured_pruned"])
         layer = min(dense.spec.prunable, key=lambda name: pruned.spec.prunable[name] / dense.spec.prunable[name])
         before = _weights(dense, layer)
         kept = pruned.kept.get(layer, list(range(len(before))))
         norms = np.abs(before).reshape(len(before), -1).sum(1)
         figure = plots.removed_filters(before, kept, norms, layer, "L1 norm")
         yield Drawn.of("removed", f"Filters of {layer}, structured", _READING["removed"], figure)
+
+
+def _loaded(run: RunDir, record: ModelRecord) -> VGG:
+    model = checkpoint.load(run.root / record.checkpoint)
+    if model.spec.to_dict() != record.spec:
+        raise BadInput(f"{run.root / record.checkpoint}: has other widths than its record says; run its stage again")
+    return model
 
 
 def _weights(model: Any, layer: str) -> np.ndarray:

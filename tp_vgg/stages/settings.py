@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, printable
 from tp_vgg.records import ModelRecord
 from tp_vgg.spec import STAGES, VGGSpec
 from tp_vgg.storage import read_json
@@ -49,7 +49,7 @@ class Settings:
     def note(self, text: str) -> None:
         """A line for the user on stderr, unless quiet."""
         if not self.quiet:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{printable(text)}\n")
 
     def folder_fingerprint(self) -> str:
         """Of the images in ``data_dir``, which may have to be decoded for it."""
@@ -104,9 +104,7 @@ class RunDir:
             spec = settings.flag_spec()
             root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
         work = root / settings.tag if settings.tag else root
-        there = next((path for path in (work, *work.parents) if path.exists()), work)
-        if there.exists() and not there.is_dir():
-            raise BadInput(f"{there}: is not a directory; give another --out or --tag")
+        check_parent("--out or --tag", work / "x")
         return cls(root, work, settings.dataset)
 
     def checkpoint(self, model: str, depth: int) -> Path:
@@ -146,6 +144,13 @@ class RunDir:
 
     def plot(self, name: str) -> Path:
         return self.work / "plots" / f"{name}.png"
+
+
+def check_parent(option: str, path: Path) -> None:
+    """Raise :class:`BadInput` where no file can be made at ``path``, because what would be its directory is something else."""
+    there = next((parent for parent in path.parents if parent.exists() or parent.is_symlink()), None)
+    if there is not None and not there.is_dir():
+        raise BadInput(f"{there}: is not a directory; give another {option}")
 
 
 def partial_of(path: Path, step: str = "") -> Path:
