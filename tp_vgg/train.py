@@ -72,7 +72,7 @@ def fit(
             if run.step % CHECK_EVERY == 0 or run.at_epoch_end:
                 run.check_finite()
                 if run.at_epoch_end:
-                    run.end_epoch()
+                    run.end_epoch("" if quiet else "val")
                     epoch_done(run.history[-1])
                 bar.set_postfix(run.progress())
             stop, due = ranks.any(bool(interrupted), time.monotonic() - last_save > SAVE_EVERY, device=run.device)
@@ -181,10 +181,10 @@ class _Run:
             f"the loss became non-finite at step {self.step} of {self.total_steps}{kept}; try a smaller --lr"
         )
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, label: str) -> None:
         start = time.perf_counter()
         self.average_buffers()
-        val = accuracy(self.model, self.data.val, self.normalisation, self.precision).accuracy
+        val = accuracy(self.model, self.data.val, self.normalisation, self.precision, label).accuracy
         self.seconds += time.perf_counter() - start
         n = len(self.data.train)
         self.history.append(
