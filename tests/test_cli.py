@@ -19,6 +19,8 @@ from test_ratios import REFUSED
 from tp_vgg.checkpoint import load, save
 from tp_vgg.cli import COMMANDS
 from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs
+from tp_vgg.stages.settings import Settings
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -122,6 +124,16 @@ def test_every_command_has_an_example(call) -> None:
         status, out, _ = call(name, "--help")
         assert status == 0
         assert f"Example: python -m tp_vgg {name} " in out
+
+
+def test_help_says_the_default_epochs(call) -> None:
+    spec = VGGSpec.preset()
+    digits, other = (baseline_recipe(Settings(dataset=name), spec, None).epochs for name in ("digits", "cifar10"))
+    for name in ("train", "run"):
+        assert f"{digits} on digits, else {other}." in " ".join(call(name, "--help")[1].split())
+    tuned = [default_finetune_epochs(Settings(dataset=name)) for name in ("digits", "cifar10")]
+    for name in ("structured", "run"):
+        assert "{} on digits, else {}.".format(*tuned) in " ".join(call(name, "--help")[1].split())
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
