@@ -138,6 +138,14 @@ def test_what_no_sweep_allows_is_known_before() -> None:
     pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.1}))
 
 
+def test_a_time_that_no_width_meets_is_known_before_training(call, small, at_home: Path) -> None:
+    """Thin convs take as long at any width."""
+    status, out, err = call("run", *small, *ARGS, "--budget", "latency=0.01", "-q")
+    assert (status, out) == (2, "")
+    assert "--budget latency=0.01: structured pruning would have to take more than 0.9 of a layer" in one_line(err)
+    assert not [name for name in files(at_home / "o") if name.endswith((".pth", ".csv"))]
+
+
 def test_a_report_needs_something_to_report(call, at_home: Path) -> None:
     status, _, err = call("report", "--dataset", "digits")
     assert status == 2
