@@ -65,13 +65,14 @@ def report(settings: Settings) -> Path:
             profile=profile,
             foreseen=tuple(one.line() for one in found.foreseen),
             drawn=tuple(
-                tqdm(_drawn(run, found, sweeps, profile), "report", unit="figure", disable=settings.quiet or None)
+                tqdm(_drawn(run, found, sweeps, profile), "report", unit=" figures", disable=settings.quiet or None)
             ),
             prune_command=shlex.join(
                 ["python", "-m", "tp_vgg", "structured", "--ratios", "ratios.json", *flags(asked), "--tag", "mine"]
             ),
             commands=tuple(dict.fromkeys(line for line in commands if line)),
-        )
+        ),
+        quiet=settings.quiet,
     )
     write_text(path, page)
     return path
@@ -122,8 +123,8 @@ _READING = {
     "latency": "Points on the dashed line give all that their MACs promise; bars are 95 % intervals; below 1 is slower.",
     "staircase": "Flat parts cost the same at every width: removing channels there buys no time.",
     "training": "The dashed line is accuracy on augmented training images, the other on val; the epoch with the best val accuracy is kept.",
-    "zeroed": "How many weights have which size, before and after, in the layer from which most was taken. The bar in the middle is the zeros; the scale is logarithmic.",
-    "removed": "The layer from which most was taken. Left: how many weights have which size, before and after, on one logarithmic axis. Right: its filters by their L1 norm.",
+    "zeroed": "How many weights have which size, before and after, in the layer that lost the largest share. The bar in the middle is the zeros; the scale is logarithmic.",
+    "removed": "The layer that lost the largest share. Left: how many weights have which size, before and after, on one logarithmic axis. Right: its filters by their L1 norm.",
 }
 
 
