@@ -57,6 +57,8 @@ class Findings:
     """What prunes this dense network by the file that the page gives."""
     commands: tuple[str, ...]
     """Command lines that made all this, in order."""
+    key: str = ""
+    """Fingerprint of what it was all read from; noted in the page."""
 
 
 def render(found: Findings, *, quiet: bool = True) -> str:
@@ -72,6 +74,7 @@ def render(found: Findings, *, quiet: bool = True) -> str:
     environment.filters["digits"] = digits
     return environment.from_string(_file("page.html")).render(
         version=__version__,
+        key=found.key,
         style=_file("page.css"),
         script=_file("page.js"),
         spec=spec,

@@ -137,7 +137,7 @@ class _Pipeline:
             self.plan("structured"),
             self.shrinking(),
             _Step("benchmark", self.where.latency, self.benchmark, lambda _: 12_000),
-            _Step("report", self.where.work / "report.html", lambda: report(self.settings)),
+            _Step("report", self.where.work / "report.html", lambda: report(self.settings, anew=False)),
         ]  # fmt: skip
 
     def time_convs(self) -> None:
