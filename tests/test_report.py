@@ -157,7 +157,12 @@ def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
     dense = pages.record(SMALL, 190)
     (sentence,) = verdict(dense, dense, None, None)
     assert sentence.claim == "Nothing is pruned yet"
-    assert "Nothing is pruned yet" in render(pages.findings(SMALL, records={"baseline": dense}))
+    page = render(pages.findings(SMALL, records={"baseline": dense}, sweeps={}, plans={}, latency=None, quoted={}))
+    assert "Nothing is pruned yet" in page
+    assert "what the sweep predicts" not in page
+    assert "the drop is not known before" in page
+    assert "before and after</h2>" not in page
+    assert "→" not in page[page.index("</style>") : page.index("<script")]
 
 
 def test_the_verdict_on_zeros_and_on_time() -> None:

@@ -80,6 +80,7 @@ def render(found: Findings, *, quiet: bool = True) -> str:
         spec=spec,
         dense=dense,
         shown=shown,
+        model=model,
         records=found.records,
         quoted=found.quoted,
         cell=next((row.cell.label for row in found.quoted.values()), None),
