@@ -174,6 +174,14 @@ def test_any_uniform_ratio_will_do_and_no_other(page: Any) -> None:
         assert value(page, "params") == SPEC.with_widths(half).params()
 
 
+def test_the_numbers_stay_in_sight_of_the_sliders_and_no_longer(page: Any) -> None:
+    top = "document.querySelector('.results').getBoundingClientRect().top"
+    page.focus('[data-layer="classifier.3"]')
+    assert 0 <= page.evaluate(top) < page.evaluate("innerHeight")
+    page.locator("h2", has_text="To repeat it").scroll_into_view_if_needed()
+    assert page.evaluate("document.querySelector('.results').getBoundingClientRect().bottom") < 0
+
+
 def test_past_the_sweep_nothing_is_predicted(page: Any) -> None:
     page.click("#reset")
     drag(page, {"features.0": 63})
