@@ -163,6 +163,25 @@ def test_the_buttons(page: Any, found: Any) -> None:
     assert value(page, "macs") == found.plans["structured"].prediction.macs
 
 
+def test_any_uniform_ratio_will_do_and_no_other(page: Any) -> None:
+    page.fill("#uniform-ratio", "0.375")
+    page.click("#uniform button")
+    half = {name: width * 5 // 8 for name, width in SPEC.prunable.items() if name.startswith("features.")}
+    assert value(page, "params") == SPEC.with_widths(half).params()
+    for wrong in ("1", "-0.1", ""):
+        page.fill("#uniform-ratio", wrong)
+        page.click("#uniform button")
+        assert value(page, "params") == SPEC.with_widths(half).params()
+
+
+def test_the_numbers_stay_in_sight_of_the_sliders_and_no_longer(page: Any) -> None:
+    top = "document.querySelector('.results').getBoundingClientRect().top"
+    page.focus('[data-layer="classifier.3"]')
+    assert 0 <= page.evaluate(top) < page.evaluate("innerHeight")
+    page.locator("h2", has_text="To repeat it").scroll_into_view_if_needed()
+    assert page.evaluate("document.querySelector('.results').getBoundingClientRect().bottom") < 0
+
+
 def test_past_the_sweep_nothing_is_predicted(page: Any) -> None:
     page.click("#reset")
     drag(page, {"features.0": 63})
@@ -183,6 +202,7 @@ def test_by_keyboard_and_for_a_screen_reader(page: Any) -> None:
     page.keyboard.press("Home")
     assert value(page, "params") == SPEC.params()
     assert page.get_attribute(".results", "aria-live") == "polite"
+    assert slider.locator("xpath=following-sibling::output").get_attribute("aria-live") == "off"  # the slider says it
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -191,6 +211,8 @@ def test_a_phone_does_not_scroll_sideways(browser: Any, file: Path, scheme: str)
     opened = context.new_page()
     opened.goto(file.as_uri())
     assert opened.evaluate("document.documentElement.scrollWidth") <= 360
+    fits = "[...document.querySelectorAll('.facts, .cards')].every((t) => t.scrollWidth <= t.parentElement.clientWidth)"
+    assert opened.evaluate(fits)
     background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") is (scheme == "light")
     context.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,10 @@ from conftest import QUICK, SMALL, files, one_line
 from test_ratios import REFUSED
 
 from tp_vgg.checkpoint import load, save
+from tp_vgg.cli import COMMANDS
 from tp_vgg.spec import VGGSpec
+from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs
+from tp_vgg.stages.settings import Settings
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -113,6 +117,45 @@ def test_help_and_refusals_do_without_torch(plan_file, tmp_path: Path) -> None:
         )
         assert done.returncode == status, done.stderr
     assert files(tmp_path) == {"ratios.json", "good.json"}
+
+
+def test_every_command_has_an_example(call) -> None:
+    for name in COMMANDS:
+        status, out, _ = call(name, "--help")
+        assert status == 0
+        assert f"Example: python -m tp_vgg {name} " in out
+
+
+def test_help_says_the_default_epochs(call) -> None:
+    spec = VGGSpec.preset()
+    digits, other = (baseline_recipe(Settings(dataset=name), spec, None).epochs for name in ("digits", "cifar10"))
+    for name in ("train", "run"):
+        assert f"{digits} on digits, else {other}." in " ".join(call(name, "--help")[1].split())
+    tuned = [default_finetune_epochs(Settings(dataset=name)) for name in ("digits", "cifar10")]
+    for name in ("structured", "run"):
+        assert "{} on digits, else {}.".format(*tuned) in " ".join(call(name, "--help")[1].split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_completes_the_console_script(tmp_path: Path) -> None:
+    """The line that the README gives, typed into a real bash."""
+    script = tmp_path / "tp-vgg"
+    script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c 'from tp_vgg.cli import main; main()' \"$@\"\n")
+    script.chmod(0o755)
+    asked = """
+        eval "$(_TP_VGG_COMPLETE=bash_source tp-vgg)"
+        complete -p tp-vgg
+        COMP_WORDS=(tp-vgg sens) COMP_CWORD=1; _tp_vgg_completion tp-vgg
+        COMP_WORDS=(tp-vgg structured --arch vgg19) COMP_CWORD=3; _tp_vgg_completion tp-vgg
+        echo "${COMPREPLY[@]}"
+    """
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", asked], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "complete -o nosort -F _tp_vgg_completion tp-vgg",
+        "sensitivity vgg19 vgg19_bn",
+    ]
+    assert done.stderr == ""
 
 
 def test_import_alone_does_not_import_torch() -> None:

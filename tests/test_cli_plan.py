@@ -55,6 +55,7 @@ def test_compare_says_what_was_predicted_and_what_came_of_it(call, at_home: Path
     assert structured["realised"]["drop"] == drop
     assert f"→ {drop:+.2f} on val" in out
     assert structured["realised"]["macs_share"] == structured["predicted"]["macs_share"]
+    assert structured["realised"]["params_share"] == pytest.approx(structured["predicted"]["params_share"])
     assert structured["realised"]["finetuned_drop"] is not None
     assert unstructured["realised"]["params_share"] == pytest.approx(
         unstructured["predicted"]["params_share"], abs=0.01

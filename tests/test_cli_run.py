@@ -64,11 +64,7 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
     assert "python -m tp_vgg run --dataset digits" in page
     assert "structured plan (macs=0.5), predicted → realised" in page
 
-    kept = {
-        name: (at_home / "o" / name).stat().st_mtime_ns
-        for name in found
-        if name not in ("metrics.json", "report.html", ".lock")
-    }
+    kept = {name: (at_home / "o" / name).stat().st_mtime_ns for name in found if name not in ("metrics.json", ".lock")}
     metrics = (at_home / "o" / "metrics.json").read_text()
     status, again, err = call("run", *small, *ARGS)
     assert status == 0, err
@@ -79,7 +75,7 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
     status, _, err = call("run", *small, *ARGS[:-1], "4")
     assert status == 0, err
     changed = {name for name in kept if (at_home / "o" / name).stat().st_mtime_ns != kept[name]}
-    assert {"ratios.json", "latency.json", "vgg11_digits_structured_pruned.pth"} <= changed
+    assert {"ratios.json", "latency.json", "report.html", "vgg11_digits_structured_pruned.pth"} <= changed
     assert not {name for name in changed if "sensitivity" in name or "features.0" in name}
     assert "unstructured_pruned_vgg11.pth" not in changed
 
@@ -136,6 +132,14 @@ def test_what_no_sweep_allows_is_known_before() -> None:
     with pytest.raises(BadInput, match=r"params=0\.0001"):
         pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.0001}))
     pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.1}))
+
+
+def test_a_time_that_no_width_meets_is_known_before_training(call, small, at_home: Path) -> None:
+    """Thin convs take as long at any width."""
+    status, out, err = call("run", *small, *ARGS, "--budget", "latency=0.01", "-q")
+    assert (status, out) == (2, "")
+    assert "--budget latency=0.01: structured pruning would have to take more than 0.9 of a layer" in one_line(err)
+    assert not [name for name in files(at_home / "o") if name.endswith((".pth", ".csv"))]
 
 
 def test_a_report_needs_something_to_report(call, at_home: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import warnings
 
 import pytest
@@ -73,3 +74,19 @@ def test_one_image_too_large_and_other_errors_are_not_hidden(make_model, few_dig
     with pytest.raises(RuntimeError, match="shapes"):
         predictions(cramped, few_digits.val, few_digits.normalisation)
     assert cramped.sizes == [40]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_for_who_watches(make_model, few_digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(label: str, screen: io.StringIO) -> str:
+        monkeypatch.setattr("sys.stderr", screen)
+        accuracy(make_model(), few_digits.val, few_digits.normalisation, label=label)
+        return screen.getvalue()
+
+    assert said("measure", Terminal()).startswith("\rmeasure:   0%|")
+    assert said("", Terminal()) == ""
+    assert said("measure", io.StringIO()) == ""

@@ -19,10 +19,11 @@ from tp_vgg.latencies import Latency, LatencyRow
 from tp_vgg.records import pack_hits
 from tp_vgg.report.drawing import blocks
 from tp_vgg.report.explorer import explorer_data
-from tp_vgg.report.page import Drawn, render
+from tp_vgg.report.page import Drawn, digits, render
 from tp_vgg.report.svg import inline_svg
 from tp_vgg.report.verdict import verdict
 from tp_vgg.spec import VGGSpec
+from tp_vgg.verdicts import UNEXPLAINED
 
 EVIL = '<script>alert("1")</script>'
 
@@ -156,7 +157,12 @@ def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
     dense = pages.record(SMALL, 190)
     (sentence,) = verdict(dense, dense, None, None)
     assert sentence.claim == "Nothing is pruned yet"
-    assert "Nothing is pruned yet" in render(pages.findings(SMALL, records={"baseline": dense}))
+    page = render(pages.findings(SMALL, records={"baseline": dense}, sweeps={}, plans={}, latency=None, quoted={}))
+    assert "Nothing is pruned yet" in page
+    assert "what the sweep predicts" not in page
+    assert "the drop is not known before" in page
+    assert "before and after</h2>" not in page
+    assert "→" not in page[page.index("</style>") : page.index("<script")]
 
 
 def test_the_verdict_on_zeros_and_on_time() -> None:
@@ -180,9 +186,34 @@ def test_blocks_are_the_network() -> None:
     found = blocks(dense, dense.with_widths({"features.0": 16, "classifier.0": 1024}))
     assert [block.name for block in found] == list(dense.prunable)
     assert found[0].width_after == found[0].width_before / 4
+    widths = {block.name: block.width_before for block in found}
+    assert widths["features.25"] == widths["classifier.3"] == 8 * widths["features.0"]  # each kind on its own scale
     assert found[0].height > found[1].height > found[-1].height > 0
     for left, right in itertools.pairwise(found):
         assert left.x + left.width_before < right.x
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1430.137, "1430"),
+        (372.422, "372"),
+        (53.255, "53.3"),
+        (9.204, "9.20"),
+        (0.05, "0.0500"),
+        (0.0, "0"),
+        (1e-9, "0.000000"),
+    ],
+)
+def test_no_more_digits_than_were_measured(value: float, said: str) -> None:
+    assert digits(value) == said
+
+
+def test_a_shortfall_without_a_reason_is_said_as_such() -> None:
+    found = pages.latency(("baseline", "structured_finetuned"), UNEXPLAINED)
+    assert "faster<small>less than its MACs promise: no rule explains it</small>" in render(
+        pages.findings(SMALL, latency=found)
+    )
 
 
 def test_figures_do_not_share_ids() -> None:

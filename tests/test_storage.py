@@ -90,6 +90,16 @@ def test_a_torn_first_line_starts_over(tmp_path: Path) -> None:
     assert Journal(path, "aaaa").entries == [{"n": 1}]
 
 
+@pytest.mark.parametrize("where", [".", "plots", "tag/plots"])
+def test_what_a_killed_process_was_writing_goes(where: str, tmp_path: Path) -> None:
+    directory = tmp_path / where
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("figure.png.a1b2c3d4.partial", "model.partial.pth"):
+        (directory / name).touch()
+    with locked(tmp_path):
+        assert {path.name for path in directory.iterdir() if path.is_file()} - {".lock"} == {"model.partial.pth"}
+
+
 def test_other_works_journal_is_put_aside_and_found_again(tmp_path: Path) -> None:
     path, first, second = tmp_path / "work.jsonl", "a" * 64, "b" * 64
     Journal(path, first).append({"n": 1})

@@ -212,7 +212,9 @@ def locked(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        for path in (*directory.glob("*.partial"), *directory.glob("*/*.partial")):
+        for path in (
+            path for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}*.partial")
+        ):  # OUT/TAG/plots
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         yield

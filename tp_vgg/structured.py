@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from tp_vgg.criteria import CRITERIA, check_importance
 from tp_vgg.data import Normalisation, Split, stratified
@@ -150,17 +151,24 @@ def double_copy(model: VGG) -> VGG:
 
 
 def accumulate_gradients(
-    model: nn.Module, split: Split, normalisation: Normalisation, images: int = 512, *, squared: bool = False
+    model: nn.Module,
+    split: Split,
+    normalisation: Normalisation,
+    images: int = 512,
+    *,
+    squared: bool = False,
+    label: str = "",
 ) -> None:
     """Leave the loss's gradient over the first ``images`` of a stratified draw in the parameters, in eval mode; with ``squared`` the mean
     over images of each one's gradient squared (torch-pruning's ``accumulate_grad`` keeps only the last image's: its dictionary is asked
-    for names and holds parameters)."""
+    for names and holds parameters). ``label``: of the progress bar; none without."""
     sample = split.take(stratified(split.labels.cpu().numpy(), images, 0))
     was_training = model.training
     model.eval()
     model.zero_grad(set_to_none=True)
     squares: dict[str, torch.Tensor] = {}
-    with exact_fp32():
+    bar = tqdm(desc=label, total=len(sample), unit="img", leave=False, disable=None if label else True)
+    with exact_fp32(), bar:
         for block, labels in sample.blocks(1 if squared else 128):
             (
                 F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample) ** (not squared)
@@ -170,6 +178,7 @@ def accumulate_gradients(
                     assert parameter.grad is not None
                     squares[name] = parameter.grad.square() / len(sample) + squares.get(name, 0)
                 model.zero_grad(set_to_none=True)
+            bar.update(len(labels))
     for name, square in squares.items():
         model.get_parameter(name).grad = square
     model.train(was_training)

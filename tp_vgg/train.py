@@ -72,7 +72,7 @@ def fit(
             if run.step % CHECK_EVERY == 0 or run.at_epoch_end:
                 run.check_finite()
                 if run.at_epoch_end:
-                    run.end_epoch()
+                    run.end_epoch("" if quiet else "val")
                     epoch_done(run.history[-1])
                 bar.set_postfix(run.progress())
             stop, due = ranks.any(bool(interrupted), time.monotonic() - last_save > SAVE_EVERY, device=run.device)
@@ -186,10 +186,10 @@ class _Run:
             f"the training became non-finite at step {self.step} of {self.total_steps}{kept}; try a smaller --lr"
         )
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, label: str) -> None:
         start = time.perf_counter()
         self.average_buffers()
-        found = predictions(self.model, self.data.val, self.normalisation, self.precision)
+        found = predictions(self.model, self.data.val, self.normalisation, self.precision, label)
         self.require(bool((found >= 0).all()))
         val = 100 * int((found == self.data.val.labels).sum()) / len(found)
         self.seconds += time.perf_counter() - start

@@ -62,7 +62,8 @@ def main(args: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
     warnings.formatwarning = lambda message, *_: f"{printable(str(message))}\n"
-    sys.exit(execute(args))
+    # A shell completes the console script, whose name click finds its variable by.
+    sys.exit(execute(args, name="tp-vgg" if "_TP_VGG_COMPLETE" in os.environ else "python -m tp_vgg"))
 
 
 def execute(args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg") -> int:

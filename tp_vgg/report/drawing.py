@@ -9,8 +9,8 @@ from tp_vgg.spec import VGGSpec
 
 HEIGHT = 120.0
 """Of the largest map, in the drawing's units."""
-WIDTH = 56.0
-"""Of the widest layer."""
+WIDTH = 48.0
+"""Of the widest conv, and of the widest linear: they would dwarf the convs on one scale."""
 GAP = 26.0
 """Between layers, for their captions."""
 
@@ -32,13 +32,15 @@ class Block:
 
 
 def blocks(dense: VGGSpec, pruned: VGGSpec) -> tuple[Block, ...]:
-    """All prunable layers in order, from x = 0. Widths go with the channels and heights with the root of the map's side, so that small
-    maps can still be seen."""
-    largest, widest = max(row.side for row in dense.rows), max(dense.prunable.values())
+    """All prunable layers in order, from x = 0. Widths go with the channels, on a scale for convs and one for linears, and heights with the
+    root of the map's side, so that small maps can still be seen."""
+    largest = max(row.side for row in dense.rows)
+    prunable = [row for row in dense.rows if row.name in dense.prunable]
+    widest = {
+        kind: max(row.out_width for row in prunable if row.kind == kind) for kind in {row.kind for row in prunable}
+    }
     found, x = [], 0.0
-    for row in dense.rows:
-        if row.name not in dense.prunable:
-            continue
+    for row in prunable:
         after = pruned.prunable[row.name]
         block = Block(
             row.name,
@@ -47,8 +49,8 @@ def blocks(dense: VGGSpec, pruned: VGGSpec) -> tuple[Block, ...]:
             row.side,
             x,
             HEIGHT * math.sqrt(row.side / largest),
-            WIDTH * row.out_width / widest,
-            WIDTH * after / widest,
+            WIDTH * row.out_width / widest[row.kind],
+            WIDTH * after / widest[row.kind],
         )
         found.append(block)
         x += max(block.width_before, 12.0) + GAP

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tqdm import tqdm
+
 from tp_vgg.allocate import make_plan
 from tp_vgg.curves import Curves
 from tp_vgg.errors import BadInput
@@ -18,7 +20,12 @@ BUDGETS: tuple[Mapping[str, float], ...] = tuple({"macs": share} for share in (0
 
 
 def explorer_data(
-    spec: VGGSpec, sweep: Sensitivity | None, profile: Staircase | None, plan: Allocation | None
+    spec: VGGSpec,
+    sweep: Sensitivity | None,
+    profile: Staircase | None,
+    plan: Allocation | None,
+    *,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Everything that the page's script reads.
 
@@ -50,7 +57,7 @@ def explorer_data(
         } if curves else {},
         "time": _times(profile) if profile is not None else None,
         "plan": kept_by(plan) if plan is not None else None,
-        "budgets": _budgets(sweep, max(plan.round_to if plan else 8, max(spec.prunable.values()) // 512)) if sweep else [],
+        "budgets": _budgets(sweep, max(plan.round_to if plan else 8, max(spec.prunable.values()) // 512), quiet) if sweep else [],
     }  # fmt: skip
 
 
@@ -59,10 +66,10 @@ def kept_by(plan: Allocation) -> dict[str, int]:
     return {row.layer: row.after for row in plan.layers}
 
 
-def _budgets(sweep: Sensitivity, round_to: int) -> list[dict[str, Any]]:
+def _budgets(sweep: Sensitivity, round_to: int, quiet: bool) -> list[dict[str, Any]]:
     """The plan for each of ``BUDGETS`` that the sweep allows."""
     found = []
-    for budget in BUDGETS:
+    for budget in tqdm(BUDGETS, "plans for the page", unit="plan", disable=quiet or None):
         try:
             plan = make_plan(sweep, budget, round_to=round_to)
         except BadInput:

@@ -102,7 +102,11 @@
   byId("reset").addEventListener("click", () => keep({}));
   byId("uniform").addEventListener("submit", (event) => {
     event.preventDefault();
-    const ratio = Number(byId("uniform-ratio").value);
+    const input = byId("uniform-ratio"), ratio = input.valueAsNumber;
+    if (!(ratio >= 0 && ratio < 1)) {
+      input.reportValidity();
+      return;
+    }
     const convs = data.rows.filter((row) => row.prunable && row.name.startsWith("features."));
     keep(Object.fromEntries(convs.map((row) => [row.name, row.out - channels(ratio, row.out)])));
   });

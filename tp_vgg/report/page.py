@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +20,7 @@ from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.svg import inline_svg
 from tp_vgg.report.verdict import verdict
 from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.verdicts import UNEXPLAINED
 
 
 @dataclass(frozen=True)
@@ -55,26 +57,30 @@ class Findings:
     """What prunes this dense network by the file that the page gives."""
     commands: tuple[str, ...]
     """Command lines that made all this, in order."""
+    key: str = ""
+    """Fingerprint of what it was all read from; noted in the page."""
 
 
-def render(found: Findings) -> str:
-    """The whole page. Every text in it is escaped; it asks for nothing from anywhere, and its policy forbids that too."""
+def render(found: Findings, *, quiet: bool = True) -> str:
+    """The whole page. Every text in it is escaped; it asks for nothing from anywhere, and its policy forbids that too. Unless ``quiet``, a
+    bar shows the plans being solved for it."""
     names = list(found.records)
     dense = found.records[names[0]]
     shown = names[-1]
     model = found.records[shown]
     spec = VGGSpec.from_dict(dense.spec)
     drawing = blocks(spec, VGGSpec.from_dict(model.spec))
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(_file("page.html"))
-    return template.render(
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["digits"] = digits
+    return environment.from_string(_file("page.html")).render(
         version=__version__,
+        key=found.key,
         style=_file("page.css"),
         script=_file("page.js"),
         spec=spec,
         dense=dense,
         shown=shown,
+        model=model,
         records=found.records,
         quoted=found.quoted,
         cell=next((row.cell.label for row in found.quoted.values()), None),
@@ -84,14 +90,22 @@ def render(found: Findings) -> str:
         drawing_height=HEIGHT,
         block_width=WIDTH,
         latency=found.latency,
+        unexplained=UNEXPLAINED,
         foreseen=found.foreseen,
-        explorer=explorer_data(spec, found.sweeps.get("structured"), found.profile, found.plans.get("structured")),
+        explorer=explorer_data(
+            spec, found.sweeps.get("structured"), found.profile, found.plans.get("structured"), quiet=quiet
+        ),
         prune_command=found.prune_command,
         figures=found.drawn,
         commands=found.commands,
         sweeps=found.sweeps,
         plans=found.plans,
     )
+
+
+def digits(value: float) -> str:
+    """Three significant digits, or all that are before the point."""
+    return f"{value:.{min(max(2 - math.floor(math.log10(value)), 0), 6) if value > 0 else 0}f}"
 
 
 def _file(name: str) -> str:

@@ -23,5 +23,6 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
-    head = f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    sizes = f"min-width: {0.95 * float(width):.0f}px; max-width: {1.4 * float(width):.0f}px"  # its text stays readable, and no banner
+    head = f'<svg role="img" aria-label="{escape(label)}" style="{sizes}" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return Markup(re.sub(r"^<svg[^>]*", head, svg, count=1))

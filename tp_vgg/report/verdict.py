@@ -53,7 +53,8 @@ def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
 def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:
     if row is None or latency is None or row.speedup is None or row.mac_ratio is None:
         return Sentence(
-            "Time: not measured", "Run `python -m tp_vgg benchmark` with the same options, then this page again."
+            "Time: not measured",
+            "The command benchmark, with the same options, measures it; then draw this page again.",
         )
     claim = {"faster": "Faster", "slower": "Slower"}.get(row.verdict, "No faster")
     place = latency.environment

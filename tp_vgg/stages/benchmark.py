@@ -168,7 +168,8 @@ def _profiled(
             timed = [typed(Timed, point) for point in entry["points"]]
             if tuple((point.in_width, point.out_width) for point in timed) == widths[entry["layer"]]:
                 points[entry["layer"]] = timed
-    with tqdm(spec.rows, f"profile {cell.dtype}, batch {cell.batch_size}", disable=settings.quiet or None) as bar:
+    label = f"profile {cell.dtype}, batch {cell.batch_size}"
+    with tqdm(spec.rows, label, unit="layer", disable=settings.quiet or None) as bar:
         for row in bar:
             if row.name in widths and row.name not in points:
                 with fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False):

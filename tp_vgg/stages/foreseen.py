@@ -96,7 +96,7 @@ def foreseen(
                 pruned.n,
                 dense.accuracy - pruned.accuracy,
                 record.macs / base.macs if kind == "structured" else None,
-                record.nonzero / base.nonzero,
+                record.params / base.params if kind == "structured" else record.nonzero / base.nonzero,
                 None if tuned is None else dense.accuracy - getattr(tuned, split).accuracy,
                 _speedup(plan, record, latency),
             )

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from tqdm import tqdm
 
-from tp_vgg import checkpoint, plots
+from tp_vgg import __version__, checkpoint, plots
 from tp_vgg.errors import BadInput
 from tp_vgg.history import Epoch, read_history
 from tp_vgg.latencies import Staircase
@@ -22,7 +22,7 @@ from tp_vgg.stages.compare import Comparison, compared
 from tp_vgg.stages.plan import plan_path, read_plans, read_profiles, sweep_path
 from tp_vgg.stages.session import load_given, stage
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, flags
-from tp_vgg.storage import MAX_JSON, read_json, read_text, write_text
+from tp_vgg.storage import MAX_JSON, file_fingerprint, fingerprint, read_json, read_text, write_text
 
 HISTORIES = {
     "baseline": "history.csv",
@@ -32,8 +32,9 @@ HISTORIES = {
 
 
 @stage
-def report(settings: Settings) -> Path:
-    """Write ``report.html`` from what is there. Returns its path. Raises :class:`BadInput` where nothing has run yet."""
+def report(settings: Settings, *, anew: bool = True) -> Path:
+    """Write ``report.html`` from what is there; unless ``anew``, only where it is not of the files as they are. Returns its path. Raises
+    :class:`BadInput` where nothing has run yet."""
     asked, given = settings, load_given(settings)
     if given is not None:
         settings = settings.for_spec(given.spec)
@@ -42,6 +43,9 @@ def report(settings: Settings) -> Path:
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
     found = compared(settings, run)
+    key = _key(asked, run, found)
+    if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
+        return path
     dense = found.records[MODELS[0]]
     sweeps, commands = {}, [record.command for record in found.records.values()]
     for kind in reversed(get_args(Kind)):
@@ -71,16 +75,32 @@ def report(settings: Settings) -> Path:
             profile=profile,
             foreseen=tuple(one.line() for one in found.foreseen),
             drawn=tuple(
-                tqdm(_drawn(run, found, sweeps, profile), "report", unit="figure", disable=settings.quiet or None)
+                tqdm(_drawn(run, found, sweeps, profile), "report", unit=" figures", disable=settings.quiet or None)
             ),
             prune_command=shlex.join(
                 ["python", "-m", "tp_vgg", "structured", "--ratios", "ratios.json", *flags(asked), "--tag", "mine"]
             ),
+            key=key,
             commands=tuple(dict.fromkeys(line for line in commands if line)),
-        )
+        ),
+        quiet=settings.quiet,
     )
     write_text(path, page)
     return path
+
+
+def _key(asked: Settings, run: RunDir, found: Comparison) -> str:
+    """Fingerprint of all that the page is drawn from."""
+    work = dict.fromkeys((run.root, run.work))
+    files = [
+        path
+        for directory in work
+        for name in ("records", "profiles")
+        for path in sorted((directory / name).glob("*.json"))
+    ]
+    files += [directory / name for directory in work for name in ("plan.json", "latency.json", *HISTORIES.values())]
+    there = [[str(path), file_fingerprint(path)] for path in files if path.is_file()]
+    return fingerprint(__version__, flags(asked), list(found.records), there)
 
 
 def _sweep(run: RunDir, kind: Kind) -> dict[str, Any] | None:
@@ -128,8 +148,8 @@ _READING = {
     "latency": "Points on the dashed line give all that their MACs promise; bars are 95 % intervals; below 1 is slower.",
     "staircase": "Flat parts cost the same at every width: removing channels there buys no time.",
     "training": "The dashed line is accuracy on augmented training images, the other on val; the epoch with the best val accuracy is kept.",
-    "zeroed": "How many weights have which size, before and after, in the layer from which most was taken. The bar in the middle is the zeros; the scale is logarithmic.",
-    "removed": "The layer from which most was taken. Left: how many weights have which size, before and after, on one logarithmic axis. Right: its filters by their L1 norm.",
+    "zeroed": "How many weights have which size, before and after, in the layer that lost the largest share. The bar in the middle is the zeros; the scale is logarithmic.",
+    "removed": "The layer that lost the largest share. Left: how many weights have which size, before and after, on one logarithmic axis. Right: its filters by their L1 norm.",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tp_vgg.allocate import make_plan
 from tp_vgg.device import pick_device
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import FEW_TRIALS, cells_of
+from tp_vgg.latencies import FEW_TRIALS, Staircase, cells_of
 from tp_vgg.plans import read_budget
 from tp_vgg.ratios import Plan, read_ratios, removals
 from tp_vgg.records import LEVELS, Accuracy, ModelRecord, Point, Sensitivity
@@ -129,16 +129,21 @@ class _Pipeline:
         """In order."""
         timed = "latency" in self.options.of("structured")
         return [
+            *([_Step("profile", self.where.root / "profiles", self.time_convs)] if timed else []),
             self.baseline(),
             *(self.show("unstructured"), self.sweep("unstructured"), self.plan("unstructured")),
             _Step("unstructured pruning", self.where.record_path("unstructured"), self.mask),
             *(self.show("structured"), self.sweep("structured")),
-            *([_Step("profile", self.where.root / "profiles", lambda: profile(self.settings, PROFILE))] if timed else []),
             self.plan("structured"),
             self.shrinking(),
             _Step("benchmark", self.where.latency, self.benchmark, lambda _: 12_000),
-            _Step("report", self.where.work / "report.html", lambda: report(self.settings)),
+            _Step("report", self.where.work / "report.html", lambda: report(self.settings, anew=False)),
         ]  # fmt: skip
+
+    def time_convs(self) -> None:
+        """Before the dense model is trained: it takes no weights, and shows whether the budget of time can be met at all."""
+        (table,) = profile(self.settings, PROFILE)
+        check_attainable(self.spec, "structured", self.options, table)
 
     def baseline(self) -> _Step:
         epochs = baseline_recipe(self.settings, self.spec, self.options.epochs).epochs
@@ -224,8 +229,8 @@ class _Pipeline:
         return benchmarked(self.settings, BENCHMARK) or benchmark(self.settings, BENCHMARK)
 
 
-def check_attainable(spec: VGGSpec, kind: Kind, options: RunOptions) -> None:
-    """Raise :class:`BadInput` for a budget that can't be met however kind the sweep turns out (of time, only a profile knows)."""
+def check_attainable(spec: VGGSpec, kind: Kind, options: RunOptions, profile: Staircase | None = None) -> None:
+    """Raise :class:`BadInput` for a budget that can't be met however kind the sweep turns out (of time, only a ``profile`` knows)."""
     nothing = Accuracy(1, 1, 100.0, 0.0, 100.0)
     removed = removals(kind, spec, LEVELS, tuple(spec.prunable))
     points = tuple(
@@ -234,10 +239,11 @@ def check_attainable(spec: VGGSpec, kind: Kind, options: RunOptions) -> None:
         for level, count in zip(LEVELS, counts, strict=True)
     )
     table = Sensitivity("", kind, "l1", "fp32", spec.to_dict(), nothing, points)
-    budget = {name: value for name, value in options.of(kind).items() if name not in ("latency", "drop")}
+    unknown = ("drop",) if profile else ("drop", "latency")
+    budget = {name: value for name, value in options.of(kind).items() if name not in unknown}
     try:
         if budget:
-            make_plan(table, budget, round_to=options.round_to)
+            make_plan(table, budget, round_to=options.round_to, profile=profile)
     except BadInput:
         asked = ", ".join(f"{name}={value:g}" for name, value in budget.items())
         raise BadInput(

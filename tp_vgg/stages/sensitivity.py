@@ -60,7 +60,11 @@ def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: 
         options.check(dense.spec)
         if CRITERIA[options.importance].needs_gradients:
             accumulate_gradients(
-                dense, work.data.train, Normalisation.of(dense.meta), squared=CRITERIA[options.importance].squared
+                dense,
+                work.data.train,
+                Normalisation.of(dense.meta),
+                squared=CRITERIA[options.importance].squared,
+                label=settings.bar("gradients"),
             )
         asked = Sweep.of(
             dense,

@@ -79,7 +79,8 @@ class Session:
         """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk; says where its accuracy is chance."""
         model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalisation = Normalisation.of(model.meta)
-        right = hits(model, self.data.test, normalisation)
+        label = self.settings.bar("measure")
+        right = hits(model, self.data.test, normalisation, label=label)
         test = Accuracy.of(int(right.sum()), len(right))
         doubts = test.doubts(100 * int(self.data.test.labels.bincount().max()) / len(right))
         for doubt in doubts:
@@ -89,7 +90,7 @@ class Session:
             sha256=file_fingerprint(path),
             baseline=model.meta.get("baseline"),
             key=model.meta.get("key", ""),
-            val=accuracy(model, self.data.val, normalisation),
+            val=accuracy(model, self.data.val, normalisation, label=label),
             test=test,
             params=model.spec.params(),
             nonzero=count_nonzero(model),

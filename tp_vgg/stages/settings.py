@@ -51,6 +51,10 @@ class Settings:
         if not self.quiet:
             sys.stderr.write(f"{printable(text)}\n")
 
+    def bar(self, label: str) -> str:
+        """The label of a progress bar, empty (no bar) if quiet."""
+        return "" if self.quiet else label
+
     def folder_fingerprint(self) -> str:
         """Of the images in ``data_dir``, which may have to be decoded for it."""
         from tp_vgg.folder import SIZE, folder_fingerprint

@@ -54,7 +54,8 @@ def structured(
             shrunk = _shrink(work, model, between(full, target, step / options.steps), options.importance)
             proved = _proof_line(shrunk.proof)
             if options.recalibrate:
-                recalibrate(model, work.data.train, Normalisation.of(model.meta), settings.seed)
+                label = settings.bar("batch norm")
+                recalibrate(model, work.data.train, Normalisation.of(model.meta), settings.seed, label=label)
                 proved += "; then batch norm's statistics were taken anew"
             settings.note(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
             model.meta.update(made)
@@ -114,9 +115,7 @@ def _given(settings: Settings, plan_for: PlanFor, options: StructuredOptions, sh
 
 def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions, layer: str) -> Path:
     if CRITERIA[options.importance].needs_gradients:
-        accumulate_gradients(
-            model, work.data.train, Normalisation.of(model.meta), squared=CRITERIA[options.importance].squared
-        )
+        _accumulate(work, model, options.importance)
     score = rank(model, [layer], options.importance, work.settings.seed)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
     figure = plots.removed_filters(
@@ -128,13 +127,22 @@ def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions
 
 
 def _shrink(work: Session, model: VGG, target: VGGSpec, importance: str) -> Shrunk:
-    normalisation = Normalisation.of(model.meta)
     if CRITERIA[importance].needs_gradients:
-        accumulate_gradients(model, work.data.train, normalisation, squared=CRITERIA[importance].squared)
+        _accumulate(work, model, importance)
     images = torch.cat([split.images[:PROOF_IMAGES] for split in (work.data.val, work.data.train)])[:PROOF_IMAGES]
-    shrunk = shrink(model, target, normalisation(images), importance, work.settings.seed)
+    shrunk = shrink(model, target, Normalisation.of(model.meta)(images), importance, work.settings.seed)
     model.zero_grad(set_to_none=True)
     return shrunk
+
+
+def _accumulate(work: Session, model: VGG, importance: str) -> None:
+    accumulate_gradients(
+        model,
+        work.data.train,
+        Normalisation.of(model.meta),
+        squared=CRITERIA[importance].squared,
+        label=work.settings.bar("gradients"),
+    )
 
 
 def _proof_line(proof: Proof) -> str:

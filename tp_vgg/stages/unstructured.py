@@ -104,7 +104,7 @@ def _draw(work: Session, masked: VGG, layer: str) -> Path:
 def _mask(work: Session, model: VGG, plan: Plan, options: UnstructuredOptions) -> None:
     scores = None
     if options.importance == "taylor":
-        accumulate_gradients(model, work.data.train, Normalisation.of(model.meta))
+        accumulate_gradients(model, work.data.train, Normalisation.of(model.meta), label=work.settings.bar("gradients"))
         scores = taylor_scores(model)
         model.zero_grad(set_to_none=True)
     if options.global_sparsity is None:
