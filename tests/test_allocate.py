@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+import pages
 import pytest
 from conftest import SMALL
 
@@ -227,6 +228,12 @@ def test_what_can_t_be_is_refused(budget: dict, kind: Kind, said: str) -> None:
     with pytest.raises(BadInput) as caught:
         make_plan(table(SPEC, kind), budget)
     assert said in str(caught.value)
+
+
+def test_widths_that_would_fill_the_memory_are_refused() -> None:
+    table = pages.sweep(VGGSpec((8,) * 7 + (65536,), hidden=()))
+    with pytest.raises(BadInput, match=r"--round-to: features\.25 has 65536 channels; give 16 or more"):
+        make_plan(table, {"macs": 0.5}, round_to=8)
 
 
 def test_travels_as_json() -> None:

@@ -22,7 +22,8 @@ GAP = 0.01
 """Percentage points by which a plan may miss the best one; the search gets more room until it does not."""
 SPARSITY_STEP = 0.005
 """Of the sparsities that a layer can be given."""
-_COSTS: tuple[BudgetKind, ...] = ("macs", "params", "latency", "sparsity")
+MAX_WIDTHS = 4096
+"""That a layer may choose from: the search holds a cost for each pair of neighbours'."""
 
 
 def make_plan(
@@ -209,6 +210,8 @@ def _widths(row: LayerRow, curves: Curves, round_to: int) -> tuple[int, ...]:
     full = row.out_width
     if row.name not in curves.levels:
         return (full,)
+    if full > MAX_WIDTHS * round_to:
+        raise BadInput(f"--round-to: {row.name} has {full} channels; give {math.ceil(full / MAX_WIDTHS)} or more")
     least = full - round(curves.levels[row.name][-1] * full)
     return (*range(max(math.ceil(least / round_to), 1) * round_to, full, round_to), full)
 
