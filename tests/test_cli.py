@@ -49,6 +49,7 @@ def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: 
         (["structured", "--ratio", "0.5", "--arch", "vgg11", "--importance", "bn"], "no batch norm to rank by"),
         (["structured", "--ratio", "0.5", "--checkpoint", "none.pth"], "none.pth: no such file"),
         (["structured", "--ratio", "0.5", "--tag", "../up"], "--tag.*plain directory name"),
+        (["structured", "--ratio", "0.5", "--tag", "records"], "--tag: 'records' is the run directory's own"),
         (
             ["structured", "--ratio", "0.5", "--dataset", "folder", "--data-dir", "none"],
             "--data-dir: none: no such directory",

@@ -18,7 +18,7 @@ from tp_vgg.ratios import Plan, read_ratios
 from tp_vgg.recipe import SCHEDULES
 from tp_vgg.spec import ARCHS, HEADS, Kind, VGGSpec
 from tp_vgg.stages.options import Finetune
-from tp_vgg.stages.settings import DATASETS, Settings
+from tp_vgg.stages.settings import DATASETS, OWN, Settings
 
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
@@ -160,6 +160,8 @@ def _settings(given: dict[str, Any]) -> Settings:
     tag = given["tag"]
     if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
         raise BadInput(f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'")
+    if tag in OWN:
+        raise BadInput(f"--tag: {tag!r} is the run directory's own name for something; give another")
     if given["checkpoint"] is not None:
         check_file("--checkpoint", given["checkpoint"])
     if given["dataset"] == "folder" and not given["data_dir"].is_dir():

@@ -14,6 +14,8 @@ from tp_vgg.storage import read_json
 DATASETS = ("cifar10", "folder", "digits")
 MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
 """The models of ``metrics.json``, in the order in which they are shown."""
+OWN = ("plots", "profiles", "records", "tensorboard")
+"""Directories of a run directory that are no tag's."""
 GIVEN = "given_baseline"
 """The record of a dense model from elsewhere (``--checkpoint``), apart from the run directory's own baseline."""
 
