@@ -26,7 +26,7 @@ TESTS = Path(__file__).resolve().parent.parent / "tests"
 PROMISES = {
     "A damaged or forged checkpoint is refused in one line, or is whole; nothing in it runs": ("test_hostile.py",),
     "What the checkpoint reader refuses, by name": ("test_checkpoint.py", "test_packed.py"),
-    "Plans, budgets, tables and run directories of others: used or refused in one line": ("test_hostile_text.py", "test_ratios.py"),
+    "Plans, budgets, tables and run directories of others: used or refused in one line": ("test_hostile_text.py", "test_hostile_names.py", "test_ratios.py"),
     "Bad options: one line, exit 2, nothing written": ("test_cli.py::test_bad_input_is_one_line_and_writes_nothing", "test_cli.py::test_every_refusal_is_one_line_and_writes_nothing"),
     "A text from a file stays text in the page": ("test_report.py::test_a_text_stays_text", "test_report.py::test_its_policy_forbids_the_network"),
     "A kill (SIGKILL, power) at any moment of writing: nothing half or wrong under a final name; a rerun ends where a straight run does": ("test_faults.py::test_a_kill_costs_at_most_the_step_in_hand",),
@@ -70,7 +70,8 @@ def outcome(found: Iterable[ElementTree.Element]) -> Outcome:
 
 
 def run_tests(where: tuple[str, ...], marks: str, report: Path) -> list[ElementTree.Element]:
-    words = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", "--junitxml", str(report), "-m", marks]
+    words = ["-q", "-p", "no:cacheprovider", "--dist", "worksteal", "-m", marks]
+    words += ["-o", "junit_family=xunit1", "--junitxml", str(report)]
     subprocess.run(
         [sys.executable, "-m", "pytest", *words, *(str(TESTS / name) for name in where)],
         cwd=TESTS.parent, stdout=sys.stderr, check=False,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import SMALL
@@ -155,3 +158,18 @@ def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -
     again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert again.stdout == done.stdout
     assert "fine-tune" not in again.stderr
+
+
+def test_reliability_names_tests_that_are_there_and_counts_them() -> None:
+    script = runpy.run_path(str(ROOT / "experiments" / "reliability.py"))
+    for where in (name for names in script["PROMISES"].values() for name in names):
+        file, _, function = where.partition("::")
+        assert f"def {function or 'test_'}" in (ROOT / "tests" / file).read_text(), where
+    report = ElementTree.fromstring(
+        """<suite><testcase/><testcase><skipped/></testcase>
+        <testcase><failure/><properties><property name="cases" value="40"/></properties></testcase>
+        <testcase><properties><property name="cases" value="7"/><property name="train" value="2 GB"/></properties></testcase></suite>"""
+    )
+    assert asdict(script["outcome"](report.iter("testcase"))) == {
+        "cases": 48, "passed": 2, "failed": 1, "skipped": 1, "notes": "train 2 GB",
+    }  # fmt: skip

@@ -211,6 +211,7 @@ def test_a_run_directory_of_others_works_or_is_refused(count: int, made: Place, 
             wrong.append((seed, kind, name, args[0], f"{type(error).__name__}: {error!s:.300}"))
         made.restore()
     assert not wrong, f"{len(wrong)} of {count}: " + "\n".join(map(str, wrong[:40]))
+    record_property("cases", count)
     for (command, outcome), times in sorted(told.items()):
         record_property(f"{command} {outcome}", times)
     assert {outcome for _, outcome in told} == {"works", "refused"}
