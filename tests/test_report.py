@@ -153,6 +153,13 @@ def test_the_verdict_claims_no_more_than_the_intervals() -> None:
     assert time.claim == "Time: not measured"
 
 
+def test_of_a_dense_network_that_guesses_no_accuracy_is_claimed() -> None:
+    guessing = pages.record(SMALL, pages.N // 10)
+    sentence = verdict(guessing, pages.record(SMALL.with_widths({"features.4": 6}), pages.N // 10), None, None)[1]
+    assert sentence.claim == "The dense network guesses"
+    assert sentence.text.endswith("where one class for all gives 10.00 %.")
+
+
 def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
     dense = pages.record(SMALL, 190)
     (sentence,) = verdict(dense, dense, None, None)

@@ -43,10 +43,12 @@ def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
 def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
     drop, low, high = model.drop_against(dense)
     claim = "Less accurate" if low > 0 else "More accurate" if high < 0 else "No loss of accuracy shown"
+    doubts = dense.test.doubts(100 / dense.spec["num_classes"])
     return Sentence(
-        claim,
+        "The dense network guesses" if doubts else claim,
         f"{model.test.accuracy:.2f} % [{model.test.low:.2f}, {model.test.high:.2f}] of {model.test.n:,} test images are right, where the dense "
-        f"network has {dense.test.accuracy:.2f} %: a drop of {drop:+.2f} points [{low:+.2f}, {high:+.2f}], paired by image (n = {model.test.n:,}).",
+        f"network has {dense.test.accuracy:.2f} %: a drop of {drop:+.2f} points [{low:+.2f}, {high:+.2f}], paired by image (n = {model.test.n:,})."
+        + "".join(f" Its {doubt}." for doubt in doubts),
     )
 
 
