@@ -244,7 +244,7 @@ def _fields(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
         checkpoint[part] = json.loads(json.dumps(checkpoint[part]))
     for _ in range(rng.choice((1, 1, 2))):
         part = rng.choice(["spec", "spec", "meta", "kept", "state_dict", "state_dict", "state_dict", ""])
-        target = checkpoint[part] if part else checkpoint
+        target = checkpoint.get(part) if part else checkpoint
         if not isinstance(target, dict):
             continue
         key = rng.choice([*target, "extra", "<b>", 5, None])
