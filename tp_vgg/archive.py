@@ -25,6 +25,8 @@ from tp_vgg.errors import BadInput
 
 MAX_PICKLE = 16 << 20
 """Bytes of names and shapes; a VGG's are some thousands."""
+_DIRECTORY = 0x10
+"""The MS-DOS attribute in an archive's headers."""
 _MAGIC = 0x1950A86A20F9469CFC6C
 """What files of torch before 1.6 begin with, and their version."""
 _LEGACY_VERSION = 1001
@@ -102,7 +104,9 @@ def _check_zip(file: BinaryIO) -> None:
         for info in archive.infolist():
             root, _, name = info.filename.partition("/")
             plain = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name, re.ASCII) and ".." not in info.filename.split("/")
-            if not plain or info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or (root, name) in members:
+            stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
+            # Of a member that is marked as a directory torch reads nothing and leaves the tensor's memory as it was.
+            if not plain or not stored or info.external_attr & _DIRECTORY or (root, name) in members:
                 raise BadInput(f"refused: member {ascii(info.filename)[:60]} is not one that torch.save writes")
             members[root, name] = info
         if len({root for root, _ in members}) != 1 or sum(info.file_size for info in members.values()) > size:
