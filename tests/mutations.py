@@ -143,7 +143,8 @@ def _archive(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
         members[place] = (name, bytes(64 << 20))
         return ".pth", _zipped(members, zipfile.ZIP_DEFLATED)
     elif change == 6:
-        members[place] = (name, content[: rng.randrange(len(content) + 1)] + rng.randbytes(rng.choice((0, 4, 4096))))
+        other_text = content[: rng.randrange(len(content) + 1)] + rng.randbytes(rng.choice((0, 4, 4096)))
+        members[place] = (name, other_text + bytes(len(other_text) == len(content)))  # as long, it is another model
     else:
         members += [(f"{name.split('/')[0]}/data/{i}", b"") for i in range(1000, 3000)]
     return ".pth", _zipped(members)
