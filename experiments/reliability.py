@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -56,6 +57,7 @@ class Outcome:
 def outcome(found: Iterable[ElementTree.Element]) -> Outcome:
     """Of the ``testcase`` elements of a JUnit report."""
     cases = passed = failed = skipped = 0
+    counted: Counter[str] = Counter()
     notes: list[str] = []
     for test in found:
         told = {str(p.get("name")): str(p.get("value")) for p in test.iter("property")}
@@ -65,7 +67,9 @@ def outcome(found: Iterable[ElementTree.Element]) -> Outcome:
         cases += int(told.pop("cases", 1))
         bad = test.find("failure") is not None or test.find("error") is not None
         failed, passed = failed + bad, passed + (not bad)
-        notes += [f"{name} {value}" for name, value in told.items()]
+        counted.update({name: int(value) for name, value in told.items() if value.isdecimal()})
+        notes += [f"{name} {value}" for name, value in told.items() if not value.isdecimal()]
+    notes += [f"{name} {times:,}" for name, times in sorted(counted.items())]
     return Outcome(cases, passed, failed, skipped, ", ".join(notes))
 
 
