@@ -135,9 +135,11 @@ def test_any_field_of_a_table_is_whole_or_refused(name: str, data: st.DataObject
     for field in data.draw(st.lists(st.sampled_from(sorted(table)), min_size=1, max_size=2)):
         table[field] = data.draw(JSON)
     try:
-        use(kind.from_dict(table))
-    except (TypeError, KeyError, ValueError):
+        found = kind.from_dict(table)
+    except (TypeError, KeyError, ValueError):  # BadInput is one
         return
+    use(found)
+    assert kind.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 @given(st.integers(0, 10**6) | st.text())
