@@ -33,8 +33,9 @@ from tp_vgg.data import Normalisation
 from tp_vgg.device import environment
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluate import hits
+from tp_vgg.hitmap import pack_hits, unpack_hits
 from tp_vgg.model import VGG, build, realised_spec
-from tp_vgg.records import Accuracy, Sensitivity, pack_hits, unpack_hits
+from tp_vgg.records import Accuracy, Sensitivity
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import Finetune
 from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, finetune_recipe

@@ -24,10 +24,11 @@ from tp_vgg.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.checkpoint import load
 from tp_vgg.data import Normalisation, Split, load_data
 from tp_vgg.device import environment, exact_fp32
+from tp_vgg.hitmap import unpack_hits
 from tp_vgg.kernels import Direct
 from tp_vgg.model import VGG
 from tp_vgg.ratios import Plan
-from tp_vgg.records import LEVELS, unpack_hits
+from tp_vgg.records import LEVELS
 from tp_vgg.sensitivity import run
 from tp_vgg.spec import Kind
 from tp_vgg.step import Buffers, Step

@@ -10,9 +10,10 @@ import numpy as np
 from tp_vgg import plots
 from tp_vgg.allocate import make_plan
 from tp_vgg.history import Epoch
+from tp_vgg.hitmap import pack_hits
 from tp_vgg.latencies import Latency, LatencyRow, Staircase, Timed
 from tp_vgg.ratios import removals
-from tp_vgg.records import LEVELS, Accuracy, ModelRecord, Point, Sensitivity, pack_hits
+from tp_vgg.records import LEVELS, Accuracy, ModelRecord, Point, Sensitivity
 from tp_vgg.report.page import Drawn, Findings
 from tp_vgg.spec import Kind, VGGSpec
 

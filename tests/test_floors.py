@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tp_vgg"
 
 FLOORS = [
-    {"errors", "interrupts", "typed"},
+    {"hitmap", "errors", "interrupts", "typed"},
     {"spec", "stats", "storage", "tables", "search"},
     {
         "records",
@@ -42,6 +42,7 @@ FLOORS = [
 
 NO_TORCH = {
     "errors",
+    "hitmap",
     "interrupts",
     "typed",
     "spec",

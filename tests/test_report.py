@@ -15,8 +15,8 @@ from conftest import SMALL, VARIANTS
 
 from tp_vgg import plots
 from tp_vgg.curves import Curves
+from tp_vgg.hitmap import pack_hits
 from tp_vgg.latencies import Latency, LatencyRow
-from tp_vgg.records import pack_hits
 from tp_vgg.report.drawing import blocks
 from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.page import Drawn, digits, render

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import itertools
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tp_vgg.hitmap import unpack_hits
 from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.stats import paired_difference, wilson
 from tp_vgg.typed import typed
@@ -22,23 +22,6 @@ SENSITIVITY = "tp_vgg/sensitivity/2"
 """Format of a sweep's table, and part of its key: raised when the same sweep may count otherwise."""
 LEVELS = tuple(i / 10 for i in range(1, 10))
 """Ratios or sparsities of a sweep where the user says nothing."""
-
-
-def pack_hits(hits: np.ndarray) -> str:
-    """Which images a model gets right, bool or 0 and 1 [n], one bit an image as base64."""
-    import numpy as np
-
-    return base64.b64encode(np.packbits(np.asarray(hits, bool)).tobytes()).decode()
-
-
-def unpack_hits(text: str, n: int) -> np.ndarray:
-    """The inverse of :func:`pack_hits`, bool [n]. Raises ``ValueError`` for a text that is not of ``n`` images."""
-    import numpy as np
-
-    raw = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
-    if len(raw) != -(-n // 8):
-        raise ValueError(f"{len(raw)} bytes for {n} images")
-    return np.unpackbits(raw, count=n).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -102,7 +85,7 @@ class ModelRecord:
     peak_bytes: int
     """Peak memory of the stage: allocated on CUDA, resident on the CPU."""
     hits: str
-    """Which test images it gets right, by :func:`pack_hits`."""
+    """Which test images it gets right, by :func:`~tp_vgg.hitmap.pack_hits`."""
     command: str
     """The command line that made it; empty from Python."""
     notes: tuple[str, ...] = ()

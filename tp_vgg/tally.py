@@ -14,10 +14,11 @@ from tp_vgg.criteria import CRITERIA, check_importance, check_recalibrate
 from tp_vgg.data import Normalisation, Split
 from tp_vgg.device import has_fast_bf16
 from tp_vgg.errors import BadInput
+from tp_vgg.hitmap import pack_hits, unpack_hits
 from tp_vgg.model import VGG
 from tp_vgg.ranks import Ranks
 from tp_vgg.ratios import removals
-from tp_vgg.records import LEVELS, SENSITIVITY, pack_hits, unpack_hits
+from tp_vgg.records import LEVELS, SENSITIVITY
 from tp_vgg.spec import Kind
 from tp_vgg.storage import Journal, fingerprint
 from tp_vgg.unstructured import is_masked

@@ -19,10 +19,11 @@ from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.evaluate import accuracy, hits
 from tp_vgg.history import Epoch
+from tp_vgg.hitmap import pack_hits
 from tp_vgg.model import VGG
 from tp_vgg.ranks import ALONE, Ranks, device_of_rank, joined
 from tp_vgg.recipe import Recipe
-from tp_vgg.records import Accuracy, ModelRecord, pack_hits
+from tp_vgg.records import Accuracy, ModelRecord
 from tp_vgg.stages.board import scalars
 from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
 from tp_vgg.storage import file_fingerprint, locked, rename, write_json
