@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -158,6 +159,23 @@ def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -
     again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert again.stdout == done.stdout
     assert "fine-tune" not in again.stderr
+
+
+def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results() -> None:
+    script = runpy.run_path(str(ROOT / "experiments" / "controls.py"))
+    said = (ROOT / "docs" / "results.md").read_text().replace("\u2212", "-")
+    runs: dict[str, list] = {}
+    for path in sorted((ROOT / "docs" / "controls").glob("*.json")):
+        run = json.loads(path.read_text())
+        assert script["unpacked"](run).sum() == run["test"]["correct"]
+        runs.setdefault(run["arm"], []).append(run)
+    for arm, of_arm in runs.items():
+        assert [run["seed"] for run in of_arm] == list(range(len(of_arm)))
+        assert ", ".join(f"{run['test']['accuracy']:.2f}" for run in of_arm) + " %" in said, arm
+    differences = re.findall(r"[+-][0-9.]+ \[.*?\]", script["table"](runs))
+    assert differences
+    for difference in differences:
+        assert difference in said
 
 
 def test_reliability_names_tests_that_are_there_and_counts_them() -> None:
