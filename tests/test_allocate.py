@@ -18,6 +18,7 @@ from tp_vgg.latencies import Staircase, Timed
 from tp_vgg.plans import Allocation
 from tp_vgg.ratios import Plan, removals, resolve, resolve_sparsity
 from tp_vgg.records import Accuracy, Point, Sensitivity
+from tp_vgg.search import NotFound
 from tp_vgg.spec import Kind, VGGSpec
 
 SPEC = VGGSpec((8, 16, 16, 24, 24, 24, 32, 32), hidden=(16,))
@@ -140,6 +141,8 @@ def test_latency_steps_decide() -> None:
         make_plan(sweep, {"latency": 0.5}, profile=other)
     with pytest.raises(BadInput, match="--profile"):
         make_plan(sweep, {"latency": 0.5})
+    with pytest.raises(BadInput, match="zeros save no time"):
+        make_plan(table(SPEC, "unstructured"), {"sparsity": 0.5}, profile=times)
 
 
 @pytest.mark.parametrize("round_to", [1, 3, 8, 1000])
@@ -167,7 +170,9 @@ def test_an_unfolded_head_is_priced_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "budget", [{"sparsity": 0.8}, {"params": 0.3}, {"macs": 0.3, "sparsity": 0.6}, {"drop": 5.0}], ids=str
+    "budget",
+    [{"sparsity": 0.8}, {"sparsity": 0.9}, {"params": 0.3}, {"macs": 0.3, "sparsity": 0.6}, {"drop": 5.0}],
+    ids=str,
 )
 def test_sparsities_meet_their_budget(budget: Mapping[str, float]) -> None:
     spec = replace(SPEC, hidden=())
@@ -182,7 +187,7 @@ def test_sparsities_meet_their_budget(budget: Mapping[str, float]) -> None:
     assert found.prediction.macs == spec.macs() - sum(count * rows[layer].side ** 2 for layer, count in zeros.items())
     said = found.prediction
     reached = {"sparsity": said.sparsity, "params": -said.params_share, "macs": -said.macs_share, "drop": -said.drop}
-    assert all(reached[name] >= (value if name == "sparsity" else -value) - 1e-6 for name, value in budget.items())
+    assert all(reached[name] >= (value if name == "sparsity" else -value) - 1e-12 for name, value in budget.items())
     uniform = Curves.of(sweep)
     if budget == {"sparsity": 0.8}:
         even = sum(float(uniform.loss(uniform.drop(layer, 0.8))) for layer in spec.conv_names)
@@ -193,6 +198,28 @@ def test_a_larger_budget_never_loses_more() -> None:
     drops = [make_plan(table(SPEC), {"macs": share}).prediction.drop for share in (0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1)]
     assert drops == sorted(drops, reverse=True)
     assert drops[-1] == 0
+
+
+@pytest.mark.parametrize("drop", [85, 100])
+def test_a_drop_to_chance_is_no_limit(drop: float) -> None:
+    """Layers that lose all sum up past any one drop: the smallest network is in reach of it."""
+    sweep = table(SPEC)
+    sweep = replace(sweep, points=tuple(replace(p, drop=79.9) if p.ratio >= 0.5 else p for p in sweep.points))
+    least = make_plan(sweep, {"drop": drop}).prediction.params
+    smallest = min(network.params() for network in networks(SPEC, 8, ("classifier.0",)))
+    assert least == smallest
+    assert make_plan(sweep, {"drop": 100, "macs": 1}).minimised == "macs"
+
+
+def test_what_the_search_leaves_open_is_not_called_impossible(monkeypatch) -> None:
+    def gives_up(*_args: object) -> None:
+        raise NotFound
+
+    monkeypatch.setattr("tp_vgg.allocate.cheapest", gives_up)
+    with pytest.raises(
+        BadInput, match=r"found no plan that meets macs=0\.5, params=0\.5 at once, though there may be one"
+    ):
+        make_plan(table(SPEC), {"macs": 0.5, "params": 0.5})
 
 
 def test_noise_is_smoothed_and_never_a_gain() -> None:

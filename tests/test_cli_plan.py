@@ -76,6 +76,19 @@ def test_either_kind_is_refused_for_the_other(call, at_home: Path, swept: list) 
     assert (status, "wrote it for structured pruning" in one_line(err)) == (2, True)
 
 
+def test_also_where_it_was_written_elsewhere_or_before_another(call, at_home: Path, small: list) -> None:
+    """In the default run directory, and by a plan that is no longer the last."""
+    options = ["--kind", "unstructured", "--levels", "0.5,0.9"]
+    assert call("sensitivity", *small, *options)[0] == 0
+    for sparsity in ("0.8", "0.7"):
+        asked = ["--kind", "unstructured", "--budget", f"sparsity={sparsity}", "--output", f"{sparsity}.json"]
+        status, _, err = call("plan", *small, *asked)
+        assert status == 0, err
+    for sparsity in ("0.8", "0.7"):
+        status, _, err = call("structured", *small, "--ratios", f"{sparsity}.json", "--dry-run")
+        assert (status, "wrote it for unstructured pruning" in one_line(err)) == (2, True)
+
+
 def test_another_plan_is_not_lost(call, at_home: Path, swept: list) -> None:
     path = at_home / "o/ratios.json"
     path.write_text('{"features.0": 0.5}')
@@ -87,6 +100,10 @@ def test_another_plan_is_not_lost(call, at_home: Path, swept: list) -> None:
     assert call("plan", *swept, "--budget", "macs=0.6")[0] == 0, "the same plan again"
     assert call("plan", *swept, "--budget", "macs=0.7", "--output", "mine.json")[0] == 0
     assert json.loads((at_home / "mine.json").read_text())
+    (at_home / "link.json").symlink_to("target.json")
+    assert call("plan", *swept, "--budget", "macs=0.7", "--output", "link.json")[0] == 0
+    assert (at_home / "target.json").read_bytes() == (at_home / "mine.json").read_bytes()
+    assert (at_home / "link.json").is_symlink()
 
 
 def test_a_profile_prices_time(call, at_home: Path, swept: list) -> None:
@@ -118,6 +135,7 @@ def test_a_profile_prices_time(call, at_home: Path, swept: list) -> None:
         (["--budget", "macs=0.5", "--profile", "nowhere"], "no such file"),
         (["--budget", "macs=0.5", "--output", "nowhere/ratios.json"], "no such directory"),
         (["--budget", "macs=0.5", "--output", "."], "is a directory"),
+        (["--budget", "macs=0.5", "--output", "/dev/null", "--force"], "is not a regular file"),
         (["--budget", "macs=0.5", "--output", "o/plan.json"], "another name"),
         (["--budget", "macs=0.001"], "at best"),
     ],
@@ -154,15 +172,63 @@ def test_no_torch_on_the_way(tp_vgg, at_home: Path, swept: list) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_plan_cut_short_leaves_none_rather_than_another(call, at_home: Path, swept: list, monkeypatch) -> None:
-    assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
+def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list, monkeypatch) -> None:
+    """Which is not taken for somebody's own, nor for what the new prediction is of."""
+    from tp_vgg import storage
+    from tp_vgg.stages.plan import PlanOptions, planned, wrote
+    from tp_vgg.stages.settings import RunDir, Settings
 
-    def dies(*_args: object) -> None:
-        raise KeyboardInterrupt
+    assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
+    before = (at_home / "o/ratios.json").read_bytes()
+    rename = storage.rename
+
+    def dies(source: Path, target: Path) -> None:
+        if target.name == "ratios.json":
+            raise KeyboardInterrupt
+        rename(source, target)
 
     again = ["plan", *swept, "--budget", "macs=0.5", "--round-to", "4", "--force"]
     with monkeypatch.context() as patch:
-        patch.setattr("tp_vgg.stages.plan.write_text", dies)
+        patch.setattr(storage, "rename", dies)
         assert call(*again)[0] == 130
+    settings = Settings(out=Path("o"))
+    run, asked = RunDir.of(settings), PlanOptions("structured", {"macs": 0.5}, 4)
+    assert (at_home / "o/ratios.json").read_bytes() == before
+    assert (wrote(run, "structured"), planned(settings, run, asked)) == (True, False)
+    assert call(*again)[0] == 0
+    assert (wrote(run, "structured"), planned(settings, run, asked)) == (True, True)
+
+
+def test_what_can_t_be_written_changes_nothing(call, at_home: Path, swept: list, monkeypatch) -> None:
+    from tp_vgg import storage
+
+    assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
+    before = (files(at_home), (at_home / "o/plan.json").read_bytes())
+
+    def refused(*_args: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage.tempfile, "mkstemp", refused)
+    status, _, err = call("plan", *swept, "--budget", "macs=0.6", "--output", "mine.json")
+    assert (status, "Permission denied" in err) == (1, True)
+    assert (files(at_home), (at_home / "o/plan.json").read_bytes()) == before
+
+
+def test_a_sweep_of_the_other_kind_is_none(call, at_home: Path, swept: list) -> None:
+    records = at_home / "o/records"
+    (records / "unstructured_sensitivity.json").replace(records / "structured_sensitivity.json")
+    status, _, err = call("plan", *swept, "--budget", "macs=0.5")
+    assert (status, "not a sweep" in one_line(err)) == (2, True)
     assert not (at_home / "o/ratios.json").exists()
-    assert call(*again[:-1])[0] == 0
+
+
+def test_all_layers_are_swept_by_one_word(call, at_home: Path, small: list, swept: list) -> None:
+    """And are the same question as all of their names."""
+    before = (at_home / "o/structured_sensitivity.csv").read_bytes()
+    again = ["sensitivity", *swept, "--kind", "structured", "--levels", "0.25,0.5,0.75,0.9", "--layers", "all"]
+    status, out, err = call(*again)
+    assert (status, "swept before; nothing to do" in err) == (0, True)
+    assert all(layer in out for layer in SMALL.prunable)
+    status, _, err = call(*again, "--out", "p")
+    assert status == 0, err
+    assert (at_home / "p/structured_sensitivity.csv").read_bytes() == before

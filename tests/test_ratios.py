@@ -89,15 +89,18 @@ def test_a_plan_for_the_other_kind_is_refused(kind: str, plan_file, tmp_path: Pa
     path = plan_file({"features.0": 0.5})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     written = tmp_path / "plan.json"
-    written.write_text(json.dumps({"kind": kind, "sha256": digest}))
+    written.write_text(json.dumps({"files": {kind: ["another", digest]}}))
     assert read_ratios(path, kind).values == {"features.0": 0.5}
     with pytest.raises(BadInput, match=f"wrote it for {kind}"):
         read_ratios(path, other)
-    written.write_text(json.dumps({"kind": kind, "sha256": digest, "other": {"kind": other, "sha256": digest}}))
+    written.write_text(json.dumps({"files": {kind: [digest], other: [digest]}}))
     assert read_ratios(path, other).values == {"features.0": 0.5}, "the best plan of both kinds"
     path.write_text('{"features.0": 0.25}')
     assert read_ratios(path, other).values == {"features.0": 0.25}, "edited by hand: no longer that plan"
-    written.write_text(json.dumps({"kind": kind, "sha256": digest}))
+    for damaged in ('{"files": 3}', '{"files": {"structured": "x", "unstructured": [7]}}', "{"):
+        written.write_text(damaged)
+        assert read_ratios(path, other).values == {"features.0": 0.25}
+    written.write_text(json.dumps({"files": {kind: [digest]}}))
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     written.rename(moved / "plan.json")

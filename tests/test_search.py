@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tp_vgg.search import Path, _front, cheapest
+from tp_vgg.search import NotFound, Path, _front, cheapest
 
 
 def random_chain(rng: np.random.Generator, *, limits: int, coupled: bool, whole: bool) -> list[np.ndarray]:
@@ -69,11 +69,30 @@ def test_says_what_a_lack_of_room_can_have_cost(cap: int) -> None:
         sums = np.array(list(all_paths([costs[:, :6, :6] for costs in chain]).values()))
         limit = np.quantile(sums[:, 1:], 0.05, axis=0)
         best, found = cheapest(chain, limit), cheapest(chain, limit, cap)
-        assert best is not None
-        if found is not None:
-            assert found.bound <= best.totals[0] + 1e-9 <= found.totals[0] + 2e-9
-            gaps.append(found.gap)
-    assert max(gaps) > 0 or cap > 1
+        assert best is not None and found is not None
+        assert found.bound <= best.totals[0] + 1e-9 <= found.totals[0] + 2e-9
+        gaps.append(found.gap)
+    assert max(gaps) > 0
+
+
+@pytest.mark.parametrize("cap", [1, 10, 50_000])
+def test_none_is_said_only_where_there_is_none(cap: int) -> None:
+    """Limits that a path just meets, which no multiplier points at; and the same a little tighter, where often none does."""
+    rng = np.random.default_rng(1)
+    kinds = {"found": 0, "none": 0, "open": 0}
+    for trial in range(30):
+        chain = [rng.random((3, before, 6)) for before in (1, 6, 6, 6)]
+        sums = np.array(list(all_paths(chain).values()))
+        tight = sums[sums[:, 1:].max(axis=1).argsort()[trial % 5], 1:] - 0.01 * (trial % 2)
+        within = (sums[:, 1:] <= tight).all(axis=1).any()
+        try:
+            found = cheapest(chain, tight, cap)
+        except NotFound:
+            kinds["open"] += 1
+            continue
+        kinds["none" if found is None else "found"] += 1
+        assert (found is not None) == within
+    assert kinds["found"] and kinds["none"] and (cap == 1 or not kinds["open"])
 
 
 def test_a_front_keeps_the_first_of_equals_and_nothing_beaten() -> None:

@@ -15,7 +15,7 @@ from tp_vgg.latencies import Staircase
 from tp_vgg.plans import Allocation, BudgetKind, PlannedLayer, Prediction, read_budget
 from tp_vgg.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.records import Sensitivity
-from tp_vgg.search import CAP, Path, cheapest
+from tp_vgg.search import CAP, NotFound, Path, cheapest
 from tp_vgg.spec import LayerRow, VGGSpec
 
 GAP = 0.01
@@ -46,22 +46,29 @@ def make_plan(
     A layer that was not swept, and every level above the highest swept, is left alone. Drops are those before fine-tuning; how several
     layers add up is said at :class:`~tp_vgg.curves.Curves`. The search (:func:`~tp_vgg.search.cheapest`) is exact over these numbers: a
     layer's cost depends on its own and its predecessor's width, so a VGG is a chain.
-    Raises :class:`BadInput` for a budget that is none, or that nothing swept can meet.
+    Raises :class:`BadInput` for a budget that is none, or that nothing swept can meet, and for a ``profile`` with zeroed weights.
     """
     limits = read_budget(budget, table.kind)
     if "latency" in limits and profile is None:
         raise BadInput(
             "--budget latency: needs a profile of this network; run `python -m tp_vgg benchmark --profile` first"
         )
+    if profile is not None and table.kind == "unstructured":
+        raise BadInput("--profile: zeros save no time on dense kernels; leave it out, or plan with --kind structured")
     if round_to < 1:
         raise BadInput("--round-to: must be 1 or more")
     problem = _structured(table, round_to, profile) if table.kind == "structured" else _unstructured(table)
     costs = [name for name in limits if name != "drop"]
     first = "drop" if "drop" not in limits else costs[0] if costs else "params"
-    bounded = list(limits)
+    bounded = [name for name in limits if math.isfinite(problem.limit(name, limits[name]))]
     chain = [np.stack([costs_of[name] for name in (first, *bounded)]) for costs_of in problem.chain]
     ceilings = [problem.limit(name, limits[name]) for name in bounded]
-    found = _search(chain, ceilings, problem, first)
+    try:
+        found = _search(chain, ceilings, problem, first)
+    except NotFound:
+        raise BadInput(
+            f"--budget: found no plan that meets {_listed(limits)} at once, though there may be one; loosen one"
+        ) from None
     if found is None:
         raise BadInput(_unreachable(problem, bounded, limits))
     return problem.allocation(found, limits, first, round_to, table, profile, dict(sweep or {}))
@@ -81,9 +88,9 @@ class _Problem:
     """Each cost of the whole dense network; ``sparsity``: the weights of the layers that a plan can name."""
 
     def limit(self, name: BudgetKind, value: float) -> float:
-        """A budget as the most that its cost may sum up to."""
+        """A budget as the most that its cost may sum up to; infinite for a drop to chance, where losses still sum up further."""
         if name == "drop":
-            return float(self.curves.loss(value))
+            return float(self.curves.loss(value)) if value < self.curves.most else math.inf
         return (1 - value if name == "sparsity" else value) * self.dense[name]
 
     def points(self, found: Path) -> float:
@@ -249,7 +256,9 @@ def _unstructured(table: Sensitivity) -> _Problem:
         if row.name in curves.levels:
             highest = curves.levels[row.name][-1]
             sparsities = [*np.arange(0, highest, SPARSITY_STEP), highest]
-            here = tuple(sorted({row.weights - round(float(s) * row.weights) for s in sparsities}))
+            zeros = [round(float(s) * row.weights) for s in sparsities]
+            zeros.append(min(zeros[-1] + 1, row.weights - 1))  # a level swept is a sparsity met, however it rounds
+            here = tuple(sorted({row.weights - count for count in zeros}))
             drop = curves.loss(curves.drop(row.name, 1 - np.array(here) / row.weights))
         left = np.array(here, float)
         before = len(options[-1]) if options else 1
@@ -292,9 +301,13 @@ def _unreachable(problem: _Problem, bounded: list[BudgetKind], limits: Mapping[B
         assert least is not None
         if least.totals[0] <= problem.limit(name, limits[name]):
             continue
-        share = least.totals[0] / problem.dense[name]
+        share = math.ceil(1e4 * least.totals[0] / problem.dense[name]) / 1e4
         reach = f"sparsity={1 - share:.4g}" if name == "sparsity" else f"{name}={share:.4g}"
         finer = "" if "sparsity" in problem.dense else ", or give a smaller --round-to"
         fix = f"sweep higher --levels or more --layers{finer}"
         return f"--budget {name}={limits[name]:g}: what was swept allows {reach} at best; {fix}"
-    return f"--budget: no plan meets {', '.join(f'{name}={limits[name]:g}' for name in bounded)} at once; loosen one"
+    return f"--budget: no plan meets {_listed(limits)} at once; loosen one"
+
+
+def _listed(limits: Mapping[BudgetKind, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in limits.items())

@@ -55,7 +55,7 @@ CRITERIA: Mapping[str, Criterion] = {
 def check_importance(importance: str, spec: VGGSpec, layers: Iterable[str], kind: Kind = "structured") -> None:
     """Raise :class:`BadInput` where ``importance`` is unknown or can't rank ``layers`` of such a network."""
     if kind == "unstructured" and importance != "l1":
-        raise BadInput(f"--importance {importance}: single weights are ranked by magnitude alone; use l1")
+        raise BadInput(f"--importance {importance}: a sweep ranks single weights by magnitude alone; use l1")
     if importance not in CRITERIA:
         raise BadInput(f"--importance: {importance!r} is not one of {', '.join(CRITERIA)}")
     if not CRITERIA[importance].needs_batch_norm:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+LEAST = 1e-4
+"""Of what is known above chance: a layer's loss is reckoned as if this survived at least."""
+
+
 @dataclass(frozen=True)
 class Curves:
     """The loss of each swept layer over its level, and how losses add up.
@@ -63,7 +67,12 @@ class Curves:
         import numpy as np
 
         known = max(self.accuracy - self.chance, 1e-9)
-        return np.asarray(-np.log(np.clip(1 - np.asarray(drop) / known, 1e-4, 1.0)))
+        return np.asarray(-np.log(np.clip(1 - np.asarray(drop) / known, LEAST, 1.0)))
+
+    @property
+    def most(self) -> float:
+        """The drop, percentage points, from which on a loss grows no more."""
+        return (self.accuracy - self.chance) * (1 - LEAST)
 
     def drop_of(self, loss: float) -> float:
         """Loss as percentage points."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -118,13 +117,8 @@ class Allocation:
         return json.dumps(self.ratios, indent=1) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only. ``sha256`` is the plan file's: it ties the two together."""
-        return {
-            "format": PLAN,
-            "sha256": hashlib.sha256(self.file_text.encode()).hexdigest(),
-            **asdict(self),
-            "layers": [asdict(row) for row in self.layers],
-        }
+        """Plain types only."""
+        return {"format": PLAN, **asdict(self), "layers": [asdict(row) for row in self.layers]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Allocation:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tp_vgg.errors import BadInput
 from tp_vgg.spec import Kind, VGGSpec
@@ -43,8 +43,8 @@ class Plan:
 def read_ratios(path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple[Path, ...] = ()) -> Plan:
     """Read and validate a plan file; layer names are checked later, by :func:`check_layers` and the resolvers.
 
-    ``kind``: what the plan will be used for. A ``plan.json`` beside the file (or in ``plan_dirs``) whose
-    ``sha256`` is this file's says what ``tp_vgg plan`` wrote it for; the other kind is refused.
+    ``kind``: what the plan will be used for. A ``plan.json`` beside the file (or in ``plan_dirs``) that lists this file's SHA-256
+    says what ``tp_vgg plan`` wrote it for; the other kind is refused.
     Raises :class:`BadInput` with one line per fault.
     """
     path = Path(path)
@@ -75,6 +75,21 @@ def read_ratios(path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple
     plan = Plan.of(data, str(path))
     _check_kind(path, text, kind, plan_dirs)
     return plan
+
+
+def plan_files(directory: Path) -> dict[Kind, list[str]]:
+    """SHA-256 of every plan file that ``tp_vgg plan`` wrote for the run directory, by the kind of pruning, as its ``plan.json`` says;
+    nothing where that is missing or damaged."""
+    try:
+        files = (read_json(directory / "plan.json") or {}).get("files")
+    except BadInput:
+        files = None
+    found = files if isinstance(files, dict) else {}
+    return {
+        kind: [digest for digest in found[kind] if isinstance(digest, str)]
+        for kind in get_args(Kind)
+        if isinstance(found.get(kind), list)
+    }
 
 
 def check_layers(plan: Plan, spec: VGGSpec) -> None:
@@ -183,15 +198,9 @@ def _check_value(source: str, layer: str, value: object) -> None:
 
 def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) -> None:
     digest = hashlib.sha256(text.encode()).hexdigest()
-    kinds: set[object] = set()
-    for directory in (path.parent, *plan_dirs):
-        try:
-            written = read_json(directory / "plan.json") or {}
-        except BadInput:
-            continue
-        for made in (written, written.get("other")):
-            if isinstance(made, dict) and made.get("sha256") == digest and isinstance(made.get("kind"), str):
-                kinds.add(made["kind"])
+    kinds = {
+        made for place in (path.parent, *plan_dirs) for made, digests in plan_files(place).items() if digest in digests
+    }
     other: Kind = "unstructured" if kind == "structured" else "structured"
     if kinds == {other}:  # the same ratios may be the best plan of both kinds
         raise BadInput(f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`")

@@ -20,6 +20,11 @@ SLACK = 1e-9
 CHUNK = 1 << 20
 """Candidates looked at in one go."""
 
+
+class NotFound(Exception):
+    """No path within the limits was found, nor is it shown that there is none: room for labels ran out."""
+
+
 Chain = Sequence[np.ndarray]
 """A layer each: the costs [components, options of the layer before, options of this one]. Component 0 is what is minimised. The first
 layer has one option before it."""
@@ -49,6 +54,9 @@ def cheapest(chain: Chain, limits: Sequence[float], cap: int = CAP) -> Path | No
     as a bound it loses none. Multipliers come from cutting planes. Over ``cap`` labels, those with the worst bounds go, and
     ``bound`` keeps account of it.
 
+    Where the multipliers met no path within several limits, one is looked for first: the least of the last limited component within the
+    other limits. Raises :class:`NotFound` where ``cap`` leaves open whether there is any.
+
     Sources: Handler & Zang 1980 (the bound), Kelley 1960 (the cuts).
     """
     limit = np.asarray(limits, float)
@@ -56,11 +64,23 @@ def cheapest(chain: Chain, limits: Sequence[float], cap: int = CAP) -> Path | No
     known, tables = _price(chain, limit)
     if tables is None:
         return None
+    if known is None:
+        frugal = cheapest([costs[[-1, *range(1, len(limit))]] for costs in chain], limits[:-1], cap)
+        if frugal is None or frugal.bound > limit[-1]:
+            return None
+        if frugal.totals[0] > limit[-1]:
+            raise NotFound
+        known = _path(chain, frugal.choice)
     for room in (min(BEAM, cap), cap):
         known, lost = _walk(chain, limit, tables, known, room)
-        if known is None or lost >= known.totals[0] - _tolerance(known):
+        if lost >= known.totals[0] - _tolerance(known):
             break
-    return known and replace(known, bound=min(lost, known.totals[0]))
+    return replace(known, bound=min(lost, known.totals[0]))
+
+
+def _path(chain: Chain, choice: Sequence[int]) -> Path:
+    totals = sum(costs[:, i, j] for costs, i, j in zip(chain, (0, *choice), choice, strict=False))
+    return Path(tuple(choice), tuple(np.asarray(totals).tolist()), -np.inf)
 
 
 def _tolerance(path: Path) -> float:
@@ -96,12 +116,10 @@ def _to_go(chain: Chain, weights: np.ndarray) -> list[np.ndarray]:
 
 def _follow(chain: Chain, weights: np.ndarray, to_go: list[np.ndarray]) -> Path:
     """The path of least weighted cost."""
-    option, choice, totals = 0, [], np.zeros(len(weights))
+    option, choice = 0, []
     for costs, rest in zip(chain, to_go[1:], strict=True):
-        here = int((weights @ costs[:, option, :] + rest).argmin())
-        totals += costs[:, option, here]
-        choice.append(option := here)
-    return Path(tuple(choice), tuple(totals.tolist()), -np.inf)
+        choice.append(option := int((weights @ costs[:, option, :] + rest).argmin()))
+    return _path(chain, choice)
 
 
 def _price(chain: Chain, limit: np.ndarray) -> tuple[Path | None, _Tables | None]:
@@ -153,13 +171,13 @@ def _price(chain: Chain, limit: np.ndarray) -> tuple[Path | None, _Tables | None
     )
 
 
-def _walk(chain: Chain, limit: np.ndarray, tables: _Tables, known: Path | None, cap: int) -> tuple[Path | None, float]:
+def _walk(chain: Chain, limit: np.ndarray, tables: _Tables, known: Path, cap: int) -> tuple[Path, float]:
     """The best whole path, ``known`` or better; and the least bound of the labels that had to go for want of room."""
     components = len(limit) + 1
     totals, options = np.zeros((1, components)), np.zeros(1, int)
     trail: list[tuple[np.ndarray, np.ndarray]] = []
     lost = np.inf
-    ceiling = np.inf if known is None else known.totals[0] - _tolerance(known)
+    ceiling = known.totals[0] - _tolerance(known)
     for layer, costs in enumerate(chain):
         parents, here, sums, bounds = _extend(costs, totals, options, layer, limit, tables, ceiling)
         if not len(here):

@@ -124,7 +124,9 @@ def plan_from(
     if (file is None) == (value is None):
         raise BadInput(f"give either --ratios FILE or {option} VALUE")
     if file is not None:
-        plan = read_ratios(file, kind, plan_dirs=(settings.out,) if settings.out else ())
+        root = settings.out
+        places = Path("runs").glob("*/") if root is None else [root, *([root / settings.tag] if settings.tag else [])]
+        plan = read_ratios(file, kind, plan_dirs=tuple(places))
         return lambda _spec: plan
     assert value is not None
     amount = value

@@ -34,7 +34,7 @@ from tp_vgg.tables import text_table
 @click.option(
     "--importance", type=click.Choice(list(CRITERIA)), default="l1", show_default=True, help="How channels are ranked."
 )
-@click.option("--layers", metavar="NAME,NAME,…", help="Convs or hidden linears (every conv).")
+@click.option("--layers", metavar="NAME,NAME,…", help="Convs or hidden linears, or all (every conv).")
 @click.option(
     "--recalibrate",
     is_flag=True,

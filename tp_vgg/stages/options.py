@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tp_vgg.criteria import check_importance, check_recalibrate
@@ -54,22 +54,32 @@ class UnstructuredOptions:
     finetune: Finetune = Finetune(epochs=0)
 
 
+EVERY = ("all",)
+"""In the place of layers' names: all that a plan can name."""
+
+
 @dataclass(frozen=True)
 class SweepOptions:
     kind: Kind
     levels: tuple[float, ...] = LEVELS
     layers: tuple[str, ...] | None = None
-    """Every conv where ``None``."""
+    """Every conv where ``None``, and hidden linears too where :data:`EVERY`."""
     split: Literal["val", "test"] = "val"
     importance: str = "l1"
     recalibrate: bool = False
     """Give the batch norms behind the pruned layer new statistics at every point."""
 
+    def named(self, spec: VGGSpec) -> SweepOptions:
+        """With the names of all layers in the place of :data:`EVERY`."""
+        return replace(self, layers=tuple(spec.prunable)) if self.layers == EVERY else self
+
     def check(self, spec: VGGSpec) -> None:
         """Raise :class:`BadInput` for layers, levels or an importance that do not fit ``spec``, or no batch norm to recalibrate."""
         if self.recalibrate:
             check_recalibrate(spec)
-        check_importance(self.importance, spec, removals(self.kind, spec, self.levels, self.layers), self.kind)
+        check_importance(
+            self.importance, spec, removals(self.kind, spec, self.levels, self.named(spec).layers), self.kind
+        )
 
 
 @dataclass(frozen=True)

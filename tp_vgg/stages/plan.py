@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tp_vgg.allocate import make_plan
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Staircase
 from tp_vgg.plans import Allocation, read_budget
+from tp_vgg.ratios import MAX_BYTES, plan_files
 from tp_vgg.records import Sensitivity
 from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.stages.settings import RunDir, Settings
-from tp_vgg.storage import file_fingerprint, locked, read_json, write_json, write_text
+from tp_vgg.storage import file_fingerprint, locked, read_json, write_atomic, write_json
 
 NAMES: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
 
@@ -38,22 +41,28 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     read_budget(options.budget, options.kind)
     run = RunDir.of(settings)
     path = options.output or run.work / NAMES[options.kind]
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     _check_output(path, run, given=options.output is not None)
     source, record = _sweep(settings, run, options.kind)
-    table = _table(source, record)
+    table = _table(source, record, options.kind)
     spec = VGGSpec.from_dict(table.spec)
     settings.check_spec(spec, source)
     profile = _profile(run, spec, options)
-    about = {"weights": record["weights"], "split": record["data"]["split"]}
-    found = make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=about)
+    images = {"weights": record["weights"], "split": record["data"]["split"]}
+    found = make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=images)
     text = found.file_text
     if path.exists() and not _holds(path, text) and not options.force:
         raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
     with locked(run.root):
-        if path.exists() and not _holds(path, text):
-            path.unlink()  # a kill from here on leaves no plan, rather than one that is taken for somebody's own
-        write_json(plan_path(run), {**found.to_dict(), "command": settings.command, "other": _other(run, options.kind)})
-        write_text(path, text)
+        files = plan_files(run.work)
+        files[options.kind] = sorted({*files.get(options.kind, ()), _digest(text)})
+        about = {"command": settings.command, "other": _other(run, options.kind), "files": files}
+
+        def write(file: BinaryIO) -> None:
+            file.write(text.encode())
+            write_json(plan_path(run), {**found.to_dict(), **about})  # before the plan itself has its name
+
+        write_atomic(path, write)
     for doubt in table.baseline.doubts(100 / spec.num_classes):
         settings.note(f"the dense model's {doubt}; there is nothing to predict a drop from")
     return found, path
@@ -64,9 +73,17 @@ def plan_path(run: RunDir) -> Path:
 
 
 def wrote(run: RunDir, kind: Kind) -> bool:
-    """Whether the plan file of the run directory is as :func:`plan` wrote it."""
-    found, path = read_plans(run).get(kind), run.work / NAMES[kind]
-    return found is not None and _holds(path, found.file_text)
+    """Whether the plan file of the run directory is one that :func:`plan` wrote."""
+    path = run.work / NAMES[kind]
+    return (
+        path.is_file()
+        and path.stat().st_size <= MAX_BYTES
+        and _digest(path.read_bytes()) in plan_files(run.work).get(kind, ())
+    )
+
+
+def _digest(text: str | bytes) -> str:
+    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()
 
 
 def _holds(path: Path, text: str) -> bool:
@@ -76,10 +93,10 @@ def _holds(path: Path, text: str) -> bool:
 def planned(settings: Settings, run: RunDir, options: PlanOptions) -> bool:
     """Whether the run directory holds the plan that ``options`` ask for, of its sweep as it is."""
     found = read_plans(run).get(options.kind)
-    if found is None or not wrote(run, options.kind):
+    if found is None or not _holds(run.work / NAMES[options.kind], found.file_text):
         return False
     _, record = _sweep(settings, run, options.kind)
-    table = _table(run.work, record)
+    table = _table(run.work, record, options.kind)
     profile = _profile(run, VGGSpec.from_dict(table.spec), options)
     asked = (read_budget(options.budget, options.kind), options.round_to, table.key, profile and profile.key)
     return asked == (found.budget, found.round_to, found.sweep.get("key"), (found.profile or {}).get("key"))
@@ -114,12 +131,14 @@ def _other(run: RunDir, kind: Kind) -> dict[str, Any] | None:
         found = Allocation.from_dict(data)  # type: ignore[arg-type]  # what is wrong with it, it says
     except (TypeError, KeyError, ValueError):
         return None
-    return None if data is None or found.kind == kind else {name: data[name] for name in data if name != "other"}
+    return None if data is None or found.kind == kind else {k: data[k] for k in data if k not in ("other", "files")}
 
 
 def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
     if path.is_dir():
         raise BadInput(f"--output: {path}: is a directory; give a file's name")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"--output: {path}: is not a regular file; give another name")
     if plan_path(run).is_dir():
         raise BadInput(f"{plan_path(run)}: is a directory; move it away")
     if given and not path.parent.is_dir():
@@ -156,11 +175,15 @@ def sweep_path(run: RunDir, kind: Kind) -> Path:
     return shared if shared.is_file() and not own.is_file() else own
 
 
-def _table(path: Path, record: dict[str, Any]) -> Sensitivity:
+def _table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
+    """The sweep that a record is of. Raises :class:`BadInput` for anything else."""
     try:
         if not isinstance(record["weights"], str) or record["data"]["split"] not in ("val", "test"):
             raise ValueError("not what a sweep says of its weights and images")
-        return Sensitivity.from_dict(record)
+        table = Sensitivity.from_dict(record)
+        if table.kind != kind:
+            raise ValueError(f"not a {kind} sweep")
+        return table
     except (TypeError, KeyError, ValueError, BadInput):
         raise BadInput(
             f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again"

@@ -28,7 +28,7 @@ def baseline_recipe(
 def finetune_recipe(
     settings: Settings, spec: VGGSpec, epochs: int, finetune: Finetune, trained: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """How a pruned or masked model is trained back: a lower, triangular rate, most of the loss from the dense model.
+    """How a pruned or masked model is trained back: a lower, triangular rate, half of the loss from the dense model.
 
     ``trained``: how the dense model was trained, where its file says so (``meta["training"]``): what ``rewind`` rewinds.
     """

@@ -18,6 +18,7 @@ from tp_vgg.spec import Kind, VGGSpec
 from tp_vgg.stages.benchmark import benchmark, benchmarked, profile
 from tp_vgg.stages.compare import Comparison, compare, recorded
 from tp_vgg.stages.options import (
+    EVERY,
     BenchmarkOptions,
     Finetune,
     StructuredOptions,
@@ -169,7 +170,7 @@ class _Pipeline:
         return _Step(f"{SHOWN} before and after {kind} pruning", figure, draw)
 
     def sweep(self, kind: Kind) -> _Step:
-        layers = tuple(self.spec.prunable) if self.spec.hidden else None
+        layers = EVERY if self.spec.hidden else None
         points = len(LEVELS) * len(self.spec.prunable)
         return _Step(
             f"{kind} sweep",

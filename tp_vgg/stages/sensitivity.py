@@ -58,6 +58,7 @@ def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: 
     with session(settings, given, ranks, writes=()) as work:
         dense, baseline = baseline_of(work, given)
         options.check(dense.spec)
+        options = options.named(dense.spec)
         if CRITERIA[options.importance].needs_gradients:
             accumulate_gradients(
                 dense,
@@ -159,7 +160,7 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
     try:
         table = Sensitivity.from_dict(record)
         spec = VGGSpec.from_dict(table.spec)
-        levels = sorted(options.levels)
+        options, levels = options.named(spec), sorted(options.levels)
         removed = removals(options.kind, spec, levels, options.layers)
     except (TypeError, KeyError, ValueError, BadInput):
         return None
