@@ -4,7 +4,8 @@
 - random: the same widths, channels ranked at random.
 - stock: one ratio for every conv, by torch-pruning's `BasePruner` with its L1 importance.
 - stock-plain: the same without distillation, as people fine-tune it.
-- scratch: the widths of ours, fresh weights, trained for as long as the dense model and its fine-tuning together (a GPU's work).
+- scratch: the widths of ours, fresh weights, trained by the baseline's recipe for as many epochs as the dense model and its fine-tuning
+  together (a GPU's work); for a dense model whose file does not say, the baseline's usual ones.
 - dense: the dense model, given the same fine-tuning; what the drops are against.
 
 Resumable: a finished run is a JSON file (with one bit an image, so that differences are paired) and is not done again.
@@ -13,7 +14,6 @@ Resumable: a finished run is a JSON file (with one bit an image, so that differe
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -35,29 +35,26 @@ from tp_vgg.errors import BadInput
 from tp_vgg.evaluate import hits
 from tp_vgg.hitmap import pack_hits, unpack_hits
 from tp_vgg.model import VGG, build, realised_spec
-from tp_vgg.records import Accuracy, Sensitivity
+from tp_vgg.records import Accuracy
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.options import Finetune
+from tp_vgg.stages.plan import sweep_of
 from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, finetune_recipe
 from tp_vgg.stages.session import Session, data_summary, load_dense, session
 from tp_vgg.stages.settings import Settings
 from tp_vgg.stats import paired_runs
-from tp_vgg.storage import fingerprint, read_json, write_json
+from tp_vgg.storage import file_fingerprint, fingerprint, read_json, write_json
 from tp_vgg.structured import remove_channels
 from tp_vgg.tables import text_table
 
 ARMS = ("dense", "stock", "stock-plain", "random", "ours", "scratch")
 
 
-def ours(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
+def pruned(dense: VGG, target: VGGSpec, importance: str = "l1", seed: int = 0) -> VGG:
+    """The dense model with the channels of least importance gone."""
     model = copy.deepcopy(dense)
-    remove_channels(model, target)
-    return model
-
-
-def at_random(dense: VGG, target: VGGSpec, seed: int) -> VGG:
-    model = copy.deepcopy(dense)
-    remove_channels(model, target, "random", seed)
+    model.kept = {}  # of what the dense model itself was cut from
+    remove_channels(model, target, importance, seed)
     return model
 
 
@@ -86,6 +83,7 @@ def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
 
 
 def scratch(dense: VGG, target: VGGSpec, seed: int) -> VGG:
+    """Fresh weights in the target's widths."""
     torch.manual_seed(seed)
     model = build(target)
     model.meta = dict(dense.meta)
@@ -96,8 +94,8 @@ MADE: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
     "dense": lambda dense, _target, _seed: copy.deepcopy(dense),
     "stock": stock,
     "stock-plain": stock,
-    "random": at_random,
-    "ours": ours,
+    "random": lambda dense, target, seed: pruned(dense, target, "random", seed),
+    "ours": lambda dense, target, _seed: pruned(dense, target),
     "scratch": scratch,
 }
 
@@ -112,21 +110,23 @@ def unpacked(run: dict[str, Any]) -> np.ndarray:
 
 
 def one_run(
-    work: Session, dense: VGG, target: VGGSpec, arm: str, seed: int, finetune: Finetune, folder: Path
+    work: Session, dense: VGG, weights: str, target: VGGSpec, arm: str, seed: int, finetune: Finetune, folder: Path
 ) -> dict[str, Any]:
-    """One arm with one seed: what is in its JSON file, or else done now."""
+    """One arm with one seed: what is in its JSON file, or else done now. ``weights``: the SHA-256 of the dense model's file."""
     settings = replace(work.settings, seed=seed)
     epochs = finetune.epochs or default_finetune_epochs(settings)
     if arm == "stock-plain":
         finetune = replace(finetune, distill=False)
-    recipe = finetune_recipe(settings, dense.spec, epochs, finetune, dense.meta.get("training"))
+    trained = dense.meta.get("training") or {}
+    recipe = finetune_recipe(settings, dense.spec, epochs, finetune, trained)
     if arm == "scratch":
-        start = baseline_recipe(settings, dense.spec)
-        recipe = replace(start, epochs=start.epochs + epochs, distill_weight=recipe.distill_weight)
+        start = baseline_recipe(settings, dense.spec, *(trained.get(name) for name in ("epochs", "lr", "batch_size")))
+        learns = {name: getattr(recipe, name) for name in ("distill_weight", "distill_temperature")}
+        recipe = replace(start, epochs=start.epochs + epochs, **learns)
     key = fingerprint(arm, target.to_dict(), asdict(recipe), data_summary(work.data), str(work.precision))
     path = folder / f"{arm}-s{seed}-{key[:8]}.json"
     done = read_json(path)
-    if done is not None:
+    if done is not None and done["weights"] == weights:
         return done
     model = MADE[arm](dense, target, seed).to(work.device)
     one_shot = hits_of(model, work)
@@ -138,6 +138,7 @@ def one_run(
     run = {
         "arm": arm,
         "seed": seed,
+        "weights": weights,
         "recipe": asdict(recipe),
         "widths": model.spec.widths,
         "macs": model.spec.macs(),
@@ -212,7 +213,12 @@ def main(
         raise BadInput(f"--arms: {sorted(unknown)[0]!r} is not one of {', '.join(ARMS)}")
     if settings.checkpoint is None:
         raise BadInput("--checkpoint: give the dense model that was swept")
-    plan = make_plan(Sensitivity.from_dict(json.loads(sweep.read_text())), {"macs": budget}, round_to=round_to)
+    record = read_json(sweep) or {}
+    swept = sweep_of(sweep, record, "structured")
+    weights = file_fingerprint(settings.checkpoint)
+    if record["weights"] != weights:
+        raise BadInput(f"--sweep: {sweep}: is of another model than --checkpoint {settings.checkpoint}")
+    plan = make_plan(swept, {"macs": budget}, round_to=round_to)
     dense = load_dense(settings, settings.checkpoint)
     target = dense.spec.with_widths({row.layer: row.after for row in plan.layers})
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -222,7 +228,7 @@ def main(
         dense = load(settings.checkpoint).to(work.device)
         for seed in range(seeds):
             for arm in names:
-                run = one_run(work, dense, target, arm, seed, finetune, folder)
+                run = one_run(work, dense, weights, target, arm, seed, finetune, folder)
                 runs.setdefault(arm, []).append(run)
                 click.echo(
                     f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % one-shot, {run['test']['accuracy']:.2f} % fine-tuned"

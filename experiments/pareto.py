@@ -15,8 +15,7 @@ import click
 from matplotlib.figure import Figure
 
 from tp_vgg import cli
-from tp_vgg.cli.options import common_options, finetune_options
-from tp_vgg.errors import BadInput
+from tp_vgg.cli.options import budget_from, common_options, finetune_options
 from tp_vgg.latencies import LatencyRow, cells_of
 from tp_vgg.plans import Allocation, read_budget
 from tp_vgg.plots import save_png
@@ -39,27 +38,25 @@ COLUMNS = (
 
 def parse(text: str) -> dict[str, float]:
     """``macs=0.5`` or, for several at once, ``macs=0.5+params=0.4``."""
-    try:
-        pairs = [part.split("=") for part in text.split("+")]
-        return {name: float(value) for name, value in pairs}
-    except ValueError:
-        raise BadInput(f"--budget: {text[:60]!a}: give NAME=VALUE, or several joined by +") from None
+    budget = budget_from(tuple(text.split("+")))
+    read_budget(budget, "structured")
+    return budget
 
 
-def made(
-    settings: Settings, budget: dict[str, float], options: StructuredOptions
-) -> tuple[Allocation, dict[str, ModelRecord]]:
-    """The plan of one budget and the records of its networks, in a variant of the run directory: there already, or made now."""
-    tag = "pareto-" + "-".join(f"{name}{value:g}" for name, value in budget.items())
-    here = replace(settings, tag=tag)
-    found, _ = plan(here, PlanOptions("structured", budget, options.round_to, force=True))
+def variant(settings: Settings, budget: dict[str, float]) -> Settings:
+    """Where the files of one budget lie."""
+    return replace(settings, tag="pareto-" + "-".join(f"{name}{value:g}" for name, value in budget.items()))
+
+
+def made(here: Settings, found: Allocation, options: StructuredOptions) -> dict[str, ModelRecord]:
+    """The records of a plan's networks: there already, or made now."""
     records = recorded(here, RunDir.of(here))
-    ratios = Plan.of(found.ratios, tag)
+    ratios = Plan.of(found.ratios, str(here.tag))
     options = replace(options, round_to=1)  # the ratios say the widths
     done = records.get("structured_finetuned")
     if done is None or done.key != work_key(here, records["baseline"].sha256, ratios, options):
         records = structured(here, lambda _spec: ratios, options)
-    return found, records
+    return records
 
 
 def row(
@@ -120,15 +117,18 @@ def main(
 ) -> None:  # fmt: skip
     """Leave OUT/pareto.csv and OUT/plots/pareto.png, and print the CSV."""
     asked = [parse(text) for text in budgets]
-    for budget in asked:
-        read_budget(budget, "structured")
     given = load_given(settings)
     if given is not None:
         settings = settings.for_spec(given.spec)
     options = StructuredOptions(importance=importance, round_to=round_to, recalibrate=recalibrate, finetune=finetune)
-    networks = [made(settings, budget, options) for budget in asked]
+    places = [variant(settings, budget) for budget in asked]
+    plans = [
+        plan(here, PlanOptions("structured", budget, round_to, force=True))[0]
+        for here, budget in zip(places, asked, strict=True)
+    ]  # all of them before the first training: one may be out of reach
+    networks = [made(here, found, options) for here, found in zip(places, plans, strict=True)]
     run = RunDir.of(settings)
-    paths = [run.root / records["structured_finetuned"].checkpoint for _, records in networks]
+    paths = [run.root / records["structured_finetuned"].checkpoint for records in networks]
     timed: dict[str, LatencyRow] = {}
     if batch_size_timed:
         cells = cells_of(["folded"], ["fp32"], [batch_size_timed])
@@ -136,11 +136,11 @@ def main(
         timed = {found.model: found for found in rows if found.model != MODELS[0]}
     table = [
         row(budget, found, records, timed.get(str(path)))
-        for budget, (found, records), path in zip(asked, networks, paths, strict=True)
+        for budget, found, records, path in zip(asked, plans, networks, paths, strict=True)
     ]
     text = csv_text(table)
     write_text(run.work / "pareto.csv", text)
-    save_png(draw(table, networks[0][1]["baseline"].test.accuracy), run.plot("pareto"))
+    save_png(draw(table, networks[0]["baseline"].test.accuracy), run.plot("pareto"))
     click.echo(text, nl=False)
 
 

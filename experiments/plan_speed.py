@@ -25,6 +25,8 @@ from tp_vgg.tables import text_table
 
 BUDGETS = ("macs=0.5", "macs=0.25", "params=0.3", "macs=0.5 params=0.4", "drop=1")
 N = 5000
+ABOUT = {"weights": "made up", "data": {"split": "val"}}
+"""What a sweep's record says beside its table."""
 
 
 def sweep(spec: VGGSpec, rng: np.random.Generator) -> Sensitivity:
@@ -54,12 +56,12 @@ def main(trials: int) -> None:
             for budget in BUDGETS:
                 seconds, gaps = [], []
                 for _ in range(trials):
-                    record = sweep(VGGSpec.preset(arch, "linear"), rng).to_dict()
+                    record = {**sweep(VGGSpec.preset(arch, "linear"), rng).to_dict(), **ABOUT}
                     write_json(Path(place, "records", "structured_sensitivity.json"), record)
                     options = [part for name in budget.split() for part in ("--budget", name)]
                     command = [sys.executable, "-m", "tp_vgg", "plan", "--out", place, "--force", "-q", *options]
                     start = time.perf_counter()
-                    subprocess.run(command, check=True, capture_output=True)
+                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                     seconds.append(time.perf_counter() - start)
                     gaps.append(json.loads(Path(place, "plan.json").read_text())["gap"])
                 rows.append(

@@ -134,8 +134,11 @@ def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(make_model, tmp_pat
     again = run("--batch-size-timed", "0")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("o/pareto-*/*.pth")} == made
-    refused = run("--budget", "macs")
-    assert (refused.returncode, "error: --budget" in refused.stderr) == (2, True)
+    before = set(tmp_path.rglob("*.pth"))
+    for budget, said in (("macs", "error: --budget"), ("macs=0.5+macs=0.4", "given twice"), ("macs=0.0001", "at best")):
+        refused = run("--budget", "macs=0.8", "--budget", budget)
+        assert (refused.returncode, said in refused.stderr) == (2, True)
+    assert set(tmp_path.rglob("*.pth")) == before, "nothing was trained for the budgets that can be met"
 
 
 def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -> None:
@@ -159,6 +162,60 @@ def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -
     again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert again.stdout == done.stdout
     assert "fine-tune" not in again.stderr
+    save(make_model(seed=1), tmp_path / "small.pth")
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (refused.returncode, "is of another model" in refused.stderr) == (2, True)
+    assert (
+        subprocess.run([*sweep, "--checkpoint", "small.pth"], cwd=tmp_path, capture_output=True, check=False).returncode
+        == 0
+    )
+    before = {path.name: json.loads(path.read_text()) for path in (tmp_path / "o/controls").glob("*.json")}
+    other = subprocess.run(
+        [*command, "--arms", "dense", "--seeds", "1"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert other.returncode == 0, other.stderr
+    (name,) = (name for name in before if name.startswith("dense-s0"))
+    assert json.loads((tmp_path / "o/controls" / name).read_text())["weights"] != before[name]["weights"], "done anew"
+    (tmp_path / "o/records/structured_sensitivity.json").write_text("[")
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (refused.returncode, "can't be read as JSON" in refused.stderr) == (2, True)
+
+
+def test_scratch_trains_as_long_as_the_dense_model_and_its_fine_tuning(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    model.meta = {**model.meta, "training": {"epochs": 2, "lr": 0.03, "batch_size": 16}}
+    save(model, tmp_path / "small.pth")
+    few = ["--dataset", "digits", "--limit-train", "32", "--limit-val", "40", "--limit-test", "40", "--out", "o"]
+    common = [*few, "--checkpoint", "small.pth"]
+    sweep = [sys.executable, "-m", "tp_vgg", "sensitivity", "--kind", "structured", "--levels", "0.3,0.9", *common]
+    assert subprocess.run(sweep, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    options = [
+        "--sweep",
+        "o/records/structured_sensitivity.json",
+        "--round-to",
+        "2",
+        "--seeds",
+        "1",
+        "--arms",
+        "scratch",
+    ]
+    tuned = ["--finetune-epochs", "1", "--lr", "0.5", "--distill-temperature", "9"]
+    command = [sys.executable, ROOT / "experiments" / "controls.py", *common, *options, *tuned]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "o/controls").glob("*.json")
+    recipe = json.loads(path.read_text())["recipe"]
+    asked = {"epochs": 3, "lr": 0.03, "batch_size": 16, "schedule": "one-cycle", "distill_temperature": 9}
+    assert {name: recipe[name] for name in asked} == asked
+
+
+def test_plan_speed_times_every_budget_of_both_networks(tmp_path: Path) -> None:
+    script = ROOT / "experiments" / "plan_speed.py"
+    done = subprocess.run([sys.executable, script, "--trials", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == ["vgg11_bn"] * 5 + ["vgg19_bn"] * 5
+    report = json.loads(done.stderr.splitlines()[-1])
+    assert all(report[f"{arch} macs=0.5"]["gaps"] == [0.0] for arch in ("vgg11_bn", "vgg19_bn"))
 
 
 def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results() -> None:

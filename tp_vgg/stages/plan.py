@@ -44,7 +44,7 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     _check_output(path, run, given=options.output is not None)
     source, record = _sweep(settings, run, options.kind)
-    table = _table(source, record, options.kind)
+    table = sweep_of(source, record, options.kind)
     spec = VGGSpec.from_dict(table.spec)
     settings.check_spec(spec, source)
     profile = _profile(run, spec, options)
@@ -96,7 +96,7 @@ def planned(settings: Settings, run: RunDir, options: PlanOptions) -> bool:
     if found is None or not _holds(run.work / NAMES[options.kind], found.file_text):
         return False
     _, record = _sweep(settings, run, options.kind)
-    table = _table(run.work, record, options.kind)
+    table = sweep_of(run.work, record, options.kind)
     profile = _profile(run, VGGSpec.from_dict(table.spec), options)
     asked = (read_budget(options.budget, options.kind), options.round_to, table.key, profile and profile.key)
     return asked == (found.budget, found.round_to, found.sweep.get("key"), (found.profile or {}).get("key"))
@@ -175,7 +175,7 @@ def sweep_path(run: RunDir, kind: Kind) -> Path:
     return shared if shared.is_file() and not own.is_file() else own
 
 
-def _table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
+def sweep_of(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
     """The sweep that a record is of. Raises :class:`BadInput` for anything else."""
     try:
         if not isinstance(record["weights"], str) or record["data"]["split"] not in ("val", "test"):
