@@ -140,6 +140,7 @@ def one_run(
         "seed": seed,
         "weights": weights,
         "recipe": asdict(recipe),
+        "precision": str(work.precision).removeprefix("torch."),
         "widths": model.spec.widths,
         "macs": model.spec.macs(),
         "params": model.spec.params(),

@@ -58,6 +58,7 @@ def test_a_sweep_leaves_its_table_and_figures(kind: str, call, at_home: Path, sm
 
 def test_val_is_the_default_and_layers_can_be_named(call, at_home: Path, small: list) -> None:
     options = ["--kind", "structured", "--out", "o", "--layers", "classifier.0, features.8", "--levels", "0.75,0"]
+    options += ["--precision", "fp32"]
     status, out, err = call("sensitivity", *small, *options)
     assert status == 0, err
     record = json.loads((at_home / "o/records/structured_sensitivity.json").read_text())

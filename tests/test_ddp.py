@@ -62,6 +62,7 @@ def test_gradients_are_of_the_whole_batch(tmp_path: Path) -> None:
     """Without batch norm and dropout one step of two processes is that of one, to rounding; the last batch is uneven."""
     options = ["--dataset", "digits", "--arch", "vgg11", "--head", "linear", "--limit-train", "25", "--limit-val", "20"]
     step = ["train", *options, "--limit-test", "20", "--epochs", "1", "--batch-size", "16", "--lr", "0.001", "-q"]
+    step += ["--precision", "fp32"]
     for ranks in (1, 2):
         finish(launch([*step, "--out", f"o{ranks}"], tmp_path, ranks=ranks))
     one, two = (load(tmp_path / f"o{ranks}" / "vgg11_digits_finetuned.pth").state_dict() for ranks in (1, 2))

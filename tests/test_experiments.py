@@ -157,6 +157,7 @@ def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -
     for run in runs:
         assert run["arm"] == "dense" or run["macs"] <= 0.6 * SMALL.macs()
         assert run["test"]["n"] == 60
+        assert run["precision"] in ("float32", "bfloat16")
     assert len({tuple(run["widths"]) for run in runs if run["arm"] in ("ours", "random")}) == 1
     assert [line.split()[0] for line in done.stdout.splitlines()[-4:]] == ["dense", "stock", "random", "ours"]
     again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -221,18 +222,20 @@ def test_plan_speed_times_every_budget_of_both_networks(tmp_path: Path) -> None:
 def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results() -> None:
     script = runpy.run_path(str(ROOT / "experiments" / "controls.py"))
     said = (ROOT / "docs" / "results.md").read_text().replace("\u2212", "-")
-    runs: dict[str, list] = {}
+    tables: dict[str, dict[str, list]] = {}
     for path in sorted((ROOT / "docs" / "controls").glob("*.json")):
         run = json.loads(path.read_text())
         assert script["unpacked"](run).sum() == run["test"]["correct"]
-        runs.setdefault(run["arm"], []).append(run)
-    for arm, of_arm in runs.items():
-        assert [run["seed"] for run in of_arm] == list(range(len(of_arm)))
-        assert ", ".join(f"{run['test']['accuracy']:.2f}" for run in of_arm) + " %" in said, arm
-    differences = re.findall(r"[+-][0-9.]+ \[.*?\]", script["table"](runs))
-    assert differences
-    for difference in differences:
-        assert difference in said
+        tables.setdefault(run["precision"], {}).setdefault(run["arm"], []).append(run)
+    assert tables
+    for precision, runs in tables.items():
+        for arm, of_arm in runs.items():
+            assert [run["seed"] for run in of_arm] == list(range(len(of_arm)))
+            assert ", ".join(f"{run['test']['accuracy']:.2f}" for run in of_arm) + " %" in said, (precision, arm)
+        differences = re.findall(r"[+-][0-9.]+ \[.*?\]", script["table"](runs))
+        assert differences
+        for difference in differences:
+            assert difference in said, precision
 
 
 def test_reliability_names_tests_that_are_there_and_counts_them() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from tp_vgg.errors import BadInput, WorkFailed
+from tp_vgg.errors import WorkFailed
 from tp_vgg.spec import CIFAR10_MEAN, CIFAR10_STD, VGGSpec
 
 Meta = dict[str, Any]
@@ -116,19 +116,6 @@ def fold_head_columns(weight: torch.Tensor) -> torch.Tensor:
     """
     out, columns = weight.shape
     return weight.view(out, columns // 49, 49).sum(-1, dtype=torch.float64).to(weight.dtype)
-
-
-def fold_head(model: VGG) -> VGG:
-    """A copy with the pool's 49 equal columns folded into one; the same logits for 32×32 input.
-
-    Raises :class:`BadInput` where the map before the pool is not 1×1.
-    """
-    if not can_fold_head(model.spec):
-        raise BadInput(f"the head can't be folded: pool {model.spec.pool}, image size {model.spec.image_size}")
-    state = model.state_dict()
-    first = f"{model.spec.linear_names[0]}.weight"
-    state[first] = fold_head_columns(state[first])
-    return _rebuilt(model, replace(model.spec, pool=1), state)
 
 
 def fold_batch_norm(model: VGG) -> VGG:
