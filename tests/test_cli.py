@@ -19,7 +19,7 @@ from test_ratios import REFUSED
 from tp_vgg.checkpoint import load, save
 from tp_vgg.cli import COMMANDS
 from tp_vgg.spec import VGGSpec
-from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs
+from tp_vgg.stages.recipes import BASELINE_EPOCHS, baseline_recipe, default_finetune_epochs
 from tp_vgg.stages.settings import Settings
 
 
@@ -128,13 +128,25 @@ def test_every_command_has_an_example(call) -> None:
 
 
 def test_help_says_the_default_epochs(call) -> None:
-    spec = VGGSpec.preset()
-    digits, other = (baseline_recipe(Settings(dataset=name), spec, None).epochs for name in ("digits", "cifar10"))
     for name in ("train", "run"):
-        assert f"{digits} on digits, else {other}." in " ".join(call(name, "--help")[1].split())
+        assert "{digits} on digits, else {cpu} on a CPU, {cuda} on CUDA.".format(**BASELINE_EPOCHS) in " ".join(
+            call(name, "--help")[1].split()
+        )
     tuned = [default_finetune_epochs(Settings(dataset=name)) for name in ("digits", "cifar10")]
     for name in ("structured", "run"):
         assert "{} on digits, else {}.".format(*tuned) in " ".join(call(name, "--help")[1].split())
+
+
+def test_the_baseline_takes_fewer_epochs_on_a_cpu(monkeypatch) -> None:
+    monkeypatch.setattr("tp_vgg.device.pick_device", lambda name: torch.device({"auto": "cuda"}.get(name, name)))
+    recipes = {
+        (data, device): baseline_recipe(Settings(dataset=data, device=device), VGGSpec.preset())
+        for data in ("digits", "folder")
+        for device in ("cpu", "auto")
+    }
+    assert recipes["digits", "cpu"] == recipes["digits", "auto"]
+    assert (recipes["folder", "cpu"].epochs, recipes["folder", "auto"].epochs) == (12, 24)
+    assert replace(recipes["folder", "cpu"], epochs=24) == recipes["folder", "auto"]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")

@@ -9,7 +9,7 @@ from tp_vgg.stages.settings import Settings
 
 @click.command("train")
 @common_options
-@click.option("--epochs", type=COUNT, metavar="N", help="3 on digits, else 24.")
+@click.option("--epochs", type=COUNT, metavar="N", help="3 on digits, else 12 on a CPU, 24 on CUDA.")
 @click.option(
     "--weights", default="none", show_default=True, metavar="{none,imagenet,PATH}", help="Weights to start from."
 )
