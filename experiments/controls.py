@@ -123,10 +123,10 @@ def one_run(
         start = baseline_recipe(settings, dense.spec, *(trained.get(name) for name in ("epochs", "lr", "batch_size")))
         learns = {name: getattr(recipe, name) for name in ("distill_weight", "distill_temperature")}
         recipe = replace(start, epochs=start.epochs + epochs, **learns)
-    key = fingerprint(arm, target.to_dict(), asdict(recipe), data_summary(work.data), str(work.precision))
+    key = fingerprint(arm, weights, target.to_dict(), asdict(recipe), data_summary(work.data), str(work.precision))
     path = folder / f"{arm}-s{seed}-{key[:8]}.json"
     done = read_json(path)
-    if done is not None and done["weights"] == weights:
+    if done is not None:
         return done
     model = MADE[arm](dense, target, seed).to(work.device)
     one_shot = hits_of(model, work)

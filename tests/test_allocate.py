@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pages
 import pytest
 from conftest import SMALL
 
+from tp_vgg import allocate
 from tp_vgg.allocate import make_plan
 from tp_vgg.curves import Curves
 from tp_vgg.errors import BadInput
@@ -220,6 +222,21 @@ def test_what_the_search_leaves_open_is_not_called_impossible(monkeypatch) -> No
         BadInput, match=r"found no plan that meets macs=0\.5, params=0\.5 at once, though there may be one"
     ):
         make_plan(table(SPEC), {"macs": 0.5, "params": 0.5})
+
+
+def test_what_the_search_leaves_open_gets_more_room(monkeypatch) -> None:
+    expected = make_plan(table(SPEC), {"macs": 0.5, "params": 0.5})
+    cheapest, asked = allocate.cheapest, []
+
+    def cramped(*args: Any) -> Any:
+        asked.append(args[-1])
+        if len(asked) == 1:
+            raise NotFound
+        return cheapest(*args)
+
+    monkeypatch.setattr(allocate, "cheapest", cramped)
+    assert make_plan(table(SPEC), {"macs": 0.5, "params": 0.5}) == expected
+    assert asked == list(allocate.ROOMS)
 
 
 def test_noise_is_smoothed_and_never_a_gain() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import SMALL, files, one_line
 
 from tp_vgg.plans import Allocation
-from tp_vgg.ratios import read_ratios, resolve
+from tp_vgg.ratios import plan_files, read_ratios, resolve
 
 EVERY = ",".join(SMALL.prunable)
 
@@ -80,13 +81,14 @@ def test_also_where_it_was_written_elsewhere_or_before_another(call, at_home: Pa
     """In the default run directory, and by a plan that is no longer the last."""
     options = ["--kind", "unstructured", "--levels", "0.5,0.9"]
     assert call("sensitivity", *small, *options)[0] == 0
-    for sparsity in ("0.8", "0.7"):
-        asked = ["--kind", "unstructured", "--budget", f"sparsity={sparsity}", "--output", f"{sparsity}.json"]
+    for sparsity, tag in (("0.8", []), ("0.7", []), ("0.6", ["--tag", "t"])):
+        asked = ["--kind", "unstructured", "--budget", f"sparsity={sparsity}", "--output", f"{sparsity}.json", *tag]
         status, _, err = call("plan", *small, *asked)
         assert status == 0, err
-    for sparsity in ("0.8", "0.7"):
-        status, _, err = call("structured", *small, "--ratios", f"{sparsity}.json", "--dry-run")
-        assert (status, "wrote it for unstructured pruning" in one_line(err)) == (2, True)
+    for sparsity in ("0.8", "0.7", "0.6"):
+        for place in ([], ["--tag", "t"], ["--out", "p"]):
+            status, _, err = call("structured", *small, "--ratios", f"{sparsity}.json", "--dry-run", *place)
+            assert (status, "wrote it for unstructured pruning" in one_line(err)) == (2, True)
 
 
 def test_another_plan_is_not_lost(call, at_home: Path, swept: list) -> None:
@@ -184,6 +186,8 @@ def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list
 
     def dies(source: Path, target: Path) -> None:
         if target.name == "ratios.json":
+            digest = hashlib.sha256(source.read_bytes()).hexdigest()
+            assert digest in plan_files(at_home / "o")["structured"], "the prediction is there first"
             raise KeyboardInterrupt
         rename(source, target)
 
@@ -208,7 +212,8 @@ def test_what_can_t_be_written_changes_nothing(call, at_home: Path, swept: list,
     def refused(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(storage.tempfile, "mkstemp", refused)
+    make = storage.tempfile.mkstemp
+    monkeypatch.setattr(storage.tempfile, "mkstemp", lambda **o: refused() if "mine.json" in o["prefix"] else make(**o))
     status, _, err = call("plan", *swept, "--budget", "macs=0.6", "--output", "mine.json")
     assert (status, "Permission denied" in err) == (1, True)
     assert (files(at_home), (at_home / "o/plan.json").read_bytes()) == before

@@ -170,13 +170,14 @@ def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -
         subprocess.run([*sweep, "--checkpoint", "small.pth"], cwd=tmp_path, capture_output=True, check=False).returncode
         == 0
     )
-    before = {path.name: json.loads(path.read_text()) for path in (tmp_path / "o/controls").glob("*.json")}
+    before = {path: path.read_bytes() for path in (tmp_path / "o/controls").glob("*.json")}
     other = subprocess.run(
         [*command, "--arms", "dense", "--seeds", "1"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert other.returncode == 0, other.stderr
-    (name,) = (name for name in before if name.startswith("dense-s0"))
-    assert json.loads((tmp_path / "o/controls" / name).read_text())["weights"] != before[name]["weights"], "done anew"
+    assert {path: path.read_bytes() for path in before} == before, "the other model's runs stay"
+    first, second = (json.loads(path.read_text()) for path in (tmp_path / "o/controls").glob("dense-s0-*.json"))
+    assert first["weights"] != second["weights"], "done anew"
     (tmp_path / "o/records/structured_sensitivity.json").write_text("[")
     refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (refused.returncode, "can't be read as JSON" in refused.stderr) == (2, True)

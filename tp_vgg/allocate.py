@@ -20,6 +20,8 @@ from tp_vgg.spec import LayerRow, VGGSpec
 
 GAP = 0.01
 """Percentage points by which a plan may miss the best one; the search gets more room until it does not."""
+ROOMS = (CAP, 8 * CAP)
+"""Labels a layer that the search may keep, in turn."""
 SPARSITY_STEP = 0.005
 """Of the sparsities that a layer can be given."""
 MAX_WIDTHS = 4096
@@ -66,12 +68,16 @@ def make_plan(
     try:
         found = _search(chain, ceilings, problem, first)
     except NotFound:
-        raise BadInput(
+        raise Undecided(
             f"--budget: found no plan that meets {_listed(limits)} at once, though there may be one; loosen one"
         ) from None
     if found is None:
         raise BadInput(_unreachable(problem, bounded, limits))
     return problem.allocation(found, limits, first, round_to, table, profile, dict(sweep or {}))
+
+
+class Undecided(BadInput):
+    """The search neither found a plan nor showed that there is none."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +165,13 @@ class _Problem:
 def _search(chain: list[np.ndarray], ceilings: list[float], problem: _Problem, first: BudgetKind) -> Path | None:
     """The best path; with more room where the gap would be over :data:`GAP` (for costs, a thousandth)."""
     found = None
-    for room in (CAP, 8 * CAP):
-        found = cheapest(chain, ceilings, room)
+    for room in ROOMS:
+        try:
+            found = cheapest(chain, ceilings, room)
+        except NotFound:
+            if room == ROOMS[-1]:
+                raise
+            continue
         if found is None or (problem.points(found) <= GAP if first == "drop" else found.gap <= 1e-3 * found.totals[0]):
             break
     return found
@@ -257,7 +268,8 @@ def _unstructured(table: Sensitivity) -> _Problem:
             highest = curves.levels[row.name][-1]
             sparsities = [*np.arange(0, highest, SPARSITY_STEP), highest]
             zeros = [round(float(s) * row.weights) for s in sparsities]
-            zeros.append(min(zeros[-1] + 1, row.weights - 1))  # a level swept is a sparsity met, however it rounds
+            if zeros[-1] < highest * row.weights:  # a level swept is a sparsity met, however it rounds
+                zeros.append(min(zeros[-1] + 1, row.weights - 1))
             here = tuple(sorted({row.weights - count for count in zeros}))
             drop = curves.loss(curves.drop(row.name, 1 - np.array(here) / row.weights))
         left = np.array(here, float)

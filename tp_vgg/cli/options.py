@@ -124,8 +124,8 @@ def plan_from(
     if (file is None) == (value is None):
         raise BadInput(f"give either --ratios FILE or {option} VALUE")
     if file is not None:
-        root = settings.out
-        places = Path("runs").glob("*/") if root is None else [root, *([root / settings.tag] if settings.tag else [])]
+        roots = [*Path("runs").glob("*/"), *([settings.out] if settings.out else [])]
+        places = [place for root in roots for place in (root, *root.glob("*/"))]
         plan = read_ratios(file, kind, plan_dirs=tuple(places))
         return lambda _spec: plan
     assert value is not None

@@ -42,10 +42,11 @@ def finetune_recipe(
 ) -> Recipe:
     """How a pruned or masked model is trained back: a lower, triangular rate, half of the loss from the dense model.
 
-    ``trained``: how the dense model was trained, where its file says so (``meta["training"]``): what ``rewind`` rewinds.
+    ``trained``: how the dense model was trained, where its file says so (``meta["training"]``): what ``rewind`` rewinds;
+    else the baseline recipe as it is on CUDA.
     """
     small = settings.dataset == "digits"
-    before = baseline_recipe(settings, spec)
+    before = baseline_recipe(settings, spec, BASELINE_EPOCHS.get(settings.dataset, BASELINE_EPOCHS["cuda"]))
     rate = 0.02 if spec.batch_norm else 0.005
     if finetune.schedule == "rewind":
         rate = float((trained or {}).get("lr", before.lr))

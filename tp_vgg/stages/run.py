@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tp_vgg.allocate import make_plan
+from tp_vgg.allocate import Undecided, make_plan
 from tp_vgg.device import pick_device
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import FEW_TRIALS, Staircase, cells_of
@@ -245,6 +245,8 @@ def check_attainable(spec: VGGSpec, kind: Kind, options: RunOptions, profile: St
     try:
         if budget:
             make_plan(table, budget, round_to=options.round_to, profile=profile)
+    except Undecided:
+        return
     except BadInput:
         asked = ", ".join(f"{name}={value:g}" for name, value in budget.items())
         raise BadInput(
