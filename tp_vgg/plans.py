@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 from tp_vgg.spec import Kind
 from tp_vgg.typed import typed
 
@@ -26,7 +26,7 @@ def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, flo
     checked: dict[BudgetKind, float] = {}
     for name, value in values.items():
         if name not in BUDGETS:
-            raise BadInput(f"--budget: {name[:40]!a} is not one of {', '.join(BUDGETS)}")
+            raise BadInput(f"--budget: {shown(name)} is not one of {', '.join(BUDGETS)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise BadInput(f"--budget {name}: must be a number, such as {name}=0.5")
         if name == "drop":

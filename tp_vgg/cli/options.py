@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 from tp_vgg.plans import BUDGETS
 from tp_vgg.ratios import Plan, read_ratios
 from tp_vgg.recipe import SCHEDULES
@@ -150,7 +150,7 @@ def budget_from(texts: tuple[str, ...]) -> dict[str, float]:
             number = 0.0
         if not equals or name not in BUDGETS:
             raise BadInput(
-                f"--budget: {text[:40]!a}: give NAME=VALUE with one of {', '.join(BUDGETS)}, such as macs=0.5"
+                f"--budget: {shown(text)}: give NAME=VALUE with one of {', '.join(BUDGETS)}, such as macs=0.5"
             )
         if name in budget:
             raise BadInput(f"--budget {name}: given twice; keep one")
