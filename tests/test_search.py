@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tp_vgg.search import NotFound, Path, _front, cheapest
+from tp_vgg.search import NotFound, Path, _front, _front_of_two, cheapest
 
 
 def random_chain(rng: np.random.Generator, *, limits: int, coupled: bool, whole: bool) -> list[np.ndarray]:
@@ -99,6 +99,7 @@ def test_a_front_keeps_the_first_of_equals_and_nothing_beaten() -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 6, (500, 2)).astype(float)
     kept = _front(rows, width=32)
+    assert (_front_of_two(rows) == kept).all()
     for i, row in enumerate(rows):
         beaten = any((rows[j] <= row).all() for j in range(i))
         assert kept[i] == (not beaten)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ import numpy as np
 CAP = 50_000
 """Labels kept a layer."""
 BEAM = 500
-"""Labels kept a layer in the first, quick pass, whose path bounds the second."""
+"""Labels kept a layer in the first, quick pass; each pass's path bounds the next."""
 CUTS = 40
 """Most rounds of the search for multipliers; few problems need twenty."""
 BOUNDS = 6
@@ -71,11 +72,19 @@ def cheapest(chain: Chain, limits: Sequence[float], cap: int = CAP) -> Path | No
         if frugal.totals[0] > limit[-1]:
             raise NotFound
         known = _path(chain, frugal.choice)
-    for room in (min(BEAM, cap), cap):
+    for room in _rooms(cap):
         known, lost = _walk(chain, limit, tables, known, room)
         if lost >= known.totals[0] - _tolerance(known):
             break
     return replace(known, bound=min(lost, known.totals[0]))
+
+
+def _rooms(cap: int) -> list[int]:
+    """Growing by four: the path that little room finds lets most labels go before they fill more."""
+    rooms = [min(BEAM, cap)]
+    while rooms[-1] < cap:
+        rooms.append(4 * rooms[-1] if 8 * rooms[-1] <= cap else cap)
+    return rooms
 
 
 def _path(chain: Chain, choice: Sequence[int]) -> Path:
@@ -236,8 +245,25 @@ def _pareto(sums: np.ndarray, groups: np.ndarray) -> np.ndarray:
             before = np.minimum.accumulate(np.concatenate([[np.inf], column[:-1]]))
             keep[start:end] = column < before
         else:
-            keep[start:end] = _front(block)
+            keep[start:end] = (_front_of_two if block.shape[1] == 2 else _front)(block)
     return np.flatnonzero(keep)
+
+
+def _front_of_two(block: np.ndarray) -> np.ndarray:
+    """:func:`_front` of two components, n log n: the front is a staircase, so that each row has one step to be beaten by."""
+    keep = np.zeros(len(block), bool)
+    firsts: list[float] = []
+    seconds: list[float] = []
+    for row, (first, second) in enumerate(block.tolist()):
+        at = bisect_right(firsts, first)
+        if at and seconds[at - 1] <= second:
+            continue
+        start = end = bisect_left(firsts, first)
+        while end < len(seconds) and seconds[end] >= second:
+            end += 1
+        firsts[start:end], seconds[start:end] = [first], [second]
+        keep[row] = True
+    return keep
 
 
 def _front(block: np.ndarray, width: int = 128) -> np.ndarray:
