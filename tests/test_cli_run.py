@@ -20,6 +20,7 @@ from conftest import files, one_line
 
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import FEWEST_TRIALS, cells_of
+from tp_vgg.search import NotFound
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages import run as pipeline
 from tp_vgg.stages.options import BenchmarkOptions
@@ -132,6 +133,14 @@ def test_what_no_sweep_allows_is_known_before() -> None:
     with pytest.raises(BadInput, match=r"params=0\.0001"):
         pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.0001}))
     pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.1}))
+
+
+def test_a_budget_that_the_search_leaves_open_is_not_refused_before_the_sweep(monkeypatch) -> None:
+    def gives_up(*_args: object) -> None:
+        raise NotFound
+
+    monkeypatch.setattr("tp_vgg.allocate.cheapest", gives_up)
+    pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.5, "macs": 0.5}))
 
 
 def test_a_time_that_no_width_meets_is_known_before_training(call, small, at_home: Path) -> None:

@@ -28,8 +28,8 @@ FLOORS = [
         "recipe",
     },
     {"model", "partials", "data", "plots", "losses", "kernels", "verdicts", "clocks", "curves"},
-    {"bench", "checkpoint", "evaluate", "unstructured", "chain", "interleave", "allocate"},
-    {"structured", "train", "estimate", "tally", "points", "export"},
+    {"bench", "checkpoint", "evaluate", "unstructured", "chain", "interleave", "problem"},
+    {"structured", "train", "estimate", "tally", "points", "export", "allocate"},
     {"refit", "modes"},
     {"engine"},
     {"sensitivity", "staircase"},
@@ -62,6 +62,7 @@ NO_TORCH = {
     "recipe",
     "curves",
     "allocate",
+    "problem",
     "report",
     "cli",
 }

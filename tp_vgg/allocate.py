@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tp_vgg.curves import Curves
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Staircase
 from tp_vgg.plans import Allocation, BudgetKind, PlannedLayer, Prediction, read_budget
+from tp_vgg.problem import Problem, sizes, structured, unstructured
 from tp_vgg.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.records import Sensitivity
 from tp_vgg.search import CAP, NotFound, Path, cheapest
-from tp_vgg.spec import LayerRow, VGGSpec
+from tp_vgg.spec import VGGSpec
 
 GAP = 0.01
 """Percentage points by which a plan may miss the best one; the search gets more room until it does not."""
 ROOMS = (CAP, 8 * CAP)
 """Labels a layer that the search may keep, in turn."""
-SPARSITY_STEP = 0.005
-"""Of the sparsities that a layer can be given."""
-MAX_WIDTHS = 4096
-"""That a layer may choose from: the search holds a cost for each pair of neighbours'."""
 
 
 def make_plan(
@@ -59,7 +54,7 @@ def make_plan(
         raise BadInput("--profile: zeros save no time on dense kernels; leave it out, or plan with --kind structured")
     if round_to < 1:
         raise BadInput("--round-to: must be 1 or more")
-    problem = _structured(table, round_to, profile) if table.kind == "structured" else _unstructured(table)
+    problem = structured(table, round_to, profile) if table.kind == "structured" else unstructured(table)
     costs = [name for name in limits if name != "drop"]
     first = "drop" if "drop" not in limits else costs[0] if costs else "params"
     bounded = [name for name in limits if math.isfinite(problem.limit(name, limits[name]))]
@@ -73,96 +68,66 @@ def make_plan(
         ) from None
     if found is None:
         raise BadInput(_unreachable(problem, bounded, limits))
-    return problem.allocation(found, limits, first, round_to, table, profile, dict(sweep or {}))
+    return _allocation(problem, found, limits, first, round_to, table, profile, dict(sweep or {}))
 
 
 class Undecided(BadInput):
     """The search neither found a plan nor showed that there is none."""
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """The choices of each layer and what they cost, as :func:`~tp_vgg.search.cheapest` takes them."""
-
-    spec: VGGSpec
-    curves: Curves
-    options: tuple[tuple[int, ...], ...]
-    """By row of the spec: channels or weights that are left."""
-    chain: tuple[dict[BudgetKind, np.ndarray], ...]
-    """By row: each cost [options of the row before, options of this one]. ``drop`` is in units of loss, ``sparsity`` counts the weights left."""
-    dense: dict[BudgetKind, float]
-    """Each cost of the whole dense network; ``sparsity``: the weights of the layers that a plan can name."""
-
-    def limit(self, name: BudgetKind, value: float) -> float:
-        """A budget as the most that its cost may sum up to; infinite for a drop to chance, where losses still sum up further."""
-        if name == "drop":
-            return float(self.curves.loss(value)) if value < self.curves.most else math.inf
-        return (1 - value if name == "sparsity" else value) * self.dense[name]
-
-    def points(self, found: Path) -> float:
-        """The gap of a path that minimises loss, as percentage points."""
-        return self.curves.drop_of(found.totals[0]) - self.curves.drop_of(found.bound)
-
-    def sums(self, choice: Sequence[int]) -> dict[BudgetKind, float]:
-        before = (0, *choice)
-        return {
-            name: sum(float(costs[name][i, j]) for costs, i, j in zip(self.chain, before, choice, strict=False))
-            for name in self.chain[0]
-        }
-
-    def allocation(
-        self,
-        found: Path,
-        budget: dict[BudgetKind, float],
-        first: BudgetKind,
-        round_to: int,
-        table: Sensitivity,
-        profile: Staircase | None,
-        sweep: dict[str, Any],
-    ) -> Allocation:
-        left = {
-            row.name: options[i] for row, options, i in zip(self.spec.rows, self.options, found.choice, strict=True)
-        }
-        full = _sizes(self.spec, table)
-        layers = tuple(
-            PlannedLayer(
-                layer,
-                _shortest(full[layer] - left[layer], full[layer]),
-                full[layer],
-                left[layer],
-                float(self.curves.drop(layer, 1 - left[layer] / full[layer])),
-            )
-            for layer in table.layers
+def _allocation(
+    problem: Problem,
+    found: Path,
+    budget: dict[BudgetKind, float],
+    first: BudgetKind,
+    round_to: int,
+    table: Sensitivity,
+    profile: Staircase | None,
+    sweep: dict[str, Any],
+) -> Allocation:
+    left = {
+        row.name: options[i] for row, options, i in zip(problem.spec.rows, problem.options, found.choice, strict=True)
+    }
+    full = sizes(problem.spec, table)
+    layers = tuple(
+        PlannedLayer(
+            layer,
+            _shortest(full[layer] - left[layer], full[layer]),
+            full[layer],
+            left[layer],
+            float(problem.curves.drop(layer, 1 - left[layer] / full[layer])),
         )
-        _check_resolves(layers, self.spec, table)
-        sums = self.sums(found.choice)
-        drop = self.curves.drop_of(sums["drop"])
-        prediction = Prediction(
-            drop=drop,
-            accuracy=self.curves.accuracy - drop,
-            params=round(sums["params"]),
-            macs=round(sums["macs"]),
-            params_share=sums["params"] / self.dense["params"],
-            macs_share=sums["macs"] / self.dense["macs"],
-            sparsity=1 - sums["sparsity"] / self.dense["sparsity"] if "sparsity" in sums else 0.0,
-            latency_share=sums["latency"] / self.dense["latency"] if "latency" in sums else None,
-        )
-        return Allocation(
-            kind=table.kind,
-            budget=budget,
-            minimised=first,
-            round_to=round_to,
-            importance=table.importance,
-            layers=layers,
-            prediction=prediction,
-            gap=self.points(found) if first == "drop" else found.gap,
-            recalibrated=table.recalibrated,
-            sweep={"key": table.key, "n": table.baseline.n, "accuracy": table.baseline.accuracy, **sweep},
-            profile=None if profile is None else _about(profile, self.dense["latency"]),
-        )
+        for layer in table.layers
+    )
+    _check_resolves(layers, problem.spec, table)
+    sums = problem.sums(found.choice)
+    drop = problem.curves.drop_of(sums["drop"])
+    prediction = Prediction(
+        drop=drop,
+        accuracy=problem.curves.accuracy - drop,
+        params=round(sums["params"]),
+        macs=round(sums["macs"]),
+        params_share=sums["params"] / problem.dense["params"],
+        macs_share=sums["macs"] / problem.dense["macs"],
+        sparsity=1 - sums["sparsity"] / problem.dense["sparsity"] if "sparsity" in sums else 0.0,
+        latency_share=sums["latency"] / problem.dense["latency"] if "latency" in sums else None,
+    )
+    return Allocation(
+        kind=table.kind,
+        budget=budget,
+        minimised=first,
+        round_to=round_to,
+        importance=table.importance,
+        layers=layers,
+        prediction=prediction,
+        gap=problem.points(found) if first == "drop" else found.gap,
+        recalibrated=table.recalibrated,
+        sweep={"key": table.key, "n": table.baseline.n, "accuracy": table.baseline.accuracy, **sweep},
+        profile=None if profile is None else _about(profile, problem.dense["latency"]),
+    )
 
 
-def _search(chain: list[np.ndarray], ceilings: list[float], problem: _Problem, first: BudgetKind) -> Path | None:
+def _search(chain: list[np.ndarray], ceilings: list[float], problem: Problem, first: BudgetKind) -> Path | None:
     """The best path; with more room where the gap would be over :data:`GAP` (for costs, a thousandth)."""
     found = None
     for room in ROOMS:
@@ -187,106 +152,6 @@ def _about(profile: Staircase, dense_us: float) -> dict[str, Any]:
     }
 
 
-def _sizes(spec: VGGSpec, table: Sensitivity) -> dict[str, int]:
-    return spec.prunable if table.kind == "structured" else {row.name: row.weights for row in spec.rows}
-
-
-def _structured(table: Sensitivity, round_to: int, profile: Staircase | None) -> _Problem:
-    spec, curves = VGGSpec.from_dict(table.spec), Curves.of(table)
-    time = _time_of(profile, spec) if profile is not None else None
-    options: list[tuple[int, ...]] = []
-    chain = []
-    before: tuple[int, ...] = (3,)
-    full_before = 3
-    for row in spec.rows:
-        here = _widths(row, curves, round_to)
-        drop = (
-            curves.loss(curves.drop(row.name, 1 - np.array(here) / row.out_width))
-            if row.name in curves.levels
-            else [0.0]
-        )
-        reads = row.in_width // full_before  # of a flattened map, each channel's elements
-        params, macs, _ = row.costs(reads * np.array(before)[:, None], np.array(here))
-        costs: dict[BudgetKind, np.ndarray] = {
-            "drop": np.tile(np.asarray(drop, float), (len(before), 1)),
-            "macs": macs.astype(float),
-            "params": params.astype(float),
-        }
-        if time is not None:
-            costs["latency"] = time(row, before, here)
-        options.append(here)
-        chain.append(costs)
-        before, full_before = here, row.out_width
-    dense: dict[BudgetKind, float] = {"macs": spec.macs(), "params": spec.params()}
-    if time is not None:
-        dense["latency"] = sum(float(costs["latency"][-1, -1]) for costs in chain)
-    return _Problem(spec, curves, tuple(options), tuple(chain), dense)
-
-
-def _widths(row: LayerRow, curves: Curves, round_to: int) -> tuple[int, ...]:
-    """The widths that a layer may be given, rising: multiples of ``round_to`` within the swept levels, and all of it."""
-    full = row.out_width
-    if row.name not in curves.levels:
-        return (full,)
-    if full > MAX_WIDTHS * round_to:
-        raise BadInput(f"--round-to: {row.name} has {full} channels; give {math.ceil(full / MAX_WIDTHS)} or more")
-    least = full - round(curves.levels[row.name][-1] * full)
-    return (*range(max(math.ceil(least / round_to), 1) * round_to, full, round_to), full)
-
-
-def _time_of(profile: Staircase, spec: VGGSpec) -> Callable[[LayerRow, Sequence[int], Sequence[int]], np.ndarray]:
-    """Microseconds [in, out] of a conv, by linear interpolation in the profile's grid."""
-    from scipy.interpolate import RegularGridInterpolator
-
-    if VGGSpec.from_dict(profile.spec).macs() != spec.macs() or set(profile.layers) != set(spec.conv_names):
-        raise BadInput(
-            "--profile: is of another network than the sweep; run `python -m tp_vgg benchmark --profile` with these options"
-        )
-
-    def time(row: LayerRow, before: Sequence[int], here: Sequence[int]) -> np.ndarray:
-        if row.kind != "conv":
-            return np.zeros((len(before), len(here)))
-        ins, outs, grid = profile.grid(row.name)
-        wanted = np.stack(
-            np.meshgrid(np.clip(before, ins[0], ins[-1]), np.clip(here, outs[0], outs[-1]), indexing="ij"), axis=-1
-        )
-        if len(ins) == 1:  # the first conv reads the image's channels, always
-            return np.asarray(np.interp(wanted[..., 1], outs, grid[0]))
-        return np.asarray(RegularGridInterpolator((ins, outs), grid)(wanted))
-
-    return time
-
-
-def _unstructured(table: Sensitivity) -> _Problem:
-    spec, curves = VGGSpec.from_dict(table.spec), Curves.of(table)
-    options: list[tuple[int, ...]] = []
-    chain = []
-    for row in spec.rows:
-        here: tuple[int, ...] = (row.weights,)
-        drop = np.zeros(1)
-        if row.name in curves.levels:
-            highest = curves.levels[row.name][-1]
-            sparsities = [*np.arange(0, highest, SPARSITY_STEP), highest]
-            zeros = [round(float(s) * row.weights) for s in sparsities]
-            if zeros[-1] < highest * row.weights:  # a level swept is a sparsity met, however it rounds
-                zeros.append(min(zeros[-1] + 1, row.weights - 1))
-            here = tuple(sorted({row.weights - count for count in zeros}))
-            drop = curves.loss(curves.drop(row.name, 1 - np.array(here) / row.weights))
-        left = np.array(here, float)
-        before = len(options[-1]) if options else 1
-        costs: dict[BudgetKind, np.ndarray] = {
-            "drop": drop,
-            "macs": left * row.side**2,
-            "params": left + row.params - row.weights,
-            "sparsity": left if row.name in spec.prunable else np.zeros(1),
-        }
-        options.append(here)
-        chain.append({name: np.tile(values, (before, 1)) for name, values in costs.items()})
-    weights = sum(row.weights for row in spec.rows if row.name in spec.prunable)
-    dense: dict[BudgetKind, float] = {"macs": spec.macs(), "params": spec.params(), "sparsity": weights}
-    return _Problem(spec, curves, tuple(options), tuple(chain), dense)
-
-
 def _shortest(removed: int, size: int) -> float:
     """The shortest decimal whose product with ``size`` rounds to ``removed``, well away from a half."""
     for digits in range(1, 18):
@@ -301,12 +166,12 @@ def _check_resolves(layers: Sequence[PlannedLayer], spec: VGGSpec, table: Sensit
     if table.kind == "structured":
         left: Mapping[str, int] = resolve(plan, spec).prunable
     else:
-        zeroed, sizes = resolve_sparsity(plan, spec), _sizes(spec, table)
-        left = {layer: sizes[layer] - zeros for layer, zeros in zeroed.items()}
+        zeroed, full = resolve_sparsity(plan, spec), sizes(spec, table)
+        left = {layer: full[layer] - zeros for layer, zeros in zeroed.items()}
     assert all(left[row.layer] == row.after for row in layers), (left, layers)
 
 
-def _unreachable(problem: _Problem, bounded: list[BudgetKind], limits: Mapping[BudgetKind, float]) -> str:
+def _unreachable(problem: Problem, bounded: list[BudgetKind], limits: Mapping[BudgetKind, float]) -> str:
     """Why no plan meets the budgets: the first that none meets by itself, with the least that one can; or all of them together."""
     for name in bounded:
         least = cheapest([costs[name][None] for costs in problem.chain], [])
