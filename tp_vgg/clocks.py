@@ -8,7 +8,9 @@ import math
 import statistics
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,7 +118,7 @@ class CudaCalls(Protocol):
         """CUDA's compute capability."""
 
     def capture(self, call: Call) -> Call:
-        """A CUDA graph of ``call``, to be replayed."""
+        """A CUDA graph of ``call``, to be replayed. The replay keeps ``call`` alive, and so all tensors that it refers to."""
 
     def facts(self) -> dict[str, Any]:
         """Clocks, power state, the driver and cuDNN."""
@@ -161,6 +163,20 @@ class CudaClock:
         return start.elapsed_time(end) / 1000 / count
 
 
+@dataclass(frozen=True)
+class Replay:
+    """A captured CUDA graph, with the call that it was captured from.
+
+    A graph holds addresses alone: once nothing else refers to the weights and inputs behind them, their memory is given to others.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    captured: Call
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
 class TorchCuda:
     """:class:`CudaCalls` by torch and nvidia-smi."""
 
@@ -176,7 +192,10 @@ class TorchCuda:
 
     def kernel_seconds(self, call: Call, count: int) -> float | None:
         try:
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            with (
+                warnings.catch_warnings(action="ignore"),  # of torch 2.11: that it forgets the cycles before the last; there is one
+                torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile,
+            ):
                 for _ in range(count):
                     call()
                 self.synchronize()
@@ -212,8 +231,7 @@ class TorchCuda:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             call()
-        replay: Call = graph.replay
-        return replay
+        return Replay(graph, call)
 
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = {"cudnn": torch.backends.cudnn.version()}

@@ -120,6 +120,7 @@ class PeakMemory:
 
     def reset(self) -> None:
         if self._device.type == "cuda":
+            torch.cuda.init()  # an indexed device is not looked up, so that nothing else has done it yet
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with contextlib.suppress(OSError):

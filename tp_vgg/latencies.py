@@ -16,10 +16,12 @@ LATENCY = "tp_vgg/latency/1"
 """Format of ``latency.json``."""
 STAIRCASE = "tp_vgg/staircase/1"
 """Format of a staircase profile, and part of its key."""
-Mode = Literal["eager", "folded", "graph", "compile", "onnxruntime"]
-"""How the network is run. Each but ``eager`` changes one thing: batch norm folded and channels_last; a CUDA graph replayed; torch.compile
-for the very shape; another runtime."""
-MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile")
+Mode = Literal["eager", "folded", "graph", "compile", "folded-graph", "onnxruntime"]
+"""How the network is run. ``folded``: batch norm folded, channels_last. ``graph``: a CUDA graph replayed. ``compile``: torch.compile for the
+very shape. ``folded-graph``: both of the first two, the best that torch alone does for a small network on a GPU. ``onnxruntime``: another runtime."""
+MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile", "folded-graph")
+FOLDED: tuple[Mode, ...] = ("folded", "folded-graph")
+GRAPHS: tuple[Mode, ...] = ("graph", "folded-graph")
 MAX_BATCH = 1 << 20
 LEAST = 1e-9
 """Of a time or a ratio of times: what is divided by it stays a number."""

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from tp_vgg.clocks import Call, CudaCalls
 from tp_vgg.device import has_fast_bf16
 from tp_vgg.errors import out_of_memory
 from tp_vgg.export import onnx_session, to_onnx
-from tp_vgg.latencies import Cell
+from tp_vgg.latencies import FOLDED, GRAPHS, Cell
 from tp_vgg.model import VGG, fold_batch_norm
 
 DTYPE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
@@ -50,7 +51,7 @@ class Pass:
 
 def check_available(cell: Cell, cuda: CudaCalls | None) -> None:
     """Raise :class:`Unavailable` for what can be told without trying. ``cuda``: the device, or ``None`` for the CPU."""
-    if cell.mode == "graph" and cuda is None:
+    if cell.mode in GRAPHS and cuda is None:
         raise Unavailable("CUDA graphs need a CUDA device")
     if cell.mode == "onnxruntime" and (cuda is not None or cell.dtype != "fp32"):
         raise Unavailable("ONNX Runtime is timed on the CPU in fp32 only")
@@ -63,11 +64,13 @@ def check_available(cell: Cell, cuda: CudaCalls | None) -> None:
 
 _IN_CACHE = 1 << 18
 """Elements looked at at a time."""
+_REASON = 160
+"""Characters that are kept of an error's first line."""
 
 
 def layout(cell: Cell) -> torch.memory_format:
     """Of images and weights in memory."""
-    return torch.channels_last if cell.mode == "folded" else torch.contiguous_format
+    return torch.channels_last if cell.mode in FOLDED else torch.contiguous_format
 
 
 def ring_of(side: int, cell: Cell, device: torch.device, ring_bytes: int) -> Ring:
@@ -85,7 +88,7 @@ def prepare(model: VGG, cell: Cell, ring: Ring, cuda: CudaCalls | None, threads:
 
     ``cuda``: where graphs are captured. Raises :class:`Unavailable` for a mode that this machine turns out to lack.
     """
-    ready = fold_batch_norm(model) if cell.mode == "folded" else copy.deepcopy(model)
+    ready = fold_batch_norm(model) if cell.mode in FOLDED else copy.deepcopy(model)
     ready = ready.eval().requires_grad_(False)
     ready.to(device=ring.first.device, dtype=DTYPE[cell.dtype])
     ready.to(memory_format=layout(cell))
@@ -138,6 +141,7 @@ _MAKERS: dict[str, Callable[[VGG, Ring, Any, int], Call]] = {
     "eager": _plain,
     "folded": _plain,
     "graph": _graph,
+    "folded-graph": _graph,
     "compile": _compiled,
     "onnxruntime": _onnxruntime,
 }
@@ -162,9 +166,18 @@ def flush_denormals(model: VGG) -> int:
 def _or_unavailable(what: str) -> Iterator[None]:
     """Whatever a compiler or a driver raises, but for want of memory, says that the mode is not to be had here."""
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # a compiler's advice is neither a failure nor ours to pass on
+            yield
     except Exception as error:
         if out_of_memory(error):
             raise
-        line = ascii(next(iter(str(error).strip().splitlines()), ""))[1:-1][:120]
-        raise Unavailable(f"{what} failed ({type(error).__name__}: {line})") from None
+        raise Unavailable(f"{what} failed ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """The kind and first line of the ``error`` behind, in ASCII: torch.compile's own says only which backend raised it."""
+    inner = getattr(error, "inner_exception", None)
+    if isinstance(inner, Exception):
+        return _reason(inner)
+    line = next((line for line in map(str.strip, str(error).splitlines()) if line), "")
+    return ascii(f"{type(error).__name__}: {line}")[1:-1][:_REASON]
