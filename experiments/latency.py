@@ -53,6 +53,9 @@ def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
 @click.option("--batch-sizes", default="1,64,1024", show_default=True)
 @click.option("--modes", default=",".join(MODES), show_default=True, help="onnxruntime is one more.")
 @click.option("--dtypes", default="fp32,tf32,bf16", show_default=True)
+@click.option(
+    "--probes/--no-probes", default=True, show_default=True, help="Look for widths just below at which kernels step."
+)
 @click.option("--only", help="Names of models to time beside the dense one, with commas between (all).")
 @click.option("--trials", type=click.IntRange(min=FEWEST_TRIALS), help="Blocks a cell (17, or 9 where they take long).")
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU.")
@@ -60,7 +63,7 @@ def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
 @click.option("--output", type=click.Path(path_type=Path), help="Where the JSON goes (stderr).")
 def main(
     checkpoint: Path | None, head: str, ratios: Path | None, round_to: int, sparsity: float, batch_sizes: str, modes: str, dtypes: str,
-    only: str | None, trials: int | None, threads: int | None, device: str, output: Path | None,
+    probes: bool, only: str | None, trials: int | None, threads: int | None, device: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Print one line a model, mode, dtype and batch: time, speed-up with its interval, MAC ratio, efficiency, verdict."""
     try:
@@ -86,7 +89,7 @@ def main(
         models = {name: model for name, model in models.items() if name in ("dense", *only.split(","))}
     found = measure_latency(
         models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=sizes,
-        trials=trials, device=device, threads=threads, quiet=False,
+        trials=trials, device=device, threads=threads, probes=probes, quiet=False,
     )  # fmt: skip
     click.echo(render(found))
     text = json.dumps(found.to_dict(), indent=1)

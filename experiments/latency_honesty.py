@@ -29,25 +29,28 @@ Found = tuple[float, float, float]
 """Ratio, low, high."""
 
 
-def ours(model: VGG, batch: int, mode: str, trials: int | None) -> Found:
+def ours(model: VGG, batch: int, mode: str, trials: int | None, device: str) -> Found:
     row = measure_latency(
-        {"dense": model}, modes=[mode], dtypes=["fp32"], batch_sizes=[batch], trials=trials, device="cpu"
+        {"dense": model}, modes=[mode], dtypes=["fp32"], batch_sizes=[batch], trials=trials, device=device
     ).rows[0]  # fmt: skip
     assert row.speedup and row.speedup_low and row.speedup_high
     return row.speedup, row.speedup_low, row.speedup_high
 
 
 @torch.inference_mode()
-def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int) -> Found:
-    images = torch.randn(batch, 3, 32, 32)
+def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int, device: str) -> Found:
+    images = torch.randn(batch, 3, 32, 32).to(device)
+    finished = torch.cuda.synchronize if images.is_cuda else lambda: None
     moments = []
-    for network in (model, copy.deepcopy(model)):
+    for network in (copy.deepcopy(model).to(device), copy.deepcopy(model).to(device)):
         for _ in range(warmup):
             network(images)
         seconds = []
         for _ in range(repeat):
+            finished()
             start = time.perf_counter()
             network(images)
+            finished()
             seconds.append(time.perf_counter() - start)
         moments.append((statistics.mean(seconds), statistics.stdev(seconds) / math.sqrt(repeat)))
     (a, error_a), (b, error_b) = moments
@@ -55,12 +58,12 @@ def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int) -> Found:
     return a / b, a / b - reach, a / b + reach
 
 
-def one_run(seed: int, batch: int, mode: str, trials: int | None, repeat: int) -> dict[str, Found]:
+def one_run(seed: int, batch: int, mode: str, trials: int | None, repeat: int, device: str) -> dict[str, Found]:
     torch.manual_seed(seed)
     model = build(VGGSpec.preset("vgg11_bn", "linear")).eval()
     sides = {
-        "tp_vgg": lambda: ours(model, batch, mode, trials),
-        "mean of runs": lambda: mean_of_runs(model, batch, repeat, repeat // 6),
+        "tp_vgg": lambda: ours(model, batch, mode, trials, device),
+        "mean of runs": lambda: mean_of_runs(model, batch, repeat, repeat // 6, device),
     }
     return {name: sides[name]() for name in (list(sides) if seed % 2 else reversed(sides))}
 
@@ -73,11 +76,12 @@ def one_run(seed: int, batch: int, mode: str, trials: int | None, repeat: int) -
     "--trials", type=click.IntRange(min=FEWEST_TRIALS), help="Blocks of tp_vgg's side (17, or 9 where they take long)."
 )
 @click.option("--repeat", type=click.IntRange(min=6), default=300, show_default=True, help="Passes of the other side.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--run", "only", type=int, hidden=True)
-def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int, only: int | None) -> None:
+def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int, device: str, only: int | None) -> None:
     """Print, for each way, in how many runs its interval covers 1.00, and the median and spread of its ratios."""
     if only is not None:
-        click.echo(json.dumps(one_run(only, batch_size, mode, trials, repeat)))
+        click.echo(json.dumps(one_run(only, batch_size, mode, trials, repeat, device)))
         return
     options = [
         "--batch-size",
@@ -86,6 +90,8 @@ def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int,
         mode,
         "--repeat",
         str(repeat),
+        "--device",
+        device,
         *(["--trials", str(trials)] if trials else []),
     ]
     found: list[dict[str, Found]] = []
@@ -106,9 +112,9 @@ def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int,
             f"{min(ratios):.3f} to {max(ratios):.3f}", f"{statistics.median(widths):.3f}",
         ])  # fmt: skip
     header = ["A/A", "interval covers 1.00", "median ratio", "within ±3 %", "ratios", "median width of interval"]
-    click.echo(f"batch {batch_size}, {mode}, fp32, VGG-11-BN with the linear head")
+    click.echo(f"batch {batch_size}, {mode}, fp32, VGG-11-BN with the linear head, {device}")
     click.echo(text_table(header, rows))
-    click.echo(json.dumps({"runs": found, "environment": environment(torch.device("cpu"))}), err=True)
+    click.echo(json.dumps({"runs": found, "environment": environment(torch.device(device))}), err=True)
 
 
 if __name__ == "__main__":

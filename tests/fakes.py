@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
+import torch
+
+from tp_vgg.clocks import Replay
+
 Call = Callable[[], object]
+DEFAULT_MHZ = 2000.0
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 class FakeEvent:
@@ -22,12 +31,37 @@ class FakeEvent:
         return 1000 * self._cuda.last
 
 
+class FakeGraph:
+    """Like a CUDA graph it keeps nothing alive: it runs ``repeats`` times what it was captured from, if that is still there, and in
+    it no call has a launch of its own."""
+
+    def __init__(self, cuda: FakeCuda, call: Call, repeats: int) -> None:
+        self._cuda, self._call, self._repeats = cuda, weakref.ref(call), repeats
+
+    def replay(self) -> None:
+        call = self._call()
+        assert call is not None, "a graph was replayed whose memory was given to others"
+        with self._cuda.one_launch():
+            for _ in range(self._repeats):
+                call()
+
+
 class FakeCuda:
     """:class:`tp_vgg.clocks.CudaCalls` without a device; its time passes only in calls made by :meth:`takes`."""
 
-    def __init__(self, busy: float = 0.9, capability: tuple[int, int] = (9, 0)) -> None:
+    def __init__(
+        self,
+        busy: float = 0.9,
+        capability: tuple[int, int] = (9, 0),
+        launch: float = 0.0,
+        mhz: Callable[[float], float] | None = None,
+    ) -> None:
+        """``mhz``: the clock at a time; not known where ``None``."""
         self.log: list[str] = []
         self._time, self._busy, self._capability = 0.0, busy, capability
+        self._launch = launch
+        """Seconds that each call waits for its launch, and a whole replay as much."""
+        self._mhz = mhz
         self.last = 0.0
         """Seconds between the last two events that were asked for."""
 
@@ -37,9 +71,17 @@ class FakeCuda:
     def takes(self, seconds: float) -> Call:
         def call() -> None:
             self.log.append("call")
-            self._time += seconds
+            self._time += self._launch + seconds
 
         return call
+
+    @contextmanager
+    def one_launch(self) -> Iterator[None]:
+        """All calls inside have one between them."""
+        self._time += self._launch
+        launch, self._launch = self._launch, 0.0
+        yield
+        self._launch = launch
 
     def event(self) -> FakeEvent:
         return FakeEvent(self)
@@ -64,10 +106,19 @@ class FakeCuda:
     def capability(self) -> tuple[int, int]:
         return self._capability
 
-    def capture(self, call: Call) -> Call:
+    def pool(self) -> object:
+        return object()
+
+    def capture(self, call: Call, repeats: int = 1, pool: object = None) -> Call:
         self.log.append("capture")
         call()
-        return call
+        return Replay(FakeGraph(self, call, repeats), call)
+
+    def sm_mhz(self) -> float | None:
+        return None if self._mhz is None else self._mhz(self.now())
+
+    def default_sm_mhz(self) -> float | None:
+        return None if self._mhz is None else DEFAULT_MHZ
 
     def facts(self) -> dict[str, Any]:
         return {"pstate": "P0"}
@@ -86,6 +137,12 @@ class ScriptedClock:
     def __init__(self, seconds: Callable[[str, int], float]) -> None:
         self.order: list[str] = []
         self._seconds = seconds
+
+    def sample_seconds(self, call_seconds: float) -> float:
+        return 2 * call_seconds
+
+    def speed(self) -> float | None:
+        return None
 
     def sample(self, call: Call) -> float:
         name = str(call())

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import QUICK, files, one_line
 
 from tp_vgg.checkpoint import load, save
 from tp_vgg.clocks import CpuClock
+from tp_vgg.latencies import MODES
 from tp_vgg.structured import prune_structured
 
 FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp32", "--trials", "9", "--threads", "1"]
@@ -40,6 +42,7 @@ def pair(make_model, at_home: Path) -> tuple[Path, Path]:
         (["nothing.pth"], "CHECKPOINT: nothing.pth: no such file"),
         (["--profile", "--runtime", "onnxruntime"], "--profile"),
         (["--profile", "--modes", "eager"], "--profile"),
+        (["--profile", "--no-probes"], "--profile"),
         (["--dtypes", ""], "--dtypes: ''"),
         (["--batch-sizes", ""], "--batch-sizes"),
         ([], "nothing to time yet"),
@@ -189,6 +192,42 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
     assert "latency.partial.jsonl" not in files(Path("o"))
     status, _, err = call(*args)
     assert status == 0 and len(measured) == 12  # a finished benchmark is measured anew
+
+
+def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> None:
+    dense, half = pair
+    asked: list[bool] = []
+    monkeypatch.setattr("tp_vgg.latency.steps_of", lambda *given: asked.append(given[2].probes) or {})
+    for options in (["--no-probes"], []):
+        status, _, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW, *options)
+        assert status == 0, err
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("device", "modes", "dtypes"),
+    [("cpu", {"eager", "folded"}, {"fp32"}), ("cuda", {"eager", "folded", "folded-graph"}, {"fp32", "bf16"})],
+)
+def test_run_measures_what_the_device_is_fast_in(device: str, modes: set, dtypes: set, at_home, monkeypatch) -> None:
+    from tp_vgg.spec import VGGSpec
+    from tp_vgg.stages import run
+    from tp_vgg.stages.settings import RunDir, Settings
+
+    settings = Settings(device=device, out=at_home / "o")
+    asked = []
+    monkeypatch.setattr(run, "pick_device", torch.device)
+    monkeypatch.setattr(run, "benchmarked", lambda *_: False)
+    monkeypatch.setattr(run, "benchmark", lambda _, options: asked.append(options))
+    run._Pipeline(settings, run.RunOptions(), VGGSpec.preset(), RunDir.of(settings)).benchmark()
+    (options,) = asked
+    assert ({cell.mode for cell in options.cells}, {cell.dtype for cell in options.cells}) == (modes, dtypes)
+    assert {cell.batch_size for cell in options.cells} == {1, 64}
+
+
+def test_the_help_names_every_mode(call) -> None:
+    status, out, _ = call("benchmark", "--help")
+    assert status == 0
+    assert all(f" {mode} (" in out or f" {mode};" in out for mode in MODES)
 
 
 def test_onnxruntime_is_one_more_mode(call, pair) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 import pytest
 import torch
-from fakes import FakeCuda
+from fakes import NEEDS_CUDA, FakeCuda
 
-from tp_vgg.clocks import SAMPLE_SECONDS, CpuClock, CudaClock, TorchCuda
+from tp_vgg.clocks import CUDA_SAMPLE_SECONDS, CpuClock, CudaClock, TorchCuda
 
 
 def test_a_cuda_sample_fills_its_time_with_one_synchronisation_at_each_end() -> None:
@@ -15,7 +16,7 @@ def test_a_cuda_sample_fills_its_time_with_one_synchronisation_at_each_end() -> 
     assert clock.sample(cuda.takes(0.001)) == pytest.approx(0.001)
     assert cuda.log[:5] == ["sync", "record", "call", "record", "sync"]  # which tells how many calls to take
     inside = cuda.log[5:]
-    assert inside.count("call") == round(SAMPLE_SECONDS / 0.001)
+    assert inside.count("call") == round(CUDA_SAMPLE_SECONDS / 0.001) == 10
     assert inside[:2] == ["sync", "record"] and inside[-2:] == ["record", "sync"]
     assert set(inside[2:-2]) == {"call"}
 
@@ -25,6 +26,28 @@ def test_a_long_call_is_sampled_once_and_a_short_one_does_not_divide_by_zero() -
     assert CudaClock(cuda).sample(cuda.takes(3.0)) == pytest.approx(3.0)
     assert cuda.log.count("call") == 2  # one to warm up, one that counts
     assert CudaClock(cuda, seconds=1e-4).sample(cuda.takes(0.0)) == 0.0
+
+
+def test_how_long_a_sample_takes_is_known_beforehand() -> None:
+    """A short call fills the sample many times, after one that is not counted; of a long one there are two, on a CPU one."""
+    cuda = FakeCuda()
+    clock = CudaClock(cuda)
+    for seconds in (0.0007, 0.004, 3.0):
+        before = cuda.now()
+        clock.sample(cuda.takes(seconds))
+        assert cuda.now() - before == pytest.approx(clock.sample_seconds(seconds))
+    cpu = CpuClock(1, seconds=0.05)
+    assert [cpu.sample_seconds(one) for one in (0.001, 0.07, 0.1, 2.0)] == pytest.approx([0.051, 0.14, 0.1, 2.0])
+
+
+def test_the_speed_of_a_device_is_its_clock_over_its_default_clock() -> None:
+    cuda = FakeCuda(mhz=lambda now: 1500 if now < 1 else 500)
+    clock = CudaClock(cuda)
+    assert clock.speed() == 0.75
+    cuda.takes(1.0)()
+    assert clock.speed() == 0.25
+    assert CudaClock(FakeCuda()).speed() is None  # nobody tells
+    assert CpuClock(1).speed() is None
 
 
 def test_busy_is_kernel_time_over_wall_time() -> None:
@@ -63,7 +86,35 @@ def test_conditions_are_recorded() -> None:
     assert CudaClock(FakeCuda()).conditions() == {"pstate": "P0"}
 
 
+def test_a_profiler_that_warns_is_heard_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 warns that it forgets the cycles before the last, where it starts and where it is asked for its events."""
+
+    class Kernel:
+        self_device_time_total, is_user_annotation = 3e6, False
+        device_type = torch.profiler.ProfilerActivity.CUDA
+
+    class Profile:
+        def __enter__(self) -> Profile:
+            warnings.warn("it forgets", UserWarning, stacklevel=1)
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            warnings.warn("it has forgotten", UserWarning, stacklevel=1)
+
+        def events(self) -> list[Kernel]:
+            warnings.warn("it forgot", UserWarning, stacklevel=1)
+            return [Kernel(), Kernel()]
+
+    monkeypatch.setattr(torch.profiler, "profile", lambda **_: Profile())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    calls: list[int] = []
+    with warnings.catch_warnings(action="error"):
+        assert TorchCuda(torch.device("cuda")).kernel_seconds(lambda: calls.append(1), 4) == 6.0
+    assert len(calls) == 4
+
+
 @pytest.mark.gpu
+@NEEDS_CUDA
 def test_the_real_device_answers() -> None:
     cuda = TorchCuda(torch.device("cuda"))
     x = torch.randn(4096, 4096, device="cuda")
@@ -75,6 +126,8 @@ def test_the_real_device_answers() -> None:
     assert cuda.cache_bytes() > 1 << 20
     facts = cuda.facts()
     assert facts["driver_version"] and facts["pstate"] and facts["cudnn"]
+    assert facts["sm_mhz"] > 100 and facts["power_watts"] > 1 and facts["temperature_celsius"] > 1
+    assert 0.1 < (clock.speed() or 0) < 3
     out = torch.zeros_like(x)
     replay = cuda.capture(lambda: out.copy_(x @ x))
     out.zero_()

@@ -78,8 +78,9 @@ def test_augmentation_is_a_reflect_padded_crop_and_flip(flip: bool) -> None:
     images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     split = Split(images, torch.arange(12))
     where = torch.tensor([5, 5, 0, 11, 7, 7, 7, 3] * 8)
-    turn = torch.arange(64) % 3 == 0 if flip else None
-    found, labels = augment(split, where, turn, torch.Generator().manual_seed(0))
+    turn = (torch.arange(64) % 3 == 0) & flip
+    shifts_drawn = torch.randint(-PAD, PAD + 1, (2, 64), generator=torch.Generator().manual_seed(0))
+    found, labels = augment(split, torch.stack([where, *shifts_drawn, turn.long()]))
     assert torch.equal(labels, where)
     assert found.is_contiguous(memory_format=torch.channels_last)
     padded = torch.nn.functional.pad(images.float(), (PAD,) * 4, mode="reflect").to(torch.uint8)
@@ -94,14 +95,14 @@ def test_augmentation_is_a_reflect_padded_crop_and_flip(flip: bool) -> None:
         shifts.update(straight or turned)
         mirrored.append(not straight)
     assert len(shifts) > 30
-    assert mirrored == (turn.tolist() if turn is not None else [False] * 64)
+    assert mirrored == turn.tolist()
+    asked = {(y + PAD, x + PAD) for y, x in shifts_drawn.T.tolist()}
+    assert shifts == asked if not flip else shifts
 
 
-def test_augmentation_follows_from_its_generator(digits) -> None:
-    where = torch.arange(64)
-    one, two, other = (augment(digits.train, where, None, torch.Generator().manual_seed(s))[0] for s in (1, 1, 2))
-    assert torch.equal(one, two)
-    assert not torch.equal(one, other)
+def test_a_normaliser_gives_what_its_normalisation_gives(few_digits) -> None:
+    there = few_digits.normalisation.on(CPU)
+    assert torch.equal(there(few_digits.val.images), few_digits.normalisation(few_digits.val.images))
 
 
 def test_folder_images_become_rgb_32(image_folder: Path) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import torch
 
+from tp_vgg import estimate
 from tp_vgg.estimate import estimate_seconds
 from tp_vgg.recipe import Recipe
+from tp_vgg.train import steps_alone
 
 
 def test_an_estimate_leaves_the_model_alone(make_model, few_digits) -> None:
@@ -13,3 +15,25 @@ def test_an_estimate_leaves_the_model_alone(make_model, few_digits) -> None:
     one = estimate_seconds(model, few_digits, recipe, few_digits.normalisation, torch.float32)
     assert one > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_on_a_gpu_it_is_the_time_of_real_steps(make_model, few_digits, monkeypatch) -> None:
+    """Timed on the device that the data are on; here that of a test, whose steps are counted."""
+    steps, clock = [], iter([10.0, 22.0])
+    monkeypatch.setattr(estimate, "steps_alone", lambda *_: lambda: steps.append(1))
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(clock))
+    recipe = Recipe(epochs=3, lr=0.05, batch_size=32)
+    of_a_step = estimate._step_seconds(make_model(), few_digits, recipe, few_digits.normalisation, torch.float32)
+    before, timed = estimate.CUDA_STEPS
+    assert len(steps) == before + timed
+    assert of_a_step == 12 / timed
+
+
+def test_the_steps_that_are_timed_are_those_of_the_training(make_model, few_digits) -> None:
+    model = make_model()
+    step = steps_alone(
+        model, few_digits, Recipe(epochs=2, lr=0.05, batch_size=32), few_digits.normalisation, torch.float32
+    )
+    before = model.state_dict()["features.0.weight"].clone()
+    assert [step() for _ in range(6)] == [32] * 6
+    assert not torch.equal(model.state_dict()["features.0.weight"], before)

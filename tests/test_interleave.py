@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from fakes import ScriptedClock
+from fakes import DEFAULT_MHZ, FakeCuda, ScriptedClock
 
-from tp_vgg.interleave import LONG_BLOCK, WARM_UP_ROUNDS, interleave
+from tp_vgg.clocks import CudaClock
+from tp_vgg.interleave import LONG_BLOCK, WARM_UP_ROUNDS, Samples, Throttled, interleave
 from tp_vgg.latencies import FEW_TRIALS, TRIALS, Ratio
 
 SIDES = {name: (lambda name=name: name) for name in "abc"}
@@ -50,3 +53,57 @@ def test_warm_up_goes_on_while_times_fall(fall: float, rounds: int, warm: bool) 
 def test_long_blocks_are_fewer() -> None:
     for seconds, trials in ((0.01, TRIALS), (LONG_BLOCK, FEW_TRIALS)):
         assert len(interleave(SIDES, ScriptedClock(lambda *_, s=seconds: s)).seconds["a"]) == trials
+
+
+def test_a_block_is_as_long_as_its_samples() -> None:
+    """A call of a millisecond fills a sample a thousand times; a block of such samples is long."""
+    for seconds, trials in ((0.1, TRIALS), (LONG_BLOCK / 4, FEW_TRIALS)):
+        cuda = FakeCuda()
+        clock = CudaClock(cuda, seconds)
+        sides = {name: cuda.takes(0.001) for name in "ab"}
+        assert len(interleave(sides, clock, warm_up=(1, 1)).seconds["a"]) == trials
+
+
+def throttling(mhz: Callable[[float], float], **options: Any) -> Samples:
+    """Two calls of a second, in blocks of eight (each of both twice, after one that is not counted), on a clock of ``mhz``."""
+    cuda = FakeCuda(mhz=mhz)
+    slowed = lambda: cuda.takes(DEFAULT_MHZ / mhz(cuda.now()))()  # noqa: E731
+    return interleave({"a": slowed, "b": slowed}, CudaClock(cuda), **options)
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tp_vgg.interleave.PAUSE_SECONDS", 0.0)
+
+
+def test_blocks_on_a_slow_clock_are_thrown_away_and_measured_again() -> None:
+    """The clock falls to half in the middle, for four blocks' time, and recovers."""
+    found = throttling(lambda now: 1000 if 60 <= now < 124 else 2000, trials=12)
+    assert all(len(seconds) == 12 and set(seconds) == {1.0} for seconds in found.seconds.values())
+    assert 4 <= found.slow <= 6
+    assert throttling(lambda _: 1501, trials=12).slow == 0  # three quarters, and a little
+
+
+def test_a_block_in_which_the_clock_fell_does_not_count_either() -> None:
+    """Fast before it and slow behind it; then slow before it and fast behind it."""
+    clock = ScriptedClock(lambda *_: 1.0)
+    speeds = iter([1.0, 1.0, 0.5, 0.5, 1.0, *[1.0] * 20])
+    clock.speed = lambda: next(speeds)  # type: ignore[method-assign]
+    found = interleave(SIDES, clock, 9, warm_up=(1, 1))
+    assert found.slow == 2 and len(found.seconds["a"]) == 9
+
+
+def test_a_clock_that_stays_low_ends_after_twice_the_blocks() -> None:
+    """It falls half-way: what is good before that is kept where it is enough, and otherwise the reason is said."""
+    falls = lambda now: 2000 if now < 100 else 1000  # noqa: E731
+    enough = throttling(falls, trials=17)
+    assert 9 <= len(enough.seconds["a"]) < 17 and enough.slow + len(enough.seconds["a"]) == 2 * 17
+    assert set(enough.seconds["a"]) == {1.0}
+    with pytest.raises(Throttled, match=r"^throttled: the clock was under 75% of its default rate in 34 of 34 blocks"):
+        throttling(lambda _: 1400, trials=17)
+    with pytest.raises(Throttled, match="in 10 of 10 blocks"):
+        throttling(lambda _: 1400, trials=5)
+
+
+def test_a_clock_that_nobody_tells_of_is_not_judged() -> None:
+    assert interleave(SIDES, ScriptedClock(lambda *_: 1.0), 9).slow == 0

@@ -106,3 +106,22 @@ def test_buffers_are_used_again_and_grow() -> None:
     assert buffers.take("b", torch.empty(4, 2), (3, 5)).data_ptr() != first.data_ptr()
     assert buffers.take("a", torch.empty(9, 2), (3, 5)).shape == (9, 3, 5)
     assert buffers.take("a", torch.empty(9, 2, dtype=torch.bfloat16), (3, 5)).dtype == torch.bfloat16
+
+
+def test_bf16_convolves_a_multiple_of_eight_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beyond the ones asked for have zero weights, whatever lies there; fp32 convolves what is asked for."""
+    widths: list[int] = []
+    convolve = kernels._convolve
+    monkeypatch.setattr(
+        kernels, "_convolve", lambda step, x, weight, out: (widths.append(x.shape[-1]), convolve(step, x, weight, out))
+    )
+    for dtype, wanted in ((torch.bfloat16, [8, 8, 16, 20]), (torch.float32, [3, 8, 9, 18])):
+        step, x = conv_step(6, True, dtype, channels=20)
+        counts = (3, 8, 9, 18)
+        found = outputs(step, x, len(counts))
+        Direct().nested(step, x, Direct().prepare(step.weight), counts, found)
+        assert widths == wanted
+        widths.clear()
+        for count, output in zip(counts, found, strict=True):
+            expected = reference(step, x[..., :count], step.weight[:, :count])
+            torch.testing.assert_close(output, expected, rtol=0, atol=0.5 if dtype == torch.bfloat16 else 1e-4)

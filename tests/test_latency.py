@@ -1,19 +1,27 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import json
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from fakes import CudaOnCpu
+from fakes import DEFAULT_MHZ, NEEDS_CUDA, CudaOnCpu
 
 import tp_vgg
 from tp_vgg.bench import Bench
+from tp_vgg.cli.benchmark import render
 from tp_vgg.clocks import CpuClock, CudaClock
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Cell, Latency, LatencyRow, cells_of
-from tp_vgg.latency import Schedule, measure, measure_latency
+from tp_vgg.latency import measure, measure_latency
+from tp_vgg.probes import steps_of
+from tp_vgg.schedule import Schedule
 from tp_vgg.structured import prune_structured
 from tp_vgg.unstructured import prune_unstructured
 
@@ -81,8 +89,6 @@ def test_networks_of_the_same_widths_are_timed_once_and_say_so(models, cpu: Benc
 
 
 def test_a_table_survives_json(models, cpu: Bench) -> None:
-    import json
-
     found = measure(models, Schedule(cells_of(["eager", "graph"], ["fp32"], [1]), 9), cpu)
     assert Latency.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
     with pytest.raises(ValueError, match="version"):
@@ -93,7 +99,7 @@ def test_a_table_survives_json(models, cpu: Bench) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"speedup": "1"}, {"median_ms": None}, {"mode": "x"}, {"dtype": "fp8"}, {"verdict": "fast"}, {"reasons": [1]}, {"batch_size": 0}, {"more": 1}, {"speedup": float("nan")}, {"seconds": "abc"},
+    [{"speedup": "1"}, {"median_ms": None}, {"mode": "x"}, {"dtype": "fp8"}, {"verdict": "fast"}, {"reasons": [1]}, {"batch_size": 0}, {"slow_blocks": -1}, {"more": 1}, {"speedup": float("nan")}, {"seconds": "abc"},
      {"verdict": "not available"}],
 )  # fmt: skip
 def test_a_damaged_table_is_refused(change: dict[str, Any]) -> None:
@@ -141,6 +147,7 @@ def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: Bench) -> None
     narrow = [row for row in found.rows if row.model == "narrow" and row.busy is not None and row.efficiency < 0.9]  # type: ignore[operator]
     assert all(any("launch-bound" in reason for reason in row.reasons) for row in narrow)
     assert found.conditions["before"] == {"pstate": "P0"}
+    assert found.conditions["before_each"]["graph fp32, batch 2"] == {"pstate": "P0"}
     assert found.conditions["after"]["graph fp32, batch 2"] == {"pstate": "P0"}
     assert (
         rows["eager", "dense"].peak_bytes
@@ -172,6 +179,39 @@ def test_no_memory_is_a_row_and_not_a_crash(models, cpu: Bench, monkeypatch) -> 
     assert found.headline() is None
 
 
+def test_a_compiler_that_fails_says_why_in_its_row(models, cpu: Bench, monkeypatch) -> None:
+    """torch.compile's own error says only which backend raised it; what that said is behind it."""
+
+    def backend(_graph: Any, _inputs: Any) -> Any:
+        raise RuntimeError("no C++ compiler here\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    found = measure({"dense": models["dense"]}, Schedule(cells_of(["compile"], ["fp32"], [1]), 9), cpu)
+    assert found.rows[0].verdict == "not available"
+    assert found.rows[0].reasons == ("torch.compile failed (RuntimeError: no C++ compiler here)",)
+
+
+def test_a_compiler_that_warns_is_timed(models, cpu: Bench, monkeypatch) -> None:
+    """As Inductor does of TF32 in its first pass, and of its own parts where it is imported."""
+
+    def compiling(call: Any, **_: Any) -> Any:
+        warnings.warn("a part of the compiler is old", DeprecationWarning, stacklevel=1)
+        passes: list[int] = []
+
+        def compiled(images: torch.Tensor) -> Any:
+            if not passes:
+                warnings.warn("TensorFloat32 tensor cores are not enabled", UserWarning, stacklevel=1)
+            passes.append(1)
+            return call(images)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    with warnings.catch_warnings(action="error"):
+        found = measure(models, Schedule(cells_of(["compile"], ["fp32"], [1]), 9), cpu)
+    assert all(row.speedup for row in found.rows)
+
+
 def test_a_model_may_have_any_name(models, cpu: Bench) -> None:
     odd = {"dense in eager mode": models["dense"], "control": models["narrow"]}
     found = measure(odd, Schedule(cells_of(["folded"], ["fp32"], [1]), 9), cpu)
@@ -182,13 +222,90 @@ def test_a_model_may_have_any_name(models, cpu: Bench) -> None:
 
 
 def test_a_probe_without_memory_costs_nothing(models, cpu: Bench, monkeypatch) -> None:
-    def full(*_args: Any) -> None:
+    def full(*_args: Any, **_options: Any) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr("tp_vgg.latency.probe_layers", full)
-    monkeypatch.setattr("tp_vgg.latency.needs_reason", lambda row: row.model == "narrow")
+    monkeypatch.setattr("tp_vgg.probes.probe_layers", full)
+    monkeypatch.setattr("tp_vgg.probes.needs_reason", lambda row: row.model == "narrow")
     found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
     assert all(row.speedup for row in found.rows)
+
+
+@pytest.fixture
+def probed(monkeypatch) -> list[tuple[int, str]]:
+    """(first width, mode) of each probe, none of which is made; every row but the dense one's is in need of one."""
+    seen: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        "tp_vgg.probes._probed", lambda model, cell, *_: seen.append((model.spec.widths[0], cell.label)) or ()
+    )
+    monkeypatch.setattr("tp_vgg.probes.needs_reason", lambda row: row.model != "dense")
+    return seen
+
+
+def test_only_cells_that_are_quoted_are_probed(models, cpu: Bench, probed) -> None:
+    """At batch 64, in each dtype: the dense model's fastest mode and the model's own."""
+    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
+    (dense, narrow, _) = found.rows
+    times = {
+        ("eager", "fp32"): (3.0, 1.0), ("folded", "fp32"): (2.0, 2.0), ("graph", "fp32"): (4.0, 3.0),
+        ("eager", "bf16"): (2.0, 1.0), ("folded", "bf16"): (1.0, 0.5),
+    }  # fmt: skip
+    rows = [
+        replace(row, mode=mode, dtype=dtype, batch_size=batch, median_ms=ms / batch)
+        for (mode, dtype), both in times.items()
+        for batch in (1, 64, 1024)
+        for row, ms in zip((dense, narrow), both, strict=True)
+    ]
+    probed.clear()
+    two = {name: models[name] for name in ("dense", "narrow")}
+    steps = steps_of(rows, two, Schedule((dense.cell,)), cpu)
+    wanted = ["eager fp32, batch 64", "folded fp32, batch 64", "folded bf16, batch 64"]
+    assert [label for _, label in probed] == wanted
+    assert [(name, cell.label) for name, cell in steps] == [("narrow", label) for label in wanted]
+
+
+def test_probes_can_be_left_out(models, cpu: Bench, probed) -> None:
+    cells = cells_of(["eager"], ["fp32"], [1])
+    measure(models, Schedule(cells, 9, probes=False), cpu)
+    assert not probed
+    measure(models, Schedule(cells, 9), cpu)
+    assert len(probed) == 2
+    measure_latency(models, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu", probes=False)
+    assert len(probed) == 2
+
+
+def throttled_bench(mhz: Callable[[float], float]) -> Bench:
+    cuda = CudaOnCpu(busy=0.3, mhz=mhz)
+    return Bench(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
+
+
+def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
+    """A clock that is low around two blocks, and one that stays low."""
+    monkeypatch.setattr("tp_vgg.interleave.PAUSE_SECONDS", 0.0)
+    asked = itertools.count()
+    some = throttled_bench(lambda _: 1000.0 if next(asked) in (2, 3, 4) else DEFAULT_MHZ)
+    schedule = Schedule(cells_of(["eager", "folded"], ["fp32"], [1]), 9, probes=False)
+    found = measure(models, schedule, some)
+    assert all(row.speedup and len(row.seconds) == 9 for row in found.rows)
+    assert {row.cell.mode: row.slow_blocks for row in found.rows} == {"eager": 2, "folded": 0}
+    assert "2 blocks thrown away, in which the clock was under 75% of its default rate" in render(found)
+    low = measure(models, schedule, throttled_bench(lambda _: 1000.0))
+    assert {(row.verdict, row.reasons[0].partition(":")[0], row.slow_blocks) for row in low.rows} == {
+        ("not available", "throttled", 18)
+    }
+    assert "36 blocks thrown away" in render(low) and "throttled: the clock was under 75%" in render(low)
+    assert "thrown away" not in render(measure(models, schedule, throttled_bench(lambda _: DEFAULT_MHZ)))
+    assert Latency.from_dict(json.loads(json.dumps(low.to_dict()))) == low
+
+
+def test_a_table_of_before_has_no_slow_blocks(models, cpu: Bench) -> None:
+    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
+    old = found.to_dict()
+    for row in old["rows"]:
+        del row["slow_blocks"]
+    for name in ("before_each", "cache_bytes"):
+        del old["conditions"][name]
+    assert Latency.from_dict(old).rows == found.rows
 
 
 def test_the_headline_is_batch_64_where_the_dense_model_is_fastest(models, cpu: Bench) -> None:
@@ -227,10 +344,21 @@ def test_it_is_public() -> None:
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 def test_every_mode_on_a_real_gpu(models) -> None:
-    found = measure_latency(models, batch_sizes=[1, 64], trials=9, device="cuda")
+    modes = ["eager", "folded", "graph", "folded-graph"]
+    found = measure_latency(models, modes=modes, batch_sizes=[64], trials=9, device="cuda")
     assert {row.verdict for row in found.rows} <= {"reference", "faster", "no gain", "slower"}
     assert all(row.busy is None or 0 < row.busy <= 1 for row in found.rows)
     assert any(row.busy for row in found.rows if row.mode == "eager")
     assert all(row.peak_bytes for row in found.rows if row.mode == "eager")
     assert found.conditions["before"]["driver_version"]
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+def test_a_compiled_network_on_a_real_gpu(models) -> None:
+    """Apart, because a compiler takes most of a minute."""
+    cell = {"modes": ["compile"], "dtypes": ["fp32"], "batch_sizes": [64]}
+    found = measure_latency(models, **cell, trials=9, device="cuda", probes=False)
+    assert all(row.median_ms for row in found.rows), [row.reasons for row in found.rows]

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import sys
+import weakref
+from typing import Any
 
 import pytest
 import torch
-from fakes import CudaOnCpu
+from fakes import CudaOnCpu, FakeCuda
 from torch import nn
 
-from tp_vgg.latencies import Cell
+from tp_vgg.clocks import TorchCuda
+from tp_vgg.latencies import GRAPHS, Cell
 from tp_vgg.modes import Unavailable, check_available, flush_denormals, prepare, ring_of
 
 CPU = torch.device("cpu")
@@ -48,10 +53,10 @@ def test_a_cpu_without_bf16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
                 check_available(Cell("eager", "bf16", 1), None)
 
 
-@pytest.mark.parametrize("mode", ["eager", "folded", "graph", "onnxruntime"])
+@pytest.mark.parametrize("mode", ["eager", "folded", "graph", "folded-graph", "onnxruntime"])
 def test_every_mode_runs_the_network_over_rotating_inputs(make_model, mode: str, monkeypatch) -> None:
     """The logits are the model's, of a ring of inputs that is as large as asked and comes round again."""
-    model, cuda = make_model(), CudaOnCpu() if mode == "graph" else None
+    model, cuda = make_model(), CudaOnCpu() if mode in GRAPHS else None
     seen: list[torch.Tensor] = []
     forward = nn.Module.__call__
 
@@ -75,8 +80,52 @@ def test_every_mode_runs_the_network_over_rotating_inputs(make_model, mode: str,
         wanted = [model(torch.randn(2, 3, 32, 32, generator=generator)) for _ in range(5)]
     for found, logits in zip(seen, [*wanted, wanted[0]], strict=True):
         assert torch.allclose(found, logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max()))
-    if mode == "graph":
+    if mode in GRAPHS:
         assert cuda is not None and cuda.log == ["capture"]
+
+
+class _Context(contextlib.nullcontext):
+    """A stream, or what a graph is captured in, where there is no device."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def wait_stream(self, _other: Any) -> None:
+        pass
+
+
+class _Graph:
+    def replay(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("mode", ["graph", "folded-graph"])
+@pytest.mark.parametrize("real", [True, False])
+def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(make_model, mode, real, monkeypatch) -> None:
+    """A graph holds addresses alone: weights that nothing else refers to would be freed, and their memory given to others."""
+    for name in ("Stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, _Context)
+    monkeypatch.setattr(torch.cuda, "current_stream", _Context)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
+    parameters: list[weakref.ref] = []
+    forward = nn.Module.__call__
+
+    def spy(self, *args, **kwargs):
+        if type(self).__name__ == "VGG":
+            parameters[:] = [weakref.ref(one) for one in self.parameters()]
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "__call__", spy)
+    cell = Cell(mode, "fp32", 1)
+    with torch.inference_mode():
+        cuda = TorchCuda(CPU) if real else FakeCuda()
+        ready = prepare(make_model(), cell, ring_of(32, cell, CPU, 0), cuda, 1)
+        gc.collect()
+        assert len(parameters) > 10 and all(one() is not None for one in parameters)
+        ready.call()
+        del ready
+        gc.collect()
+    assert not any(one() is not None for one in parameters)  # and no longer than the pass itself
 
 
 def test_networks_take_turns_at_the_inputs(make_model) -> None:

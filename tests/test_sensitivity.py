@@ -18,6 +18,7 @@ import tp_vgg
 from tp_vgg import engine as engine_module
 from tp_vgg import points, tally
 from tp_vgg.data import Normalisation, Split
+from tp_vgg.device import screening_pays
 from tp_vgg.engine import Engine
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluate import predictions
@@ -44,7 +45,7 @@ def trained(digits) -> Callable[[VGGSpec], VGG]:
     """A network that has learned digits well enough for its counts to mean something."""
     held: dict[VGGSpec, VGG] = {}
 
-    def train(spec: VGGSpec, epochs: int = 3) -> VGG:
+    def train(spec: VGGSpec, epochs: int | None = None) -> VGG:
         if spec not in held:
             torch.manual_seed(0)
             model = build(spec)
@@ -54,6 +55,7 @@ def trained(digits) -> Callable[[VGGSpec], VGG]:
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
             model.meta = {"mean": list(digits.normalisation.mean), "std": list(digits.normalisation.std)}
+            epochs = epochs or (3 if spec.batch_norm else 6)  # a plain one wakes up late
             recipe = Recipe(epochs=epochs, lr=0.02, batch_size=64, seed=0)
             fit(model, digits, recipe, normalisation=digits.normalisation, quiet=True)
             held[spec] = model.eval()
@@ -407,7 +409,47 @@ def test_screening_redoes_what_is_not_finite() -> None:
     assert (classes.tolist(), again) == ([1, 0], 1)
 
 
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+def test_images_are_redone_in_batches_of_few_sizes(kind: Kind, trained, digits, monkeypatch) -> None:
+    """On a device that plans for each size: powers of two, with the same counts; on a CPU as many as there are."""
+    options = {"levels": (0.2, 0.6, 0.9), "layers": ("features.25", "classifier.0")}
+    few = Split(digits.test.images[:120], digits.test.labels[:120])
+    sizes: list[int] = []
+    real = points.Classifier._verified
+
+    def watched(self, x, level, logits):
+        exact = self.exact
+
+        class Watching:
+            def logits(self, x, chosen):
+                sizes.append(len(x))
+                return exact.logits(x, chosen)
+
+        return real(replace(self, exact=Watching()), x, level, logits)
+
+    monkeypatch.setattr(points.Classifier, "_verified", watched)
+    found = {}
+    for padded in ((), ("cpu",)):
+        monkeypatch.setattr(points, "PADDED", padded)
+        sizes.clear()
+        found[padded] = sweep(trained(WIDE), few, kind, precision="screened", **options)
+        of_two = [size for size in sizes if size >= points.LEAST_REDONE and size & (size - 1) == 0]
+        assert len(sizes) > 5
+        assert (of_two == sizes) is bool(padded)
+    assert found[()] == found["cpu",]
+
+
+def test_auto_screens_only_where_that_was_measured_to_be_faster(make_model, monkeypatch) -> None:
+    """Not on a CPU with AVX512-BF16, where screening took longer than fp32."""
+    for hardware in (True, False):
+        monkeypatch.setattr("tp_vgg.device.has_fast_bf16", lambda _, found=hardware: found)
+        assert Sweep.of(make_model(), "structured").precision == "fp32"
+        assert screening_pays(torch.device("cuda")) is hardware
+    assert Sweep.of(make_model(), "structured", precision="screened").precision == "screened"
+
+
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_counts_as_the_cpu_does(trained, digits) -> None:
     """Near-ties may fall differently where sums run in another order: 2 in 10,000, so none of so few."""
     model = copy.deepcopy(trained(WIDE))

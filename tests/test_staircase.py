@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 
 import pytest
 import torch
 from conftest import SMALL
-from fakes import ScriptedClock
+from fakes import FakeCuda, ScriptedClock
 
 from tp_vgg import staircase
+from tp_vgg.clocks import CudaClock
 from tp_vgg.latencies import Cell
 from tp_vgg.spec import LayerRow, VGGSpec
-from tp_vgg.staircase import Grid, lower_widths, probe_layers, probe_network, profile_layer
+from tp_vgg.staircase import REPEATS, Grid, lower_widths, probe_layers, probe_network, profile_layer
 
 CPU = torch.device("cpu")
 CELL = Cell("folded", "fp32", 2)
@@ -94,6 +96,73 @@ def test_a_profile_times_every_point(named: Counter) -> None:
     assert [(p.layer, p.in_width, p.out_width) for p in timed] == [(row.name, *point) for point in points]
     assert [p.median_us for p in timed] == pytest.approx([80, 160, 160])
     assert all(p.iqr_us == pytest.approx(0) for p in timed)
+
+
+LAUNCH = 1e-4
+"""Seconds; longer than any of the convs below takes."""
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """A device on which a conv takes a microsecond an output channel, and its launch far longer."""
+    cuda = FakeCuda(launch=LAUNCH)
+    monkeypatch.setattr("tp_vgg.staircase._conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
+    return cuda
+
+
+def test_on_cuda_a_profile_counts_no_launches(launched: FakeCuda) -> None:
+    points = ((8, 4), (8, 12), (4, 12))
+    timed = list(profile_layer(SMALL.rows[1], points, CELL, CPU, CudaClock(launched), cuda=launched))
+    share = 1e6 * LAUNCH / REPEATS  # one launch is all that a whole replay has
+    assert [p.median_us for p in timed] == pytest.approx([4 + share, 12 + share, 12 + share])
+    alone = list(profile_layer(SMALL.rows[1], points, CELL, CPU, CudaClock(launched)))
+    assert [p.median_us for p in alone] == pytest.approx([104, 112, 112])
+
+
+def test_on_cuda_a_probe_counts_no_launches(launched: FakeCuda) -> None:
+    spec = VGGSpec((64, 129, 256, 256, 512, 512, 512, 512))
+    (step,) = probe_layers(spec, CELL, CPU, CudaClock(launched), cuda=launched)
+    assert step.gain.value == pytest.approx((129 + 5) / (128 + 5))
+
+
+def test_a_replay_is_no_longer_than_a_sample_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of long convs fewer are captured, down to one."""
+    seen: list[int] = []
+
+    class Spied(FakeCuda):
+        def capture(self, call, repeats=1, pool=None):
+            seen.append(repeats)
+            return super().capture(call, repeats, pool)
+
+    for seconds, repeats in ((1e-5, REPEATS), (0.002, 5), (0.3, 1)):
+        cuda = Spied()
+        monkeypatch.setattr("tp_vgg.staircase._conv_call", lambda *_, c=cuda, s=seconds: c.takes(s))
+        (timed,) = profile_layer(SMALL.rows[1], ((8, 4),), CELL, CPU, CudaClock(cuda), cuda=cuda)
+        assert timed.median_us == pytest.approx(1e6 * seconds)
+        assert seen.pop() == repeats
+
+
+def test_a_layers_graphs_are_gone_before_the_next_layer(launched: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share one pool, and memory is given back when nothing refers to them."""
+    graphs: list[weakref.ref] = []
+    pools: list[object] = []
+    alive: list[int] = []
+    real = launched.capture
+
+    def capture(call, repeats, pool):
+        made = real(call, repeats, pool)
+        graphs.append(weakref.ref(made))
+        pools.append(pool)
+        return made
+
+    monkeypatch.setattr(launched, "capture", capture)
+    monkeypatch.setattr(
+        "tp_vgg.staircase.release_memory", lambda: alive.append(sum(one() is not None for one in graphs))
+    )
+    for row in SMALL.rows[1:3]:
+        list(profile_layer(row, ((8, 4), (8, 8)), CELL, CPU, CudaClock(launched), cuda=launched))
+    assert alive == [0, 0] and len(graphs) == 4
+    assert pools[0] is pools[1] and pools[2] is pools[3] and pools[0] is not pools[2]
 
 
 def test_the_timed_convs_are_those_of_the_network() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from tp_vgg.latencies import LatencyRow, Ratio
 from tp_vgg.spec import VGGSpec
-from tp_vgg.verdicts import Step, bytes_moved, explain, verdict
+from tp_vgg.traffic import Memory, bytes_moved
+from tp_vgg.verdicts import Step, explain, verdict
 
 DENSE = VGGSpec.preset(head="linear")
 HALF = DENSE.with_widths({name: width // 2 for name, width in DENSE.prunable.items()})
@@ -30,9 +31,12 @@ def row(model: str = "half", **changes: object) -> LatencyRow:
 REFERENCE = row("dense", verdict="reference", speedup=1.0, mac_ratio=1.0, efficiency=1.0)
 
 
-def reasons(*rows: LatencyRow, bandwidth: float = 1e15, steps: dict | None = None) -> tuple[str, ...]:
+FAST = Memory(1e15)
+
+
+def reasons(*rows: LatencyRow, memory: Memory = FAST, steps: dict | None = None) -> tuple[str, ...]:
     """Of the last row."""
-    return explain([REFERENCE, *rows], MODELS, bandwidth, steps or {})[-1].reasons
+    return explain([REFERENCE, *rows], MODELS, memory, steps or {})[-1].reasons
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,7 @@ def test_masks_save_nothing() -> None:
     masked = row("masked", verdict="no gain", mac_ratio=1.0, efficiency=1.0, speedup=1.0)
     assert reasons(masked) == ("masks save nothing: dense kernels multiply its 95.0% zeros too",)
     both = {**MODELS, "half": {**MODELS["half"], "density": 0.5}}
-    found = explain([REFERENCE, row(efficiency=0.95)], both, 1e15, {})[-1].reasons
+    found = explain([REFERENCE, row(efficiency=0.95)], both, FAST, {})[-1].reasons
     assert found == ("masks save nothing: dense kernels multiply its 50.0% zeros too",)
 
 
@@ -67,7 +71,9 @@ def test_what_promised_nothing_owes_no_reason() -> None:
     """A copy of the dense model, or one with a zero more."""
     copy = {**MODELS, "masked": {**MODELS["dense"], "density": 0.999}}
     assert (
-        explain([REFERENCE, row("masked", verdict="no gain", mac_ratio=1.0, speedup=1.0)], copy, 1e9, {})[-1].reasons
+        explain([REFERENCE, row("masked", verdict="no gain", mac_ratio=1.0, speedup=1.0)], copy, Memory(1e9), {})[
+            -1
+        ].reasons
         == ()
     )
 
@@ -80,19 +86,32 @@ def test_launch_bound_by_a_gpu_that_waits_or_by_a_graph_that_does_not() -> None:
     assert reasons(row(mode="graph", median_ms=6.0), row()) == ("no rule explains it",)
     assert reasons(row(), graph) == ("no rule explains it",)  # a graph has no launches to wait for
     assert reasons(replace(graph, batch_size=1), row()) == ("no rule explains it",)
-    assert reasons(graph, row(mode="folded", busy=0.9)) == (
-        "no rule explains it",
-    )  # it works, and the graph is not of it
+    assert reasons(graph, row(mode="folded")) == ("no rule explains it",)  # the graph is not of it
+    folded = row(mode="folded-graph", median_ms=4.0)
+    assert reasons(folded, row(mode="folded")) == ("launch-bound: a CUDA graph of it is 2.5× as fast as folded",)
+    assert reasons(folded, row()) == ("no rule explains it",)
 
 
-def test_memory_bound_where_moving_everything_once_takes_half_the_time() -> None:
+@pytest.mark.parametrize("mode", ["eager", "folded", "compile"])
+def test_memory_bound_where_moving_what_no_cache_holds_takes_half_the_time(mode) -> None:
     seconds = row().median_ms / 1000  # type: ignore[operator]
     for share, found in (
-        (0.6, "memory-bound: moving weights and activations once is 60% of its time"),
+        (0.6, "memory-bound: moving what the cache does not hold is 60% of its time"),
         (0.4, "no rule explains it"),
     ):
-        assert reasons(row(), bandwidth=bytes_moved(HALF, 64, 4) / (share * seconds)) == (found,)
-    assert reasons(row(dtype="bf16"), bandwidth=bytes_moved(HALF, 64, 4) / (0.6 * seconds)) == ("no rule explains it",)
+        for cache in (0, 1 << 20):
+            memory = Memory(bytes_moved(HALF, mode, 64, 4, cache) / (share * seconds), cache)
+            assert reasons(row(mode=mode), memory=memory) == (found,)
+    half = Memory(bytes_moved(HALF, mode, 64, 4) / (0.6 * seconds))
+    assert reasons(row(mode=mode, dtype="bf16"), memory=half) == ("no rule explains it",)
+
+
+def test_what_the_cache_holds_is_no_reason() -> None:
+    """The same bandwidth that makes a small cache the bottleneck does not where everything fits."""
+    seconds = row().median_ms / 1000  # type: ignore[operator]
+    bandwidth = bytes_moved(HALF, "eager", 64, 4) / (0.6 * seconds)
+    assert reasons(row(), memory=Memory(bandwidth))[0].startswith("memory-bound")
+    assert reasons(row(), memory=Memory(bandwidth, 1 << 30)) == ("no rule explains it",)
 
 
 def test_a_step_is_named_with_the_width_that_goes_down() -> None:
@@ -109,19 +128,11 @@ def test_a_step_is_named_with_the_width_that_goes_down() -> None:
 
 def test_a_control_that_is_off_is_said() -> None:
     for speedup, found in ((1.05, ("not quiet: the A/A control of this cell is 1.050",)), (0.98, ())):
-        assert explain([replace(REFERENCE, speedup=speedup)], MODELS, 1e9, {})[0].reasons == found
-    cold = explain([replace(REFERENCE, warm=False)], MODELS, 1e9, {})[0]
+        assert explain([replace(REFERENCE, speedup=speedup)], MODELS, Memory(1e9), {})[0].reasons == found
+    cold = explain([replace(REFERENCE, warm=False)], MODELS, Memory(1e9), {})[0]
     assert cold.reasons == ("not warm: times still fell after the longest warm-up",)
 
 
 def test_what_is_not_available_keeps_its_reason() -> None:
     missing = LatencyRow("half", "graph", "fp32", 64, "not available", ("CUDA graphs need a CUDA device",))
     assert reasons(missing) == missing.reasons
-
-
-def test_bytes_moved_by_hand() -> None:
-    spec = VGGSpec((1,) * 8, image_size=32)
-    maps = [(3 + 1) * 32**2, 2 * 16**2, 2 * 8**2, 2 * 8**2, 2 * 4**2, 2 * 4**2, 2 * 2**2, 2 * 2**2, 1 + 10]
-    weights = 27 + 7 * 9 + 10
-    assert bytes_moved(spec, 1, 4) == 4 * (weights + sum(maps))
-    assert bytes_moved(spec, 5, 2) == 2 * (weights + 5 * sum(maps))

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 import statistics
-import subprocess
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 
 from tp_vgg.live_bytes import peak_live_bytes
+from tp_vgg.machine_state import NvidiaSmi, Nvml, cpu_cache_bytes, cpu_state, gpu_of
 
 Call = Callable[[], object]
 SAMPLE_SECONDS = 0.05
-"""Shortest sample: a million times the resolution of the clocks, thousands of times the cost of reading them."""
+"""Shortest sample on a CPU: a million times the resolution of its clock, and long enough that its scheduler evens out."""
+CUDA_SAMPLE_SECONDS = 0.01
+"""Shortest sample on CUDA: ten thousand times the resolution of its events; nothing else runs on it that would have to even out."""
 
 
 class Clock(Protocol):
     """A device as the benchmark sees it."""
 
     def sample(self, call: Call) -> float:
-        """Seconds of one ``call``, from as many as fill :data:`SAMPLE_SECONDS`, after one that is not counted; on a CPU one of
-        twice that long is the sample: so long, what the call before has left in the caches no longer shows."""
+        """Seconds of one ``call``, from as many as fill a sample, after one that is not counted; on a CPU one of twice that long is
+        the sample: so long, what the call before has left in the caches no longer shows."""
+
+    def sample_seconds(self, call_seconds: float) -> float:
+        """About how long :meth:`sample` takes of a call that takes ``call_seconds``."""
+
+    def speed(self) -> float | None:
+        """The device's clock rate now as a share of its default rate; ``None`` where either is not known, as on a CPU."""
 
     def busy(self, call: Call) -> float | None:
         """Share of the wall time of a ``call`` in which the device computes; ``None`` where that can't be told apart."""
@@ -68,6 +75,12 @@ class CpuClock:
             if collects:
                 gc.enable()
 
+    def sample_seconds(self, call_seconds: float) -> float:
+        return call_seconds if call_seconds >= 2 * self._seconds else call_seconds + max(self._seconds, call_seconds)
+
+    def speed(self) -> float | None:
+        return None
+
     def busy(self, call: Call) -> float | None:
         return None
 
@@ -75,18 +88,10 @@ class CpuClock:
         return held + peak_live_bytes(call)
 
     def cache_bytes(self) -> int:
-        sizes = [_cache_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-        return max(sizes, default=32 << 20)
+        return cpu_cache_bytes()
 
     def conditions(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"threads": self._threads, "clock_mhz": _cpu_mhz()}
-        for name, path in (
-            ("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            ("load", "/proc/loadavg"),
-        ):
-            with contextlib.suppress(OSError):
-                found[name] = Path(path).read_text().strip()
-        return found
+        return {"threads": self._threads, **cpu_state()}
 
 
 class Event(Protocol):
@@ -117,24 +122,41 @@ class CudaCalls(Protocol):
     def capability(self) -> tuple[int, int]:
         """CUDA's compute capability."""
 
-    def capture(self, call: Call) -> Call:
-        """A CUDA graph of ``call``, to be replayed. The replay keeps ``call`` alive, and so all tensors that it refers to."""
+    def pool(self) -> Any:
+        """Memory for graphs to share. It is given back with the last of them; what one leaves in it the next overwrites."""
+
+    def capture(self, call: Call, repeats: int = 1, pool: Any = None) -> Call:
+        """A CUDA graph of ``call``, ``repeats`` times, to be replayed; in a ``pool`` of :meth:`pool`, or with memory of its own. The replay
+        keeps ``call`` alive, and so all tensors that it refers to."""
+
+    def sm_mhz(self) -> float | None:
+        """Clock of the multiprocessors now; ``None`` where it is not known."""
+
+    def default_sm_mhz(self) -> float | None:
+        """Their default clock; ``None`` where it is not known."""
 
     def facts(self) -> dict[str, Any]:
-        """Clocks, power state, the driver and cuDNN."""
+        """Clocks in megahertz, power in watts, temperature, what throttles, the driver and cuDNN, as far as they are known."""
 
 
 class CudaClock:
     """Device time between two events around a block of calls, with no synchronisation inside the block."""
 
-    def __init__(self, calls: CudaCalls, seconds: float = SAMPLE_SECONDS) -> None:
+    def __init__(self, calls: CudaCalls, seconds: float = CUDA_SAMPLE_SECONDS) -> None:
         self.calls, self._seconds = calls, seconds
 
     def sample(self, call: Call) -> float:
-        return self._block(call, self._count(call))
+        return self._block(call, self._count(self._block(call, 1)))  # the call that tells how many warms the caches too
+
+    def sample_seconds(self, call_seconds: float) -> float:
+        return call_seconds * (1 + self._count(call_seconds))
+
+    def speed(self) -> float | None:
+        now, default = self.calls.sm_mhz(), self.calls.default_sm_mhz()
+        return now / default if now and default else None
 
     def busy(self, call: Call) -> float | None:
-        count = self._count(call)
+        count = self._count(self._block(call, 1))
         wall = self._block(call, count) * count
         kernels = self.calls.kernel_seconds(call, count)
         return None if kernels is None else min(kernels / wall, 1.0)
@@ -148,9 +170,9 @@ class CudaClock:
     def conditions(self) -> dict[str, Any]:
         return self.calls.facts()
 
-    def _count(self, call: Call) -> int:
-        """Calls that fill a sample; the call that tells it warms the caches too."""
-        return max(math.ceil(self._seconds / max(self._block(call, 1), 1e-7)), 1)
+    def _count(self, call_seconds: float) -> int:
+        """Calls that fill a sample."""
+        return max(math.ceil(self._seconds / max(call_seconds, 1e-7)), 1)
 
     def _block(self, call: Call, count: int) -> float:
         start, end = self.calls.event(), self.calls.event()
@@ -163,6 +185,12 @@ class CudaClock:
         return start.elapsed_time(end) / 1000 / count
 
 
+class Graph(Protocol):
+    """``torch.cuda.CUDAGraph``, captured."""
+
+    def replay(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Replay:
     """A captured CUDA graph, with the call that it was captured from.
@@ -170,7 +198,7 @@ class Replay:
     A graph holds addresses alone: once nothing else refers to the weights and inputs behind them, their memory is given to others.
     """
 
-    graph: torch.cuda.CUDAGraph
+    graph: Graph
     captured: Call
 
     def __call__(self) -> None:
@@ -178,7 +206,7 @@ class Replay:
 
 
 class TorchCuda:
-    """:class:`CudaCalls` by torch and nvidia-smi."""
+    """:class:`CudaCalls` by torch, and by NVML or nvidia-smi."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -192,21 +220,23 @@ class TorchCuda:
 
     def kernel_seconds(self, call: Call, count: int) -> float | None:
         try:
-            with (
-                warnings.catch_warnings(action="ignore"),  # of torch 2.11: that it forgets the cycles before the last; there is one
-                torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile,
-            ):
-                for _ in range(count):
-                    call()
-                self.synchronize()
+            with warnings.catch_warnings(action="ignore"):  # torch 2.11: of cycles that are forgotten; there is one
+                events = self._profiled(call, count)
         except RuntimeError:  # no permission, or another profiler is attached
             return None
         kernels = [
             event.self_device_time_total
-            for event in profile.events()
+            for event in events
             if event.device_type.name == "CUDA" and not event.is_user_annotation
         ]
         return float(sum(kernels)) / 1e6 or None
+
+    def _profiled(self, call: Call, count: int) -> Any:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(count):
+                call()
+            self.synchronize()
+        return profile.events()
 
     def allocated_peak(self, call: Call) -> int:
         before = torch.cuda.memory_allocated(self._device)
@@ -221,7 +251,10 @@ class TorchCuda:
     def capability(self) -> tuple[int, int]:
         return torch.cuda.get_device_capability(self._device)
 
-    def capture(self, call: Call) -> Call:
+    def pool(self) -> Any:
+        return torch.cuda.graph_pool_handle()
+
+    def capture(self, call: Call, repeats: int = 1, pool: Any = None) -> Call:
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
@@ -229,57 +262,35 @@ class TorchCuda:
                 call()
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            call()
+        with torch.cuda.graph(graph, pool=pool):
+            for _ in range(repeats):
+                call()
         return Replay(graph, call)
 
+    def sm_mhz(self) -> float | None:
+        return self._gpu.sm_mhz()
+
+    def default_sm_mhz(self) -> float | None:
+        return self._default_sm_mhz
+
     def facts(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"cudnn": torch.backends.cudnn.version()}
-        uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
-        for query in _QUERIES:
-            found |= _nvidia_smi(uuid, query)
-        return found
+        state = self._gpu.state()
+        if self._default_sm_mhz is not None:
+            state["default_sm_mhz"] = self._default_sm_mhz
+        return {"cudnn": torch.backends.cudnn.version(), **state}
 
+    @cached_property
+    def _gpu(self) -> Nvml | NvidiaSmi:
+        return gpu_of(f"GPU-{torch.cuda.get_device_properties(self._device).uuid}")
 
-_QUERIES = (
-    "driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu",
-    "power.draw,power.limit",
-    "clocks_throttle_reasons.active",  # renamed by newer drivers, hence alone
-)
+    @cached_property
+    def _default_sm_mhz(self) -> float | None:
+        """NVML's; where a device has none that can be set, as those for desktops have, the rate that CUDA states."""
+        stated = getattr(torch.cuda.get_device_properties(self._device), "clock_rate", 0) / 1000
+        return self._gpu.default_sm_mhz() or stated or None
 
 
 def _seconds(call: Call) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def _nvidia_smi(uuid: str, query: str) -> dict[str, str]:
-    """The fields of ``query``; none where nvidia-smi is missing or does not know them."""
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", f"--id={uuid}", f"--query-gpu={query}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(query.split(","), (cell.strip() for cell in answer.stdout.split(",")), strict=False))
-
-
-def _cache_size(path: Path) -> int:
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    try:
-        text = path.read_text().strip()
-        return int(text[:-1]) * units[text[-1]]
-    except (OSError, ValueError, KeyError, IndexError):
-        return 0
-
-
-def _cpu_mhz() -> list[float]:
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-    return []

@@ -20,6 +20,7 @@ from tp_vgg.storage import fingerprint
 SPLIT_SEED = 0
 MAX_VAL = 5000
 PAD = 4
+"""Pixels by which an image is shifted in training at most."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,26 @@ class Normalisation:
         """The one that travels with a model's weights, from its ``meta``."""
         return cls(tuple(meta["mean"]), tuple(meta["std"]))
 
+    def on(self, device: torch.device) -> Normaliser:
+        """The same with its numbers on ``device``, for those who call it often: sending them waits for the device."""
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return Normaliser(mean, std)
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [N, 3, S, S] → float32 of the same shape and memory format."""
-        mean = images.new_tensor(self.mean, dtype=torch.float32).view(1, 3, 1, 1)
-        std = images.new_tensor(self.std, dtype=torch.float32).view(1, 3, 1, 1)
-        return images.float().div_(255).sub_(mean).div_(std)
+        return self.on(images.device)(images)
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """A :class:`Normalisation` whose mean and standard deviation, float32 [1, 3, 1, 1], lie on a device."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [N, 3, S, S] on that device → float32 of the same shape and memory format."""
+        return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
@@ -129,25 +145,24 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(picked))
 
 
-def augment(
-    split: Split, where: torch.Tensor, mirrored: torch.Tensor | None, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images ``where`` [B], each shifted by up to 4 pixels over a reflected border, those of ``mirrored`` (bool [B], on the CPU)
-    turned left to right: (uint8 [B, 3, S, S] channels_last, labels [B]). One gather on the device.
+def augment(split: Split, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images that ``draws`` names, each shifted over a reflected border and turned left to right as it says: (uint8 [B, 3, S, S]
+    channels_last, labels [B]). One gather on the device.
 
-    ``generator`` lives on the CPU, so that every device draws the same numbers.
+    ``draws``: int64 [4, B] on the split's device: which image; by how many pixels it is shifted down and to the right (each from −4 to 4,
+    or less than S); 1 where it is turned.
     """
-    count, device = len(where), split.labels.device
+    where, down, right, turned = draws
     side = split.images.shape[-1]
-    shift = torch.randint(0, 2 * PAD + 1, (2, count, 1), generator=generator) - PAD
-    line = torch.arange(side)
-    reflected = (shift + line).abs()
-    rows, columns = (side - 1) - ((side - 1) - reflected).abs()
-    if mirrored is not None:
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    rows, columns, where = rows.to(device), columns.to(device), where.to(device)
+    line = torch.arange(side, device=draws.device)
+    rows, columns = (_reflected(shift[:, None] + line, side) for shift in (down, right))
+    columns = torch.where(turned[:, None] > 0, columns.flip(1), columns)
     images = split.images.permute(0, 2, 3, 1)[where[:, None, None], rows[:, :, None], columns[:, None, :]]
     return images.permute(0, 3, 1, 2), split.labels[where]
+
+
+def _reflected(line: torch.Tensor, side: int) -> torch.Tensor:
+    return (side - 1) - ((side - 1) - line.abs()).abs()
 
 
 def _digits() -> DataSet:

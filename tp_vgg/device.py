@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,15 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def screening_pays(device: torch.device) -> bool:
+    """Whether a sweep that screens in bf16 and verifies in fp32 is faster than one in fp32 alone, as measured (docs/results.md, docs/gpu.md).
+
+    On a GPU with bf16 hardware it is. On a CPU it is not, with AVX512-BF16 either: there fp32 has kernels of its own (Winograd, sums that one
+    level goes on with from the last) and bf16 has none. With AMX it was not measured.
+    """
+    return device.type == "cuda" and has_fast_bf16(device)
+
+
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` is bf16 where that has hardware, else fp32."""
     if name == "bf16" or (name == "auto" and has_fast_bf16(device)):
@@ -49,28 +58,76 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Autocast to ``precision``; a no-op for fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+    """Autocast to ``precision``; a no-op for fp32. Nothing is kept of a cast: our networks use each weight once, and a CUDA graph must not read what
+    was cast before it was captured."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16, cache_enabled=False)
 
 
 @contextlib.contextmanager
 def fp32_arithmetic(*, tf32: bool, deterministic: bool) -> Iterator[None]:
-    """What fp32 stands for on CUDA, whatever the process has set; without ``tf32``, oneDNN's bf16 does not stand in for it either."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    """What fp32 stands for, whatever the process has set and by whichever of torch's two interfaces, which is put back at the end.
+
+    Without ``tf32`` a product of fp32 numbers is one of fp32 numbers: neither TF32 on CUDA nor oneDNN's bf16 on a CPU stands in for it.
+    cuDNN chooses its kernels without timing them; ``deterministic`` leaves it those that give the same bits on every run.
+    """
+    cudnn = torch.backends.cudnn
+    legacy, leaves = _legacy_precision(), [leaf.fp32_precision for leaf in _leaves()]
+    flags = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=tf32):
-            yield
+        # First the older interface, which sets both; the newer one then says what the older can't.
+        _set_legacy_precision(("high" if tf32 else "highest", tf32))
+        _set_leaves(["tf32" if tf32 and of_cuda else "ieee" for of_cuda in _OF_CUDA])
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, deterministic
+        yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
+        _set_legacy_precision(legacy)
+        _set_leaves(leaves)
+
+
+_OF_CUDA = (True, True, True, False, False)
+"""Which of :func:`_leaves` are of a GPU."""
+
+
+def _leaves() -> tuple[Any, ...]:
+    """Where torch's newer interface keeps how fp32 is multiplied, by library and operation."""
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv
+
+
+def _set_leaves(wanted: Sequence[str]) -> None:
+    """Leave a leaf to follow the process-wide choice (``none``) where that comes to what is wanted."""
+    for leaf, value in zip(_leaves(), wanted, strict=True):
+        for setting in ("none", value):
+            if leaf.fp32_precision != value:
+                leaf.fp32_precision = setting
+
+
+def _legacy_precision() -> tuple[str, bool]:
+    """The same by torch's older interface: of matrix products, and whether cuDNN may take TF32. Reading it is an error where the process has
+    said by the newer one what the older has no word for: then the nearest word."""
+    matmul_leaf, conv_leaf, *_ = _leaves()
+    matmul, cudnn = "high" if matmul_leaf.fp32_precision == "tf32" else "highest", conv_leaf.fp32_precision == "tf32"
+    with contextlib.suppress(RuntimeError):
+        matmul = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        cudnn = torch.backends.cudnn.allow_tf32
+    return matmul, cudnn
+
+
+def _set_legacy_precision(wanted: tuple[str, bool]) -> None:
+    matmul, torch.backends.cudnn.allow_tf32 = wanted
+    torch.set_float32_matmul_precision(matmul)
 
 
 def fp32_flags() -> dict[str, Any]:
     """What :func:`fp32_arithmetic` has set, or the process."""
+    matmul, conv, *_ = (leaf.fp32_precision for leaf in _leaves())
     cudnn = torch.backends.cudnn
     return {
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "cudnn_allow_tf32": cudnn.allow_tf32,
+        "cuda_matmul": matmul,
+        "cudnn_conv": conv,
         "cudnn_benchmark": cudnn.benchmark,
         "cudnn_deterministic": cudnn.deterministic,
     }
@@ -79,15 +136,6 @@ def fp32_flags() -> dict[str, Any]:
 def exact_fp32() -> contextlib.AbstractContextManager[None]:
     """fp32 that is fp32, with the same bits on every run."""
     return fp32_arithmetic(tf32=False, deterministic=True)
-
-
-def repeatable() -> contextlib.AbstractContextManager[None]:
-    """cuDNN's kernels that give the same bits on every run, chosen without timing them."""
-    tf32 = torch.backends.cudnn.allow_tf32
-    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
-    )
-    return flags
 
 
 def free_memory(device: torch.device) -> int:

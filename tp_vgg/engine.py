@@ -29,7 +29,7 @@ from tp_vgg.structured import rank
 from tp_vgg.tally import Sweep, Tally
 from tp_vgg.unstructured import magnitude_masks
 
-BLOCK = {"cpu": 250, "cuda": 2000}
+BLOCK = {"cpu": 250, "cuda": 5000}
 """Images evaluated together; the outputs of one block stay in buffers that every level uses again."""
 CALIBRATION_IMAGES = 256
 
@@ -49,8 +49,8 @@ class Engine:
     def __init__(self, model: VGG, split: Split, asked: Sweep, ranks: Ranks, sample: Split | None = None) -> None:
         """``sample``: the images for new statistics of batch norm, where the sweep asks for them."""
         self._model, self._split, self._asked, self._ranks = model, split, asked, ranks
-        self._normalisation = Normalisation.of(model.meta)
         self._device = split.labels.device
+        self._normalise = Normalisation.of(model.meta).on(self._device)
         steps = steps_of(model, split.images.shape[-1])
         self._refit = Refit(model, sample, split.images.shape[-1]) if sample is not None else None
         self._orders: dict[str, torch.Tensor] = {}
@@ -154,7 +154,7 @@ class Engine:
 
     def _images(self, where: slice | torch.Tensor) -> torch.Tensor:
         """Normalised images [n, side, side, 3]."""
-        return self._normalisation(self._split.images[where]).permute(0, 2, 3, 1).contiguous()
+        return self._normalise(self._split.images[where]).permute(0, 2, 3, 1).contiguous()
 
     def _calibration_images(self) -> torch.Tensor:
         labels = self._split.labels

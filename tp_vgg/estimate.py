@@ -4,30 +4,68 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from tp_vgg.data import DataSet, Normalisation
-from tp_vgg.device import autocast
+from tp_vgg.device import autocast, exact_fp32
 from tp_vgg.recipe import Recipe
+from tp_vgg.train import steps_alone
+
+CPU_IMAGES = 32
+"""Of the small batch that is timed on a CPU, where a whole one takes a second."""
+CUDA_STEPS = 12, 24
+"""Of the training itself, on a GPU: the first ones, which capture a graph, and those that are timed."""
 
 
 def estimate_seconds(
     model: nn.Module, data: DataSet, recipe: Recipe, normalisation: Normalisation, precision: torch.dtype
 ) -> float:
-    """How long :func:`tp_vgg.train.fit` will take here, from two small batches on a copy of the model."""
+    """How long :func:`tp_vgg.train.fit` will take here, in seconds, by a few steps on a copy of the model.
+
+    On a GPU these are steps of the training itself, since what they take is not in proportion to the images.
+    """
     device = data.train.labels.device
-    probe = copy.deepcopy(model).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    count = min(32, len(data.train))
+    probe = copy.deepcopy(model)
+    if device.type == "cuda":
+        a_step = _step_seconds(probe, data, recipe, normalisation, precision)
+        return a_step * recipe.epochs * -(-len(data.train) // recipe.batch_size)
+    return _image_seconds(probe, data, normalisation, precision) * len(data.train) * recipe.epochs
+
+
+def _step_seconds(
+    probe: nn.Module, data: DataSet, recipe: Recipe, normalisation: Normalisation, precision: torch.dtype
+) -> float:
+    before, timed = CUDA_STEPS
+    step = steps_alone(probe, data, replace(recipe, epochs=before + timed), normalisation, precision)
+    with exact_fp32():
+        for _ in range(before):
+            step()
+        _wait(data)
+        start = time.perf_counter()
+        for _ in range(timed):
+            step()
+        _wait(data)
+    return (time.perf_counter() - start) / timed
+
+
+def _wait(data: DataSet) -> None:
+    if data.train.labels.device.type == "cuda":
+        torch.cuda.synchronize(data.train.labels.device)
+
+
+def _image_seconds(probe: nn.Module, data: DataSet, normalisation: Normalisation, precision: torch.dtype) -> float:
+    device = data.train.labels.device
+    probe.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    count = min(CPU_IMAGES, len(data.train))
     inputs, labels = normalisation(data.train.images[:count]), data.train.labels[:count]
     best = float("inf")
     for _ in range(2):
         start = time.perf_counter()
         with autocast(device, precision):
             F.cross_entropy(probe(inputs).float(), labels).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
-    return best / count * len(data.train) * recipe.epochs
+    return best / count

@@ -39,12 +39,13 @@ def predictions(
     was_training = model.training
     model.eval()
     found: list[torch.Tensor] = []
+    normalise = normalisation.on(device)
     bar = tqdm(desc=label, total=len(split), unit="img", leave=False, disable=None if label else True)
     try:
         while (done := sum(map(len, found))) < len(split):
             try:
                 with exact_fp32(), autocast(device, precision):
-                    found.append(classes_of(model(normalisation(split.images[done : done + size]))))
+                    found.append(classes_of(model(normalise(split.images[done : done + size]))))
                 bar.update(len(found[-1]))
                 continue
             except (RuntimeError, MemoryError) as error:

@@ -56,10 +56,11 @@ class Direct(Kernel):
     def nested(
         self, step: Step, x: torch.Tensor, prepared: torch.Tensor, counts: Sequence[int], outputs: Outputs
     ) -> None:
-        weights = [self.prepare(prepared[:, :count]) for count in counts]
+        widths = [_aligned(count, x) for count in counts]
+        weights = [self.prepare(_first(prepared, *both)) for both in zip(counts, widths, strict=True)]
         for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
-            for count, weight, piece in zip(counts, weights, pieces, strict=True):
-                _convolve(step, part[..., :count].contiguous(), weight, piece)
+            for width, weight, piece in zip(widths, weights, pieces, strict=True):
+                _convolve(step, part[..., :width].contiguous(), weight, piece)
 
     @staticmethod
     def _bytes(step: Step, x: torch.Tensor) -> int:
@@ -244,6 +245,21 @@ def _convolve(step: Step, x: torch.Tensor, weight: torch.Tensor, out: torch.Tens
     if step.pooled:
         y = F.max_pool2d(y, 2)
     torch.clamp_min(y.permute(0, 2, 3, 1), 0, out=out)
+
+
+def _aligned(count: int, x: torch.Tensor) -> int:
+    """Input channels of ``x`` to convolve where the first ``count`` are asked for: in bf16 a multiple of 8, as far as there are, without which
+    tensor cores are not used (measured: 90 channels take 2.5 times as long as 96)."""
+    return min(-(-count // 8) * 8, x.shape[-1]) if x.dtype == torch.bfloat16 else count
+
+
+def _first(weight: torch.Tensor, count: int, width: int) -> torch.Tensor:
+    """The first ``width`` input channels of a conv's weight, of which only the first ``count`` are not zero."""
+    part = weight[:, :width]
+    if width > count:
+        part = part.clone()
+        part[:, count:] = 0
+    return part
 
 
 def _micro(x: torch.Tensor, bytes_per_image: int, *outputs: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

@@ -34,6 +34,8 @@ FEWEST_TRIALS = 9
 """Below that the interval falls short of 95 %: of 7 it is 87.5 %, of 5 at most 93.8 %."""
 FEW_TRIALS = 9
 """Blocks by default where they take long; by the same reckoning 96.1 %."""
+SLOW = 0.75
+"""A block does not count where the device's clock was under this share of its default rate. Source: nvbench, throttle detection."""
 Verdict = Literal["faster", "no gain", "slower", "reference", "not available"]
 
 
@@ -118,6 +120,8 @@ class LatencyRow:
     """Denormal weights set to zero before timing: a CPU is slow on them, and dead channels make them."""
     warm: bool = True
     """Whether the warm-up became stable."""
+    slow_blocks: int = 0
+    """Blocks of this cell that do not count, since the device's clock was too low (:data:`SLOW`)."""
     seconds: tuple[float, ...] = ()
     """Of one pass, a value a block."""
 
@@ -139,6 +143,8 @@ class LatencyRow:
             and self.speedup_low <= self.speedup <= self.speedup_high  # type: ignore[operator]
         ):
             raise ValueError("times that no clock gives")
+        if self.slow_blocks < 0:
+            raise ValueError("fewer blocks than none")
         _ = self.cell  # which has checks of its own
 
     def metrics(self, device: str) -> dict[str, Any]:
@@ -162,8 +168,9 @@ class Latency:
     another of the same widths was timed in its place ``timed_as``."""
     environment: dict[str, str | int | None]
     conditions: dict[str, Any]
-    """Clocks and power state of the device ``before`` and right ``after`` each cell of this session, the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write
-    counted), whether the input stayed in the cache (``hot``), and the ``command``."""
+    """Clocks, power and temperature of the device ``before`` all of this session, and right before (``before_each``) and right ``after`` each
+    cell of it; the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write counted) and the ``cache_bytes``
+    that the rules reckon with, whether the input stayed in the cache (``hot``), and the ``command``."""
     rows: tuple[LatencyRow, ...]
 
     def of_model(self, sha256: str) -> tuple[LatencyRow, ...]:
@@ -173,12 +180,15 @@ class Latency:
 
     def headline(self) -> Cell | None:
         """The cell to quote where there is room for one: batch 64, or else the largest measured, as the dense model is fastest."""
-        rows = [row for row in self.rows if row.model == self.reference and row.median_ms is not None]
-        if not rows:
-            return None
-        batches = {row.batch_size for row in rows}
-        batch = 64 if 64 in batches else max(batches)
-        return min((row for row in rows if row.batch_size == batch), key=lambda row: row.median_ms or 0.0).cell
+        batch = quoted_batch(self.rows, self.reference)
+        rows = [row for row in self.rows if row.model == self.reference and row.batch_size == batch]
+        timed = [row for row in rows if row.median_ms is not None]
+        return min(timed, key=lambda row: row.median_ms or 0.0).cell if timed else None
+
+    @property
+    def slow_blocks(self) -> int:
+        """Blocks of all cells that do not count, since the device's clock was too low."""
+        return sum({row.cell: row.slow_blocks for row in self.rows}.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as ``latency.json`` holds it."""
@@ -198,6 +208,12 @@ class Latency:
             raise TypeError("not what a benchmark says of its device")
         found.environment["threads"]
         return found
+
+
+def quoted_batch(rows: Iterable[LatencyRow], reference: str) -> int | None:
+    """The batch size to quote where there is room for one: 64, or else the largest at which the dense model (``reference``) was timed."""
+    batches = {row.batch_size for row in rows if row.model == reference and row.median_ms is not None}
+    return 64 if 64 in batches else max(batches, default=None)
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,9 @@ def ring_of(side: int, cell: Cell, device: torch.device, ring_bytes: int) -> Rin
     dtype = DTYPE[cell.dtype]
     count = max(-(-ring_bytes // (dtype.itemsize * cell.batch_size * 3 * side * side)), 1)
     generator = torch.Generator().manual_seed(0)
-    drawn = (torch.randn(cell.batch_size, 3, side, side, generator=generator) for _ in range(count))
-    return Ring([images.to(device=device, dtype=dtype).contiguous(memory_format=layout(cell)) for images in drawn])
+    drawn = torch.randn(count * cell.batch_size, 3, side, side, generator=generator)
+    images = drawn.to(device=device, dtype=dtype).contiguous(memory_format=layout(cell))  # thousands, in one transfer
+    return Ring(list(images.split(cell.batch_size)))
 
 
 def prepare(model: VGG, cell: Cell, ring: Ring, cuda: CudaCalls | None, threads: int) -> Pass:
@@ -124,8 +125,8 @@ def _compiled(model: VGG, ring: Ring, _cuda: CudaCalls | None, _threads: int) ->
     # torch.compile keeps its results with the code object: one of its own for each network, or the later ones would
     # pay for looking through the earlier ones' guards, of which there may only be so many.
     own = types.FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
-    compiled = torch.compile(own, dynamic=False, fullgraph=True)
     with _or_unavailable("torch.compile"):
+        compiled = torch.compile(own, dynamic=False, fullgraph=True)  # imports the compiler, which may warn too
         compiled(ring.first)
     return lambda: compiled(ring.next())
 

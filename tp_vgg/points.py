@@ -18,6 +18,11 @@ SAFETY = 3.0
 MOST_REDONE = 0.3
 """Where more than this share of the calibration images would be redone, bf16 saves nothing: all images run in fp32."""
 
+LEAST_REDONE = 32
+"""Images of the smallest batch that is done again on such a device."""
+PADDED = ("cuda",)
+"""Devices on which a batch of a new size costs more than a few images more."""
+
 LEVEL_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 """Outputs of several levels that are held at once, so that they share the work on their input."""
 
@@ -106,8 +111,8 @@ class Classifier:
         classes = classes_of(logits)
         near = (~(_margins(logits) > self.bounds[level])).nonzero().squeeze(1)  # NaN is near too
         if len(near):
-            (again,) = self.exact.logits(x[near], [level])
-            classes[near] = classes_of(again)
+            (again,) = self.exact.logits(x[_padded(near)], [level])
+            classes[near] = classes_of(again[: len(near)])
         return classes, len(near)
 
 
@@ -130,6 +135,15 @@ def calibrated(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Cla
         redone = float((~(_margins(found.float()) > bound)).float().mean())
         bounds.append(bound if redone <= MOST_REDONE and math.isfinite(bound) else float("inf"))
     return Classifier(exact, screen, tuple(bounds))
+
+
+def _padded(where: torch.Tensor) -> torch.Tensor:
+    """``where`` [n] (n ≥ 1), on CUDA with its first repeated up to a power of two: for every batch size that it has not seen, cuDNN makes
+    a plan, which takes longer than the few images more (docs/gpu.md)."""
+    if where.device.type not in PADDED:
+        return where
+    size = max(LEAST_REDONE, 1 << (len(where) - 1).bit_length())
+    return torch.cat([where, where[:1].expand(size - len(where))])
 
 
 def _margins(logits: torch.Tensor) -> torch.Tensor:

@@ -87,16 +87,20 @@ ALONE = Ranks()
 
 
 def device_of_rank(device: torch.device) -> torch.device:
-    """Under torchrun, ``cuda`` means this process's own. Raises :class:`BadInput` where it has none."""
-    if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """Make ``device`` the current one. ``cuda`` comes back with its number: under torchrun this process's own, else the current one.
+    Raises :class:`BadInput` where this process has none."""
+    if device.type != "cuda":
+        return device
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if device.index is not None or local >= there:
             raise BadInput(
                 f"--device {device}: under torchrun give --device cuda, and no more processes than the {there} CUDA devices"
             )
         device = torch.device("cuda", local)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    elif device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.set_device(device)  # which takes no device without a number
     return device
 
 
@@ -109,7 +113,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     # The others wait while the leading process trains a baseline or decodes a data set.
-    distributed.init_process_group(backend, timeout=timedelta(days=7))
+    # nccl is told its device here: it would guess it at the first collective, and say so in a warning.
+    own = device if device.type == "cuda" else None
+    distributed.init_process_group(backend, timeout=timedelta(days=7), device_id=own)
     try:
         yield Ranks(distributed.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
     finally:

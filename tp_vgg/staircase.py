@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from tp_vgg.clocks import Call, Clock
+from tp_vgg.clocks import Call, Clock, CudaCalls
+from tp_vgg.device import release_memory
 from tp_vgg.interleave import interleave
-from tp_vgg.latencies import FEW_TRIALS, Cell, Ratio, Timed
+from tp_vgg.latencies import FEW_TRIALS, LEAST, Cell, Ratio, Timed
 from tp_vgg.model import VGG, build
 from tp_vgg.modes import DTYPE, layout
 from tp_vgg.spec import LayerRow, VGGSpec
@@ -24,6 +25,10 @@ MULTIPLES = (8, 16, 32, 64)
 NEAR = 0.85
 """A lower width is just below from this share of the width on."""
 PROFILE_TRIALS = 5
+REPEATS = 20
+"""Calls in a CUDA graph at most: so many convs take longer than the launch of the graph that they are in."""
+REPLAY_SECONDS = 0.01
+"""A graph has fewer calls where they would take longer than this, which is a sample of a conv."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +68,27 @@ def profile_layer(
     device: torch.device,
     clock: Clock,
     trials: int = PROFILE_TRIALS,
+    cuda: CudaCalls | None = None,
 ) -> Iterator[Timed]:
-    """Time one conv at each (in, out); the points take turns."""
+    """Time one conv at each (in, out); the points take turns. ``cuda``: where they are captured in graphs, so that launches do not count."""
     images = {i: _images(i, row.side, cell, device) for i, _ in points}
     calls = {f"{i},{o}": _conv_call([(i, o, row.side, False)], images[i], cell) for i, o in points}
-    with torch.inference_mode():
-        samples = interleave(calls, clock, trials, warm_up=(1, 1))
-    for (i, o), seconds in zip(points, samples.seconds.values(), strict=True):
+    times = _without_launches(calls, clock, cuda, trials, warm_up=(1, 1))
+    for (i, o), seconds in zip(points, times.values(), strict=True):
         low, middle, high = quartiles(seconds)
         yield Timed(row.name, i, o, 1e6 * middle, 1e6 * (high - low))
 
 
 def probe_layers(
-    spec: VGGSpec, cell: Cell, device: torch.device, clock: Clock, trials: int = FEW_TRIALS
+    spec: VGGSpec,
+    cell: Cell,
+    device: torch.device,
+    clock: Clock,
+    trials: int = FEW_TRIALS,
+    cuda: CudaCalls | None = None,
 ) -> Iterator[Step]:
     """Whether a conv of ``spec`` lies just above a step: its time, with the conv that reads it, at its width and at the multiples
-    of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width."""
+    of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width. ``cuda``: as in :func:`profile_layer`."""
     convs = [row for row in spec.rows if row.kind == "conv"]
     for row, after in itertools.pairwise([*convs, None]):
         assert row is not None
@@ -87,13 +97,12 @@ def probe_layers(
             continue
         images = _images(row.in_width, row.side, cell, device)
         calls = {width: _conv_call(_pair(row, after, width), images, cell) for width in (row.out_width, *lower)}
-        with torch.inference_mode():
-            timed = interleave({str(width): call for width, call in calls.items()}, clock, trials, warm_up=(1, 3))
+        timed = _without_launches({str(w): call for w, call in calls.items()}, clock, cuda, trials, warm_up=(1, 3))
         found = [
             Step(
                 f"{row.name} at {width} channels instead of {row.out_width}",
                 row.out_width / width,
-                Ratio.of(timed.seconds[str(row.out_width)], timed.seconds[str(width)]),
+                Ratio.of(timed[str(row.out_width)], timed[str(width)]),
                 "its time and that of the conv behind it" if after else "its time",
             )
             for width in lower
@@ -122,6 +131,31 @@ def lower_widths(width: int) -> tuple[int, ...]:
     """The widths just below ``width`` at which kernels step, rising; none for a width at which they do."""
     below = {width - width % multiple for multiple in MULTIPLES if width % multiple}
     return tuple(sorted(w for w in below if w and w >= NEAR * width))
+
+
+@torch.inference_mode()
+def _without_launches(
+    calls: Mapping[str, Call], clock: Clock, cuda: CudaCalls | None, trials: int, warm_up: tuple[int, int]
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of one call of each, a value a block.
+
+    A large GPU is done with a conv before the next is launched. On ``cuda`` each call is captured in a graph, up to :data:`REPEATS`
+    times, and the replay is timed. The graphs share their memory, which is given back before this returns.
+    """
+    if cuda is None:
+        return interleave(calls, clock, trials, warm_up=warm_up).seconds
+    slowest = max(clock.sample(call) for call in calls.values())
+    repeats = max(1, min(REPEATS, int(REPLAY_SECONDS / max(slowest, LEAST))))
+    pool = cuda.pool()
+    replays: dict[str, Call] = {}
+    try:
+        for name, call in calls.items():
+            replays[name] = cuda.capture(call, repeats, pool)
+        seconds = interleave(replays, clock, trials, warm_up=warm_up).seconds
+    finally:
+        replays.clear()
+        release_memory()
+    return {name: tuple(value / repeats for value in values) for name, values in seconds.items()}
 
 
 def _pair(row: LayerRow, after: LayerRow | None, width: int) -> list[tuple[int, int, int, bool]]:

@@ -111,7 +111,9 @@ def fingerprint(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
         raw = part if isinstance(part, bytes | memoryview) else json.dumps(part, sort_keys=True).encode()
-        length = 1 if isinstance(raw, memoryview) and not raw.ndim else len(raw)  # a scalar has no length since Python 3.12
+        length = (
+            1 if isinstance(raw, memoryview) and not raw.ndim else len(raw)
+        )  # a scalar has no length since Python 3.12
         digest.update(length.to_bytes(8, "big"))
         digest.update(raw)
     return digest.hexdigest()

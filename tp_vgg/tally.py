@@ -12,7 +12,7 @@ import torch
 
 from tp_vgg.criteria import CRITERIA, check_importance, check_recalibrate
 from tp_vgg.data import Normalisation, Split
-from tp_vgg.device import has_fast_bf16
+from tp_vgg.device import screening_pays
 from tp_vgg.errors import BadInput
 from tp_vgg.hitmap import pack_hits, unpack_hits
 from tp_vgg.model import VGG
@@ -56,7 +56,7 @@ class Sweep:
         recalibrate: bool = False,
     ) -> Sweep:
         """Resolved against ``model``; see :func:`sweep` for the arguments and errors. ``precision``: ``auto`` screens in bf16 and
-        verifies in fp32 where bf16 has hardware, and is fp32 elsewhere."""
+        verifies in fp32 where that is faster (:func:`~tp_vgg.device.screening_pays`), and is fp32 elsewhere."""
         if any(is_masked(module) for module in model.modules()):
             raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before a sweep")
         if kind not in get_args(Kind) or precision not in PRECISIONS:
@@ -71,7 +71,7 @@ class Sweep:
         if recalibrate:
             check_recalibrate(model.spec)
         if precision == "auto":
-            precision = "screened" if has_fast_bf16(next(model.parameters()).device) else "fp32"
+            precision = "screened" if screening_pays(next(model.parameters()).device) else "fp32"
         return cls(kind, levels, removed, importance, seed, precision, recalibrate)
 
     def key(self, model: VGG, split: Split, sample: Split | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,23 +13,25 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from tp_vgg.data import DataSet, Normalisation, augment
-from tp_vgg.device import autocast, repeatable
+from tp_vgg.data import DataSet, Normalisation
+from tp_vgg.device import exact_fp32
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluate import predictions
 from tp_vgg.history import Epoch
 from tp_vgg.interrupts import interrupts
-from tp_vgg.losses import training_loss
 from tp_vgg.partials import find_partial, save_partial
 from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.recipe import Recipe
 from tp_vgg.storage import fingerprint
+from tp_vgg.training_step import ReplayedStep, TrainingStep, capture_graph, draw_epoch, mixed
 from tp_vgg.unstructured import Gradual
 
 SAVE_EVERY = 60.0
 """Seconds of work that a kill can cost at most."""
-CHECK_EVERY = 20
+CHECK_EVERY = {"cpu": 20, "cuda": 100}
 """Steps between looks at the loss (each look waits for the device)."""
+TRAINING = "tp_vgg/training/2"
+"""Part of every key; raised when the same recipe draws other numbers, so that no partial goes on in another way than it began."""
 
 
 def fit(
@@ -62,19 +64,19 @@ def fit(
     total = recipe.epochs * len(data.train)
     with (
         interrupts() as interrupted,
-        repeatable(),
+        exact_fp32(),
         tqdm(desc=label, total=total, initial=run.images_done(), unit="img", disable=quiet or None) as bar,
     ):
         last_save = time.monotonic()
         while run.step < run.total_steps:
             seen = run.train_step()
             bar.update(seen)
-            if run.step % CHECK_EVERY == 0 or run.at_epoch_end:
-                run.check_finite()
+            if run.step % CHECK_EVERY[run.device.type] == 0 or run.at_epoch_end:
+                loss_sum, hits = run.check_finite()
                 if run.at_epoch_end:
                     run.end_epoch("" if quiet else "val")
                     epoch_done(run.history[-1])
-                bar.set_postfix(run.progress())
+                bar.set_postfix(run.progress(loss_sum, hits))
             stop, due = ranks.any(bool(interrupted), time.monotonic() - last_save > SAVE_EVERY, device=run.device)
             if stop or due:
                 run.check_finite()
@@ -84,6 +86,18 @@ def fit(
                 kept = f"; {partial} holds it" if partial else ""
                 raise KeyboardInterrupt(f"{label} stopped at step {run.step} of {run.total_steps}{kept}")
     return run.finish()
+
+
+def steps_alone(
+    model: nn.Module, data: DataSet, recipe: Recipe, normalisation: Normalisation, precision: torch.dtype
+) -> Callable[[], int]:
+    """The steps of a :func:`fit` and nothing else: each call trains ``model`` on one more batch. For those who time them."""
+    return _Run(model, data, recipe, normalisation, precision, None, None, ALONE, None).train_step
+
+
+def replays(device: torch.device, ranks: Ranks) -> bool:
+    """Whether the steps are captured as a CUDA graph: on a GPU, where no gradients are exchanged on the way."""
+    return device.type == "cuda" and ranks.size == 1
 
 
 class _Run:
@@ -102,29 +116,28 @@ class _Run:
         masking: Gradual | None,
     ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
-        self.normalisation, self.precision, self.teacher, self.partial = normalisation, precision, teacher, partial
+        self.normalisation, self.precision, self.partial = normalisation, precision, partial
         self.ranks, self.masking = ranks, masking
-        if teacher is not None:
-            teacher.eval().to(data.train.labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = data.train.labels.device
+        if teacher is not None:
+            teacher.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps_per_epoch = -(-len(data.train) // recipe.batch_size)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # nn.Module.to has it
         model.train()
         self.key = _key(model, data, recipe, str(precision), masking.key if masking else "")
-        self.network = ranks.wrapped(model)
-        self.decayed: list[torch.Tensor] = [p for p in model.parameters() if p.ndim > 1]
-        self.optimizer = torch.optim.SGD(
-            model.parameters(), recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
-        )
-        self.sides = torch.randint(
-            0, 2, (len(data.train),), generator=torch.Generator().manual_seed(_mix(recipe.seed, 0, 3))
-        )
-        """Which way an image is turned in the first epoch; from then on it alternates."""
+        replayed = replays(self.device, ranks)
+        self.update = TrainingStep(
+            model, data.train, recipe, normalisation.on(self.device), precision, teacher,
+            network=ranks.wrapped(model), on_device=replayed,
+        )  # fmt: skip
+        self.replay = ReplayedStep(self.update, recipe.batch_size, capture_graph) if replayed else None
+        self.draws: tuple[int, torch.Tensor] | None = None
+        """An epoch, and what :func:`draw_epoch` drew for it, on the device."""
         self.step = 0
-        self.seconds = 0.0
-        self.loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
-        self.hits = torch.zeros((), device=self.device, dtype=torch.int64)
+        self.seconds_before = 0.0
+        """That the epoch in hand took in processes that were interrupted."""
+        self.began = time.perf_counter()
         self.history: list[Epoch] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "model": None}
         self.good = self.snapshot()
@@ -137,43 +150,46 @@ class _Run:
         epochs, steps = divmod(self.step, self.steps_per_epoch)
         return epochs * len(self.data.train) + steps * self.recipe.batch_size
 
+    @property
+    def seconds(self) -> float:
+        """Of the epoch in hand."""
+        return self.seconds_before + time.perf_counter() - self.began
+
     def train_step(self) -> int:
         """One step; every random number in it follows from the seed and the step alone. Returns images seen."""
-        start = time.perf_counter()
-        recipe = self.recipe
         epoch, index = divmod(self.step, self.steps_per_epoch)
         if self.masking is not None:
             self.masking.before_step(self.model, self.step, self.total_steps)
-        order = torch.randperm(
-            len(self.data.train), generator=torch.Generator().manual_seed(_mix(recipe.seed, epoch, 1))
-        )
-        where = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
-        torch.manual_seed(_mix(recipe.seed, self.step, 2))
-        mirrored = (self.sides[where] + epoch) % 2 > 0 if self.data.flip else None
-        images, labels = augment(self.data.train, where, mirrored, torch.default_generator)
-        mine = self.ranks.part(len(labels))
-        images, labels = images[mine], labels[mine]
-        inputs = self.normalisation(images)
-        with autocast(self.device, self.precision):
-            logits = self.network(inputs)
-            loss = training_loss(logits.float(), labels, recipe, self.teacher, inputs)
-        self.optimizer.zero_grad(set_to_none=True)
-        # The mean over ranks of these is the mean over the whole batch.
-        (loss * (len(labels) * self.ranks.size / max(len(where), self.ranks.size))).backward()
-        lr = recipe.rate(self.step, self.steps_per_epoch)
-        self.optimizer.param_groups[0]["lr"] = lr
-        with torch.no_grad():
-            torch._foreach_mul_(self.decayed, 1 - lr * recipe.weight_decay)
-        self.optimizer.step()
-        self.loss_sum += loss.detach() * len(labels)
-        self.hits += (logits.detach().argmax(1) == labels).sum()
+        size = self.recipe.batch_size
+        draws = self.draws_of(epoch)[:, index * size : (index + 1) * size]
+        seen = draws.shape[1]
+        mine = draws[:, self.ranks.part(seen)]
+        torch.manual_seed(mixed(self.recipe.seed, self.step, 2))  # of dropout
+        rate = self.recipe.rate(self.step, self.steps_per_epoch)
+        if self.replay is not None:
+            self.replay(mine, rate)
+        else:
+            # The mean over ranks of these is the mean over the whole batch.
+            self.update(mine, rate, mine.shape[1] * self.ranks.size / max(seen, self.ranks.size))
         self.step += 1
-        self.seconds += time.perf_counter() - start
-        return len(where)
+        return seen
 
-    def check_finite(self) -> None:
-        state = self.model.state_dict().values()  # batch norm's statistics too
-        self.require(bool(self.loss_sum.isfinite()) and all(bool(value.isfinite().all()) for value in state))
+    def draws_of(self, epoch: int) -> torch.Tensor:
+        """What chance decides about ``epoch``: drawn once, sent to the device once."""
+        if self.draws is None or self.draws[0] != epoch:
+            drawn = draw_epoch(self.recipe, epoch, len(self.data.train), self.data.flip)
+            self.draws = epoch, drawn.to(self.device)
+        return self.draws[1]
+
+    def check_finite(self) -> tuple[float, int]:
+        """Raise :class:`WorkFailed` where the loss or the model is not finite. Returns the sum of the loss and the hits of the epoch so far in
+        this process; the device is waited for once."""
+        state = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        largest = torch.nn.utils.get_total_norm(state, torch.inf)  # batch norm's statistics too
+        read = torch.stack([largest.double(), self.update.loss_sum, self.update.hits.double()])
+        largest_magnitude, loss_sum, hits = read.tolist()
+        self.require(math.isfinite(largest_magnitude) and math.isfinite(loss_sum))
+        return loss_sum, int(hits)
 
     def require(self, finite: bool) -> None:
         if not self.ranks.any(not finite, device=self.device)[0]:
@@ -187,19 +203,17 @@ class _Run:
         )
 
     def end_epoch(self, label: str) -> None:
-        start = time.perf_counter()
         self.average_buffers()
         found = predictions(self.model, self.data.val, self.normalisation, self.precision, label)
         self.require(bool((found >= 0).all()))
         val = 100 * int((found == self.data.val.labels).sum()) / len(found)
-        self.seconds += time.perf_counter() - start
         n = len(self.data.train)
         self.history.append(
             Epoch(
                 epoch=len(self.history) + 1,
                 lr=self.recipe.rate(self.step, self.steps_per_epoch),
-                train_loss=float(self.ranks.add(self.loss_sum)) / n,
-                train_accuracy=100 * int(self.ranks.add(self.hits)) / n,
+                train_loss=float(self.ranks.add(self.update.loss_sum)) / n,
+                train_accuracy=100 * int(self.ranks.add(self.update.hits)) / n,
                 val_accuracy=val,
                 seconds=round(self.seconds, 3),
             )
@@ -207,18 +221,14 @@ class _Run:
         settled = self.masking is None or self.masking.settled(self.step, self.total_steps)
         if settled and val >= self.best["accuracy"]:
             self.best = {"accuracy": val, "model": _cloned(self.model.state_dict())}
-        self.seconds = 0.0
-        self.loss_sum.zero_()
-        self.hits.zero_()
+        self.seconds_before, self.began = 0.0, time.perf_counter()
+        self.update.reset()
         self.good = self.snapshot()
 
-    def progress(self) -> dict[str, str]:
+    def progress(self, loss_sum: float, hits: int) -> dict[str, str]:
+        """What the bar shows."""
         seen = self.images_done() % len(self.data.train) / self.ranks.size  # none at an epoch's end
-        shown = (
-            {"loss": f"{float(self.loss_sum) / seen:.3f}", "train": f"{100 * int(self.hits) / seen:.1f}%"}
-            if seen
-            else {}
-        )
+        shown = {"loss": f"{loss_sum / seen:.3f}", "train": f"{100 * hits / seen:.1f}%"} if seen else {}
         if self.history:
             shown["val"] = f"{self.history[-1].val_accuracy:.2f}%"
         return shown
@@ -226,7 +236,7 @@ class _Run:
     def snapshot(self) -> dict[str, Any]:
         """Copies of everything that a rerun needs, as plain types and tensors."""
         self.average_buffers()
-        sums = torch.stack([self.loss_sum, self.hits.double()])
+        sums = torch.stack([self.update.loss_sum, self.update.hits.double()])
         loss_sum, hits = self.ranks.add(sums.clone()).tolist()
         return {
             "key": self.key,
@@ -235,7 +245,7 @@ class _Run:
             "loss_sum": loss_sum,
             "hits": int(hits),
             "model": _cloned(self.model.state_dict()),
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "optimizer": self.update.state(),
             "best": self.best,
             "history": [asdict(epoch) for epoch in self.history],
         }
@@ -250,13 +260,14 @@ class _Run:
         saved = self.ranks.lead(find_partial(self.partial, self.key) if mine and self.partial else None)
         if saved is None:
             return
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.seconds, self.best = saved["step"], saved["seconds"], saved["best"]
-        self.loss_sum.fill_(saved["loss_sum"] if self.ranks.leads else 0)
-        self.hits.fill_(saved["hits"] if self.ranks.leads else 0)
+        self.step, self.best = saved["step"], saved["best"]
         self.history = [Epoch(**row) for row in saved["history"]]
-        self.good = self.snapshot()
+        if self.step < self.total_steps:
+            self.model.load_state_dict(saved["model"])
+            self.update.load_state(saved["optimizer"])
+            self.update.reset(*((saved["loss_sum"], saved["hits"]) if self.ranks.leads else (0.0, 0)))
+            self.seconds_before = saved["seconds"]
+            self.good = self.snapshot()
 
     def average_buffers(self) -> None:
         """Batch norm's statistics become the mean over the ranks: that is linear, so it may be done at any step."""
@@ -265,9 +276,11 @@ class _Run:
                 self.ranks.add(buffer).div_(self.ranks.size)
 
     def finish(self) -> list[Epoch]:
+        """Leave the model at its best epoch; what is kept of a finished fit is that epoch and the history, and no more the optimiser."""
         self.model.load_state_dict(self.best["model"])
         self.model.eval()
-        self.save(self.good)
+        history = [asdict(epoch) for epoch in self.history]
+        self.save({"key": self.key, "step": self.step, "best": self.best, "history": history})
         return self.history
 
 
@@ -275,11 +288,9 @@ def _key(model: nn.Module, data: DataSet, recipe: Recipe, precision: str, maskin
     """Fingerprint of all that decides the outcome: start weights, data and its limits, recipe, precision."""
     sizes = [len(data.train), len(data.val)]
     tensors = [value.detach().cpu().contiguous().view(-1).numpy().data for value in model.state_dict().values()]
-    return fingerprint(asdict(recipe), data.fingerprint, sizes, precision, masking, list(model.state_dict()), *tensors)
-
-
-def _mix(seed: int, index: int, stream: int) -> int:
-    return (seed * 1_000_003 + index) * 4 + stream
+    return fingerprint(
+        TRAINING, asdict(recipe), data.fingerprint, sizes, precision, masking, list(model.state_dict()), *tensors
+    )
 
 
 def _cloned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tp_vgg.latencies import Cell, LatencyRow, Ratio, Verdict
+from tp_vgg.latencies import Cell, LatencyRow, Mode, Ratio, Verdict
 from tp_vgg.spec import VGGSpec
+from tp_vgg.traffic import Memory, bytes_moved
 
 FULL = 0.9
 """Efficiency from which nothing needs an explanation."""
@@ -15,8 +16,10 @@ BUSY = 0.5
 """A GPU that works for less of the wall time is kept waiting by launches."""
 GRAPH_GAIN = 2.0
 """So is one that a CUDA graph makes this many times faster."""
+GRAPH_OF: dict[Mode, Mode] = {"eager": "graph", "folded": "folded-graph"}
+"""The mode that runs the same operators without their launches."""
 MEMORY = 0.5
-"""Memory-bound: moving weights and layers' inputs and outputs once takes this share of the time."""
+"""Memory-bound: moving what the cache does not hold (:func:`tp_vgg.traffic.bytes_moved`) takes this share of the time."""
 STEP_GAIN = 1.05
 """A step is worth naming where going down is this many times faster, and saves twice what its MACs are worth."""
 UNEXPLAINED = "no rule explains it"
@@ -65,21 +68,18 @@ def needs_reason(row: LatencyRow) -> bool:
 def explain(
     rows: Sequence[LatencyRow],
     models: Mapping[str, Mapping[str, Any]],
-    bandwidth: float,
+    memory: Memory,
     steps: Mapping[tuple[str, Cell], Iterable[Step]],
 ) -> tuple[LatencyRow, ...]:
-    """The rows with the reasons that the rules give. ``models``: the dense one first.
-
-    ``bandwidth``: bytes per second of a large copy, read and write counted. ``steps``: what was probed, by model and cell.
-    """
-    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, bandwidth, steps))) for row in rows)
+    """The rows with the reasons that the rules give. ``models``: the dense one first. ``steps``: what was probed, by model and cell."""
+    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps))) for row in rows)
 
 
 def _reasons(
     row: LatencyRow,
     rows: Sequence[LatencyRow],
     models: Mapping[str, Mapping[str, Any]],
-    bandwidth: float,
+    memory: Memory,
     steps: Mapping[tuple[str, Cell], Iterable[Step]],
 ) -> Iterable[str]:
     if row.median_ms is None or row.speedup is None:
@@ -99,10 +99,7 @@ def _reasons(
     if needs_reason(row):
         found += _launch_bound(row, rows)
         found += [str(step) for step in steps.get((row.model, row.cell), ()) if step.found]
-        item = 2 if row.dtype == "bf16" else 4
-        share = bytes_moved(VGGSpec.from_dict(about["spec"]), row.batch_size, item) / bandwidth / (row.median_ms / 1000)
-        if share >= MEMORY:
-            found.append(f"memory-bound: moving weights and activations once is {min(share, 1):.0%} of its time")
+        found += _memory_bound(row, VGGSpec.from_dict(about["spec"]), memory)
         found = found or [UNEXPLAINED]
     yield from found
 
@@ -115,13 +112,14 @@ def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
         return
     where = (row.model, row.dtype, row.batch_size)
     times = {r.mode: r.median_ms for r in rows if (r.model, r.dtype, r.batch_size) == where and r.median_ms is not None}
-    if row.mode == "eager" and "graph" in times and times["eager"] >= GRAPH_GAIN * times["graph"]:
-        yield f"launch-bound: a CUDA graph of it is {times['eager'] / times['graph']:.1f}× as fast as eager"
+    graph = times.get(GRAPH_OF[row.mode]) if row.mode in GRAPH_OF else None
+    if graph is not None and row.median_ms >= GRAPH_GAIN * graph:
+        yield f"launch-bound: a CUDA graph of it is {row.median_ms / graph:.1f}× as fast as {row.mode}"
 
 
-def bytes_moved(spec: VGGSpec, batch_size: int, item_bytes: int) -> int:
-    """Least traffic of a forward pass: every weight once, every layer's input and output once."""
-    elements = 0
-    for row in spec.rows:
-        elements += row.weights + batch_size * row.side**2 * (row.in_width + row.out_width)
-    return elements * item_bytes
+def _memory_bound(row: LatencyRow, spec: VGGSpec, memory: Memory) -> Iterable[str]:
+    item = 2 if row.dtype == "bf16" else 4
+    moved = bytes_moved(spec, row.mode, row.batch_size, item, memory.cache_bytes)
+    share = moved / memory.bandwidth / ((row.median_ms or 0.0) / 1000)
+    if share >= MEMORY:
+        yield f"memory-bound: moving what the cache does not hold is {min(share, 1):.0%} of its time"

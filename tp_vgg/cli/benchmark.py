@@ -7,7 +7,7 @@ import click
 
 from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, tensorboard_option
 from tp_vgg.errors import BadInput, printable
-from tp_vgg.latencies import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, Latency, LatencyRow, Staircase, cells_of
+from tp_vgg.latencies import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, SLOW, Latency, LatencyRow, Staircase, cells_of
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.settings import Settings
 from tp_vgg.tables import text_table
@@ -28,6 +28,11 @@ from tp_vgg.tables import text_table
 )
 @click.option("--threads", type=COUNT, metavar="N", help="Of the CPU (torch's default).")
 @click.option("--hot", is_flag=True, help="One input that stays in the cache, instead of ones that rotate.")
+@click.option(
+    "--probes/--no-probes",
+    default=True,
+    help="Look for widths just below at which kernels step, where a quoted row falls short (probes).",
+)
 @click.option("--runtime", type=click.Choice(["onnxruntime"]), help="Time the exported networks in this one too.")
 @click.option("--profile", "profiling", is_flag=True, help="Time every conv over a grid of widths instead.")
 def command(
@@ -39,6 +44,7 @@ def command(
     trials: int | None,
     threads: int | None,
     hot: bool,
+    probes: bool,
     runtime: str | None,
     profiling: bool,
 ) -> None:
@@ -47,23 +53,23 @@ def command(
     Times the dense model, a copy of it (the A/A control) and the pruned ones in turns; speed-ups are medians of paired ratios with a 95 %
     bootstrap interval. CHECKPOINTS: instead of the run directory's pruned models.
 
-    Modes: eager; folded (batch norm folded, channels_last); graph (a CUDA graph replayed); compile (torch.compile, for the shape). What the device
-    lacks is a row that says so. fp32 is never TF32 here; tf32 is a dtype of its own.
+    Modes: eager; folded (batch norm folded, channels_last); graph (a CUDA graph of eager, replayed); compile (torch.compile, for the shape);
+    folded-graph (a CUDA graph of folded). What the device lacks is a row that says so. fp32 is never TF32 here; tf32 is a dtype of its own.
 
     \b
     Example: python -m tp_vgg benchmark --dataset digits --batch-sizes 1,64 --modes eager,folded
     """
     for path in checkpoints:
         check_file("CHECKPOINT", path)
-    if profiling and (checkpoints or runtime or modes is not None or hot):
+    if profiling and (checkpoints or runtime or modes is not None or hot or not probes):
         raise BadInput(
-            "--profile: times single convs, folded; leave out --modes, --runtime and --hot, and give the network by --checkpoint"
+            "--profile: times single convs, folded; leave out --modes, --runtime, --hot and --no-probes, and give the network by --checkpoint"
         )
     chosen = ("folded",) if profiling else MODES if modes is None else _names(modes)
     sizes = _sizes(batch_sizes) if batch_sizes is not None else (64,) if profiling else BATCH_SIZES
     types = _names(dtypes) if dtypes is not None else ("fp32",) if profiling else ("fp32", "bf16")
     cells = cells_of((*chosen, *([runtime] if runtime else [])), types, sizes)
-    options = BenchmarkOptions(cells, trials, threads, hot)
+    options = BenchmarkOptions(cells, trials, threads, hot, probes)
 
     from tp_vgg.stages.benchmark import benchmark, profile
 
@@ -92,8 +98,13 @@ def render(found: Latency) -> str:
     ]
     where = found.environment["cpu"] if found.environment["device"] == "cpu" else found.environment["device"]
     blocks = sorted({len(row.seconds) for row in found.rows if row.seconds})
+    thrown = (
+        f"; {found.slow_blocks} blocks thrown away, in which the clock was under {SLOW:.0%} of its default rate"
+        if found.slow_blocks
+        else ""
+    )
     lines = [
-        f"{where}, {found.environment['threads']} CPU threads; n = {' or '.join(map(str, blocks))} blocks; {found.reference}'s speed-up is its A/A control",
+        f"{where}, {found.environment['threads']} CPU threads; n = {' or '.join(map(str, blocks))} blocks; {found.reference}'s speed-up is its A/A control{thrown}",
         text_table(header, rows),
     ]
     reasons: dict[str, list[LatencyRow]] = {}

@@ -52,8 +52,8 @@ def command(
     """Sweep every layer and ratio: which layers can bear pruning.
 
     Each point is the accuracy of the network with that one layer pruned. Finished layers are journaled: an interrupted sweep goes on
-    from there, and a finished one is not done again. Precision "auto" classifies in bf16 where that has hardware, and again in fp32
-    what was too close to call; elsewhere it is fp32.
+    from there, and a finished one is not done again. Precision "auto" on a GPU with bf16 hardware classifies in bf16, and again in
+    fp32 what was too close to call; elsewhere it is fp32.
 
     Memory: besides torch and the data set, the activations of all images (66 KB an image for VGG-11 at full width, 655 MB for 10,000;
     four times that for the deeper ones), taken in parts where they would pass half of the free memory, and under 1 GB for the levels in hand.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tp_vgg.latencies import Latency, LatencyRow
+from tp_vgg.quoted import Gain, gain_of
 from tp_vgg.records import ModelRecord
 from tp_vgg.verdicts import UNEXPLAINED
 
@@ -17,7 +18,8 @@ class Sentence:
 
 
 def verdict(dense: ModelRecord, model: ModelRecord, row: LatencyRow | None, latency: Latency | None) -> list[Sentence]:
-    """Size, accuracy and time of ``model`` beside the ``dense`` one. ``row``: its time in the cell that is quoted, if it was timed."""
+    """Size, accuracy and time of ``model`` beside the ``dense`` one. ``row``: its time in the cell that is quoted, if it was timed; the
+    sentence on time is about the fastest mode of either at that batch size and dtype."""
     if model is dense:
         found = f"The dense network has {dense.test.accuracy:.2f} % [{dense.test.low:.2f}, {dense.test.high:.2f}] of {dense.test.n:,} test images right."
         return [Sentence("Nothing is pruned yet", f"{found} Choose ratios below, then run the command there.")]
@@ -58,17 +60,29 @@ def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:
             "Time: not measured",
             "The command benchmark, with the same options, measures it; then draw this page again.",
         )
-    claim = {"faster": "Faster", "slower": "Slower"}.get(row.verdict, "No faster")
+    gain = gain_of(latency, row)
+    claim = {"faster": "Faster", "slower": "Slower"}.get(gain.verdict, "No faster")
     place = latency.environment
     device = (
         f"{place['cpu']}, {place['threads']} CPU thread{'s' * (place['threads'] != 1)}"
         if place["device"] == "cpu"
         else place["device"]
     )
-    known = [reason for reason in row.reasons if reason != UNEXPLAINED]
+    known = [reason for reason in gain.row.reasons if reason != UNEXPLAINED]
     reasons = f" Why not more: {'; '.join(known)}." if known else ""
     return Sentence(
         claim,
-        f"{row.speedup:.2f}× [{row.speedup_low:.2f}, {row.speedup_high:.2f}] the speed of the dense network (median of n = {len(row.seconds)} paired "
-        f"blocks; {row.cell.label}; {device}), where the multiply-accumulates promise {row.mac_ratio:.2f}×.{reasons}",
+        f"{gain.ratio.value:.2f}× [{gain.ratio.low:.2f}, {gain.ratio.high:.2f}] the speed of the dense network ({_how(gain)}; {device}), "
+        f"where the multiply-accumulates promise {row.mac_ratio:.2f}×.{reasons}",
+    )
+
+
+def _how(gain: Gain) -> str:
+    """The mode, or where each is fastest in another, both."""
+    row, dense = gain.row, gain.dense
+    if dense is None:
+        return f"median of n = {len(row.seconds)} paired blocks; {row.cell.label}"
+    return (
+        f"each in its fastest mode: {row.mode} against {dense.mode}, {row.dtype}, batch {row.batch_size}; medians of n = {len(row.seconds)} and "
+        f"{len(dense.seconds)} blocks, which are not paired"
     )

@@ -12,8 +12,9 @@ from tp_vgg.bench import Bench
 from tp_vgg.device import environment, fp32_arithmetic, pick_device
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import LATENCY, STAIRCASE, Cell, Latency, LatencyRow, Staircase, Timed, latency_row
-from tp_vgg.latency import Schedule, check_models, measure
+from tp_vgg.latency import check_models, measure
 from tp_vgg.modes import Unavailable, check_available
+from tp_vgg.schedule import Schedule
 from tp_vgg.spec import VGGSpec
 from tp_vgg.stages.board import keep_figure
 from tp_vgg.stages.compare import compare, recorded
@@ -40,7 +41,7 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
     if MODELS[0] not in paths:
         settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
-    schedule = Schedule(options.cells, options.trials, options.hot)
+    schedule = Schedule(options.cells, options.trials, options.hot, options.probes)
     asked = {name: about["sha256"] for name, about in files.items()}
     key = fingerprint(LATENCY, list(asked.items()), asdict(options), bench.threads, environment(device))
     with locked(run.root):
@@ -153,7 +154,8 @@ def _profiled(
     from tqdm import tqdm
 
     place = {**environment(bench.device), "threads": bench.threads}
-    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), trials, place)
+    how = [] if bench.cuda is None else ["replays"]
+    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), trials, place, *how)
     name = "".join(c if c.isalnum() else "-" for c in place["device"].lower())
     path = run.root / "profiles" / f"{name}-{cell.dtype}-b{cell.batch_size}-{key[:8]}.json"
     widths = grid.of(spec)
@@ -174,7 +176,7 @@ def _profiled(
             if row.name in widths and row.name not in points:
                 with fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False):
                     points[row.name] = list(
-                        profile_layer(row, widths[row.name], cell, bench.device, bench.quick, trials)
+                        profile_layer(row, widths[row.name], cell, bench.device, bench.quick, trials, bench.cuda)
                     )
                 journal.append({"layer": row.name, "points": [asdict(point) for point in points[row.name]]})
     ordered = tuple(point for layer in widths for point in points[layer])

@@ -91,6 +91,8 @@ class BenchmarkOptions:
     """Of the CPU; ``None``: torch's default."""
     hot: bool = False
     """One input for every pass, instead of a ring larger than the cache."""
+    probes: bool = True
+    """Look for slightly smaller widths that would be faster, where a row that is quoted falls short."""
 
 
 def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, show: str | None) -> VGGSpec:

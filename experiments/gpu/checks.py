@@ -1,0 +1,146 @@
+"""Promises that only a device can break, each by its name: `python -m gpu.checks NAME...` (all where none is given)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu.common import DEVICE, FAILED, THIN, attempt, dense_model, finish
+from tp_vgg.clocks import Call, TorchCuda
+from tp_vgg.data import DataSet, load_data
+from tp_vgg.device import PeakMemory, fp32_arithmetic, pick_precision
+from tp_vgg.latencies import GRAPHS, Cell
+from tp_vgg.model import VGG, build, fold_batch_norm
+from tp_vgg.modes import prepare, ring_of
+from tp_vgg.ratios import Plan, resolve
+from tp_vgg.recipe import Recipe
+from tp_vgg.sensitivity import sweep
+from tp_vgg.structured import remove_channels
+from tp_vgg.train import fit
+
+PRECISION = pick_precision("auto", DEVICE)
+RECIPE = Recipe(epochs=2, lr=0.05, batch_size=32)
+
+
+class KeepsOutputs(TorchCuda):
+    """Captures as the product does, and keeps the logits that each graph writes."""
+
+    def __init__(self) -> None:
+        super().__init__(DEVICE)
+        self.outputs: list[list[torch.Tensor]] = []
+
+    def capture(self, call: Call, *how: Any, **more: Any) -> Call:
+        kept: list[torch.Tensor] = []
+        self.outputs.append(kept)
+        return super().capture(lambda: kept.append(call()), *how, **more)  # type: ignore[arg-type]
+
+
+def graph() -> dict[str, Any]:
+    """Each replayed graph gives its own network's logits once all networks of a cell are prepared."""
+    if DEVICE.type != "cuda":
+        return {"holds": True, "note": "no CUDA device: not looked at"}
+    worst = {mode: _graph_error(Cell(mode, "fp32", 4)) for mode in GRAPHS}
+    return {"relative_errors": worst, "holds": all(error < 1e-3 for error in worst.values())}
+
+
+def _graph_error(cell: Cell) -> float:
+    """The largest difference between replayed and eager logits, as a share of the largest logit."""
+    models = [dense_model(), *(_narrowed(dense_model(), percent) for percent in (30, 50, 70))]
+    cuda, worst = KeepsOutputs(), 0.0
+    with fp32_arithmetic(tf32=False, deterministic=False), torch.inference_mode():
+        ring = ring_of(models[0].spec.image_size, cell, DEVICE, 0)
+        passes = [prepare(model, cell, ring, cuda, 1) for model in models]
+        noise = [torch.randn(1 << 20, device=DEVICE) for _ in range(64)]  # takes the place of whatever was freed
+        for model, made, kept in zip(models, passes, cuda.outputs, strict=True):
+            made.call()
+            torch.cuda.synchronize(DEVICE)
+            wanted = fold_batch_norm(model).eval().to(DEVICE)(ring.first)
+            worst = max(worst, float((kept[-1] - wanted).abs().max() / wanted.abs().max()))
+        del noise
+    return worst
+
+
+def _narrowed(model: VGG, percent: int) -> VGG:
+    plan = Plan.uniform(percent / 100, model.spec.conv_names, "--ratio")
+    remove_channels(model, resolve(plan, model.spec, 1))
+    return model
+
+
+def peak_memory() -> dict[str, Any]:
+    """A device can be asked for its peak memory before anything else has touched it, with and without its index."""
+    for name in ("cuda", "cuda:0") if DEVICE.type == "cuda" else ("cpu",):
+        PeakMemory(torch.device(name)).bytes()
+    return {"holds": True}
+
+
+def _digits(limits: tuple[int, int, int]) -> DataSet:
+    return load_data("digits", Path("unused"), DEVICE, limits=limits, quiet=True)
+
+
+def _fresh(data: DataSet) -> VGG:
+    torch.manual_seed(0)
+    model = build(THIN)
+    model.meta.update(mean=list(data.normalisation.mean), std=list(data.normalisation.std))
+    return model
+
+
+def _trained(model: VGG, data: DataSet, **options: Any) -> VGG:
+    fit(model, data, RECIPE, normalisation=data.normalisation, precision=PRECISION, quiet=True, **options)
+    return model
+
+
+def _digest(model: VGG) -> str:
+    raw = b"".join(value.detach().cpu().numpy().tobytes() for value in model.state_dict().values())
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def determinism() -> dict[str, Any]:
+    """Two trainings leave the same bits, and two sweeps of them the same counts."""
+    data = _digits((160, 60, 60))
+    digests, counts = [], []
+    for _ in range(2):
+        model = _trained(_fresh(data), data)
+        digests.append(_digest(model))
+        points = sweep(model.to(DEVICE), data.test, "structured", levels=(0.25, 0.75)).points
+        counts.append([point.correct for point in points])
+    return {"holds": len(set(digests)) == 1 and counts[0] == counts[1], "digests": digests}
+
+
+def resume() -> dict[str, Any]:
+    """A training that Ctrl-C stops after its first epoch goes on to the bits of a straight one."""
+    data = _digits((96, 60, 60))
+    straight = _trained(_fresh(data), data)
+    model = _fresh(data)
+    start = copy.deepcopy(model)
+    with tempfile.TemporaryDirectory() as place:
+        partial = Path(place) / "x.partial.pth"
+        stopped = False
+        try:
+            _trained(model, data, partial=partial, epoch_done=lambda _: signal.raise_signal(signal.SIGINT))
+        except KeyboardInterrupt:
+            stopped = True
+        resumed = _trained(start, data, partial=partial)
+    return {"holds": stopped and _digest(resumed) == _digest(straight), "stopped": stopped}
+
+
+CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "peak_memory": peak_memory,
+    "graph": graph,
+    "determinism": determinism,
+    "resume": resume,
+}
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or CHECKS:
+        answer = attempt("check", chosen, CHECKS[chosen])
+        if answer is not None and not answer["holds"]:
+            FAILED.append(f"{chosen} does not hold")
+    finish()

@@ -1,0 +1,144 @@
+"""Where a training step's time goes: the product's `fit`, beside a bare step on one batch.
+
+The bare step is forward, backward and the optimiser, without augmentation, teacher, rate or bookkeeping:
+what `fit` could come near to. On CUDA it is timed once more as one CUDA graph, without its launches.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from gpu.common import DEVICE, SETTING, TINY, attempt, bench, dense_model, finish, images, left, synchronize
+from tp_vgg.data import DataSet
+from tp_vgg.device import exact_fp32, pick_precision
+from tp_vgg.model import build, fold_batch_norm
+from tp_vgg.recipe import Recipe
+from tp_vgg.train import fit
+
+BATCHES = (32,) if TINY else (128, 256, 512, 1024)
+STEPS = 2 if TINY else 50
+EPOCH = 45_000
+"""Images of the epoch that a bare step's time is reckoned to."""
+PRECISION = pick_precision("auto", DEVICE)
+BF16 = pick_precision("auto", DEVICE) == torch.bfloat16
+
+
+def fitted(data: DataSet, batch: int, teacher: bool) -> dict[str, Any]:
+    """The seconds of the second of two epochs, as the history has them; the first warms up."""
+    torch.manual_seed(0)
+    dense = dense_model()
+    recipe = Recipe(epochs=2, lr=0.02, batch_size=batch, distill_weight=0.5 if teacher else 0.0)
+    history = fit(
+        build(dense.spec),
+        data,
+        recipe,
+        normalisation=data.normalisation,
+        precision=PRECISION,
+        teacher=fold_batch_norm(dense) if teacher else None,
+        quiet=True,
+    )
+    seconds, steps = history[-1].seconds, -(-len(data.train) // batch)
+    return {
+        "images": len(data.train),
+        "first_epoch": history[0].seconds,
+        "seconds_an_epoch": seconds,
+        "ms_a_step": 1e3 * seconds / steps,
+    }
+
+
+def bare_step(batch: int) -> Callable[[], None]:
+    """Forward, backward and update of the dense model on one batch, with no copy from the host and no wait."""
+    torch.manual_seed(0)
+    model: Any = build(dense_model().spec).train().to(DEVICE, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, nesterov=True, fused=True)
+    inputs = torch.randn(batch, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
+
+    def step() -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=BF16, cache_enabled=False):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def timed(batch: int, make: Callable[[], Callable[[], object]]) -> dict[str, Any]:
+    """Milliseconds of a step over :data:`STEPS` of them."""
+    with exact_fp32():
+        step = make()
+        for _ in range(max(STEPS // 5, 1)):
+            step()
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        synchronize()
+    seconds = (time.perf_counter() - start) / STEPS
+    return {
+        "images": EPOCH,
+        "ms_a_step": 1e3 * seconds,
+        "seconds_an_epoch": seconds * -(-EPOCH // batch),
+    }
+
+
+def graphed_step(batch: int) -> Callable[[], object]:
+    """The bare step, captured."""
+    cuda = bench().cuda
+    assert cuda is not None
+    return cuda.capture(bare_step(batch))
+
+
+def longest_kernels(batch: int, count: int = 12) -> dict[str, Any]:
+    """The kernels of a bare step that take longest, in microseconds a step, and what all take together."""
+    step = bare_step(batch)
+    with exact_fp32(), warnings.catch_warnings(action="ignore"):
+        for _ in range(5):
+            step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(STEPS):
+                step()
+            synchronize()
+    kernels = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    return {
+        "batch": batch,
+        "all_us": sum(event.self_device_time_total for event in kernels) / STEPS,
+        "longest_us": {event.key[:90]: event.self_device_time_total / STEPS for event in kernels[:count]},
+    }
+
+
+def main() -> None:
+    """Time `fit` first; graphs come last, since a capture that fails can leave the device unusable."""
+    data = images((SETTING.limits[0], 40 if TINY else 500, 1))
+    for batch in BATCHES:
+        for teacher in (False, True):
+            _try(f"fit{', with a teacher' if teacher else ''}", batch, partial(fitted, data, batch, teacher))
+    for batch in BATCHES:
+        _try("bare step", batch, partial(timed, batch, partial(bare_step, batch)))
+    for batch in BATCHES if DEVICE.type == "cuda" else ():
+        _try("bare step, one CUDA graph", batch, partial(timed, batch, partial(graphed_step, batch)))
+
+    if (
+        DEVICE.type == "cuda" and left() > 4
+    ):  # at the very end: whatever is timed after a profiler was attached is slower
+        attempt("kernels", "of a bare step, batch 512", partial(longest_kernels, 512))
+
+
+def _try(variant: str, batch: int, job: Callable[[], dict[str, Any]]) -> None:
+    """Record a variant's times, if there is time left."""
+    if left() > 4:
+        attempt("step time", f"{variant}, batch {batch}", lambda: {"variant": variant, "batch": batch, **job()})
+
+
+if __name__ == "__main__":
+    main()
+    finish()

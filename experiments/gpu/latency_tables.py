@@ -1,0 +1,117 @@
+"""The tables of the latency part (no torch)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu.results import NOT_MEASURED, Results, amount, interval, listing, table
+from tp_vgg.latencies import BATCH_SIZES, MODES
+
+DTYPES = ("fp32", "bf16")
+HALF = "half_macs.json"
+Cell = tuple[int, str, str]
+"""Batch, mode and dtype."""
+
+
+def cells(results: Results) -> dict[Cell, dict[str, dict[str, Any]]]:
+    """The rows of each cell by model; those of a later line stand for those of an earlier one."""
+    by_cell: dict[Cell, dict[str, dict[str, Any]]] = {}
+    for line in sorted(results.of("latency") + results.of("latency table"), key=lambda line: line["time"]):
+        for row in line["rows"]:
+            by_cell.setdefault((row["batch_size"], row["mode"], row["dtype"]), {})[row["model"]] = row
+    return by_cell
+
+
+def latency(results: Results) -> str:
+    """A row a batch, mode, dtype and model; the dense model's speed-up is that of a copy of itself, the A/A control."""
+    by_cell = cells(results)
+    wanted = [(batch, mode, dtype) for batch in BATCH_SIZES for mode in MODES for dtype in DTYPES]
+    rows: list[list[str]] = []
+    for cell in sorted({*wanted, *by_cell}, key=_order):
+        batch, mode, dtype = cell
+        head = [str(batch), mode, dtype]
+        if cell not in by_cell:
+            rows.append([*head, "(all)", *[NOT_MEASURED] * 6])
+        elif all(row["median_ms"] is None for row in by_cell[cell].values()):
+            reason = next(iter(by_cell[cell].values()))["reasons"][0]
+            rows.append([*head, "(all)", *["-"] * 5, f"not available: {reason}"])
+        else:
+            rows += [[*head, *_row(row)] for row in by_cell[cell].values()]
+    header = (
+        "batch",
+        "mode",
+        "dtype",
+        "model",
+        "ms",
+        "speed-up [95 %]",
+        "MAC ratio",
+        "speed-up ÷ MAC ratio",
+        "over eager",
+        "verdict",
+    )
+    return table(header, rows)
+
+
+def _order(cell: Cell) -> tuple[int, int, str]:
+    batch, mode, dtype = cell
+    return batch, MODES.index(mode) if mode in MODES else len(MODES), dtype  # type: ignore[arg-type]
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    names = ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in row["reasons"]))
+    control = row["verdict"] == "reference"
+    return [
+        row["model"],
+        amount(row["median_ms"], 4),
+        interval(row["speedup"], row["speedup_low"], row["speedup_high"], 3) + (" (A/A control)" if control else ""),
+        amount(row["mac_ratio"], 2),
+        "-" if control else interval(row["efficiency"], row["efficiency_low"], row["efficiency_high"], 2),
+        amount(row["over_eager"], 2),
+        f"{row['verdict']}: {names}" if names else row["verdict"],
+    ]
+
+
+def half_macs(results: Results) -> str:
+    """How much of what the arithmetic promises arrives, by mode."""
+    by_cell = cells(results)
+    rows = []
+    for mode in MODES:
+        row = by_cell.get((1024, mode, "bf16"), {}).get(HALF, {})
+        if row.get("efficiency") is None:
+            rows.append([mode, *[NOT_MEASURED] * 3])
+        else:
+            rows.append([mode, *_row(row)[2:5]])
+    return table(("mode", "speed-up [95 %]", "MAC ratio", "speed-up ÷ MAC ratio"), rows)
+
+
+def clocks(results: Results) -> str:
+    """What the device said of its clocks, power and temperature, before the round and after each cell."""
+    said: dict[str, list[str]] = {}
+    states = list(results.of("conditions"))
+    for line in results.of("latency table"):
+        about = line["conditions"]
+        states += [about["before"], *about.get("before_each", {}).values(), *about["after"].values()]
+    for state in states:
+        for name, value in state.items():
+            if name not in ("kind", "time", "name"):
+                said.setdefault(name, []).append(str(value))
+    rows = [row for models in cells(results).values() for row in list(models.values())[:1]]
+    slow = (
+        {"blocks thrown away because the clock was low": sum(row.get("slow_blocks", 0) for row in rows)} if rows else {}
+    )
+    return listing({**{name: _spread(values) for name, values in said.items()}, **slow})
+
+
+def _spread(values: list[str]) -> str:
+    """All values where they are few; otherwise the lowest and highest by number, and how many."""
+    different = sorted(set(values), key=_number)
+    if len(different) <= 3:
+        return ", ".join(different)
+    return f"{different[0]} to {different[-1]} ({len(values)} readings)"
+
+
+def _number(text: str) -> tuple[float, str]:
+    try:
+        return float(text.split()[0]), text
+    except (ValueError, IndexError):
+        return 0.0, text

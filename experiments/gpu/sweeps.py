@@ -1,0 +1,135 @@
+"""Both sweeps on the test images in each precision, beside the notebook's loop on some of the points.
+
+The command line's own time is measured by the round. The notebook's loop is that of experiments/sweep_speed.py:
+for each point a deep copy, a new dependency graph or mask, and the whole network in contiguous fp32 over
+batches of 128; once from a DataLoader on the host, and once from batches that are on the device already, which
+is generous to it. Counts are compared with those of the sweep in fp32.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from sweep_speed import naive_point
+from torch.utils.data import DataLoader, TensorDataset
+
+from gpu.common import DEVICE, SETTING, TINY, attempt, dense_model, finish, images, left, record, synchronize
+from tp_vgg.data import Normalisation, Split
+from tp_vgg.device import exact_fp32
+from tp_vgg.model import VGG
+from tp_vgg.records import LEVELS, Sensitivity
+from tp_vgg.sensitivity import sweep
+from tp_vgg.spec import Kind
+
+KINDS: tuple[Kind, ...] = ("structured", "unstructured")
+WANTED = ("fp32", "screened")
+"""The precisions that come before the loop; fp32 first, which the others' counts are compared with."""
+ORDER = (0.3,) if TINY else (0.5, 0.9, 0.2, 0.7)
+"""One level of all layers, then the next: whatever the time allows covers the layers evenly."""
+LEVELS_SWEPT = (0.3, 0.9) if TINY else LEVELS
+T = TypeVar("T")
+RESERVED = {"structured": 12, "unstructured": 6}
+"""Seconds at which the loop of a kind ends; the first leaves time for the second."""
+Tables = dict[tuple[str, str], Sensitivity]
+
+
+def timed(do: Callable[..., T], *arguments: Any) -> tuple[float, T]:
+    """The wall time of one call, the device's work included, and its result."""
+    synchronize()
+    start = time.perf_counter()
+    result = do(*arguments)
+    synchronize()
+    return time.perf_counter() - start, result
+
+
+def swept(model: VGG, split: Split, kind: Kind, precision: str, tables: Tables) -> dict[str, Any]:
+    """Sweep twice: the first pass chooses kernels and allots memory, the second is warm."""
+    once = partial(sweep, model, split, kind, levels=LEVELS_SWEPT, precision=precision)
+    cold, _ = timed(once)
+    warm, tables[kind, precision] = timed(once)
+    points = tables[kind, precision].points
+    data: dict[str, Any] = {
+        "sweep_kind": kind,
+        "precision": precision,
+        "images": len(split),
+        "points": len(points),
+        "cold": cold,
+        "warm": warm,
+        "redone": sum(p.redone for p in points) / sum(p.n for p in points),
+    }
+    exact = tables.get((kind, "fp32"))
+    if exact is not None and precision != "fp32":
+        apart = [abs(a.correct - b.correct) for a, b in zip(points, exact.points, strict=True)]
+        data |= {"largest_difference": max(apart), "points_that_differ": sum(map(bool, apart))}
+    return data
+
+
+def naive(model: VGG, split: Split, kind: Kind, exact: Sensitivity) -> dict[str, Any]:
+    """Time the notebook's loop on as many points as there is time for, and reckon all of them from the mean."""
+    pixels, labels = Normalisation.of(model.meta)(split.images).contiguous(), split.labels
+    host = DataLoader(TensorDataset(pixels.cpu(), labels.cpu()), 128)
+    near = list(zip(pixels.split(128), labels.split(128), strict=True))
+    by_place = {(point.layer, point.ratio): point for point in exact.points}
+    order = [by_place[layer, level] for level in ORDER for layer in exact.layers]
+    seconds: dict[str, float] = {"prune": 0.0, "on the device": 0.0, "host loader": 0.0}
+    apart: list[int] = []
+    with exact_fp32():
+        correct(model, near[:4])
+        for point in order:
+            if left() < RESERVED[kind] or (len(apart) >= 2 * len(exact.layers) and left() < 25):
+                break
+            pruning, pruned = timed(naive_point, model, kind, point.layer, point.ratio, point.removed)
+            resident, count = timed(correct, pruned, near)
+            loading, _ = timed(correct, pruned, host)
+            for name, value in (("prune", pruning), ("on the device", resident), ("host loader", loading)):
+                seconds[name] += value
+            apart.append(abs(count - point.correct))
+    mean = {name: value / max(len(apart), 1) for name, value in seconds.items()}
+    whole = {name: len(exact.points) * (mean["prune"] + mean[name]) for name in ("on the device", "host loader")}
+    return {
+        "sweep_kind": kind,
+        "timed": len(apart),
+        "points": len(exact.points),
+        "mean_seconds": mean,
+        "whole": whole if apart else {},
+        "largest_difference": max(apart, default=0),
+        "points_that_differ": sum(map(bool, apart)),
+    }
+
+
+@torch.inference_mode()
+def correct(model: VGG, loader: Any) -> int:
+    """How many images a network gets right."""
+    return sum(int((model(x.to(DEVICE)).argmax(1) == y.to(DEVICE)).sum()) for x, y in loader)
+
+
+def main() -> None:
+    """Sweep in the precisions that are wanted most, time the loop beside them, and sweep in bf16 if there is time left."""
+    model, split = dense_model().to(DEVICE), images((1, 1, SETTING.limits[2])).test
+    tables: Tables = {}
+    for precision in WANTED:
+        sweep_both(model, split, precision, tables)
+    for kind in KINDS:
+        exact = tables.get((kind, "fp32"))
+        if exact is not None:
+            attempt("naive", kind, partial(naive, model, split, kind, exact))
+    sweep_both(model, split, "bf16", tables)
+
+
+def sweep_both(model: VGG, split: Split, precision: str, tables: Tables) -> None:
+    """Sweep both kinds in one precision, as far as there is time, and record every point's count."""
+    for kind in KINDS:
+        if left() > 5:
+            attempt("sweep", f"{kind} {precision}", partial(swept, model, split, kind, precision, tables))
+        if (kind, precision) in tables:
+            counts = [point.correct for point in tables[kind, precision].points]
+            record("sweep counts", name=f"{kind} {precision}", counts=counts)
+
+
+if __name__ == "__main__":
+    main()
+    finish()

@@ -1,0 +1,76 @@
+"""fp32 is fp32 whatever the process has set, by torch's older interface or its newer one; and the process finds it as it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SETTINGS = [
+    "pass",
+    'torch.backends.fp32_precision = "tf32"',
+    'torch.backends.fp32_precision = "ieee"',
+    'torch.backends.fp32_precision = "bf16"',
+    'torch.backends.cuda.matmul.fp32_precision = "tf32"',
+    'torch.backends.cudnn.fp32_precision = "tf32"',
+    'torch.backends.cudnn.conv.fp32_precision = "ieee"',
+    'torch.backends.mkldnn.matmul.fp32_precision = "bf16"',
+    'torch.set_float32_matmul_precision("high")',
+    'torch.set_float32_matmul_precision("medium")',
+    "torch.backends.cudnn.allow_tf32 = False",
+    'torch.set_float32_matmul_precision("high"); torch.backends.cuda.matmul.fp32_precision = "ieee"',
+]
+"""What people write at the top of a script."""
+
+SCRIPT = """
+import warnings
+from contextlib import suppress
+from pathlib import Path
+import torch
+import tp_vgg
+from tp_vgg.data import load_data
+from tp_vgg.device import fp32_arithmetic
+from tp_vgg.recipe import Recipe
+from tp_vgg.train import fit
+warnings.simplefilter("error")
+LEAVES = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+def leaves(): return [leaf.fp32_precision for leaf in LEAVES]
+def legacy():
+    found = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32, lambda: torch.backends.cuda.matmul.allow_tf32):
+        with suppress(RuntimeError):
+            found.append((len(found), read()))
+            continue
+        found.append(None)
+    return found
+{setting}
+before = leaves(), legacy(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+with fp32_arithmetic(tf32=False, deterministic=True):
+    assert set(leaves()) == {{"ieee"}}, leaves()
+    assert [value for _, value in legacy()] == ["highest", False, False], legacy()  # torch itself reads these: torch.compile does
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+with fp32_arithmetic(tf32=True, deterministic=False):
+    assert leaves() == ["tf32"] * 3 + ["ieee"] * 2, leaves()
+    assert [value for _, value in legacy()] == ["high", True, True], legacy()
+data = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 40))
+torch.manual_seed(0)
+model = tp_vgg.build(tp_vgg.VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=()))
+model.meta = {{"mean": [0.3] * 3, "std": [0.3] * 3}}
+fit(model, data, Recipe(epochs=1, lr=0.01, batch_size=32), normalisation=data.normalisation, quiet=True)
+table = tp_vgg.sweep(model, data.val, "structured", levels=[0.5], layers=["features.4"], precision="fp32")
+times = tp_vgg.measure_latency({{"dense": model}}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu")
+assert times.rows[0].median_ms
+assert leaves() == before[0], (leaves(), before)
+assert all(was is None or now == was for was, now in zip(before[1], legacy())), (before[1], legacy())
+assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before[2:]
+print("held", table.points[0].n)
+"""
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_whatever_the_process_has_set(setting: str) -> None:
+    """In a process of its own each, since the settings are the process's."""
+    script = SCRIPT.format(setting=setting)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "held 40\n"), done.stderr[-2000:]
