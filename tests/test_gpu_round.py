@@ -284,3 +284,11 @@ def test_prepare_refuses_what_is_too_much_to_carry(tmp_path: Path, checkout: Pat
     )
     assert done.returncode == 1
     assert "60 at most" in one_line(done.stderr)
+
+
+def test_the_tables_of_the_docs_are_those_of_the_kept_rounds(gpu_round: Run) -> None:
+    rounds = sorted((ROOT / "docs" / "gpu").glob("*.jsonl"))
+    assert rounds
+    done = gpu_round("--render", *rounds)
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / "docs" / "gpu.md").read_text().endswith(done.stdout)

@@ -13,10 +13,11 @@ from conftest import SMALL, VARIANTS
 from tp_vgg import train
 from tp_vgg.device import fp32_flags
 from tp_vgg.model import build
+from tp_vgg.ratios import Plan
 from tp_vgg.recipe import Recipe
 from tp_vgg.train import fit
 from tp_vgg.training_step import EAGER_STEPS, ReplayedStep, TrainingStep, draw_epoch
-from tp_vgg.unstructured import Gradual
+from tp_vgg.unstructured import Gradual, mask_layers, remove_masks
 
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=20, seed=1)
 """96 images: four whole batches and one of 16."""
@@ -145,6 +146,31 @@ def test_a_replayed_fit_goes_on_where_it_was_interrupted(
     assert [replace(e, seconds=0) for e in again] == [replace(e, seconds=0) for e in history]
 
 
+def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(few_digits, monkeypatch) -> None:
+    """On CUDA that step's gradients belong to another stream, and the capture fails: masked weights kept its graph alive."""
+    model = fresh(VARIANTS["bn-linear"])
+    mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))
+    alive = []
+
+    def capture(call):
+        alive.extend(
+            name
+            for module in model.modules()
+            for name, v in vars(module).items()
+            if isinstance(v, torch.Tensor) and v.grad_fn
+        )
+        return call
+
+    monkeypatch.setattr(train, "replays", lambda *_: True)
+    monkeypatch.setattr(train, "capture_graph", capture)
+    fit(model, few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True)
+    assert not alive
+    remove_masks(model)
+    assert all(
+        0.4 < float((model.get_submodule(name).weight == 0).float().mean()) < 0.6 for name in model.spec.prunable
+    )
+
+
 def test_masks_that_grow_are_seen_by_a_replayed_step(few_digits, monkeypatch, replayed: list[object]) -> None:
     models = []
     for replays in (True, False):
@@ -194,8 +220,9 @@ def test_what_is_kept_of_a_finished_fit_is_its_best_epoch(few_digits, tmp_path: 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_a_cuda_graph_trains_as_single_kernels_do(precision: torch.dtype, monkeypatch) -> None:
+def test_a_cuda_graph_trains_as_single_kernels_do(precision: torch.dtype, masked: bool, monkeypatch) -> None:
     from tp_vgg.data import load_data
 
     data = load_data("digits", Path("x"), torch.device("cuda"), limits=(320, 60, 60))
@@ -203,6 +230,8 @@ def test_a_cuda_graph_trains_as_single_kernels_do(precision: torch.dtype, monkey
     for replays in (True, True, False):
         monkeypatch.setattr(train, "replays", lambda *_, on=replays: on)
         model = fresh()
+        if masked:
+            mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))
         with warnings.catch_warnings(action="error"):
             fit(model, data, RECIPE, normalisation=data.normalisation, precision=precision, quiet=True)
         states.append(weights(model).cpu())

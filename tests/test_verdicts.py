@@ -67,6 +67,21 @@ def test_masks_save_nothing() -> None:
     assert found == ("masks save nothing: dense kernels multiply its 50.0% zeros too",)
 
 
+def test_odd_widths_in_bf16_on_tensor_cores() -> None:
+    """The rule is a GPU's, of bf16, and of a network that fell short."""
+    odd = DENSE.with_widths({"features.4": 90, "features.8": 179, "features.25": 360})
+    models = {**MODELS, "half": {"spec": odd.to_dict(), "macs": odd.macs(), "density": 1.0}}
+
+    def found(changed: LatencyRow, tensor_cores: bool = True) -> tuple[str, ...]:
+        return explain([REFERENCE, changed], models, FAST, {}, tensor_cores=tensor_cores)[-1].reasons
+
+    (reason,) = found(row(dtype="bf16"))
+    assert reason.startswith("odd widths: 2 of 8 convs have a number of channels that is no multiple of 8")
+    assert reason.endswith("prune with --round-to 8")
+    assert found(row(dtype="bf16"), tensor_cores=False) == found(row(dtype="fp32")) == ("no rule explains it",)
+    assert found(row(dtype="bf16", efficiency=0.95)) == ()
+
+
 def test_what_promised_nothing_owes_no_reason() -> None:
     """A copy of the dense model, or one with a zero more."""
     copy = {**MODELS, "masked": {**MODELS["dense"], "density": 0.999}}

@@ -98,7 +98,9 @@ def measure(
         models=about,
         environment=bench.environment,
         conditions=conditions,
-        rows=explain(rows, about, Memory(bandwidth, conditions["cache_bytes"]), steps),
+        rows=explain(
+            rows, about, Memory(bandwidth, conditions["cache_bytes"]), steps, tensor_cores=bench.cuda is not None
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from tp_vgg.data import PAD, Normaliser, Split, augment
 from tp_vgg.device import autocast
 from tp_vgg.losses import training_loss
 from tp_vgg.recipe import Recipe
+from tp_vgg.unstructured import detach_masked_weights
 
 EAGER_STEPS = 3
 """Steps before a graph is captured: by then the optimiser has its momentum, and the libraries their plans."""
@@ -63,7 +64,7 @@ class TrainingStep:
         on_device: bool = False,
     ) -> None:
         """``network``: what is called in the place of ``model``, such as one that averages its gradients over processes."""
-        self._network, self._split, self._recipe = network or model, split, recipe
+        self._model, self._network, self._split, self._recipe = model, network or model, split, recipe
         self._normalise, self._precision, self._teacher = normalise, precision, teacher
         self._device = split.labels.device
         self._decayed: list[torch.Tensor] = [p for p in model.parameters() if p.ndim > 1]
@@ -100,6 +101,7 @@ class TrainingStep:
         with torch.no_grad():
             torch._foreach_mul_(self._decayed, 1 - self._rate * self._recipe.weight_decay)
         self._optimizer.step()
+        detach_masked_weights(self._model)
         self.loss_sum += loss.detach() * len(labels)
         self.hits += (logits.detach().argmax(1) == labels).sum()
 

@@ -184,6 +184,17 @@ def remove_masks(model: nn.Module) -> None:
             module.get_parameter("weight").data.add_(0.0)  # a masked negative weight is −0.0
 
 
+def detach_masked_weights(model: nn.Module) -> None:
+    """Let masked weights forget how they came about in the last forward pass, which the next one makes anew.
+
+    torch.nn.utils.prune keeps ``weight_orig * weight_mask`` as an attribute, and with it a part of the last step's autograd graph; a CUDA
+    graph can't be captured while that is alive.
+    """
+    for module in model.modules():
+        if is_masked(module):
+            module.weight = module.weight.detach()
+
+
 def is_masked(module: nn.Module) -> bool:
     """True while a mask of ours is attached to this very module."""
     return hasattr(module, "weight_mask")

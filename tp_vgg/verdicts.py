@@ -22,6 +22,8 @@ MEMORY = 0.5
 """Memory-bound: moving what the cache does not hold (:func:`tp_vgg.traffic.bytes_moved`) takes this share of the time."""
 STEP_GAIN = 1.05
 """A step is worth naming where going down is this many times faster, and saves twice what its MACs are worth."""
+TILE = 8
+"""Channels that tensor cores take at once in bf16."""
 UNEXPLAINED = "no rule explains it"
 ZEROS = 0.01
 """Share of zeros more than the dense model has, from which they are worth a word."""
@@ -70,9 +72,12 @@ def explain(
     models: Mapping[str, Mapping[str, Any]],
     memory: Memory,
     steps: Mapping[tuple[str, Cell], Iterable[Step]],
+    *,
+    tensor_cores: bool = False,
 ) -> tuple[LatencyRow, ...]:
-    """The rows with the reasons that the rules give. ``models``: the dense one first. ``steps``: what was probed, by model and cell."""
-    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps))) for row in rows)
+    """The rows with the reasons that the rules give. ``models``: the dense one first. ``steps``: what was probed, by model and cell.
+    ``tensor_cores``: whether that is what bf16 runs on, as on a GPU."""
+    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps, tensor_cores))) for row in rows)
 
 
 def _reasons(
@@ -81,6 +86,7 @@ def _reasons(
     models: Mapping[str, Mapping[str, Any]],
     memory: Memory,
     steps: Mapping[tuple[str, Cell], Iterable[Step]],
+    tensor_cores: bool,
 ) -> Iterable[str]:
     if row.median_ms is None or row.speedup is None:
         yield from row.reasons
@@ -97,9 +103,11 @@ def _reasons(
     if about["density"] < (1 - ZEROS) * dense["density"]:
         found.append(f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too")
     if needs_reason(row):
+        spec = VGGSpec.from_dict(about["spec"])
         found += _launch_bound(row, rows)
         found += [str(step) for step in steps.get((row.model, row.cell), ()) if step.found]
-        found += _memory_bound(row, VGGSpec.from_dict(about["spec"]), memory)
+        found += _odd_widths(spec) if tensor_cores and row.dtype == "bf16" else ()
+        found += _memory_bound(row, spec, memory)
         found = found or [UNEXPLAINED]
     yield from found
 
@@ -115,6 +123,15 @@ def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
     graph = times.get(GRAPH_OF[row.mode]) if row.mode in GRAPH_OF else None
     if graph is not None and row.median_ms >= GRAPH_GAIN * graph:
         yield f"launch-bound: a CUDA graph of it is {row.median_ms / graph:.1f}× as fast as {row.mode}"
+
+
+def _odd_widths(spec: VGGSpec) -> Iterable[str]:
+    odd = sum(width % TILE > 0 for width in spec.widths)
+    if odd:
+        yield (
+            f"odd widths: {odd} of {len(spec.widths)} convs have a number of channels that is no multiple of {TILE}, for which tensor cores have no"
+            f" fast kernel; prune with --round-to {TILE}"
+        )
 
 
 def _memory_bound(row: LatencyRow, spec: VGGSpec, memory: Memory) -> Iterable[str]:
