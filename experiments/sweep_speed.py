@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tp_vgg.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.checkpoint import load
 from tp_vgg.data import Normalisation, Split, load_data
-from tp_vgg.device import environment, exact_fp32
+from tp_vgg.device import environment, exact_fp32, pick_device
 from tp_vgg.hitmap import unpack_hits
 from tp_vgg.kernels import Direct
 from tp_vgg.model import VGG
@@ -40,9 +40,16 @@ from tp_vgg.unstructured import mask_layers, remove_masks
 BLOCK = 250
 
 
+def now(device: torch.device) -> float:
+    """The time once the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @torch.inference_mode()
-def naive_correct(model: VGG, loader: DataLoader[Any]) -> int:
-    return sum(int((model(images).argmax(1) == labels).sum()) for images, labels in loader)
+def naive_correct(model: VGG, loader: DataLoader[Any], device: torch.device) -> int:
+    return sum(int((model(images.to(device)).argmax(1) == labels.to(device)).sum()) for images, labels in loader)
 
 
 @torch.inference_mode(False)
@@ -90,33 +97,35 @@ class Turns:
         self.differences: dict[str, list[int]] = {"naive": [], "whole": []}
         self._model, self._split, self._asked = model, split, asked
         self._normalisation = Normalisation.of(model.meta)
-        self._loader = DataLoader(TensorDataset(self._normalisation(split.images).contiguous(), split.labels), 128)
+        self._device = split.labels.device
+        images = self._normalisation(split.images).contiguous()
+        self._loader = DataLoader(TensorDataset(images.cpu(), split.labels.cpu()), 128)
         self._buffers = Buffers()
         steps = steps_of(model, split.images.shape[-1])
         scores = rank(model, list(asked.removed))
         orders = {name: score.argsort(descending=True, stable=True) for name, score in scores.items()}
         self._steps = with_channels_in_order(steps, orders)
-        self.start = time.perf_counter()
+        self.start = now(self._device)
 
     def append(self, *entries: dict[str, Any]) -> None:
-        engine = time.perf_counter() - self.start
+        engine = now(self._device) - self.start
         name = entries[0]["layer"]
         assert entries[0]["n"] == len(self._split), "the images must be in memory at once"
         seconds = {"engine": engine, "naive": 0.0, "whole": 0.0}
         for entry, removed in zip(entries, self._asked.removed.get(name, ()), strict=False):
             point = (self._asked.kind, name, entry["ratio"], removed)
             found = int(unpack_hits(entry["hits"], entry["n"]).sum())
-            start = time.perf_counter()
-            naive = naive_correct(naive_point(self._model, *point), self._loader)
-            between = time.perf_counter()
+            start = now(self._device)
+            naive = naive_correct(naive_point(self._model, *point), self._loader, self._device)
+            between = now(self._device)
             chain = whole_chain(self._model, self._steps, *point)
             whole = chain_correct(chain, self._split, self._normalisation, self._buffers)
             seconds["naive"] += between - start
-            seconds["whole"] += time.perf_counter() - between
+            seconds["whole"] += now(self._device) - between
             self.differences["naive"].append(abs(found - naive))
             self.differences["whole"].append(abs(found - whole))
         self.seconds[name or "the rest of the dense pass"] = seconds
-        self.start = time.perf_counter()
+        self.start = now(self._device)
 
 
 @torch.inference_mode()
@@ -133,9 +142,9 @@ def kernel_times(model: VGG, split: Split, trials: int) -> Iterator[list[str]]:
         times: dict[str, list[float]] = {side: [] for side in sides}
         for trial in range(trials + 1):
             for side in list(sides) if trial % 2 else reversed(sides):
-                start = time.perf_counter()
+                start = now(x.device)
                 sides[side]()
-                times[side].append(time.perf_counter() - start)
+                times[side].append(now(x.device) - start)
         medians = [f"{statistics.median(taken[1:]) / len(x) * 1e6:.0f}" for taken in times.values()]
         yield [step.name, str(step.side), type(chain.kernels[place]).__name__, *medians, *["-"] * (3 - len(medians))]
         x = chain.roll(x, place)
@@ -153,12 +162,16 @@ def _direct(step: Step, x: torch.Tensor, buffers: Buffers) -> Callable[[], None]
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
 @click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Of the test split.")
 @click.option("--kind", "kinds", type=click.Choice(["structured", "unstructured"]), multiple=True, help="Both.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--trials", type=click.IntRange(min=1), default=7, show_default=True, help="Of each kernel alone.")
-def main(checkpoint: Path, dataset: str, data_dir: Path, images: int, kinds: tuple[Kind, ...], trials: int) -> None:
+def main(
+    checkpoint: Path, dataset: str, data_dir: Path, images: int, kinds: tuple[Kind, ...], device: str, trials: int
+) -> None:
     """Print seconds by layer, both ratios, the largest difference in correct-count, and the time of each kernel."""
-    model = load(checkpoint).eval()
-    split = load_data(dataset, data_dir, torch.device("cpu"), limits=(1, 1, images)).test
-    report: dict[str, Any] = {"images": len(split), "levels": LEVELS, "environment": environment(torch.device("cpu"))}
+    place = pick_device(device)
+    model = load(checkpoint).eval().to(place)
+    split = load_data(dataset, data_dir, place, limits=(1, 1, images)).test
+    report: dict[str, Any] = {"images": len(split), "levels": LEVELS, "environment": environment(place)}
     for kind in kinds or ("structured", "unstructured"):
         asked = Sweep.of(model, kind)
         turns = Turns(model, split, asked)

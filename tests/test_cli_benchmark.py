@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,38 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
     assert "latency.partial.jsonl" not in files(Path("o"))
     status, _, err = call(*args)
     assert status == 0 and len(measured) == 12  # a finished benchmark is measured anew
+
+
+def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
+    """What a device lacks it lacks; how warm it is passes."""
+    from tp_vgg import latency
+    from tp_vgg.latencies import LatencyRow
+    from tp_vgg.stages.benchmark import throttled
+
+    dense, half = pair
+    args = ["benchmark", half, "--checkpoint", dense, "--out", "o", *FEW]
+    real, measured = latency._measure_cell, []
+
+    def hot(models, cell, *rest):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(cell)
+        why = ("throttled: the clock was low",)
+        return tuple(
+            LatencyRow(n, cell.mode, cell.dtype, cell.batch_size, "not available", why, slow_blocks=9) for n in models
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(latency, "_measure_cell", hot)
+        assert call(*args)[0] == 130
+    again = []
+    monkeypatch.setattr(
+        latency, "_measure_cell", lambda models, cell, *rest: (again.append(cell), real(models, cell, *rest))[1]
+    )
+    assert call(*args)[0] == 0
+    assert set(measured) <= set(again) and len(again) == 6
+    lacking = LatencyRow("m", "graph", "fp32", 1, "not available", ("CUDA graphs need a CUDA device",))
+    assert not throttled([lacking]) and throttled([lacking, replace(lacking, slow_blocks=9)])
 
 
 def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fakes import NEEDS_CUDA, FakeCuda
 
-from tp_vgg.clocks import CUDA_SAMPLE_SECONDS, CpuClock, CudaClock, TorchCuda
+from tp_vgg.clocks import CUDA_SAMPLE_SECONDS, CpuClock, CudaClock, TorchCuda, capture_graph
 
 
 def test_a_cuda_sample_fills_its_time_with_one_synchronisation_at_each_end() -> None:
@@ -134,3 +137,32 @@ def test_the_real_device_answers() -> None:
     replay()
     cuda.synchronize()
     assert torch.allclose(out, x @ x)
+
+
+@pytest.mark.parametrize(("usual", "own"), [(None, False), (0, True), (1, False)])
+def test_a_graph_is_captured_on_its_own_device(usual: int | None, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps one stream for all captures of a process; kernels of another device would not be recorded."""
+    current, streams = [0], []
+
+    @contextlib.contextmanager
+    def made_current(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    class Graph(contextlib.nullcontext):
+        default_capture_stream = None if usual is None else SimpleNamespace(device_index=usual)
+
+        def __init__(self, _graph: object, pool: object, stream: object) -> None:
+            super().__init__()
+            streams.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "device", made_current)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    on: list[int] = []
+    capture_graph(lambda: on.append(current[-1]), torch.device("cuda", 1))
+    assert on == [1]
+    assert streams == [torch.device("cuda", 1) if own else None]

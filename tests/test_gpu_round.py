@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -284,6 +285,26 @@ def test_prepare_refuses_what_is_too_much_to_carry(tmp_path: Path, checkout: Pat
     )
     assert done.returncode == 1
     assert "60 at most" in one_line(done.stderr)
+
+
+def test_a_job_that_fails_keeps_none_of_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from gpu.runner import Round
+    from gpu.setting import Setting
+
+    (tmp_path / "out").mkdir()
+    places = (str(ROOT), str(tmp_path), str(tmp_path / "out"))
+    r = Round(Setting(*places, "cpu", False, None), tmp_path, time.time() + 60, ())
+    done: list[int] = []
+
+    def job(i: int) -> None:
+        if i == 1:
+            raise OSError("no more files")
+        done.append(i)
+
+    r.together([functools.partial(job, i) for i in range(6)], at_once=2)
+    assert sorted(done) == [0, 2, 3, 4, 5] and len(r.failed) == 1
+    assert "OSError: no more files" in (tmp_path / "out" / "summary.txt").read_text()
 
 
 def test_the_tables_of_the_docs_are_those_of_the_kept_rounds(gpu_round: Run) -> None:

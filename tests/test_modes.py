@@ -90,6 +90,8 @@ class _Context(contextlib.nullcontext):
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
 
+    default_capture_stream = None
+
     def wait_stream(self, _other: Any) -> None:
         pass
 
@@ -103,9 +105,8 @@ class _Graph:
 @pytest.mark.parametrize("real", [True, False])
 def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(make_model, mode, real, monkeypatch) -> None:
     """A graph holds addresses alone: weights that nothing else refers to would be freed, and their memory given to others."""
-    for name in ("Stream", "stream", "graph"):
+    for name in ("Stream", "stream", "graph", "device", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, _Context)
-    monkeypatch.setattr(torch.cuda, "current_stream", _Context)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
     parameters: list[weakref.ref] = []
     forward = nn.Module.__call__

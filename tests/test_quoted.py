@@ -52,6 +52,14 @@ def test_where_both_are_fastest_in_one_mode_the_gain_is_the_paired_one() -> None
         )
 
 
+def test_a_mode_that_the_dense_network_lacks_has_no_control() -> None:
+    """As a file may say it: the network was timed in a mode in which the dense one was not."""
+    gone = LatencyRow("dense", "folded-graph", "fp32", 64, "not available", ("out of memory",))
+    rows = (DENSE_COMPILED.rows[0], DENSE_COMPILED.rows[1], gone, DENSE_COMPILED.rows[3])
+    gain = gain_of(table(*rows), rows[1])
+    assert (gain.row.mode, gain.ratio.value) == ("folded-graph", pytest.approx(1.5, rel=0.01))
+
+
 def test_where_their_fastest_modes_differ_best_is_held_against_best() -> None:
     quoted = DENSE_COMPILED.rows[1]
     assert DENSE_COMPILED.headline() == quoted.cell

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import warnings
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,7 +113,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """fit() as on CUDA, with graphs that are the call itself."""
     captured: list[object] = []
     monkeypatch.setattr(train, "replays", lambda *_: True)
-    monkeypatch.setattr(train, "capture_graph", lambda call: captured.append(call) or call)
+    monkeypatch.setattr(train, "capture_graph", lambda call, **_: captured.append(call) or call)
     return captured
 
 
@@ -152,7 +154,7 @@ def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(few_digits
     mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))
     alive = []
 
-    def capture(call):
+    def capture(call, **_):
         alive.extend(
             name
             for module in model.modules()
@@ -169,6 +171,29 @@ def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(few_digits
     assert all(
         0.4 < float((model.get_submodule(name).weight == 0).float().mean()) < 0.6 for name in model.spec.prunable
     )
+
+
+def test_a_finished_fit_keeps_nothing_of_its_graph(few_digits, monkeypatch) -> None:
+    """Its memory is free at once, and not when Python happens to look for circles."""
+    held = []
+
+    class Graph:
+        def __init__(self, call) -> None:
+            self.call = call
+            held.append(weakref.ref(self))
+
+        def __call__(self) -> None:
+            self.call()
+
+    monkeypatch.setattr(train, "replays", lambda *_: True)
+    monkeypatch.setattr(train, "capture_graph", lambda call, **_: Graph(call))
+    gc.collect()
+    gc.disable()
+    try:
+        fit(fresh(), few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True)
+        assert [one() for one in held] == [None]
+    finally:
+        gc.enable()
 
 
 def test_masks_that_grow_are_seen_by_a_replayed_step(few_digits, monkeypatch, replayed: list[object]) -> None:

@@ -152,7 +152,8 @@ class CudaClock:
         return call_seconds * (1 + self._count(call_seconds))
 
     def speed(self) -> float | None:
-        now, default = self.calls.sm_mhz(), self.calls.default_sm_mhz()
+        default = self.calls.default_sm_mhz()
+        now = self.calls.sm_mhz() if default else None
         return now / default if now and default else None
 
     def busy(self, call: Call) -> float | None:
@@ -203,6 +204,22 @@ class Replay:
 
     def __call__(self) -> None:
         self.graph.replay()
+
+
+def capture_graph(call: Call, device: torch.device, repeats: int = 1, pool: Any = None) -> Call:
+    """A CUDA graph on ``device`` of ``call``, ``repeats`` times, which is recorded and not run; see :meth:`CudaCalls.capture`.
+
+    Whatever ``call`` makes ready when it is first made must be ready: make it before.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device):
+        # torch captures on one stream for the whole process, of the device that was current when it first did.
+        usual = torch.cuda.graph.default_capture_stream
+        here = usual is None or usual.device_index == torch.cuda.current_device()
+        with torch.cuda.graph(graph, pool=pool, stream=None if here else torch.cuda.Stream(device)):
+            for _ in range(repeats):
+                call()
+    return Replay(graph, call)
 
 
 class TorchCuda:
@@ -261,11 +278,7 @@ class TorchCuda:
             for _ in range(3):  # capture must not meet lazy initialisation
                 call()
         torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            for _ in range(repeats):
-                call()
-        return Replay(graph, call)
+        return capture_graph(call, self._device, repeats, pool)
 
     def sm_mhz(self) -> float | None:
         return self._gpu.sm_mhz()

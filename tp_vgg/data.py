@@ -37,7 +37,10 @@ class Normalisation:
 
     def on(self, device: torch.device) -> Normaliser:
         """The same with its numbers on ``device``, for those who call it often: sending them waits for the device."""
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+            for values in (self.mean, self.std)
+        )
         return Normaliser(mean, std)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

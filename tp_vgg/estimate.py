@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tp_vgg.data import DataSet, Normalisation
-from tp_vgg.device import autocast, exact_fp32
+from tp_vgg.device import autocast, exact_fp32, release_memory
 from tp_vgg.recipe import Recipe
 from tp_vgg.train import steps_alone
 
@@ -49,7 +49,10 @@ def _step_seconds(
         for _ in range(timed):
             step()
         _wait(data)
-    return (time.perf_counter() - start) / timed
+    seconds = (time.perf_counter() - start) / timed
+    del step
+    release_memory()  # a graph has memory of its own, which the training needs
+    return seconds
 
 
 def _wait(data: DataSet) -> None:

@@ -111,7 +111,7 @@ class Classifier:
         classes = classes_of(logits)
         near = (~(_margins(logits) > self.bounds[level])).nonzero().squeeze(1)  # NaN is near too
         if len(near):
-            (again,) = self.exact.logits(x[_padded(near)], [level])
+            (again,) = self.exact.logits(x[_padded(near, len(x))], [level])
             classes[near] = classes_of(again[: len(near)])
         return classes, len(near)
 
@@ -137,12 +137,12 @@ def calibrated(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Cla
     return Classifier(exact, screen, tuple(bounds))
 
 
-def _padded(where: torch.Tensor) -> torch.Tensor:
-    """``where`` [n] (n ≥ 1), on CUDA with its first repeated up to a power of two: for every batch size that it has not seen, cuDNN makes
+def _padded(where: torch.Tensor, most: int) -> torch.Tensor:
+    """``where`` [n] (1 ≤ n ≤ ``most``), on CUDA with its first repeated up to a power of two, or to ``most``: for every batch size that it has not seen, cuDNN makes
     a plan, which takes longer than the few images more (docs/gpu.md)."""
     if where.device.type not in PADDED:
         return where
-    size = max(LEAST_REDONE, 1 << (len(where) - 1).bit_length())
+    size = min(max(LEAST_REDONE, 1 << (len(where) - 1).bit_length()), most)
     return torch.cat([where, where[:1].expand(size - len(where))])
 
 

@@ -57,7 +57,11 @@ def gain_of(latency: Latency, row: LatencyRow) -> Gain:
         return Gain(best, None, _paired(best), best.verdict)
     ratio = _unpaired(dense, best)
     cells = (dense.cell, best.cell)
-    controls = [_paired(one) for one in latency.rows if one.model == latency.reference and one.cell in cells]
+    controls = [
+        _paired(one)
+        for one in latency.rows
+        if one.model == latency.reference and one.cell in cells and one.speedup is not None
+    ]
     furthest = max(controls, key=lambda control: 0.0 if control.includes_one else abs(control.value - 1))
     return Gain(best, dense, ratio, verdict(ratio, furthest))
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from tp_vgg.clocks import capture_graph
 from tp_vgg.data import DataSet, Normalisation
 from tp_vgg.device import exact_fp32
 from tp_vgg.errors import WorkFailed
@@ -23,7 +25,7 @@ from tp_vgg.partials import find_partial, save_partial
 from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.recipe import Recipe
 from tp_vgg.storage import fingerprint
-from tp_vgg.training_step import ReplayedStep, TrainingStep, capture_graph, draw_epoch, mixed
+from tp_vgg.training_step import ReplayedStep, TrainingStep, draw_epoch, mixed
 from tp_vgg.unstructured import Gradual
 
 SAVE_EVERY = 60.0
@@ -131,7 +133,8 @@ class _Run:
             model, data.train, recipe, normalisation.on(self.device), precision, teacher,
             network=ranks.wrapped(model), on_device=replayed,
         )  # fmt: skip
-        self.replay = ReplayedStep(self.update, recipe.batch_size, capture_graph) if replayed else None
+        capture = partial_call(capture_graph, device=self.device)
+        self.replay = ReplayedStep(self.update, recipe.batch_size, capture) if replayed else None
         self.draws: tuple[int, torch.Tensor] | None = None
         """An epoch, and what :func:`draw_epoch` drew for it, on the device."""
         self.step = 0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tp_vgg.clocks import Call, Replay
+from tp_vgg.clocks import Call
 from tp_vgg.data import PAD, Normaliser, Split, augment
 from tp_vgg.device import autocast
 from tp_vgg.losses import training_loss
@@ -155,17 +155,10 @@ class ReplayedStep:
         self._replay()
 
     def _captured(self, draws: torch.Tensor) -> Call | None:
+        step = self._step  # not `self`, which holds what comes of it: a circle would keep the graph's memory
         try:
-            return self._capture(lambda: self._step.body(draws))
+            return self._capture(lambda: step.body(draws))
         except RuntimeError as error:
             why = next(iter(str(error).splitlines()), "")[:120]
             warnings.warn(f"this training step is no CUDA graph ({why}); going on without", stacklevel=2)
             return None
-
-
-def capture_graph(call: Call) -> Call:
-    """A CUDA graph of ``call``, which is recorded and not run; no warm-up, unlike that of :class:`tp_vgg.clocks.TorchCuda`."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return Replay(graph, call)

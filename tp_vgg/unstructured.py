@@ -192,7 +192,7 @@ def detach_masked_weights(model: nn.Module) -> None:
     """
     for module in model.modules():
         if is_masked(module):
-            module.weight = module.weight.detach()
+            module.weight = module.weight.detach()  # type: ignore[operator]
 
 
 def is_masked(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from tp_vgg.sensitivity import sweep
 from tp_vgg.structured import remove_channels
 from tp_vgg.train import fit
 
-PRECISION = pick_precision("auto", DEVICE)
 RECIPE = Recipe(epochs=2, lr=0.05, batch_size=32)
 
 
@@ -76,7 +76,8 @@ def _narrowed(model: VGG, percent: int) -> VGG:
 
 def peak_memory() -> dict[str, Any]:
     """A device can be asked for its peak memory before anything else has touched it, with and without its index."""
-    for name in ("cuda", "cuda:0") if DEVICE.type == "cuda" else ("cpu",):
+    assert not torch.cuda.is_initialized(), "something has touched it"
+    for name in ("cuda:0", "cuda") if DEVICE.type == "cuda" else ("cpu",):
         PeakMemory(torch.device(name)).bytes()
     return {"holds": True}
 
@@ -87,13 +88,21 @@ def _digits(limits: tuple[int, int, int]) -> DataSet:
 
 def _fresh(data: DataSet) -> VGG:
     torch.manual_seed(0)
-    model = build(THIN)
+    model = build(replace(THIN, hidden=(32, 28)))  # a hidden layer has dropout, whose numbers must repeat too
     model.meta.update(mean=list(data.normalisation.mean), std=list(data.normalisation.std))
     return model
 
 
 def _trained(model: VGG, data: DataSet, **options: Any) -> VGG:
-    fit(model, data, RECIPE, normalisation=data.normalisation, precision=PRECISION, quiet=True, **options)
+    fit(
+        model,
+        data,
+        RECIPE,
+        normalisation=data.normalisation,
+        precision=pick_precision("auto", DEVICE),
+        quiet=True,
+        **options,
+    )
     return model
 
 

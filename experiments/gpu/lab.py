@@ -27,7 +27,7 @@ STEPS = 2 if TINY else 50
 EPOCH = 45_000
 """Images of the epoch that a bare step's time is reckoned to."""
 PRECISION = pick_precision("auto", DEVICE)
-BF16 = pick_precision("auto", DEVICE) == torch.bfloat16
+BF16 = torch.bfloat16 == PRECISION
 
 
 def fitted(data: DataSet, batch: int, teacher: bool) -> dict[str, Any]:

@@ -96,9 +96,8 @@ def clocks(results: Results) -> str:
             if name not in ("kind", "time", "name"):
                 said.setdefault(name, []).append(str(value))
     rows = [row for models in cells(results).values() for row in list(models.values())[:1]]
-    slow = (
-        {"blocks thrown away because the clock was low": sum(row.get("slow_blocks", 0) for row in rows)} if rows else {}
-    )
+    thrown = [row["slow_blocks"] for row in rows if "slow_blocks" in row]
+    slow = {"blocks thrown away because the clock was low": sum(thrown) if thrown else NOT_MEASURED} if rows else {}
     return listing({**{name: _spread(values) for name, values in said.items()}, **slow})
 
 

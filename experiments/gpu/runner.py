@@ -117,9 +117,17 @@ class Round:
         self.record("step", name=name, outcome="not run")
 
     def together(self, jobs: Iterable[Callable[[], object]], at_once: int) -> None:
-        """Run jobs, so many at once (in a dry run one), in their order."""
+        """Run jobs, so many at once (in a dry run one), in their order. One that raises is said to have failed, and keeps none of the others back."""
         with ThreadPoolExecutor(1 if self.setting.tiny else at_once) as pool:
-            list(pool.map(lambda job: job(), jobs))
+            list(pool.map(self._guarded, jobs))
+
+    def _guarded(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except Exception as error:  # noqa: BLE001
+            name = getattr(job, "__name__", "a job")
+            self.failed.append(name)
+            self.line(f"{name}: failed: {type(error).__name__}: {error}")
 
     def pack(self, *, now: bool = True) -> None:
         """Renew files.tar.gz; without ``now``, only if the last time is a while ago."""

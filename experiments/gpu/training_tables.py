@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpu.results import NOT_MEASURED, Results, accuracy, amount, table
-
-SEEDS = (0, 1, 2)
+from gpu.training import SEEDS
 
 
 def steps(results: Results) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -50,7 +50,11 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
         def keep(rows: tuple[LatencyRow, ...]) -> None:
             journal.append({"rows": [asdict(row) for row in rows]})
 
-        known = {rows[0].cell: rows for rows in _rows(journal) if [row.model for row in rows] == list(models)}
+        known = {
+            rows[0].cell: rows
+            for rows in _rows(journal)
+            if [row.model for row in rows] == list(models) and not throttled(rows)
+        }
         if known:
             settings.note(f"{len(known)} of {len(schedule.cells)} cells were measured before the interruption")
         found = measure(models, schedule, bench, known=known, done=keep, quiet=settings.quiet)
@@ -76,8 +80,14 @@ def benchmarked(settings: Settings, options: BenchmarkOptions) -> bool:
         {name: about.get("sha256") for name, about in found.models.items()}
         == {name: file_fingerprint(path) for name, path in paths.items()}
         and set(options.cells) == {row.cell for row in found.rows}
+        and not throttled(found.rows)
         and found.environment == bench.environment
     )
+
+
+def throttled(rows: Iterable[LatencyRow]) -> bool:
+    """Whether a cell was not measured because the device's clock was too low: another time it may be."""
+    return any(row.verdict == "not available" and row.slow_blocks for row in rows)
 
 
 def _rows(journal: Journal) -> Iterator[tuple[LatencyRow, ...]]:
