@@ -29,6 +29,7 @@ from gpu.runner import Round  # noqa: E402
 from gpu.setting import ARCHIVE, CHECKPOINT, PARTS, Setting, read_results  # noqa: E402
 
 from tp_vgg import cli  # noqa: E402
+from tp_vgg.cli.options import Number  # noqa: E402
 from tp_vgg.errors import BadInput, WorkFailed  # noqa: E402
 
 TINY_MINUTES = 60.0
@@ -111,9 +112,18 @@ def start_round(setting: Setting, minutes: float, only: tuple[str, ...]) -> None
         raise WorkFailed(f"{len(r.failed)} of {r.ended} steps failed: {', '.join(r.failed)}; the rest lies in {r.out}")
 
 
+def check_device(name: str, tiny: bool) -> str:
+    """The device to measure. Raises :class:`BadInput` for one that this machine lacks, and for a CPU where figures are wanted."""
+    from tp_vgg.device import pick_device
+
+    if pick_device(name).type != "cuda" and not tiny:
+        raise BadInput(f"--device: {name!r} is no GPU; give cuda, or --tiny for a dry run")
+    return name
+
+
 def check_parts(only: str) -> tuple[str, ...]:
     """The parts asked for. Raises :class:`BadInput` for one that there is not."""
-    names = tuple(filter(None, only.split(",")))
+    names = tuple(filter(None, map(str.strip, only.split(","))))
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise BadInput(f"--only: {unknown[0]!r} is not one of {', '.join(PARTS)}")
@@ -121,9 +131,7 @@ def check_parts(only: str) -> tuple[str, ...]:
 
 
 @click.command()
-@click.option(
-    "--minutes", type=click.FloatRange(min=0.1, max=1440), help="When it ends, whatever is left (9; a dry run 60)."
-)
+@click.option("--minutes", type=Number(min=0.1, max=1440), help="When it ends, whatever is left (9; a dry run 60).")
 @click.option("--only", default="", metavar="NAME,NAME,…", help=f"Parts: {','.join(PARTS)} (all).")
 @click.option(
     "--tiny", is_flag=True, help="Dry run of every part with little work, on the CPU unless --device says otherwise."
@@ -174,6 +182,9 @@ def main(
     if more and not results:
         raise BadInput(f"{more[0]}: files are given with --render")
     if results:
+        for path in (*results, *more):
+            if next(read_results([path]), None) is None:
+                raise BadInput(f"{path}: holds no results of a round; give a results.jsonl")
         click.echo(render(list(read_results([*results, *more]))))
         return
     folder = find_data(data)
@@ -184,12 +195,13 @@ def main(
             raise BadInput(f"--prepare: {ARCHIVE} and {CHECKPOINT} are needed; name their folder by --data")
         prepare(kit, ROOT, Path(__file__).resolve(), folder, python, click.echo)
         return
+    place = check_device(device or ("cpu" if tiny else "cuda"), tiny)
     work = (work or Path(tempfile.gettempdir()) / ("gpu-round-tiny" if tiny else "gpu-round")).resolve()
     out = (out or work / "out").resolve()
     for place in (work / "runs", out):
         place.mkdir(parents=True, exist_ok=True)
     images = str(folder.resolve()) if folder else None
-    setting = Setting(str(ROOT), str(work), str(out), device or ("cpu" if tiny else "cuda"), tiny, images)
+    setting = Setting(str(ROOT), str(work), str(out), place, tiny, images)
     start_round(setting, minutes or (TINY_MINUTES if tiny else 9.0), wanted)
 
 

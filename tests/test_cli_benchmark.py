@@ -232,8 +232,9 @@ def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> 
     asked: list[bool] = []
     monkeypatch.setattr("tp_vgg.latency.steps_of", lambda *given: asked.append(given[2].probes) or {})
     for options in (["--no-probes"], []):
-        status, _, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW, *options)
+        status, out, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW, *options)
         assert status == 0, err
+        assert ("steps at slightly smaller widths were not looked for" in out) is bool(options)
     assert asked == [False, True]
 
 

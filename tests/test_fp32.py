@@ -19,11 +19,13 @@ SETTINGS = [
     'torch.set_float32_matmul_precision("high")',
     'torch.set_float32_matmul_precision("medium")',
     "torch.backends.cudnn.allow_tf32 = False",
+    'torch.backends.fp32_precision = "tf32"; torch.backends.cudnn.conv.fp32_precision = "ieee"',
     'torch.set_float32_matmul_precision("high"); torch.backends.cuda.matmul.fp32_precision = "ieee"',
 ]
 """What people write at the top of a script."""
 
 SCRIPT = """
+import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -38,21 +40,35 @@ LEAVES = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.c
 def leaves(): return [leaf.fp32_precision for leaf in LEAVES]
 def legacy():
     found = []
-    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32, lambda: torch.backends.cuda.matmul.allow_tf32):
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32):
         with suppress(RuntimeError):
             found.append((len(found), read()))
             continue
         found.append(None)
     return found
 {setting}
+def then(place, value):
+    # What the settings come to where the process says another thing afterwards, seen by a copy of the process.
+    read, write = os.pipe()
+    if os.fork() == 0:
+        place.fp32_precision = value
+        os.write(write, repr((leaves(), legacy())).encode())
+        os._exit(0)
+    os.wait()
+    os.close(write)
+    with os.fdopen(read) as answer:
+        return answer.read()
+def all_then(): return [then(place, value) for place in (torch.backends, torch.backends.cudnn) for value in ("ieee", "tf32", "none")]
+untouched = all_then()
 before = leaves(), legacy(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
 with fp32_arithmetic(tf32=False, deterministic=True):
     assert set(leaves()) == {{"ieee"}}, leaves()
-    assert [value for _, value in legacy()] == ["highest", False, False], legacy()  # torch itself reads these: torch.compile does
+    assert legacy() == [(0, "highest"), (1, False)], legacy()  # torch itself reads these: torch.compile does
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
 with fp32_arithmetic(tf32=True, deterministic=False):
-    assert leaves() == ["tf32"] * 3 + ["ieee"] * 2, leaves()
-    assert [value for _, value in legacy()] == ["high", True, True], legacy()
+    assert set(leaves()) == {{"tf32"}}, leaves()
+    assert legacy() == [(0, "high"), (1, True)], legacy()
+assert all_then() == untouched, "what followed the process no longer does"
 data = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 40))
 torch.manual_seed(0)
 model = tp_vgg.build(tp_vgg.VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=()))
@@ -62,7 +78,7 @@ table = tp_vgg.sweep(model, data.val, "structured", levels=[0.5], layers=["featu
 times = tp_vgg.measure_latency({{"dense": model}}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu")
 assert times.rows[0].median_ms
 assert leaves() == before[0], (leaves(), before)
-assert all(was is None or now == was for was, now in zip(before[1], legacy())), (before[1], legacy())
+assert legacy() == before[1], (before[1], legacy())
 assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before[2:]
 print("held", table.points[0].n)
 """

@@ -121,6 +121,9 @@ def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(tmp_path: Path, m
     [
         (["--only", "tests,speed"], "--only: 'speed' is not one of tests, latency, sweeps, training, profile"),
         (["--minutes", "0"], "--minutes"),
+        (["--minutes", "nan", "--tiny"], "NaN is not a number"),
+        (["--device", "nonsense", "--tiny"], "--device: 'nonsense' is not one of"),
+        (["--device", "cuda:99", "--tiny"], "--device: cuda:99: this machine has"),
         (["--render", "none.jsonl"], "none.jsonl"),
         (["--data", "."], "--data: no folder with cifar10-jpeg.tar.xz"),
         (["--prepare", "kit", "--tiny", "--data", "."], "--prepare: cifar10-jpeg.tar.xz"),
@@ -201,7 +204,7 @@ def test_the_tables_hold_what_was_measured_and_say_what_was_not(tmp_path: Path, 
 
 
 def test_of_nothing_the_tables_say_that_nothing_was_measured(tmp_path: Path, gpu_round: Run) -> None:
-    (tmp_path / "results.jsonl").touch()
+    (tmp_path / "results.jsonl").write_text('{"kind": "round", "tiny": false}\n')
     done = gpu_round("--render", "results.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
     titles = re.findall(r"^## .*", done.stdout, re.MULTILINE)
@@ -305,6 +308,33 @@ def test_a_job_that_fails_keeps_none_of_the_others_back(tmp_path: Path, monkeypa
     r.together([functools.partial(job, i) for i in range(6)], at_once=2)
     assert sorted(done) == [0, 2, 3, 4, 5] and len(r.failed) == 1
     assert "OSError: no more files" in (tmp_path / "out" / "summary.txt").read_text()
+
+
+def test_what_is_no_round_is_refused_and_a_damaged_line_spoils_its_own_table_alone(
+    tmp_path: Path, gpu_round: Run
+) -> None:
+    for text in ("", "{broken", "[1, 2]\n", '{"a": 1}\n'):
+        (tmp_path / "x.jsonl").write_text(text)
+        done = gpu_round("--render", "x.jsonl")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "x.jsonl: holds no results of a round" in one_line(done.stderr)
+    lines = [
+        {"kind": "step", "name": "x"},
+        {"kind": "test", "name": "x"},
+        {"kind": "ceiling", "name": "s", "value": "x"},
+        {"kind": "profile", "name": "s", "at_full_input_us": {"features.0": []}},
+        {
+            "kind": "run",
+            "name": "dense, seed 1",
+            "model": "baseline",
+            "test": {"accuracy": 88.0, "low": 87.0, "high": 89.0},
+        },
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = gpu_round("--render", "x.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not shown: a line of the results is damaged") == 4
+    assert "88.00 [87.00, 89.00]" in done.stdout
 
 
 def test_the_tables_of_the_docs_are_those_of_the_kept_rounds(gpu_round: Run) -> None:

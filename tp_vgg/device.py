@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     """True where bf16 convolutions have hardware: CUDA 8.0+, or a CPU with AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    cpu: Any = torch.cpu  # of torch 2.10, which has no public way to ask; tiles come with bf16 in them
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 def screening_pays(device: torch.device) -> bool:
@@ -71,54 +74,82 @@ def fp32_arithmetic(*, tf32: bool, deterministic: bool) -> Iterator[None]:
     cuDNN chooses its kernels without timing them; ``deterministic`` leaves it those that give the same bits on every run.
     """
     cudnn = torch.backends.cudnn
-    legacy, leaves = _legacy_precision(), [leaf.fp32_precision for leaf in _leaves()]
-    flags = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    flags, legacy = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic), _legacy_precision()
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, deterministic
     try:
-        # First the older interface, which sets both; the newer one then says what the older can't.
-        _set_legacy_precision(("high" if tf32 else "highest", tf32))
-        _set_leaves(["tf32" if tf32 and of_cuda else "ieee" for of_cuda in _OF_CUDA])
-        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, deterministic
-        yield
+        with (
+            _precision("tf32" if tf32 else "ieee", torch.backends, cudnn, *_leaves()),
+            _legacy(legacy, "high" if tf32 else "highest"),
+        ):
+            yield
     finally:
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
-        _set_legacy_precision(legacy)
-        _set_leaves(leaves)
 
 
-_OF_CUDA = (True, True, True, False, False)
-"""Which of :func:`_leaves` are of a GPU."""
+@contextlib.contextmanager
+def _precision(wanted: str, *places: Any) -> Iterator[None]:
+    """By torch's newer interface: in each of ``places`` in turn, the whole before its parts, where it is not ``wanted`` already. A part that
+    followed the whole before does so afterwards."""
+    held = []
+    try:
+        for place in places:
+            if place.fp32_precision != wanted:
+                held.append((place, place.fp32_precision))
+                place.fp32_precision = wanted
+        yield
+    finally:
+        for place, before in reversed(held):
+            place.fp32_precision = before
 
 
 def _leaves() -> tuple[Any, ...]:
-    """Where torch's newer interface keeps how fp32 is multiplied, by library and operation."""
+    """Where that interface keeps how fp32 is multiplied, by library and operation."""
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv
 
 
-def _set_leaves(wanted: Sequence[str]) -> None:
-    """Leave a leaf to follow the process-wide choice (``none``) where that comes to what is wanted."""
-    for leaf, value in zip(_leaves(), wanted, strict=True):
-        for setting in ("none", value):
-            if leaf.fp32_precision != value:
-                leaf.fp32_precision = setting
+def _legacy_precision() -> str:
+    """Of matrix products, by torch's older interface. Reading it is an error where the process has only said by the newer one that they are not
+    exact: then the older one still has its default."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "highest"
 
 
-def _legacy_precision() -> tuple[str, bool]:
-    """The same by torch's older interface: of matrix products, and whether cuDNN may take TF32. Reading it is an error where the process has
-    said by the newer one what the older has no word for: then the nearest word."""
-    matmul_leaf, conv_leaf, *_ = _leaves()
-    matmul, cudnn = "high" if matmul_leaf.fp32_precision == "tf32" else "highest", conv_leaf.fp32_precision == "tf32"
-    with contextlib.suppress(RuntimeError):
-        matmul = torch.get_float32_matmul_precision()
-    with contextlib.suppress(RuntimeError):
-        cudnn = torch.backends.cudnn.allow_tf32
-    return matmul, cudnn
+@contextlib.contextmanager
+def _legacy(before: str, wanted: str) -> Iterator[None]:
+    """The older interface says the same as the newer one, where it does not yet: torch.compile reads it, and a contradiction is an error."""
+    if _legacy_says(wanted):
+        yield
+        return
+    *_, matmul, _ = _leaves()
+    leaves = torch.backends.cuda.matmul, matmul
+    held = ["none" if _follows(leaf) else leaf.fp32_precision for leaf in leaves]
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        for leaf, value in zip(leaves, held, strict=True):
+            leaf.fp32_precision = value
 
 
-def _set_legacy_precision(wanted: tuple[str, bool]) -> None:
-    matmul, torch.backends.cudnn.allow_tf32 = wanted
-    torch.set_float32_matmul_precision(matmul)
+def _follows(leaf: Any) -> bool:
+    """Whether a leaf has what its library or the process as a whole has, whatever that comes to be."""
+    value = leaf.fp32_precision
+    with _precision("ieee" if value == "tf32" else "tf32", torch.backends, torch.backends.cudnn):
+        return bool(leaf.fp32_precision != value)
+
+
+def _legacy_says(wanted: str) -> bool:
+    try:
+        return torch.get_float32_matmul_precision() == wanted and torch.backends.cuda.matmul.allow_tf32 is (
+            wanted == "high"
+        )
+    except RuntimeError:
+        return False
 
 
 def fp32_flags() -> dict[str, Any]:

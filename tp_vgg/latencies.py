@@ -170,7 +170,7 @@ class Latency:
     conditions: dict[str, Any]
     """Clocks, power and temperature of the device ``before`` all of this session, and right before (``before_each``) and right ``after`` each
     cell of it; the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write counted) and the ``cache_bytes``
-    that the rules reckon with, whether the input stayed in the cache (``hot``), and the ``command``."""
+    that the rules reckon with, whether the input stayed in the cache (``hot``), whether steps at smaller widths were looked for (``probes``), and the ``command``."""
     rows: tuple[LatencyRow, ...]
 
     def of_model(self, sha256: str) -> tuple[LatencyRow, ...]:

@@ -108,6 +108,7 @@ def _conditions(schedule: Schedule, bench: Bench) -> dict[str, Any]:
     """What is known before anything is measured; see :class:`Latency`."""
     return {
         "hot": schedule.hot,
+        "probes": schedule.probes,
         "flags": {cell.dtype: _flags(cell) for cell in schedule.cells},
         "cache_bytes": bench.clock.cache_bytes(),
         "before": bench.clock.conditions(),

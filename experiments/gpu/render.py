@@ -6,32 +6,42 @@ What no result says is "not measured".
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpu import latency_tables, training_tables
 from gpu.results import NOT_MEASURED, Results, amount, listing, table
+from tp_vgg.errors import printable
 
-Section = tuple[str, str]
+Section = tuple[str, Callable[[Results], str]]
+"""A title, and what makes the text."""
 
 
 def render(lines: Sequence[dict[str, Any]]) -> str:
     """All sections, in the order of docs/gpu.md."""
     results = Results(lines)
     sections: list[Section] = [
-        ("Machine", machine(results)),
-        ("Tests and checks", tests(results)),
-        ("Latency", latency_tables.latency(results)),
-        ("Speed-up ÷ MAC ratio of half_macs.json, batch 1024, bf16", latency_tables.half_macs(results)),
-        ("Clocks", latency_tables.clocks(results)),
-        ("Sweeps", sweeps(results)),
-        ("A training step", training_tables.steps(results)),
-        ("Dense models", training_tables.dense_models(results)),
-        ("Fine-tuned models", training_tables.fine_tuned(results)),
-        ("Staircase", staircase(results)),
-        ("Steps", steps(results)),
+        ("Machine", machine),
+        ("Tests and checks", tests),
+        ("Latency", latency_tables.latency),
+        ("Speed-up ÷ MAC ratio of half_macs.json, batch 1024, bf16", latency_tables.half_macs),
+        ("Clocks", latency_tables.clocks),
+        ("Sweeps", sweeps),
+        ("A training step", training_tables.steps),
+        ("Dense models", training_tables.dense_models),
+        ("Fine-tuned models", training_tables.fine_tuned),
+        ("Staircase", staircase),
+        ("Steps", steps),
     ]
-    return "\n\n".join(f"## {title}\n\n{text}" for title, text in sections)
+    return "\n\n".join(f"## {title}\n\n{section(make, results)}" for title, make in sections)
+
+
+def section(make: Callable[[Results], str], results: Results) -> str:
+    """A section, or that its lines are not as a round writes them."""
+    try:
+        return make(results)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        return f"not shown: a line of the results is damaged ({type(error).__name__}: {printable(str(error))[:80]})"
 
 
 def machine(results: Results) -> str:

@@ -107,6 +107,8 @@ def render(found: Latency) -> str:
         f"{where}, {found.environment['threads']} CPU threads; n = {' or '.join(map(str, blocks))} blocks; {found.reference}'s speed-up is its A/A control{thrown}",
         text_table(header, rows),
     ]
+    if found.conditions.get("probes") is False:
+        lines.append("steps at slightly smaller widths were not looked for (--no-probes)")
     reasons: dict[str, list[LatencyRow]] = {}
     for row in found.rows:
         for reason in row.reasons if row.speedup else ():
