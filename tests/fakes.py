@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tp_vgg.clocks import Replay
+from tp_vgg.cuda_graph import Replay
 
 Call = Callable[[], object]
 DEFAULT_MHZ = 2000.0

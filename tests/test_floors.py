@@ -25,6 +25,7 @@ FLOORS = [
         "packed",
         "live_bytes",
         "machine_state",
+        "cuda_graph",
         "traffic",
         "plans",
         "recipe",

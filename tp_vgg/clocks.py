@@ -7,17 +7,15 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 
+from tp_vgg.cuda_graph import Call, capture_graph
 from tp_vgg.live_bytes import peak_live_bytes
 from tp_vgg.machine_state import NvidiaSmi, Nvml, cpu_cache_bytes, cpu_state, gpu_of
 
-Call = Callable[[], object]
 SAMPLE_SECONDS = 0.05
 """Shortest sample on a CPU: a million times the resolution of its clock, and long enough that its scheduler evens out."""
 CUDA_SAMPLE_SECONDS = 0.01
@@ -184,42 +182,6 @@ class CudaClock:
         end.record()
         self.calls.synchronize()
         return start.elapsed_time(end) / 1000 / count
-
-
-class Graph(Protocol):
-    """``torch.cuda.CUDAGraph``, captured."""
-
-    def replay(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A captured CUDA graph, with the call that it was captured from.
-
-    A graph holds addresses alone: once nothing else refers to the weights and inputs behind them, their memory is given to others.
-    """
-
-    graph: Graph
-    captured: Call
-
-    def __call__(self) -> None:
-        self.graph.replay()
-
-
-def capture_graph(call: Call, device: torch.device, repeats: int = 1, pool: Any = None) -> Call:
-    """A CUDA graph on ``device`` of ``call``, ``repeats`` times, which is recorded and not run; see :meth:`CudaCalls.capture`.
-
-    Whatever ``call`` makes ready when it is first made must be ready: make it before.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
-        # torch captures on one stream for the whole process, of the device that was current when it first did.
-        usual = torch.cuda.graph.default_capture_stream
-        here = usual is None or usual.device_index == torch.cuda.current_device()
-        with torch.cuda.graph(graph, pool=pool, stream=None if here else torch.cuda.Stream(device)):
-            for _ in range(repeats):
-                call()
-    return Replay(graph, call)
 
 
 class TorchCuda:

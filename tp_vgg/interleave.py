@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tp_vgg.clocks import Call, Clock
+from tp_vgg.clocks import Clock
+from tp_vgg.cuda_graph import Call
 from tp_vgg.errors import WorkFailed
 from tp_vgg.latencies import FEW_TRIALS, FEWEST_TRIALS, SLOW, TRIALS
 

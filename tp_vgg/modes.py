@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from tp_vgg.clocks import Call, CudaCalls
+from tp_vgg.clocks import CudaCalls
+from tp_vgg.cuda_graph import Call
 from tp_vgg.device import has_fast_bf16
 from tp_vgg.errors import out_of_memory
 from tp_vgg.export import onnx_session, to_onnx

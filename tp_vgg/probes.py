@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from tp_vgg.bench import Bench
-from tp_vgg.clocks import Call
+from tp_vgg.cuda_graph import Call
 from tp_vgg.device import release_memory
 from tp_vgg.latencies import Cell, LatencyRow
 from tp_vgg.model import VGG

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tp_vgg.clocks import Call, Clock, CudaCalls
+from tp_vgg.clocks import Clock, CudaCalls
+from tp_vgg.cuda_graph import Call
 from tp_vgg.device import release_memory
 from tp_vgg.interleave import interleave
 from tp_vgg.latencies import FEW_TRIALS, LEAST, Cell, Ratio, Timed

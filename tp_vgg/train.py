@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from tp_vgg.clocks import capture_graph
+from tp_vgg.cuda_graph import capture_graph
 from tp_vgg.data import DataSet, Normalisation
 from tp_vgg.device import exact_fp32
 from tp_vgg.errors import WorkFailed

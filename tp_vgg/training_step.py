@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tp_vgg.clocks import Call
+from tp_vgg.cuda_graph import Call
 from tp_vgg.data import PAD, Normaliser, Split, augment
 from tp_vgg.device import autocast
 from tp_vgg.losses import training_loss

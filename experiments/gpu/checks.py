@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from gpu.common import DEVICE, FAILED, THIN, attempt, dense_model, finish
-from tp_vgg.clocks import Call, TorchCuda
+from tp_vgg.clocks import TorchCuda
+from tp_vgg.cuda_graph import Call
 from tp_vgg.data import DataSet, load_data
 from tp_vgg.device import PeakMemory, fp32_arithmetic, pick_precision
 from tp_vgg.latencies import GRAPHS, Cell
