@@ -40,7 +40,7 @@ LEAVES = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.c
 def leaves(): return [leaf.fp32_precision for leaf in LEAVES]
 def legacy():
     found = []
-    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32):
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32, lambda: torch.backends.cudnn.allow_tf32):
         with suppress(RuntimeError):
             found.append((len(found), read()))
             continue
@@ -63,12 +63,14 @@ untouched = all_then()
 before = leaves(), legacy(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
 with fp32_arithmetic(tf32=False, deterministic=True):
     assert set(leaves()) == {{"ieee"}}, leaves()
-    assert legacy() == [(0, "highest"), (1, False)], legacy()  # torch itself reads these: torch.compile does
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
 with fp32_arithmetic(tf32=True, deterministic=False):
     assert set(leaves()) == {{"tf32"}}, leaves()
-    assert legacy() == [(0, "high"), (1, True)], legacy()
 assert all_then() == untouched, "what followed the process no longer does"
+for tf32, said in ((False, [(0, "highest"), (1, False), (2, False)]), (True, [(0, "high"), (1, True), (2, True)])):
+    with fp32_arithmetic(tf32=tf32, deterministic=False, compiles=True):
+        assert set(leaves()) == {{"tf32" if tf32 else "ieee"}}, leaves()
+        assert legacy() == said, legacy()  # compilers and exporters read these
 data = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 40))
 torch.manual_seed(0)
 model = tp_vgg.build(tp_vgg.VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=()))

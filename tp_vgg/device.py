@@ -67,23 +67,30 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 
 @contextlib.contextmanager
-def fp32_arithmetic(*, tf32: bool, deterministic: bool) -> Iterator[None]:
+def fp32_arithmetic(*, tf32: bool, deterministic: bool, compiles: bool = False) -> Iterator[None]:
     """What fp32 stands for, whatever the process has set and by whichever of torch's two interfaces, which is put back at the end.
 
     Without ``tf32`` a product of fp32 numbers is one of fp32 numbers: neither TF32 on CUDA nor oneDNN's bf16 on a CPU stands in for it.
     cuDNN chooses its kernels without timing them; ``deterministic`` leaves it those that give the same bits on every run.
+
+    ``compiles``: torch's compilers and exporters run inside, which read the older interface and may not find it to contradict the newer. That leaves
+    a trace: what cuDNN's convolutions had by default they then have as if it had been set, and follow no later choice for the whole process.
     """
     cudnn = torch.backends.cudnn
     flags, legacy = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic), _legacy_precision()
+    read = [leaf.fp32_precision for leaf in _leaves()]
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, deterministic
     try:
         with (
             _precision("tf32" if tf32 else "ieee", torch.backends, cudnn, *_leaves()),
-            _legacy(legacy, "high" if tf32 else "highest"),
+            _legacy(legacy, ("high" if tf32 else "highest", tf32)) if compiles else contextlib.nullcontext(),
         ):
             yield
     finally:
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
+        for leaf, value in zip(_leaves(), read, strict=True):
+            if leaf.fp32_precision != value:  # cuDNN's default, which is no setting
+                leaf.fp32_precision = value
 
 
 @contextlib.contextmanager
@@ -109,30 +116,29 @@ def _leaves() -> tuple[Any, ...]:
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv
 
 
-def _legacy_precision() -> str:
-    """Of matrix products, by torch's older interface. Reading it is an error where the process has only said by the newer one that they are not
-    exact: then the older one still has its default."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return "highest"
+def _legacy_precision() -> tuple[str, bool]:
+    """Of matrix products, and whether cuDNN may take TF32, by torch's older interface. Reading it is an error where the process has said
+    something else by the newer one alone: then the older one still has its default."""
+    matmul, cudnn = "highest", True
+    with contextlib.suppress(RuntimeError):
+        matmul = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        cudnn = torch.backends.cudnn.allow_tf32
+    return matmul, cudnn
 
 
 @contextlib.contextmanager
-def _legacy(before: str, wanted: str) -> Iterator[None]:
-    """The older interface says the same as the newer one, where it does not yet: torch.compile reads it, and a contradiction is an error."""
-    if _legacy_says(wanted):
-        yield
-        return
-    *_, matmul, _ = _leaves()
-    leaves = torch.backends.cuda.matmul, matmul
-    held = ["none" if _follows(leaf) else leaf.fp32_precision for leaf in leaves]
-    torch.set_float32_matmul_precision(wanted)
+def _legacy(before: tuple[str, bool], wanted: tuple[str, bool]) -> Iterator[None]:
+    """The older interface says the same as the newer one, and ``before`` again afterwards."""
+    held = [(leaf, "none" if _follows(leaf) else leaf.fp32_precision) for leaf in _leaves()]
+    torch.set_float32_matmul_precision(wanted[0])
+    torch.backends.cudnn.allow_tf32 = wanted[1]
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
-        for leaf, value in zip(leaves, held, strict=True):
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+        for leaf, value in held:
             leaf.fp32_precision = value
 
 
@@ -141,15 +147,6 @@ def _follows(leaf: Any) -> bool:
     value = leaf.fp32_precision
     with _precision("ieee" if value == "tf32" else "tf32", torch.backends, torch.backends.cudnn):
         return bool(leaf.fp32_precision != value)
-
-
-def _legacy_says(wanted: str) -> bool:
-    try:
-        return torch.get_float32_matmul_precision() == wanted and torch.backends.cuda.matmul.allow_tf32 is (
-            wanted == "high"
-        )
-    except RuntimeError:
-        return False
 
 
 def fp32_flags() -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Schedule:
 
 def arithmetic(cell: Cell) -> Any:
     """A context in which fp32 is what the cell's dtype says."""
-    return fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False)
+    return fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False, compiles=True)
 
 
 def why_not(error: Exception) -> str:
