@@ -195,13 +195,13 @@ def main(
             raise BadInput(f"--prepare: {ARCHIVE} and {CHECKPOINT} are needed; name their folder by --data")
         prepare(kit, ROOT, Path(__file__).resolve(), folder, python, click.echo)
         return
-    place = check_device(device or ("cpu" if tiny else "cuda"), tiny)
+    device = check_device(device or ("cpu" if tiny else "cuda"), tiny)
     work = (work or Path(tempfile.gettempdir()) / ("gpu-round-tiny" if tiny else "gpu-round")).resolve()
     out = (out or work / "out").resolve()
     for place in (work / "runs", out):
         place.mkdir(parents=True, exist_ok=True)
     images = str(folder.resolve()) if folder else None
-    setting = Setting(str(ROOT), str(work), str(out), place, tiny, images)
+    setting = Setting(str(ROOT), str(work), str(out), device, tiny, images)
     start_round(setting, minutes or (TINY_MINUTES if tiny else 9.0), wanted)
 
 
