@@ -45,6 +45,23 @@ def variants(spec: VGGSpec) -> dict[str, VGGSpec]:
 VARIANTS = variants(SMALL)
 
 
+def fresh(spec: VGGSpec = SMALL):
+    """The untrained network of a spec, always the same."""
+    import torch
+
+    from tp_vgg.model import build
+
+    torch.manual_seed(0)
+    return build(spec)
+
+
+def weights(model):
+    """All numbers of a network as one vector."""
+    import torch
+
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+
+
 def files(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 

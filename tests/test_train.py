@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, VARIANTS
+from conftest import SMALL, VARIANTS, fresh, weights
 
 from tp_vgg import train
 from tp_vgg.device import has_fast_bf16
@@ -22,15 +22,6 @@ from tp_vgg.unstructured import Gradual, is_masked, mask_layers, remove_masks
 
 LINEAR = VARIANTS["bn-linear"]
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=32, seed=1)
-
-
-def fresh(spec=SMALL):
-    torch.manual_seed(0)
-    return build(spec)
-
-
-def weights(model) -> torch.Tensor:
-    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 
 def run(model, data, recipe=RECIPE, **options):

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, VARIANTS
+from conftest import VARIANTS, fresh, weights
 
 from tp_vgg import train
 from tp_vgg.device import fp32_flags
-from tp_vgg.model import build
 from tp_vgg.ratios import Plan
 from tp_vgg.recipe import Recipe
 from tp_vgg.train import fit
@@ -23,15 +22,6 @@ from tp_vgg.unstructured import Gradual, mask_layers, remove_masks
 
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=20, seed=1)
 """96 images: four whole batches and one of 16."""
-
-
-def fresh(spec=SMALL):
-    torch.manual_seed(0)
-    return build(spec)
-
-
-def weights(model) -> torch.Tensor:
-    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 
 def test_an_epoch_is_drawn_from_its_seed_and_number_alone() -> None:

@@ -77,18 +77,19 @@ def fp32_arithmetic(*, tf32: bool, deterministic: bool, compiles: bool = False) 
     a trace: what cuDNN's convolutions had by default they then have as if it had been set, and follow no later choice for the whole process.
     """
     cudnn = torch.backends.cudnn
-    flags, legacy = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic), _legacy_precision()
-    read = [leaf.fp32_precision for leaf in _leaves()]
+    flags = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    legacy = _legacy_precision() if compiles else None
+    read = [leaf.fp32_precision for leaf in _leaves()] if compiles else []
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, deterministic
     try:
         with (
             _precision("tf32" if tf32 else "ieee", torch.backends, cudnn, *_leaves()),
-            _legacy(legacy, ("high" if tf32 else "highest", tf32)) if compiles else contextlib.nullcontext(),
+            _legacy(legacy, ("high" if tf32 else "highest", tf32)) if legacy else contextlib.nullcontext(),
         ):
             yield
     finally:
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
-        for leaf, value in zip(_leaves(), read, strict=True):
+        for leaf, value in zip(_leaves(), read, strict=False):
             if leaf.fp32_precision != value:  # cuDNN's default, which is no setting
                 leaf.fp32_precision = value
 
