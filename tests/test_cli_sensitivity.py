@@ -255,7 +255,8 @@ def test_ctrl_c_keeps_finished_layers_and_says_so(call, at_home: Path, small: li
 
 
 def launch(arguments: list, cwd: Path, *, ranks: int = 1) -> subprocess.Popen[str]:
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    # --standalone takes a free port: torchrun's usual one is one for the whole machine, and pytest's workers run side by side.
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *torchrun, "-m", "tp_vgg", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

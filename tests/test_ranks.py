@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+
 import pytest
 import torch
 from torch.cuda._utils import _get_device_index
@@ -62,6 +65,19 @@ def test_nccl_is_told_its_device(device: str, backend: str, cuda: list[str], mon
         assert (joined.rank, joined.size) == (1, 2)
     assert told["name"] == backend
     assert told["device_id"] == (torch.device(device) if backend == "nccl" else None)
+
+
+def test_what_a_library_prints_while_processes_join_is_no_result(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """As gloo of torch 2.10 does, by C's printf, whose buffer is emptied when it likes."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    printf = ctypes.CDLL(None).printf
+    monkeypatch.setattr(ranks.distributed, "init_process_group", lambda *_, **__: printf(b"[Gloo] connected\n"))
+    monkeypatch.setattr(ranks.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(ranks.distributed, "get_rank", lambda: 0)
+    with ranks.joined(torch.device("cpu")):
+        os.write(1, b"a result\n")
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr() == ("a result\n", "[Gloo] connected\n")
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])

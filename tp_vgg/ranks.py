@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,6 +107,22 @@ def device_of_rank(device: torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
+def _said_on_stderr() -> Iterator[None]:
+    """What compiled code prints meanwhile goes to stderr: gloo of torch 2.10 tells on stdout, where results belong, that it is connected."""
+    buffers = ctypes.CDLL(None)  # C's own, which Python does not empty
+    buffers.fflush(None)
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        buffers.fflush(None)
+        os.dup2(results, 1)
+        os.close(results)
+
+
+@contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """The ranks of this run, joined by gloo on the CPU and nccl on CUDA; alone where torchrun did not start it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -115,7 +133,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     # The others wait while the leading process trains a baseline or decodes a data set.
     # nccl is told its device here: it would guess it at the first collective, and say so in a warning.
     own = device if device.type == "cuda" else None
-    distributed.init_process_group(backend, timeout=timedelta(days=7), device_id=own)
+    with _said_on_stderr():
+        distributed.init_process_group(backend, timeout=timedelta(days=7), device_id=own)
     try:
         yield Ranks(distributed.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
     finally:
