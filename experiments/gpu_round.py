@@ -23,7 +23,7 @@ sys.path[:0] = [*map(str, (HERE / "wheels").glob("click-*.whl")), str(HERE), str
 
 import click  # noqa: E402  a wheel beside this file comes before a click that may be too old
 from gpu import parts, training  # noqa: E402
-from gpu.prepare import prepare  # noqa: E402
+from gpu.prepare import commit_of, prepare  # noqa: E402
 from gpu.render import render  # noqa: E402
 from gpu.runner import Round  # noqa: E402
 from gpu.setting import ARCHIVE, CHECKPOINT, PARTS, Setting, read_results  # noqa: E402
@@ -33,6 +33,8 @@ from tp_vgg.cli.options import Number  # noqa: E402
 from tp_vgg.errors import BadInput, WorkFailed  # noqa: E402
 
 TINY_MINUTES = 60.0
+DENSE_BOX = 300.0
+"""Seconds to download CIFAR-10 and train the dense model, where neither is given."""
 UNUSABLE = 1
 """Exit status of a step that could not begin its work; one whose work failed in part exits otherwise."""
 DO: dict[str, Callable[[Round], None]] = {
@@ -56,14 +58,15 @@ def run_round(r: Round) -> None:
     jobs = {"data": prepare_data, "compiler": warm_compiler}
     if r.setting.tiny or not r.wants("latency"):
         del jobs["compiler"]
-    beside = [threading.Thread(target=guarded, args=(r, name, do)) for name, do in jobs.items()]
-    for thread in beside if not r.setting.tiny else ():
-        thread.start()
     if r.module("facts", parts.box(r, 60)) == UNUSABLE:
         r.end = time.time()  # no device, or no package: nothing else can work
-    for thread in beside if r.setting.tiny else ():  # whose data step needs the thin model that facts makes
+    if r.setting.needs_dense:
+        training.train_dense(r, 0, DENSE_BOX)
+    beside = [threading.Thread(target=guarded, args=(r, name, do)) for name, do in jobs.items()]
+    for thread in beside:
         thread.start()
-        thread.join()
+        if r.setting.tiny:
+            thread.join()
     for name in filter(r.wants, PARTS):
         if name != "tests":  # all that is timed has the device to itself
             for thread in beside:
@@ -104,7 +107,10 @@ def start_round(setting: Setting, minutes: float, only: tuple[str, ...]) -> None
         signal.signal(number, r.cut_short)
     version = sys.version.split()[0]
     r.line(f"{setting.device}, {minutes:g} minutes, Python {version}, work in {r.work}, results in {r.out}")
-    r.record("round", device=setting.device, tiny=setting.tiny, minutes=minutes, only=only)
+    commit = commit_of(ROOT, HERE)
+    r.record("round", device=setting.device, tiny=setting.tiny, minutes=minutes, only=only, commit=commit)
+    if setting.needs_dense:
+        r.line("CIFAR-10 is downloaded and the dense model trained here first, in at most 5 of the minutes")
     run_round(r)
     if r.cut:
         raise KeyboardInterrupt(f"what was done lies in {r.out}")
@@ -150,7 +156,8 @@ def check_parts(only: str) -> tuple[str, ...]:
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help=f"The folder with {ARCHIVE} and {CHECKPOINT}.",
+    help=f"The folder with {ARCHIVE} and {CHECKPOINT} (one beside the checkout; else CIFAR-10 is downloaded and the"
+    " dense model trained first).",
 )
 @click.option(
     "--prepare",
@@ -188,8 +195,8 @@ def main(
         click.echo(render(list(read_results([*results, *more]))))
         return
     folder = find_data(data)
-    if folder is None and not tiny:
-        raise BadInput(f"--data: no folder with {ARCHIVE} and {CHECKPOINT} was found; name one, or give --tiny")
+    if folder is None and data is not None and not tiny:
+        raise BadInput(f"--data: no folder with {ARCHIVE} and {CHECKPOINT} was found; name one, or leave --data out")
     if kit is not None:
         if folder is None:
             raise BadInput(f"--prepare: {ARCHIVE} and {CHECKPOINT} are needed; name their folder by --data")

@@ -11,7 +11,7 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ def now(device: torch.device) -> float:
 
 
 @torch.inference_mode()
-def naive_correct(model: VGG, loader: DataLoader[Any], device: torch.device) -> int:
+def naive_correct(model: VGG, loader: Iterable[Any], device: torch.device) -> int:
+    """How many of a loader's images a network gets right."""
     return sum(int((model(images.to(device)).argmax(1) == labels.to(device)).sum()) for images, labels in loader)
 
 

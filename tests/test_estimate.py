@@ -4,6 +4,7 @@ import torch
 
 from tp_vgg import estimate
 from tp_vgg.estimate import estimate_seconds
+from tp_vgg.ranks import Ranks
 from tp_vgg.recipe import Recipe
 from tp_vgg.train import steps_alone
 
@@ -18,15 +19,23 @@ def test_an_estimate_leaves_the_model_alone(make_model, few_digits) -> None:
 
 
 def test_on_a_gpu_it_is_the_time_of_real_steps(make_model, few_digits, monkeypatch) -> None:
-    """Timed on the device that the data are on; here that of a test, whose steps are counted."""
-    steps, clock = [], iter([10.0, 22.0])
-    monkeypatch.setattr(estimate, "steps_alone", lambda *_: lambda: steps.append(1))
+    """Those of all processes together, and waited for; here those of a test, which are counted."""
+    ranks, before, timed = Ranks(0, 2), *estimate.CUDA_STEPS
+    steps, asked, waits, clock = [], [], [], iter([10.0, 22.0])
+    monkeypatch.setattr(estimate, "steps_alone", lambda *given: asked.append(given[-1]) or (lambda: steps.append(1)))
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(estimate.torch.cuda, "synchronize", lambda _: waits.append(len(steps)))
     recipe = Recipe(epochs=3, lr=0.05, batch_size=32)
-    of_a_step = estimate._step_seconds(make_model(), few_digits, recipe, few_digits.normalisation, torch.float32)
-    before, timed = estimate.CUDA_STEPS
-    assert len(steps) == before + timed
+    of_a_step = estimate._step_seconds(make_model(), few_digits, recipe, few_digits.normalisation, torch.float32, ranks)
+    assert (asked, waits) == ([ranks], [before, before + timed])
     assert of_a_step == 12 / timed
+
+
+def test_on_a_cpu_processes_share_the_images(make_model, few_digits, monkeypatch) -> None:
+    monkeypatch.setattr(estimate, "_image_seconds", lambda *_: 2.0)
+    recipe = Recipe(epochs=3, lr=0.05, batch_size=32)
+    given = (make_model(), few_digits, recipe, few_digits.normalisation, torch.float32)
+    assert estimate_seconds(*given) == 2.0 * 3 * len(few_digits.train) == 2 * estimate_seconds(*given, Ranks(0, 2))
 
 
 def test_the_steps_that_are_timed_are_those_of_the_training(make_model, few_digits) -> None:

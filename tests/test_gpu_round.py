@@ -154,6 +154,8 @@ def recorded() -> list[dict[str, Any]]:
     common = {"macs": 76e6, "params": 4e6, "test": test}
     conditions = {"before": {"clock": "1980 MHz"}, "before_each": {}, "after": {"a": {"clock": "1965 MHz"}}}
     return [
+        {"kind": "round", "commit": "abc"},
+        {"kind": "round", "commit": "abc-dirty"},
         {"kind": "device", "gpu": "Some GPU", "l2_mib": 50},
         {"kind": "test", "name": "tests/test_x.py::test_a", "outcome": "passed"},
         {"kind": "test", "name": "tests/test_x.py::test_b", "outcome": "failed"},
@@ -181,7 +183,7 @@ def test_the_tables_hold_what_was_measured_and_say_what_was_not(tmp_path: Path, 
     done = gpu_round("--render", path)
     assert (done.returncode, done.stderr) == (0, "")
     for said in (
-        "- gpu: Some GPU\n- l2_mib: 50",
+        "- commit: abc, abc-dirty\n- gpu: Some GPU\n- l2_mib: 50",
         "gpu tests: 1 failed, 1 passed\n- tests/test_x.py::test_b: failed\n- check graph: holds",
         "| 1024 | folded-graph | bf16 | dense | 2.0000 | 1.000 [0.990, 1.010] (A/A control) | 1.00 | - | 2.00 | reference |",
         "| 1024 | folded-graph | bf16 | half_macs.json | 1.1111 | 1.800 [1.790, 1.810] | 2.00 | 0.90 [0.89, 0.91] | 3.60 | faster |",
@@ -231,7 +233,8 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "experiments", root / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tp_vgg", root / "tp_vgg", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.cfg", root)
-    for command in (["init", "-q"], ["add", "-A"]):
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "a"]):
         subprocess.run(["git", *command], cwd=root, check=True)
     (tmp_path / "images").mkdir()
     for name in ("cifar10-jpeg.tar.xz", "vgg11_bn_linear_cifar10-jpeg.pth"):
@@ -256,6 +259,8 @@ def test_prepare_makes_a_kit_that_git_ignores(tmp_path: Path, checkout: Path, gp
     assert {p.name for p in (kit / "gpu").iterdir()} == {p.name for p in (SCRIPT.parent / "gpu").glob("*.py")}
     assert {path.name for path in (kit / "data").iterdir()} == {path.name for path in (tmp_path / "images").iterdir()}
     assert len(list((kit / "wheels").iterdir())) == 3
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    assert (kit / ".made-by-gpu_round").read_text() == head[:12]
     asked = (kit / "asked.txt").read_text().splitlines()
     assert asked[0] == "download" and asked[asked.index("--python-version") + 1] == "3.12"
     assert [re.split("[<>=]", text)[0] for text in asked[-3:]] == ["torch-pruning", "click", "nvidia-ml-py"]
@@ -288,6 +293,34 @@ def test_prepare_refuses_what_is_too_much_to_carry(tmp_path: Path, checkout: Pat
     )
     assert done.returncode == 1
     assert "60 at most" in one_line(done.stderr)
+
+
+def test_where_no_data_is_given_cifar10_is_downloaded_and_the_dense_model_trained_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import gpu_round as script
+    from gpu.runner import Round
+    from gpu.setting import Setting
+
+    steps: list[list[str]] = []
+
+    def step(self: Round, name: str, command: list[str], box: float) -> int:
+        steps.append([name, *command])
+        return 0
+
+    monkeypatch.setattr(Round, "step", step)
+    setting = Setting(str(ROOT), str(tmp_path), str(tmp_path), "cuda", tiny=False, data=None)
+    r = Round(setting, SCRIPT.parent, time.time() + 600, ("sweeps",))
+    script.run_round(r)
+    assert [name for name, *_ in steps] == [
+        "facts", "dense, seed 0", "structured sweep by the command line", "unstructured sweep by the command line", "sweeps",
+    ]  # fmt: skip
+    train, sweep = steps[1], steps[2]
+    for command in (train, sweep):
+        assert command[command.index("--dataset") + 1] == "cifar10"
+    trained = Path(train[train.index("--out") + 1]) / "vgg11_cifar10_finetuned.pth"
+    assert sweep[sweep.index("--checkpoint") + 1] == str(trained) == str(setting.dense)
 
 
 def test_a_job_that_fails_keeps_none_of_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

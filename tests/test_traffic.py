@@ -15,6 +15,10 @@ SIDES = (32, 16, 8, 8, 4, 4, 2, 2)
 POOLED = (32, 16, 8, 4, 2)
 
 
+INDICES = 8 * sum((side // 2) ** 2 for side in POOLED)
+"""Bytes of the indices that max-pool writes for one image."""
+
+
 def maps(times: int) -> int:
     """Elements read and written where each conv's output is read and written ``times`` more often than by the conv: by hand."""
     convs = 3 * 32**2 + sum(side**2 for side in SIDES[1:]) + sum(side**2 for side in SIDES)
@@ -27,30 +31,35 @@ def maps(times: int) -> int:
 @pytest.mark.parametrize(("batch", "item"), [(1, 4), (5, 2)])
 def test_bytes_moved_by_hand_without_a_cache(batch: int, item: int) -> None:
     least = 3 * 32**2 + 32**2 + sum(2 * side**2 for side in SIDES[1:]) + 1 + 10
-    for modes, elements in (
-        (("eager", "graph"), maps(2)),
-        (("folded", "folded-graph"), maps(1)),
-        (("compile", "onnxruntime"), least),
+    for modes, cuda, elements, indices in (
+        (("eager", "graph"), False, maps(2), INDICES),
+        (("folded", "folded-graph"), False, maps(1), INDICES),
+        (("eager", "graph"), True, maps(3), INDICES),
+        (("folded", "folded-graph"), True, maps(2), INDICES),
+        (("compile", "onnxruntime"), False, least, 0),
+        (("compile",), True, least, 0),
     ):
         for mode in modes:
-            assert bytes_moved(THIN, mode, batch, item) == item * (WEIGHTS + batch * elements)
+            moved = bytes_moved(THIN, mode, batch, item, cuda=cuda)
+            assert moved == item * (WEIGHTS + batch * elements) + batch * indices
 
 
 def test_a_cache_leaves_out_the_maps_that_fit_and_then_the_weights() -> None:
     """In elements of one byte. The image is 3 · 1024; the first conv writes 1024, the second 256, and so on."""
-    image, logits, large = 3 * 1024, 10, 1024
-    # The first conv's output does not fit: written by conv and ReLU, read by ReLU and pool.
-    assert bytes_moved(THIN, "folded", 1, 1, large - 1) == image + logits + 4 * large + WEIGHTS
+    image, logits, large, first = 3 * 1024, 10, 1024, 8 * 256
+    # The first conv's output does not fit, nor do the indices of the pool behind it: written by conv and ReLU, read by ReLU and pool.
+    assert bytes_moved(THIN, "folded", 1, 1, large - 1) == image + logits + 4 * large + first + WEIGHTS
     # All maps fit; the weights would, but for the image and the first conv's output beside them.
-    assert bytes_moved(THIN, "folded", 1, 1, large) == image + logits + WEIGHTS
+    assert bytes_moved(THIN, "folded", 1, 1, large) == image + logits + first + WEIGHTS
+    assert bytes_moved(THIN, "folded", 1, 1, first) == image + logits + WEIGHTS
     assert bytes_moved(THIN, "folded", 1, 1, WEIGHTS + image + large - 1) == image + logits + WEIGHTS
     assert bytes_moved(THIN, "folded", 1, 1, WEIGHTS + image + large) == image + logits
     # Batch norm reads and writes it once more.
-    assert bytes_moved(THIN, "eager", 1, 1, large - 1) == image + logits + 6 * large + WEIGHTS
+    assert bytes_moved(THIN, "eager", 1, 1, large - 1) == image + logits + 6 * large + first + WEIGHTS
     # The least is a write alone: the second conv reads the pooled quarter of it, which fits.
     assert bytes_moved(THIN, "compile", 1, 1, large - 1) == image + logits + large + WEIGHTS
     # Of seven images each map is seven times as large, and the weights are not.
-    assert bytes_moved(THIN, "folded", 7, 1, 7 * large - 1) == 7 * (image + logits + 4 * large) + WEIGHTS
+    assert bytes_moved(THIN, "folded", 7, 1, 7 * large - 1) == 7 * (image + logits + 4 * large + first) + WEIGHTS
 
 
 def test_an_l2_holds_the_weights_of_a_small_network_at_batch_1() -> None:
@@ -71,7 +80,7 @@ class _Seen(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[int, int, int]] = []
+        self.found: list[tuple[int, int, int, int]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -81,7 +90,8 @@ class _Seen(TorchDispatchMode):
                 (args[1], args[2]) if "addmm" in name else (args[0], args[1] if "convolution" in name else None)
             )
             written = out[0] if isinstance(out, tuple) else out
-            self.found.append((read.numel(), written.numel(), 0 if weight is None else weight.numel()))
+            indices = out[1].numel() if "max_pool" in name else 0
+            self.found.append((read.numel(), written.numel(), 0 if weight is None else weight.numel(), indices))
         return out
 
 
@@ -101,4 +111,4 @@ def test_the_operators_are_those_that_torch_runs(spec: VGGSpec, mode: str) -> No
         model = fold_batch_norm(model).eval()
     with _Seen() as seen, torch.no_grad():
         model(torch.zeros(1, 3, spec.image_size, spec.image_size))
-    assert [(one.reads, one.writes, one.weights) for one in operators(spec, mode)] == seen.found
+    assert [(one.reads, one.writes, one.weights, one.indices) for one in operators(spec, mode)] == seen.found

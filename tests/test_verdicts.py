@@ -7,7 +7,7 @@ import pytest
 from tp_vgg.latencies import LatencyRow, Ratio
 from tp_vgg.spec import VGGSpec
 from tp_vgg.traffic import Memory, bytes_moved
-from tp_vgg.verdicts import Step, explain, verdict
+from tp_vgg.verdicts import UNEXPLAINED, Step, explain, verdict
 
 DENSE = VGGSpec.preset(head="linear")
 HALF = DENSE.with_widths({name: width // 2 for name, width in DENSE.prunable.items()})
@@ -72,13 +72,13 @@ def test_odd_widths_in_bf16_on_tensor_cores() -> None:
     odd = DENSE.with_widths({"features.4": 90, "features.8": 179, "features.25": 360})
     models = {**MODELS, "half": {"spec": odd.to_dict(), "macs": odd.macs(), "density": 1.0}}
 
-    def found(changed: LatencyRow, tensor_cores: bool = True) -> tuple[str, ...]:
-        return explain([REFERENCE, changed], models, FAST, {}, tensor_cores=tensor_cores)[-1].reasons
+    def found(changed: LatencyRow, cuda: bool = True) -> tuple[str, ...]:
+        return explain([REFERENCE, changed], models, FAST, {}, cuda=cuda)[-1].reasons
 
     (reason,) = found(row(dtype="bf16"))
     assert reason.startswith("odd widths: 2 of 8 convs have a number of channels that is no multiple of 8")
     assert reason.endswith("prune with --round-to 8 or 16")
-    assert found(row(dtype="bf16"), tensor_cores=False) == found(row(dtype="fp32")) == ("no rule explains it",)
+    assert found(row(dtype="bf16"), cuda=False) == found(row(dtype="fp32")) == ("no rule explains it",)
     assert found(row(dtype="bf16", efficiency=0.95)) == ()
 
 
@@ -119,6 +119,16 @@ def test_memory_bound_where_moving_what_no_cache_holds_takes_half_the_time(mode)
             assert reasons(row(mode=mode), memory=memory) == (found,)
     half = Memory(bytes_moved(HALF, mode, 64, 4) / (0.6 * seconds))
     assert reasons(row(mode=mode, dtype="bf16"), memory=half) == ("no rule explains it",)
+
+
+def test_on_a_gpu_the_bias_of_a_conv_is_moved_too() -> None:
+    seconds = row().median_ms / 1000  # type: ignore[operator]
+    there = Memory(bytes_moved(HALF, "folded", 64, 4, cuda=True) / (0.55 * seconds))
+    for cuda, found in (
+        (True, "memory-bound: moving what the cache does not hold is 55% of its time"),
+        (False, UNEXPLAINED),
+    ):
+        assert explain([REFERENCE, row(mode="folded")], MODELS, there, {}, cuda=cuda)[-1].reasons == (found,)
 
 
 def test_what_the_cache_holds_is_no_reason() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from tp_vgg.data import DataSet, Normalisation
 from tp_vgg.device import autocast, exact_fp32, release_memory
+from tp_vgg.ranks import ALONE, Ranks
 from tp_vgg.recipe import Recipe
 from tp_vgg.train import steps_alone
 
@@ -22,42 +23,48 @@ CUDA_STEPS = 12, 24
 
 
 def estimate_seconds(
-    model: nn.Module, data: DataSet, recipe: Recipe, normalisation: Normalisation, precision: torch.dtype
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    normalisation: Normalisation,
+    precision: torch.dtype,
+    ranks: Ranks = ALONE,
 ) -> float:
     """How long :func:`tp_vgg.train.fit` will take here, in seconds, by a few steps on a copy of the model.
 
-    On a GPU these are steps of the training itself, since what they take is not in proportion to the images.
+    On a GPU these are steps of the training itself, of all ``ranks`` together, since what they take is not in proportion to the images.
     """
     device = data.train.labels.device
     probe = copy.deepcopy(model)
     if device.type == "cuda":
-        a_step = _step_seconds(probe, data, recipe, normalisation, precision)
+        a_step = _step_seconds(probe, data, recipe, normalisation, precision, ranks)
         return a_step * recipe.epochs * -(-len(data.train) // recipe.batch_size)
-    return _image_seconds(probe, data, normalisation, precision) * len(data.train) * recipe.epochs
+    return _image_seconds(probe, data, normalisation, precision) * len(data.train) * recipe.epochs / ranks.size
 
 
 def _step_seconds(
-    probe: nn.Module, data: DataSet, recipe: Recipe, normalisation: Normalisation, precision: torch.dtype
+    probe: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    normalisation: Normalisation,
+    precision: torch.dtype,
+    ranks: Ranks,
 ) -> float:
     before, timed = CUDA_STEPS
-    step = steps_alone(probe, data, replace(recipe, epochs=before + timed), normalisation, precision)
+    step = steps_alone(probe, data, replace(recipe, epochs=before + timed), normalisation, precision, ranks)
+    device = data.train.labels.device
     with exact_fp32():
         for _ in range(before):
             step()
-        _wait(data)
+        torch.cuda.synchronize(device)
         start = time.perf_counter()
         for _ in range(timed):
             step()
-        _wait(data)
+        torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / timed
     del step
     release_memory()  # a graph has memory of its own, which the training needs
     return seconds
-
-
-def _wait(data: DataSet) -> None:
-    if data.train.labels.device.type == "cuda":
-        torch.cuda.synchronize(data.train.labels.device)
 
 
 def _image_seconds(probe: nn.Module, data: DataSet, normalisation: Normalisation, precision: torch.dtype) -> float:

@@ -98,9 +98,7 @@ def measure(
         models=about,
         environment=bench.environment,
         conditions=conditions,
-        rows=explain(
-            rows, about, Memory(bandwidth, conditions["cache_bytes"]), steps, tensor_cores=bench.cuda is not None
-        ),
+        rows=explain(rows, about, Memory(bandwidth, conditions["cache_bytes"]), steps, cuda=bench.cuda is not None),
     )
 
 

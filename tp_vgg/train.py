@@ -91,10 +91,18 @@ def fit(
 
 
 def steps_alone(
-    model: nn.Module, data: DataSet, recipe: Recipe, normalisation: Normalisation, precision: torch.dtype
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    normalisation: Normalisation,
+    precision: torch.dtype,
+    ranks: Ranks = ALONE,
 ) -> Callable[[], int]:
-    """The steps of a :func:`fit` and nothing else: each call trains ``model`` on one more batch. For those who time them."""
-    return _Run(model, data, recipe, normalisation, precision, None, None, ALONE, None).train_step
+    """The steps of a :func:`fit` and nothing else: each call trains ``model`` on one more batch. For those who time them.
+
+    Each of ``ranks`` takes part in every step.
+    """
+    return _Run(model, data, recipe, normalisation, precision, None, None, ranks, None).train_step
 
 
 def replays(device: torch.device, ranks: Ranks) -> bool:

@@ -73,11 +73,11 @@ def explain(
     memory: Memory,
     steps: Mapping[tuple[str, Cell], Iterable[Step]],
     *,
-    tensor_cores: bool = False,
+    cuda: bool = False,
 ) -> tuple[LatencyRow, ...]:
     """The rows with the reasons that the rules give. ``models``: the dense one first. ``steps``: what was probed, by model and cell.
-    ``tensor_cores``: whether that is what bf16 runs on, as on a GPU."""
-    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps, tensor_cores))) for row in rows)
+    ``cuda``: whether the device is a GPU, where bf16 runs on tensor cores and a conv's bias is added apart."""
+    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps, cuda))) for row in rows)
 
 
 def _reasons(
@@ -86,7 +86,7 @@ def _reasons(
     models: Mapping[str, Mapping[str, Any]],
     memory: Memory,
     steps: Mapping[tuple[str, Cell], Iterable[Step]],
-    tensor_cores: bool,
+    cuda: bool,
 ) -> Iterable[str]:
     if row.median_ms is None or row.speedup is None:
         yield from row.reasons
@@ -106,8 +106,8 @@ def _reasons(
         spec = VGGSpec.from_dict(about["spec"])
         found += _launch_bound(row, rows)
         found += [str(step) for step in steps.get((row.model, row.cell), ()) if step.found]
-        found += _odd_widths(spec) if tensor_cores and row.dtype == "bf16" else ()
-        found += _memory_bound(row, spec, memory)
+        found += _odd_widths(spec) if cuda and row.dtype == "bf16" else ()
+        found += _memory_bound(row, spec, memory, cuda)
         found = found or [UNEXPLAINED]
     yield from found
 
@@ -134,9 +134,9 @@ def _odd_widths(spec: VGGSpec) -> Iterable[str]:
         )
 
 
-def _memory_bound(row: LatencyRow, spec: VGGSpec, memory: Memory) -> Iterable[str]:
+def _memory_bound(row: LatencyRow, spec: VGGSpec, memory: Memory, cuda: bool) -> Iterable[str]:
     item = 2 if row.dtype == "bf16" else 4
-    moved = bytes_moved(spec, row.mode, row.batch_size, item, memory.cache_bytes)
+    moved = bytes_moved(spec, row.mode, row.batch_size, item, memory.cache_bytes, cuda=cuda)
     share = moved / memory.bandwidth / ((row.median_ms or 0.0) / 1000)
     if share >= MEMORY:
         yield f"memory-bound: moving what the cache does not hold is {min(share, 1):.0%} of its time"

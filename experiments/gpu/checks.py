@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from latency import narrowed
 
 from gpu.common import DEVICE, FAILED, THIN, attempt, dense_model, finish
 from tp_vgg.clocks import TorchCuda
@@ -22,10 +23,9 @@ from tp_vgg.device import PeakMemory, fp32_arithmetic, pick_precision
 from tp_vgg.latencies import GRAPHS, Cell
 from tp_vgg.model import VGG, build, fold_batch_norm
 from tp_vgg.modes import prepare, ring_of
-from tp_vgg.ratios import Plan, resolve
+from tp_vgg.ratios import Plan
 from tp_vgg.recipe import Recipe
 from tp_vgg.sensitivity import sweep
-from tp_vgg.structured import remove_channels
 from tp_vgg.train import fit
 
 RECIPE = Recipe(epochs=2, lr=0.05, batch_size=32)
@@ -54,7 +54,9 @@ def graph() -> dict[str, Any]:
 
 def _graph_error(cell: Cell) -> float:
     """The largest difference between replayed and eager logits, as a share of the largest logit."""
-    models = [dense_model(), *(_narrowed(dense_model(), percent) for percent in (30, 50, 70))]
+    dense = dense_model()
+    plans = [Plan.uniform(percent / 100, dense.spec.conv_names, "--ratio") for percent in (30, 50, 70)]
+    models = [dense, *(narrowed(dense, plan) for plan in plans)]
     cuda, worst = KeepsOutputs(), 0.0
     with fp32_arithmetic(tf32=False, deterministic=False), torch.inference_mode():
         ring = ring_of(models[0].spec.image_size, cell, DEVICE, 0)
@@ -67,12 +69,6 @@ def _graph_error(cell: Cell) -> float:
             worst = max(worst, float((kept[-1] - wanted).abs().max() / wanted.abs().max()))
         del noise
     return worst
-
-
-def _narrowed(model: VGG, percent: int) -> VGG:
-    plan = Plan.uniform(percent / 100, model.spec.conv_names, "--ratio")
-    remove_channels(model, resolve(plan, model.spec, 1))
-    return model
 
 
 def peak_memory() -> dict[str, Any]:

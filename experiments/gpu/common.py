@@ -68,12 +68,6 @@ def finish() -> None:
         sys.exit(3)
 
 
-def synchronize() -> None:
-    """Wait for the device."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize(DEVICE)
-
-
 def bench() -> Bench:
     """The product's bench of this device; a dry run's has samples of a millisecond."""
     timing = Bench.of(DEVICE)

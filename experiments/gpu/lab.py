@@ -6,16 +6,16 @@ what `fit` could come near to. On CUDA it is timed once more as one CUDA graph, 
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from sweep_speed import now
 from torch.nn import functional as F
 
-from gpu.common import DEVICE, SETTING, TINY, attempt, bench, dense_model, finish, images, left, synchronize
+from gpu.common import DEVICE, SETTING, TINY, attempt, bench, dense_model, finish, images, left
 from tp_vgg.data import DataSet
 from tp_vgg.device import exact_fp32, pick_precision
 from tp_vgg.model import build, fold_batch_norm
@@ -78,12 +78,10 @@ def timed(batch: int, make: Callable[[], Callable[[], object]]) -> dict[str, Any
         step = make()
         for _ in range(max(STEPS // 5, 1)):
             step()
-        synchronize()
-        start = time.perf_counter()
+        start = now(DEVICE)
         for _ in range(STEPS):
             step()
-        synchronize()
-    seconds = (time.perf_counter() - start) / STEPS
+        seconds = (now(DEVICE) - start) / STEPS
     return {
         "images": EPOCH,
         "ms_a_step": 1e3 * seconds,
@@ -107,7 +105,7 @@ def longest_kernels(batch: int, count: int = 12) -> dict[str, Any]:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             for _ in range(STEPS):
                 step()
-            synchronize()
+            torch.cuda.synchronize(DEVICE)
     kernels = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
     return {
         "batch": batch,

@@ -17,13 +17,12 @@ from latency import narrowed
 
 from gpu.common import SETTING, TINY, attempt, bench, dense_model, finish, record, say
 from tp_vgg.cli.benchmark import render
-from tp_vgg.device import fp32_arithmetic
 from tp_vgg.latencies import FEWEST_TRIALS, Cell, Latency, LatencyRow, cells_of
 from tp_vgg.latency import measure
 from tp_vgg.model import VGG
 from tp_vgg.modes import prepare, ring_of
 from tp_vgg.ratios import Plan, read_ratios
-from tp_vgg.schedule import Schedule
+from tp_vgg.schedule import Schedule, arithmetic
 from tp_vgg.unstructured import prune_unstructured
 
 SIMPLE = ("eager", "folded", "graph", "folded-graph")
@@ -97,7 +96,7 @@ def warm() -> None:
         for name, model in models.items():
 
             def compiled(cell: Cell = cell, model: VGG = model) -> dict[str, int]:
-                with fp32_arithmetic(tf32=False, deterministic=False), torch.inference_mode():
+                with arithmetic(cell), torch.inference_mode():
                     ring = ring_of(model.spec.image_size, cell, timing.device, 0)
                     return {"held": prepare(model, cell, ring, timing.cuda, timing.threads).held}
 

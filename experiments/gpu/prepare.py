@@ -17,7 +17,7 @@ from tp_vgg.errors import BadInput, WorkFailed
 MOST = 60 * MIB
 """Bytes that may be carried to the machine."""
 MARK = ".made-by-gpu_round"
-"""The file that says that a folder is a kit, and may be replaced."""
+"""The file that says that a folder is a kit, and may be replaced; it holds the commit that the kit was made from."""
 CARRIED = ("torch-pruning", "click", "nvidia-ml-py")
 """Requirements that the machine may lack, or have too old, all of pure Python; torch is there."""
 
@@ -37,7 +37,7 @@ def prepare(target: Path, root: Path, script: Path, data: Path, python: str, say
     shutil.rmtree(target, ignore_errors=True)
     for folder in ("data", "wheels"):
         (target / folder).mkdir(parents=True)
-    (target / MARK).touch()
+    (target / MARK).write_text(commit_of(root, root))
     shutil.copyfile(script, target / script.name)
     shutil.copytree(script.parent / "gpu", target / "gpu", ignore=shutil.ignore_patterns("__pycache__"))
     for name in (ARCHIVE, CHECKPOINT):
@@ -115,6 +115,17 @@ def git(root: Path, *arguments: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         raise BadInput(f"--prepare: {root}: is not a git checkout") from None
     return done.stdout
+
+
+def commit_of(root: Path, here: Path) -> str:
+    """The commit that the code is of, and whether it has changed since, as the kit in ``here`` or git says it; empty where neither does."""
+    if (here / MARK).is_file():
+        return (here / MARK).read_text()
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def tracked_bytes(root: Path) -> int:

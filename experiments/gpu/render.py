@@ -51,6 +51,8 @@ def machine(results: Results) -> str:
     names = ("torch", "torchvision", "triton", "torch-pruning", "numpy", "click")
     about |= {name: packages[name] for name in names if name in packages}
     shown = {"dry run": "the figures mean nothing"} if results.last("round").get("tiny") else {}
+    commits = dict.fromkeys(line["commit"] for line in results.all_of("round") if line.get("commit"))
+    shown |= {"commit": ", ".join(commits)} if commits else {}
     shown |= {
         name: value for name, value in about.items() if name not in ("kind", "time", "name") and value is not None
     }

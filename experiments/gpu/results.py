@@ -19,11 +19,15 @@ class Results:
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The lines of a kind that say what they are about."""
-        return [line for line in self._lines if line["kind"] == kind and ("name" in line or "group" in line)]
+        return [line for line in self.all_of(kind) if "name" in line or "group" in line]
+
+    def all_of(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of a kind."""
+        return [line for line in self._lines if line["kind"] == kind]
 
     def last(self, kind: str) -> dict[str, Any]:
         """The last line of a kind; an empty one where there is none."""
-        return next((line for line in reversed(self._lines) if line["kind"] == kind), {})
+        return (self.all_of(kind) or [{}])[-1]
 
 
 def amount(value: float | None, digits: int) -> str:

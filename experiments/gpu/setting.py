@@ -37,24 +37,34 @@ class Setting:
     tiny: bool
     """A dry run: every command, with as little work as it can do."""
     data: str | None
-    """The folder with :data:`ARCHIVE` and :data:`CHECKPOINT`; ``None`` for digits and a thin network."""
+    """The folder with :data:`ARCHIVE` and :data:`CHECKPOINT`. ``None``: CIFAR-10 is downloaded and the dense model trained
+    here; in a dry run, digits and a thin network."""
 
     @property
     def images(self) -> Path:
-        """The unpacked ImageFolder."""
+        """Where the images are, or go."""
         return Path(self.work) / "data"
 
     @property
     def dataset(self) -> str:
         """The name of the data set on the command line."""
-        return "folder" if self.data else "digits"
+        return "folder" if self.data else "digits" if self.tiny else "cifar10"
+
+    @property
+    def needs_dense(self) -> bool:
+        """Whether the dense model must be trained before anything else."""
+        return not (self.data or self.tiny)
+
+    def trained_dense(self, seed: int = 0) -> Path:
+        """Where the dense model of a seed lies once it is trained."""
+        return Path(self.work) / "runs" / f"dense-s{seed}" / f"vgg11_{self.dataset}_finetuned.pth"
 
     @property
     def dense(self) -> Path:
         """The dense model that is swept and timed; a dry run's is a thin one, made by its first step."""
-        return (
-            Path(self.work) / f"thin-{self.dataset}.pth" if self.tiny or not self.data else Path(self.data) / CHECKPOINT
-        )
+        if self.tiny:
+            return Path(self.work) / f"thin-{self.dataset}.pth"
+        return Path(self.data) / CHECKPOINT if self.data else self.trained_dense()
 
     @property
     def limits(self) -> tuple[int | None, int | None, int | None]:

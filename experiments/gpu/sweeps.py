@@ -8,16 +8,14 @@ is generous to it. Counts are compared with those of the sweep in fp32.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
-from sweep_speed import naive_point
+from sweep_speed import naive_correct, naive_point, now
 from torch.utils.data import DataLoader, TensorDataset
 
-from gpu.common import DEVICE, SETTING, TINY, attempt, dense_model, finish, images, left, record, synchronize
+from gpu.common import DEVICE, SETTING, TINY, attempt, dense_model, finish, images, left, record
 from tp_vgg.data import Normalisation, Split
 from tp_vgg.device import exact_fp32
 from tp_vgg.model import VGG
@@ -39,11 +37,9 @@ Tables = dict[tuple[str, str], Sensitivity]
 
 def timed(do: Callable[..., T], *arguments: Any) -> tuple[float, T]:
     """The wall time of one call, the device's work included, and its result."""
-    synchronize()
-    start = time.perf_counter()
+    start = now(DEVICE)
     result = do(*arguments)
-    synchronize()
-    return time.perf_counter() - start, result
+    return now(DEVICE) - start, result
 
 
 def swept(model: VGG, split: Split, kind: Kind, precision: str, tables: Tables) -> dict[str, Any]:
@@ -78,13 +74,13 @@ def naive(model: VGG, split: Split, kind: Kind, exact: Sensitivity) -> dict[str,
     seconds: dict[str, float] = {"prune": 0.0, "on the device": 0.0, "host loader": 0.0}
     apart: list[int] = []
     with exact_fp32():
-        correct(model, near[:4])
+        naive_correct(model, near[:4], DEVICE)
         for point in order:
             if left() < RESERVED[kind] or (len(apart) >= 2 * len(exact.layers) and left() < 25):
                 break
             pruning, pruned = timed(naive_point, model, kind, point.layer, point.ratio, point.removed)
-            resident, count = timed(correct, pruned, near)
-            loading, _ = timed(correct, pruned, host)
+            resident, count = timed(naive_correct, pruned, near, DEVICE)
+            loading, _ = timed(naive_correct, pruned, host, DEVICE)
             for name, value in (("prune", pruning), ("on the device", resident), ("host loader", loading)):
                 seconds[name] += value
             apart.append(abs(count - point.correct))
@@ -99,12 +95,6 @@ def naive(model: VGG, split: Split, kind: Kind, exact: Sensitivity) -> dict[str,
         "largest_difference": max(apart, default=0),
         "points_that_differ": sum(map(bool, apart)),
     }
-
-
-@torch.inference_mode()
-def correct(model: VGG, loader: Any) -> int:
-    """How many images a network gets right."""
-    return sum(int((model(x.to(DEVICE)).argmax(1) == y.to(DEVICE)).sum()) for x, y in loader)
 
 
 def main() -> None:

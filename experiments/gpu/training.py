@@ -30,14 +30,9 @@ def run_dir(r: Round, name: str) -> Path:
     return r.work / "runs" / name
 
 
-def trained_dense(r: Round, seed: int = 0) -> Path:
-    """Where the dense model of a seed lies once it is trained."""
-    return run_dir(r, f"dense-s{seed}") / f"vgg11_{r.setting.dataset}_finetuned.pth"
-
-
 def start(r: Round) -> Path:
     """The dense model to fine-tune from: the one trained here, or else (and in a dry run) the given one."""
-    path = trained_dense(r)
+    path = r.setting.trained_dense()
     return path if path.is_file() and not r.setting.tiny else r.setting.dense
 
 
@@ -74,7 +69,7 @@ def dense_models(r: Round) -> None:
     """Train the dense models at once, beside the tests, which leave the GPU idle; then sweep the first."""
     seeds = SEEDS[:1] if r.setting.tiny else SEEDS
     r.together([partial(train_dense, r, seed, 85) for seed in seeds], at_once=len(seeds))
-    cut(trained_dense(r), r.out)
+    cut(r.setting.trained_dense(), r.out)
     sweep_for_plans(r, start(r))
 
 
@@ -88,7 +83,7 @@ def training(r: Round) -> None:
         lab_done.touch()
     if start(r) == r.setting.dense:
         train_dense(r, 0, 75)
-        cut(trained_dense(r), r.out)
+        cut(r.setting.trained_dense(), r.out)
     dense = start(r)
     table = sweep_for_plans(r, dense)
     whole = r.end

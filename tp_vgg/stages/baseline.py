@@ -83,8 +83,7 @@ def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
         work.discard(partial)
         return _current_record(work, path, "baseline", ())
     model.to(work.device)
-    seconds = estimate_seconds(model, work.data, recipe, Normalisation.of(model.meta), work.precision)
-    seconds /= work.ranks.size
+    seconds = estimate_seconds(model, work.data, recipe, Normalisation.of(model.meta), work.precision, work.ranks)
     work.settings.note(
         f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(work.data.train)} images"
         f" of {work.data.name}: about {duration(seconds)} here ({work.device.type})"
