@@ -15,7 +15,7 @@ import torch
 
 from tp_vgg import cli
 from tp_vgg.checkpoint import load
-from tp_vgg.cli.benchmark import render
+from tp_vgg.cli.benchmark import render_benchmark
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import FEWEST_TRIALS, MODES, cells_of
 from tp_vgg.latency import measure_latency
@@ -91,7 +91,7 @@ def main(
         models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=sizes,
         trials=trials, device=device, threads=threads, probes=probes, quiet=False,
     )  # fmt: skip
-    click.echo(render(found))
+    click.echo(render_benchmark(found))
     text = json.dumps(found.to_dict(), indent=1)
     if output:
         output.write_text(text + "\n")

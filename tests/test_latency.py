@@ -15,7 +15,7 @@ from fakes import DEFAULT_MHZ, NEEDS_CUDA, CudaOnCpu
 
 import tp_vgg
 from tp_vgg.bench import Bench
-from tp_vgg.cli.benchmark import render
+from tp_vgg.cli.benchmark import render_benchmark
 from tp_vgg.clocks import CpuClock, CudaClock
 from tp_vgg.errors import BadInput
 from tp_vgg.latencies import Cell, Latency, LatencyRow, cells_of
@@ -288,13 +288,13 @@ def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
     found = measure(models, schedule, some)
     assert all(row.speedup and len(row.seconds) == 9 for row in found.rows)
     assert {row.cell.mode: row.slow_blocks for row in found.rows} == {"eager": 2, "folded": 0}
-    assert "2 blocks thrown away, in which the clock was under 75% of its default rate" in render(found)
+    assert "2 blocks thrown away, in which the clock was under 75% of its default rate" in render_benchmark(found)
     low = measure(models, schedule, throttled_bench(lambda _: 1000.0))
     assert {(row.verdict, row.reasons[0].partition(":")[0], row.slow_blocks) for row in low.rows} == {
         ("not available", "throttled", 18)
     }
-    assert "36 blocks thrown away" in render(low) and "throttled: the clock was under 75%" in render(low)
-    assert "thrown away" not in render(measure(models, schedule, throttled_bench(lambda _: DEFAULT_MHZ)))
+    assert "36 blocks thrown away" in render_benchmark(low) and "throttled: the clock was under 75%" in render_benchmark(low)
+    assert "thrown away" not in render_benchmark(measure(models, schedule, throttled_bench(lambda _: DEFAULT_MHZ)))
     assert Latency.from_dict(json.loads(json.dumps(low.to_dict()))) == low
 
 

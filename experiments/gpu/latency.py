@@ -16,7 +16,7 @@ import torch
 from latency import narrowed
 
 from gpu.common import SETTING, TINY, attempt, bench, dense_model, finish, record, say
-from tp_vgg.cli.benchmark import render
+from tp_vgg.cli.benchmark import render_benchmark
 from tp_vgg.latencies import FEWEST_TRIALS, Cell, Latency, LatencyRow, cells_of
 from tp_vgg.latency import measure
 from tp_vgg.model import VGG
@@ -77,7 +77,7 @@ def time_group(name: str) -> None:
     schedule = Schedule(cells, FEWEST_TRIALS, probes=name == PROBED)
     table = measure(models, schedule, bench(), done=cell_done, quiet=True)
     record_table(name, table)
-    say(render(table))
+    say(render_benchmark(table))
 
 
 def record_table(name: str, table: Latency) -> None:

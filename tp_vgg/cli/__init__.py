@@ -110,6 +110,6 @@ def leads() -> bool:
 
 def print_table(records: Any) -> None:
     """The closing table of a stage, on stdout."""
-    from tp_vgg.stages.compare import Comparison, render
+    from tp_vgg.stages.compare import Comparison, render_comparison
 
-    click.echo(render(Comparison(records)))
+    click.echo(render_comparison(Comparison(records)))

@@ -76,10 +76,10 @@ def command(
     if profiling:
         click.echo("\n\n".join(render_profile(table) for table in profile(settings, options)))
     else:
-        click.echo(render(benchmark(settings, options, checkpoints)))
+        click.echo(render_benchmark(benchmark(settings, options, checkpoints)))
 
 
-def render(found: Latency) -> str:
+def render_benchmark(found: Latency) -> str:
     """One line a row, and below it the reasons, each once."""
     rows = [_line(row) for row in found.rows if row.speedup is not None or row.model == found.reference]
     header = [

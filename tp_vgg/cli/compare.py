@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.options import PATH, common_options
-from tp_vgg.stages.compare import FORMATS, compare, render
+from tp_vgg.stages.compare import FORMATS, compare, render_comparison
 from tp_vgg.stages.settings import Settings
 
 
@@ -21,4 +21,4 @@ def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> Non
     \b
     Example: python -m tp_vgg compare --dataset digits --format markdown
     """
-    click.echo(render(compare(settings, checkpoints), form))
+    click.echo(render_comparison(compare(settings, checkpoints), form))

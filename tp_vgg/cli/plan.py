@@ -60,7 +60,7 @@ def command(
     from tp_vgg.stages.plan import PlanOptions, plan
 
     found, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
-    click.echo(render(found))
+    click.echo(render_plan(found))
     settings.note(f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(found)}, with the same options")
 
 
@@ -70,7 +70,7 @@ def _flags(found: Allocation) -> str:
     return importance + (" --recalibrate" if found.recalibrated and found.kind == "structured" else "")
 
 
-def render(found: Allocation) -> str:
+def render_plan(found: Allocation) -> str:
     """The plan as a table, and under it what is predicted."""
     structured, said = found.kind == "structured", found.prediction
     rows = [

@@ -44,7 +44,7 @@ def command(settings: Settings, budgets: tuple[str, ...], round_to: int, epochs:
     if "LOCAL_RANK" in os.environ:
         raise BadInput("run: is one process; use torchrun with train, sensitivity, structured or unstructured")
 
-    from tp_vgg.stages.compare import render
+    from tp_vgg.stages.compare import render_comparison
     from tp_vgg.stages.run import RunOptions, run
 
-    click.echo(render(run(settings, RunOptions(budget, round_to, epochs, chosen["finetune"]))))
+    click.echo(render_comparison(run(settings, RunOptions(budget, round_to, epochs, chosen["finetune"]))))

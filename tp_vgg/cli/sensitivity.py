@@ -70,10 +70,10 @@ def command(
 
     table = sensitivity(settings, options)
     if leads():
-        click.echo(render(table))
+        click.echo(render_sensitivity(table))
 
 
-def render(table: Sensitivity) -> str:
+def render_sensitivity(table: Sensitivity) -> str:
     """Drops by layer and ratio, in percentage points against the dense model."""
     base = table.baseline
     rows = []

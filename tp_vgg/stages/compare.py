@@ -143,7 +143,7 @@ def metrics(found: Comparison) -> dict[str, Any]:
     return {"schema": 1, "environment": first.environment, "data": first.data, "models": models, **plans}
 
 
-def render(found: Comparison, form: str = "text") -> str:
+def render_comparison(found: Comparison, form: str = "text") -> str:
     """The comparison in one of ``FORMATS``; ratios and drops are against the first record, the baseline."""
     if form == "json":
         return json.dumps(metrics(found), indent=1, allow_nan=False)
