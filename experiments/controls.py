@@ -26,26 +26,28 @@ import torch
 import torch_pruning as tp
 
 from tp_vgg import cli
-from tp_vgg.allocate import make_plan
-from tp_vgg.checkpoint import load, save
 from tp_vgg.cli.options import common_options, finetune_options
-from tp_vgg.data import Normalisation
-from tp_vgg.device import environment
+from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluate import hits
-from tp_vgg.hitmap import pack_hits, unpack_hits
-from tp_vgg.model import VGG, build, realised_spec
-from tp_vgg.records import Accuracy
-from tp_vgg.spec import VGGSpec
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.evaluate import hits
+from tp_vgg.evaluation.hits import pack_hits, unpack_hits
+from tp_vgg.files.atomic import write_json
+from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
+from tp_vgg.files.read import read_json
+from tp_vgg.machine.environment import environment
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.network.vgg.model import VGG, build, realised_spec
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.pruning.structured import remove_channels
+from tp_vgg.report.text_table import text_table
+from tp_vgg.rundir.contents import sweep_of
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.defaults import baseline_recipe, default_finetune_epochs, finetune_recipe
 from tp_vgg.stages.options import Finetune
-from tp_vgg.stages.plan import sweep_of
-from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, finetune_recipe
 from tp_vgg.stages.session import Session, data_summary, load_dense, session
-from tp_vgg.stages.settings import Settings
 from tp_vgg.stats import paired_runs
-from tp_vgg.storage import file_fingerprint, fingerprint, read_json, write_json
-from tp_vgg.structured import remove_channels
-from tp_vgg.tables import text_table
 
 ARMS = ("dense", "stock", "stock-plain", "random", "ours", "scratch")
 

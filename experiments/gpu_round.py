@@ -120,7 +120,7 @@ def start_round(setting: Setting, minutes: float, only: tuple[str, ...]) -> None
 
 def check_device(name: str, tiny: bool) -> str:
     """The device to measure. Raises :class:`BadInput` for one that this machine lacks, and for a CPU where figures are wanted."""
-    from tp_vgg.device import pick_device
+    from tp_vgg.machine.device import pick_device
 
     if pick_device(name).type != "cuda" and not tiny:
         raise BadInput(f"--device: {name!r} is no GPU; give cuda, or --tiny for a dry run")

@@ -14,16 +14,16 @@ import click
 import torch
 
 from tp_vgg import cli
-from tp_vgg.checkpoint import load
-from tp_vgg.cli.benchmark import render_benchmark
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import FEWEST_TRIALS, MODES, cells_of
-from tp_vgg.latency import measure_latency
-from tp_vgg.model import VGG, build
-from tp_vgg.ratios import Plan, read_ratios, resolve
-from tp_vgg.spec import VGGSpec
-from tp_vgg.structured import remove_channels
-from tp_vgg.unstructured import prune_unstructured
+from tp_vgg.latency.benchmark import measure_latency
+from tp_vgg.latency.table import FEWEST_TRIALS, MODES, cells_of
+from tp_vgg.network.checkpoint import load
+from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.ratios import Plan, read_ratios, resolve
+from tp_vgg.pruning.structured import remove_channels
+from tp_vgg.pruning.unstructured import prune_unstructured
+from tp_vgg.report.tables import render_benchmark
 
 
 def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:

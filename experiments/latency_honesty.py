@@ -18,12 +18,12 @@ import time
 import click
 import torch
 
-from tp_vgg.device import environment
-from tp_vgg.latencies import FEWEST_TRIALS
-from tp_vgg.latency import measure_latency
-from tp_vgg.model import VGG, build
-from tp_vgg.spec import VGGSpec
-from tp_vgg.tables import text_table
+from tp_vgg.latency.benchmark import measure_latency
+from tp_vgg.latency.table import FEWEST_TRIALS
+from tp_vgg.machine.environment import environment
+from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.report.text_table import text_table
 
 Found = tuple[float, float, float]
 """Ratio, low, high."""

@@ -16,19 +16,21 @@ from matplotlib.figure import Figure
 
 from tp_vgg import cli
 from tp_vgg.cli.options import budget_from, common_options, finetune_options
-from tp_vgg.latencies import LatencyRow, cells_of
-from tp_vgg.plans import Allocation, read_budget
-from tp_vgg.plots import save_png
-from tp_vgg.ratios import Plan
-from tp_vgg.records import ModelRecord
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.files.atomic import write_text
+from tp_vgg.latency.table import LatencyRow, cells_of
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.budget import read_budget
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.report.figures import save_png
+from tp_vgg.rundir.contents import recorded
+from tp_vgg.rundir.layout import MODELS, RunDir
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.benchmark import benchmark
-from tp_vgg.stages.compare import recorded
 from tp_vgg.stages.options import BenchmarkOptions, Finetune, StructuredOptions
 from tp_vgg.stages.plan import PlanOptions, plan
 from tp_vgg.stages.session import load_given
-from tp_vgg.stages.settings import MODELS, RunDir, Settings
 from tp_vgg.stages.structured import structured, work_key
-from tp_vgg.storage import write_text
 
 COLUMNS = (
     "budget", "macs_share", "params_share", "one_shot", "accuracy", "low", "high", "n", "drop", "predicted_drop",

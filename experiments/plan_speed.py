@@ -17,11 +17,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tp_vgg.ratios import removals
-from tp_vgg.records import LEVELS, Accuracy, Point, Sensitivity
-from tp_vgg.spec import VGGSpec
-from tp_vgg.storage import write_json
-from tp_vgg.tables import text_table
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.files.atomic import write_json
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.ratios import removals
+from tp_vgg.report.text_table import text_table
+from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 
 BUDGETS = ("macs=0.5", "macs=0.25", "params=0.3", "macs=0.5 params=0.4", "drop=1")
 N = 5000

@@ -16,12 +16,12 @@ import click
 import torch
 import torch_pruning as tp
 
-from tp_vgg.device import environment
-from tp_vgg.model import VGG, build, realised_spec
-from tp_vgg.ratios import Plan, resolve
-from tp_vgg.spec import VGGSpec
-from tp_vgg.structured import remove_channels, shrink
-from tp_vgg.tables import text_table
+from tp_vgg.machine.environment import environment
+from tp_vgg.network.vgg.model import VGG, build, realised_spec
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.ratios import Plan, resolve
+from tp_vgg.pruning.structured import remove_channels, shrink
+from tp_vgg.report.text_table import text_table
 
 
 def ours_with_proof(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:

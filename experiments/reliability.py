@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 
 import click
 
-from tp_vgg.stages.recipes import duration
-from tp_vgg.tables import markdown_table
+from tp_vgg.report.text_table import markdown_table
+from tp_vgg.stages.defaults import duration
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 

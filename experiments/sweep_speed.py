@@ -20,22 +20,25 @@ import click
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tp_vgg.chain import Chain, steps_of, with_channels_in_order
-from tp_vgg.checkpoint import load
-from tp_vgg.data import Normalisation, Split, load_data
-from tp_vgg.device import environment, exact_fp32, pick_device
-from tp_vgg.hitmap import unpack_hits
-from tp_vgg.kernels import Direct
-from tp_vgg.model import VGG
-from tp_vgg.ratios import Plan
-from tp_vgg.records import LEVELS
-from tp_vgg.sensitivity import run
-from tp_vgg.spec import Kind
-from tp_vgg.step import Buffers, Step
-from tp_vgg.structured import rank, remove_channels
-from tp_vgg.tables import text_table
-from tp_vgg.tally import Sweep
-from tp_vgg.unstructured import mask_layers, remove_masks
+from tp_vgg.data.datasets import load_data
+from tp_vgg.data.split import Normalisation, Split
+from tp_vgg.evaluation.hits import unpack_hits
+from tp_vgg.machine.device import pick_device
+from tp_vgg.machine.environment import environment
+from tp_vgg.machine.precision import exact_fp32
+from tp_vgg.network.checkpoint import load
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.structured import rank, remove_channels
+from tp_vgg.pruning.unstructured import mask_layers, remove_masks
+from tp_vgg.report.text_table import text_table
+from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
+from tp_vgg.sensitivity.fused_layer import Buffers, Step
+from tp_vgg.sensitivity.kernels import Direct
+from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.sweep import run
+from tp_vgg.sensitivity.table import LEVELS
 
 BLOCK = 250
 

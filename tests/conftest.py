@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tp_vgg.spec import VGGSpec
+from tp_vgg.network.vgg.spec import VGGSpec
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: threads of theirs would wait for each other
@@ -49,7 +49,7 @@ def fresh(spec: VGGSpec = SMALL):
     """The untrained network of a spec, always the same."""
     import torch
 
-    from tp_vgg.model import build
+    from tp_vgg.network.vgg.model import build
 
     torch.manual_seed(0)
     return build(spec)
@@ -84,7 +84,7 @@ def make_model() -> Callable:
     see, so that no term can hide; in eval mode."""
     import torch
 
-    from tp_vgg.model import build
+    from tp_vgg.network.vgg.model import build
 
     def make(spec: VGGSpec = SMALL, seed: int = 0):
         torch.manual_seed(seed)
@@ -112,7 +112,7 @@ def make_model() -> Callable:
 def digits():
     import torch
 
-    from tp_vgg.data import load_data
+    from tp_vgg.data.datasets import load_data
 
     return load_data("digits", Path("unused"), torch.device("cpu"))
 
@@ -121,7 +121,7 @@ def digits():
 def few_digits():
     import torch
 
-    from tp_vgg.data import load_data
+    from tp_vgg.data.datasets import load_data
 
     return load_data("digits", Path("unused"), torch.device("cpu"), limits=(96, 40, 40))
 
@@ -204,7 +204,7 @@ def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.fixture
 def small(make_model, tmp_path: Path) -> list:
     """Options that start from a thin dense checkpoint, on few digits."""
-    from tp_vgg.checkpoint import save
+    from tp_vgg.network.checkpoint import save
 
     save(make_model(), tmp_path / "small.pth")
     return ["--dataset", "digits", *QUICK[4:], "--checkpoint", tmp_path / "small.pth"]

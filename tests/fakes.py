@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tp_vgg.cuda_graph import Replay
+from tp_vgg.machine.cuda_graph import Replay
 
 Call = Callable[[], object]
 DEFAULT_MHZ = 2000.0
@@ -47,7 +47,7 @@ class FakeGraph:
 
 
 class FakeCuda:
-    """:class:`tp_vgg.clocks.CudaCalls` without a device; its time passes only in calls made by :meth:`takes`."""
+    """:class:`tp_vgg.latency.clock.CudaCalls` without a device; its time passes only in calls made by :meth:`takes`."""
 
     def __init__(
         self,

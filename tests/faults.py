@@ -45,10 +45,10 @@ class Disk:
             json.dump({"points": self.points, "synced": self.synced}, file)
 
     def install(self) -> None:
-        """In the place of what ``tp_vgg.storage`` calls."""
-        from tp_vgg import storage
+        """In the place of what ``tp_vgg.files.atomic`` calls."""
+        from tp_vgg.files import atomic
 
-        disk, fsync, replace, unlink, append = self, os.fsync, Path.replace, Path.unlink, storage.Journal.append
+        disk, fsync, replace, unlink, append = self, os.fsync, Path.replace, Path.unlink, atomic.Journal.append
 
         def synced(handle: int) -> None:
             disk.reach()
@@ -67,7 +67,7 @@ class Disk:
             disk.reach()
             unlink(self, missing_ok=missing_ok)
 
-        def appended(self: storage.Journal, *entries: dict[str, Any]) -> None:
+        def appended(self: atomic.Journal, *entries: dict[str, Any]) -> None:
             if disk.points + 1 == disk.at:  # a torn line
                 with self._path.open("ab") as file:
                     file.write(json.dumps(entries[0]).encode()[: disk.at % 40])
@@ -78,8 +78,8 @@ class Disk:
             return _Torn(os.fdopen(handle, mode), disk)  # type: ignore[return-value]
 
         os.fsync, Path.replace, Path.unlink = synced, replaced, unlinked  # type: ignore[assignment]
-        storage.Journal.append = appended  # type: ignore[method-assign]
-        storage.os = _Shadow(opened)  # type: ignore[assignment]
+        atomic.Journal.append = appended  # type: ignore[method-assign]
+        atomic.os = _Shadow(opened)  # type: ignore[assignment]
 
 
 class _Shadow:
@@ -155,18 +155,18 @@ class Server:
 
 def _serve() -> None:
     import torch
-
     import tp_vgg.spec
-    import tp_vgg.stages.run
     import tp_vgg.train
+
+    import tp_vgg.stages.run
     from tp_vgg.cli import execute
-    from tp_vgg.latencies import cells_of
+    from tp_vgg.latency.table import cells_of
     from tp_vgg.stages.options import BenchmarkOptions
 
     torch.set_num_threads(1)
     tp_vgg.stages.run.BENCHMARK = BenchmarkOptions(cells_of(("folded",), ("fp32",), (1,)), 9)
-    tp_vgg.train.SAVE_EVERY = 0.0
-    tp_vgg.spec.STAGE_WIDTHS = (8, 12, 16, 20, 24)
+    tp_vgg.training.trainer.SAVE_EVERY = 0.0
+    tp_vgg.network.vgg.spec.STAGE_WIDTHS = (8, 12, 16, 20, 24)
     with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(None):
         few = [
             "--dataset",

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from tp_vgg.checkpoint import save, to_dict
-from tp_vgg.model import VGG
+from tp_vgg.network.checkpoint import save, to_dict
+from tp_vgg.network.vgg.model import VGG
 
 NASTY = [
     0, 1, -1, 2, 3, 7, 255, 65535, 65536, 10**12, 2**31 - 1, 2**31, 2**63, 2**64, -(2**40), True, False, None, 0.5, float("nan"), float("inf"), -0.0,
@@ -30,7 +30,7 @@ GLOBALS = [
     "subprocess Popen", "torch.hub load", "torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_qtensor", "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_meta_tensor_no_storage", "torch._tensor _rebuild_from_type_v2", "torch Size", "torch device", "torch Tensor",
     "torch ByteStorage", "torch DoubleStorage", "torch ComplexFloatStorage", "torch QInt8Storage", "torch UntypedStorage", "collections Counter", "collections OrderedDict",
-    "tp_vgg.model VGG", "functools partial", "_codecs encode", "torch.serialization load", "torch.nn.parameter Parameter", "numpy.core.multiarray _reconstruct",
+    "tp_vgg.network.vgg.model VGG", "functools partial", "_codecs encode", "torch.serialization load", "torch.nn.parameter Parameter", "numpy.core.multiarray _reconstruct",
 ]  # fmt: skip
 
 

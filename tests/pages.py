@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from tp_vgg import plots
-from tp_vgg.allocate import make_plan
-from tp_vgg.history import Epoch
-from tp_vgg.hitmap import pack_hits
-from tp_vgg.latencies import Latency, LatencyRow, Staircase, Timed
-from tp_vgg.ratios import removals
-from tp_vgg.records import LEVELS, Accuracy, ModelRecord, Point, Sensitivity
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.hits import pack_hits
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.latency.profile import Staircase, Timed
+from tp_vgg.latency.table import Latency, LatencyRow
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ratios import removals
+from tp_vgg.report import figures
 from tp_vgg.report.page import Drawn, Findings
-from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
+from tp_vgg.training.history import Epoch
 
 N = 200
 
@@ -97,8 +101,8 @@ def findings(spec: VGGSpec, *, profiled: bool = True, **changed: Any) -> Finding
     }
     epochs = (Epoch(1, 0.1, 2.0, 20.0, 30.0, 1.0), Epoch(2, 0.0, 1.0, 80.0, 90.0, 1.0))
     drawn = (
-        Drawn.of("sweep", "Structured sensitivity", "How to read it.", plots.sensitivity(table)),
-        Drawn.of("training", "Training curves", "How to read it.", plots.history({"baseline": epochs})),
+        Drawn.of("sweep", "Structured sensitivity", "How to read it.", figures.sensitivity(table)),
+        Drawn.of("training", "Training curves", "How to read it.", figures.history({"baseline": epochs})),
     )
     timed = latency(tuple(records))
     found = Findings(

@@ -12,16 +12,18 @@ import pages
 import pytest
 from conftest import SMALL
 
-from tp_vgg import allocate
-from tp_vgg.allocate import make_plan
-from tp_vgg.curves import Curves
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import Staircase, Timed
-from tp_vgg.plans import Allocation
-from tp_vgg.ratios import Plan, removals, resolve, resolve_sparsity
-from tp_vgg.records import Accuracy, Point, Sensitivity
-from tp_vgg.search import NotFound
-from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.latency.profile import Staircase, Timed
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning import make_plan as allocate
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.constrained_path import NotFound
+from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ratios import Plan, removals, resolve, resolve_sparsity
+from tp_vgg.sensitivity.table import Point, Sensitivity
 
 SPEC = VGGSpec((8, 16, 16, 24, 24, 24, 32, 32), hidden=(16,))
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -217,7 +219,7 @@ def test_what_the_search_leaves_open_is_not_called_impossible(monkeypatch) -> No
     def gives_up(*_args: object) -> None:
         raise NotFound
 
-    monkeypatch.setattr("tp_vgg.allocate.cheapest", gives_up)
+    monkeypatch.setattr("tp_vgg.planning.make_plan.cheapest", gives_up)
     with pytest.raises(
         BadInput, match=r"found no plan that meets macs=0\.5, params=0\.5 at once, though there may be one"
     ):

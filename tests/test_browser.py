@@ -14,10 +14,10 @@ import numpy as np
 import pages
 import pytest
 
-from tp_vgg.allocate import make_plan
-from tp_vgg.curves import Curves
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.report.page import render
-from tp_vgg.spec import VGGSpec
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -92,7 +92,7 @@ def download(page: Any, to: Path) -> dict[str, float]:
 
 
 def resolved(plan: Path) -> VGGSpec:
-    from tp_vgg.ratios import read_ratios, resolve
+    from tp_vgg.pruning.ratios import read_ratios, resolve
 
     return resolve(read_ratios(plan), SPEC)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import SMALL
 
-from tp_vgg.chain import Chain, steps_of, with_channels_in_order
-from tp_vgg.kernels import Toeplitz, Winograd
-from tp_vgg.spec import VGGSpec
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
+from tp_vgg.sensitivity.kernels import Toeplitz, Winograd
 
 WIDE = VGGSpec((16, 24, 128, 128, 128, 136, 40, 36), hidden=(48, 40))
 """Wide enough for every kernel of the engine to be chosen."""

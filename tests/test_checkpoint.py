@@ -12,10 +12,11 @@ import torch
 from conftest import SMALL, VARIANTS
 from safetensors.torch import save_file
 
-from tp_vgg.checkpoint import from_state_dict, load, save, to_dict
 from tp_vgg.errors import BadInput
-from tp_vgg.model import build
-from tp_vgg.structured import prune_structured
+from tp_vgg.network.checkpoint import load, save, to_dict
+from tp_vgg.network.torchvision_weights import from_state_dict
+from tp_vgg.network.vgg.model import build
+from tp_vgg.pruning.structured import prune_structured
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

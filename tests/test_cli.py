@@ -16,11 +16,11 @@ import torch
 from conftest import QUICK, SMALL, files, one_line
 from test_ratios import REFUSED
 
-from tp_vgg.checkpoint import load, save
 from tp_vgg.cli import COMMANDS
-from tp_vgg.spec import VGGSpec
-from tp_vgg.stages.recipes import BASELINE_EPOCHS, baseline_recipe, default_finetune_epochs
-from tp_vgg.stages.settings import Settings
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.defaults import BASELINE_EPOCHS, baseline_recipe, default_finetune_epochs
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -138,7 +138,9 @@ def test_help_says_the_default_epochs(call) -> None:
 
 
 def test_the_baseline_takes_fewer_epochs_on_a_cpu(monkeypatch) -> None:
-    monkeypatch.setattr("tp_vgg.device.pick_device", lambda name: torch.device({"auto": "cuda"}.get(name, name)))
+    monkeypatch.setattr(
+        "tp_vgg.machine.device.pick_device", lambda name: torch.device({"auto": "cuda"}.get(name, name))
+    )
     recipes = {
         (data, device): baseline_recipe(Settings(dataset=data, device=device), VGGSpec.preset())
         for data in ("digits", "folder")
@@ -373,7 +375,7 @@ def test_ways_to_zero(scope: str, options: list, call, at_home: Path, small: lis
 
 def test_imagenet_weights_are_a_start_with_their_own_normalisation(call, at_home: Path, monkeypatch) -> None:
     """torchvision's features under a new head; the rest of the job as ever."""
-    from tp_vgg.model import build
+    from tp_vgg.network.vgg.model import build
 
     torch.manual_seed(0)
     features = {n: v for n, v in build(VGGSpec.preset("vgg11", "linear")).state_dict().items() if "features" in n}
@@ -506,11 +508,11 @@ def test_a_folder_and_its_run_directory(call, at_home: Path, image_folder: Path)
 
 def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, small: list, monkeypatch) -> None:
     """structured with steps, interrupted in its second fine-tuning: the first is not done again, the end is the same."""
-    from tp_vgg import train
+    from tp_vgg.training import trainer
 
     args = [*small, "--ratio", 0.5, "--steps", 2, "--finetune-epochs", 2, "--batch-size", 16]
     assert call("structured", *args, "--out", "straight")[0] == 0
-    step, steps = train._Run.train_step, []
+    step, steps = trainer._Run.train_step, []
 
     def interrupting(self):
         steps.append(self.step)
@@ -518,7 +520,7 @@ def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, small: list, 
             os.kill(os.getpid(), 2)
         return step(self)
 
-    monkeypatch.setattr(train._Run, "train_step", interrupting)
+    monkeypatch.setattr(trainer._Run, "train_step", interrupting)
     status, out, err = call("structured", *args, "--out", "broken")
     assert (status, out) == (130, "")
     assert "fine-tune 2/2 stopped at step 2 of 4" in err
@@ -635,7 +637,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_final_file(call, at_home: Path, m
     def full(*_args) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("tp_vgg.checkpoint.write_atomic", full)
+    monkeypatch.setattr("tp_vgg.network.checkpoint.write_atomic", full)
     status, _, err = call("train", *QUICK, "--epochs", 1, "-q")
     assert status == 1
     assert "No space left on device" in one_line(err)
@@ -645,7 +647,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_final_file(call, at_home: Path, m
 def test_a_failed_proof_keeps_nothing(
     call, at_home: Path, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tp_vgg import structured
+    from tp_vgg.pruning import structured
 
     save(make_model(), tmp_path / "small.pth")
     monkeypatch.setattr(structured, "prove", lambda *_: structured.Proof(16, 1.0, 1.0))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import QUICK, files, one_line
 
-from tp_vgg.checkpoint import load, save
-from tp_vgg.clocks import CpuClock
-from tp_vgg.latencies import MODES
-from tp_vgg.structured import prune_structured
+from tp_vgg.latency.clock import CpuClock
+from tp_vgg.latency.table import MODES
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.pruning.structured import prune_structured
 
 FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp32", "--trials", "9", "--threads", "1"]
 
@@ -19,7 +19,7 @@ FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp3
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are not judged here."""
-    monkeypatch.setattr("tp_vgg.bench.CpuClock", lambda threads, *_: CpuClock(threads, 1e-4))
+    monkeypatch.setattr("tp_vgg.latency.timing_device.CpuClock", lambda threads, *_: CpuClock(threads, 1e-4))
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_benchmark_brings_metrics_up_to_date(call, at_home: Path) -> None:
 
 
 def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeypatch) -> None:
-    from tp_vgg import latency
+    from tp_vgg.latency import benchmark as latency
 
     dense, half = pair
     args = ["benchmark", half, "--checkpoint", dense, "--out", "o", *FEW]
@@ -197,8 +197,8 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
 
 def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
     """What a device lacks it lacks; how warm it is passes."""
-    from tp_vgg import latency
-    from tp_vgg.latencies import LatencyRow
+    from tp_vgg.latency import benchmark as latency
+    from tp_vgg.latency.table import LatencyRow
     from tp_vgg.stages.benchmark import throttled
 
     dense, half = pair
@@ -230,7 +230,7 @@ def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
 def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> None:
     dense, half = pair
     asked: list[bool] = []
-    monkeypatch.setattr("tp_vgg.latency.steps_of", lambda *given: asked.append(given[2].probes) or {})
+    monkeypatch.setattr("tp_vgg.latency.benchmark.steps_of", lambda *given: asked.append(given[2].probes) or {})
     for options in (["--no-probes"], []):
         status, out, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW, *options)
         assert status == 0, err
@@ -243,9 +243,10 @@ def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> 
     [("cpu", {"eager", "folded"}, {"fp32"}), ("cuda", {"eager", "folded", "folded-graph"}, {"fp32", "bf16"})],
 )
 def test_run_measures_what_the_device_is_fast_in(device: str, modes: set, dtypes: set, at_home, monkeypatch) -> None:
-    from tp_vgg.spec import VGGSpec
+    from tp_vgg.network.vgg.spec import VGGSpec
+    from tp_vgg.rundir.layout import RunDir
+    from tp_vgg.rundir.settings import Settings
     from tp_vgg.stages import run
-    from tp_vgg.stages.settings import RunDir, Settings
 
     settings = Settings(device=device, out=at_home / "o")
     asked = []

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, files, one_line
 
-from tp_vgg.plans import Allocation
-from tp_vgg.ratios import plan_files, read_ratios, resolve
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.pruning.ratios import plan_files, read_ratios, resolve
 
 EVERY = ",".join(SMALL.prunable)
 
@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(options: list, said: str, call
 
 
 def test_needs_a_sweep_of_these_very_weights(call, at_home: Path, small: list, make_model, swept: list) -> None:
-    from tp_vgg.checkpoint import save
+    from tp_vgg.network.checkpoint import save
 
     status, _, err = call("plan", *small, "--out", "elsewhere", "--budget", "macs=0.5")
     assert (status, "sensitivity --kind structured" in one_line(err)) == (2, True)
@@ -176,13 +176,15 @@ def test_no_torch_on_the_way(tp_vgg, at_home: Path, swept: list) -> None:
 
 def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list, monkeypatch) -> None:
     """Which is not taken for somebody's own, nor for what the new prediction is of."""
-    from tp_vgg import storage
-    from tp_vgg.stages.plan import PlanOptions, planned, wrote
-    from tp_vgg.stages.settings import RunDir, Settings
+    from tp_vgg.files import atomic
+    from tp_vgg.rundir.contents import wrote
+    from tp_vgg.rundir.layout import RunDir
+    from tp_vgg.rundir.settings import Settings
+    from tp_vgg.stages.plan import PlanOptions, planned
 
     assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
     before = (at_home / "o/ratios.json").read_bytes()
-    rename = storage.rename
+    rename = atomic.rename
 
     def dies(source: Path, target: Path) -> None:
         if target.name == "ratios.json":
@@ -193,7 +195,7 @@ def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list
 
     again = ["plan", *swept, "--budget", "macs=0.5", "--round-to", "4", "--force"]
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "rename", dies)
+        patch.setattr(atomic, "rename", dies)
         assert call(*again)[0] == 130
     settings = Settings(out=Path("o"))
     run, asked = RunDir.of(settings), PlanOptions("structured", {"macs": 0.5}, 4)
@@ -204,7 +206,7 @@ def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list
 
 
 def test_what_can_t_be_written_changes_nothing(call, at_home: Path, swept: list, monkeypatch) -> None:
-    from tp_vgg import storage
+    from tp_vgg.files import atomic
 
     assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
     before = (files(at_home), (at_home / "o/plan.json").read_bytes())
@@ -212,8 +214,8 @@ def test_what_can_t_be_written_changes_nothing(call, at_home: Path, swept: list,
     def refused(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    make = storage.tempfile.mkstemp
-    monkeypatch.setattr(storage.tempfile, "mkstemp", lambda **o: refused() if "mine.json" in o["prefix"] else make(**o))
+    make = atomic.tempfile.mkstemp
+    monkeypatch.setattr(atomic.tempfile, "mkstemp", lambda **o: refused() if "mine.json" in o["prefix"] else make(**o))
     status, _, err = call("plan", *swept, "--budget", "macs=0.6", "--output", "mine.json")
     assert (status, "Permission denied" in err) == (1, True)
     assert (files(at_home), (at_home / "o/plan.json").read_bytes()) == before

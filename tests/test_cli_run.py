@@ -19,9 +19,9 @@ import pytest
 from conftest import files, one_line
 
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import FEWEST_TRIALS, cells_of
-from tp_vgg.search import NotFound
-from tp_vgg.spec import VGGSpec
+from tp_vgg.latency.table import FEWEST_TRIALS, cells_of
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.constrained_path import NotFound
 from tp_vgg.stages import run as pipeline
 from tp_vgg.stages.options import BenchmarkOptions
 
@@ -139,7 +139,7 @@ def test_a_budget_that_the_search_leaves_open_is_not_refused_before_the_sweep(mo
     def gives_up(*_args: object) -> None:
         raise NotFound
 
-    monkeypatch.setattr("tp_vgg.allocate.cheapest", gives_up)
+    monkeypatch.setattr("tp_vgg.planning.make_plan.cheapest", gives_up)
     pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.5, "macs": 0.5}))
 
 
@@ -238,7 +238,7 @@ def test_without_tensorboard_it_is_refused(call, at_home: Path, monkeypatch: pyt
 DRIVER = """
 import sys
 from tp_vgg.cli import main
-from tp_vgg.latencies import cells_of
+from tp_vgg.latency.table import cells_of
 from tp_vgg.stages import run
 from tp_vgg.stages.options import BenchmarkOptions
 run.BENCHMARK = BenchmarkOptions(cells_of(("folded",), ("fp32",), (1,)), 9)

@@ -17,10 +17,10 @@ import pytest
 import torch
 from conftest import QUICK, SMALL, files, one_line
 
-from tp_vgg.checkpoint import save
-from tp_vgg.records import LEVELS, Sensitivity
-from tp_vgg.sensitivity import sweep
-from tp_vgg.spec import VGGSpec
+from tp_vgg.network.checkpoint import save
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.sensitivity.sweep import sweep
+from tp_vgg.sensitivity.table import LEVELS, Sensitivity
 from tp_vgg.stages import sensitivity as stage
 
 OUTPUTS = ("{}_sensitivity.csv", "{}_sensitivity_results.pth", "records/{}_sensitivity.json")
@@ -213,7 +213,7 @@ def test_a_missing_baseline_is_trained_first(call, at_home: Path, monkeypatch) -
 
 
 def _one_step(settings, spec, *_):
-    from tp_vgg.recipe import Recipe
+    from tp_vgg.training.recipe import Recipe
 
     return Recipe(epochs=1, lr=0.01, batch_size=64, seed=0)
 
@@ -329,7 +329,7 @@ def test_ten_kills_leave_the_table_of_a_straight_run(tmp_path: Path, make_model)
 def test_python_and_command_line_count_alike(call, at_home: Path, small: list, make_model, digits, few_digits) -> None:
     assert call("sensitivity", *small, "--kind", "structured", "--out", "o", "--levels", "0.5")[0] == 0
     record = json.loads((at_home / "o/records/structured_sensitivity.json").read_text())
-    from tp_vgg.data import load_data
+    from tp_vgg.data.datasets import load_data
 
     few = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 60))
     table = sweep(make_model(), few.val, "structured", levels=(0.5,))

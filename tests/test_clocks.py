@@ -10,8 +10,9 @@ import pytest
 import torch
 from fakes import NEEDS_CUDA, FakeCuda
 
-from tp_vgg.clocks import CUDA_SAMPLE_SECONDS, CpuClock, CudaClock, TorchCuda
-from tp_vgg.cuda_graph import capture_graph
+from tp_vgg.latency.clock import CpuClock
+from tp_vgg.latency.cuda import CUDA_SAMPLE_SECONDS, CudaClock, TorchCuda
+from tp_vgg.machine.cuda_graph import capture_graph
 
 
 def test_a_cuda_sample_fills_its_time_with_one_synchronisation_at_each_end() -> None:

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tp_vgg import folder
-from tp_vgg.data import PAD, Normalisation, Split, augment, load_data, stratified
+from tp_vgg.data import folder
+from tp_vgg.data.augment import PAD, augment
+from tp_vgg.data.datasets import load_data
+from tp_vgg.data.split import Normalisation, Split, stratified
 from tp_vgg.errors import BadInput, WorkFailed
 
 CPU = torch.device("cpu")

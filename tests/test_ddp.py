@@ -10,9 +10,9 @@ import torch
 from conftest import files
 from test_cli_sensitivity import finish, launch
 
-from tp_vgg.checkpoint import load, save
-from tp_vgg.model import build
-from tp_vgg.spec import VGGSpec
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.network.vgg.model import build
+from tp_vgg.network.vgg.spec import VGGSpec
 
 THIN = VGGSpec((16, 24, 32, 32, 40, 40, 48, 48))
 OPTIONS = ["--dataset", "digits", "--limit-test", "150", "-q"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import QUICK
 
-from tp_vgg.checkpoint import load
+from tp_vgg.network.checkpoint import load
 
 DRIVER = """
 import json, sys

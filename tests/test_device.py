@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tp_vgg import device
+from tp_vgg.machine import device
 
 
 def group(path: Path, limit: str, used: int, cached: int) -> Path:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from tp_vgg import estimate
-from tp_vgg.estimate import estimate_seconds
-from tp_vgg.ranks import Ranks
-from tp_vgg.recipe import Recipe
-from tp_vgg.train import steps_alone
+from tp_vgg.machine.distributed import Ranks
+from tp_vgg.training import estimate
+from tp_vgg.training.estimate import estimate_seconds
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.trainer import steps_alone
 
 
 def test_an_estimate_leaves_the_model_alone(make_model, few_digits) -> None:

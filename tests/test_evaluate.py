@@ -8,8 +8,8 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from tp_vgg.evaluate import BLOCK, accuracy, predictions
-from tp_vgg.records import Accuracy
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.evaluate import BLOCK, accuracy, predictions
 
 
 def test_counts_what_a_plain_loop_counts(make_model, digits) -> None:

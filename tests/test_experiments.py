@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from conftest import SMALL
 
-from tp_vgg.checkpoint import save
+from tp_vgg.network.checkpoint import save
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tp_vgg.checkpoint import load, save
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.export import SUFFIXES, TOLERANCE, export, largest_difference, onnx_session, to_onnx
-from tp_vgg.structured import prune_structured
-from tp_vgg.unstructured import prune_unstructured
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.network.export import SUFFIXES, TOLERANCE, export, largest_difference, onnx_session, to_onnx
+from tp_vgg.pruning.structured import prune_structured
+from tp_vgg.pruning.unstructured import prune_unstructured
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_files_of_weights_are_read_back(make_model, tmp_path: Path, form) -> Non
 
 def test_ninety_five_percent_zeros_are_at_most_twelve_percent_of_the_file(tmp_path: Path) -> None:
     """At full width, where the weights outweigh all else; with the negative zeros that masks of others leave too."""
-    from tp_vgg.model import build
-    from tp_vgg.spec import VGGSpec
+    from tp_vgg.network.vgg.model import build
+    from tp_vgg.network.vgg.spec import VGGSpec
 
     model = build(VGGSpec.preset(head="linear"))
     save(model, tmp_path / "dense.pth")
@@ -87,17 +87,17 @@ def test_ninety_five_percent_zeros_are_at_most_twelve_percent_of_the_file(tmp_pa
 def test_nothing_is_kept_that_does_not_match(make_model, tmp_path: Path, monkeypatch) -> None:
     model = make_model()
     with monkeypatch.context() as patch:
-        patch.setattr("tp_vgg.export._program_runner", lambda _: lambda images: model(images) * 1.001)
+        patch.setattr("tp_vgg.network.export._program_runner", lambda _: lambda images: model(images) * 1.001)
         with pytest.raises(WorkFailed, match=r"differ by .*not kept"):
             export(model, tmp_path / "m.pt2", "torch")
-        patch.setattr("tp_vgg.export._program_runner", lambda _: lambda images: model(images)[:1])
+        patch.setattr("tp_vgg.network.export._program_runner", lambda _: lambda images: model(images)[:1])
         with pytest.raises(WorkFailed, match=r"gives \[1, 10\] for logits \[2, 10\]"):
             export(model, tmp_path / "m.pt2", "torch")
-        patch.setattr("tp_vgg.export._program_runner", lambda _: lambda images: model(images) * float("nan"))
+        patch.setattr("tp_vgg.network.export._program_runner", lambda _: lambda images: model(images) * float("nan"))
         with pytest.raises(WorkFailed, match="differ by inf"):
             export(model, tmp_path / "m.pt2", "torch")
         patch.setattr(
-            "tp_vgg.packed.pack",
+            "tp_vgg.files.bitmask.pack",
             lambda state: (dict(state, **{k: v + 1 for k, v in state.items() if k.endswith("bias")}), {}),
         )
         with pytest.raises(WorkFailed, match="other weights"):

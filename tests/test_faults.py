@@ -14,7 +14,7 @@ import pytest
 from conftest import QUICK
 from faults import Server, lose_unsynced
 
-from tp_vgg.checkpoint import load
+from tp_vgg.network.checkpoint import load
 
 COMMANDS: dict[str, list[str]] = {
     "train": ["train", "--dataset", "digits", "--head", "linear", "--limit-train", "32", "--limit-val", "20", "--limit-test", "20", "--epochs", "1", "--batch-size", "16"],

@@ -32,9 +32,9 @@ from pathlib import Path
 import torch
 import tp_vgg
 from tp_vgg.data import load_data
-from tp_vgg.device import fp32_arithmetic
-from tp_vgg.recipe import Recipe
-from tp_vgg.train import fit
+from tp_vgg.machine.device import fp32_arithmetic
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.trainer import fit
 warnings.simplefilter("error")
 LEAVES = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
 def leaves(): return [leaf.fp32_precision for leaf in LEAVES]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tp_vgg.history import Epoch, history_csv, read_history
+from tp_vgg.training.history import Epoch, history_csv, read_history
 
 
 def test_a_history_comes_back_from_its_file() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tp_vgg.hitmap import pack_hits, unpack_hits
+from tp_vgg.evaluation.hits import pack_hits, unpack_hits
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))

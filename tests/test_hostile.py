@@ -17,8 +17,8 @@ import torch
 from conftest import SMALL
 from mutations import Bases, mutate
 
-from tp_vgg.checkpoint import load, save
 from tp_vgg.errors import BadInput
+from tp_vgg.network.checkpoint import load, save
 
 QUICK, LONG = 500, 10_000
 """Files of the default run and of the long one."""

@@ -18,16 +18,19 @@ from test_hostile_text import Page, in_time
 from test_records import record
 from texts import EVIL, mutate
 
-from tp_vgg.allocate import make_plan
-from tp_vgg.checkpoint import load, save
 from tp_vgg.cli.options import budget_from
-from tp_vgg.curves import Curves
 from tp_vgg.errors import BadInput, printable
-from tp_vgg.history import Epoch, history_csv, read_history
-from tp_vgg.latencies import Latency, Staircase
-from tp_vgg.plans import Allocation, read_budget
-from tp_vgg.records import ModelRecord, Sensitivity
-from tp_vgg.storage import read_json
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.files.read import read_json
+from tp_vgg.latency.profile import Staircase
+from tp_vgg.latency.table import Latency
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.budget import read_budget
+from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.sensitivity.table import Sensitivity
+from tp_vgg.training.history import Epoch, history_csv, read_history
 
 NAMES = ["<img src=x onerror=alert(1)>", "\x1b[31mred", "new\nline", "back\\slash", "$\\frac{", os.fsdecode(b"no \xff utf-8"), "\u202ereversed", "-q"]  # fmt: skip
 """Of classes: what a file system allows."""

@@ -21,10 +21,11 @@ from markupsafe import Markup
 from texts import mutate
 
 from tp_vgg import cli
-from tp_vgg.checkpoint import save
-from tp_vgg.history import Epoch, history_csv
-from tp_vgg.model import build
-from tp_vgg.storage import Journal, write_text
+from tp_vgg.files.atomic import write_text
+from tp_vgg.files.journal import Journal
+from tp_vgg.network.checkpoint import save
+from tp_vgg.network.vgg.model import build
+from tp_vgg.training.history import Epoch, history_csv
 
 SHORT, LONG = 150, 3000
 """Cases of the default run and of the long one."""
@@ -169,7 +170,7 @@ def undrawn() -> Iterator[None]:
     """Figures are made, but take no time to be drawn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tp_vgg.report.page.inline_svg", lambda *_: Markup("<svg></svg>"))
-        patch.setattr("tp_vgg.stages.board.save_png", lambda _, path: write_text(path, "png"))
+        patch.setattr("tp_vgg.stages.outputs.save_png", lambda _, path: write_text(path, "png"))
         yield
 
 

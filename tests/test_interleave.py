@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from fakes import DEFAULT_MHZ, FakeCuda, ScriptedClock
 
-from tp_vgg.clocks import CudaClock
-from tp_vgg.interleave import LONG_BLOCK, WARM_UP_ROUNDS, Samples, Throttled, interleave
-from tp_vgg.latencies import FEW_TRIALS, TRIALS, Ratio
+from tp_vgg.latency.cuda import CudaClock
+from tp_vgg.latency.interleave import LONG_BLOCK, WARM_UP_ROUNDS, Samples, Throttled, interleave
+from tp_vgg.latency.table import FEW_TRIALS, TRIALS, Ratio
 
 SIDES = {name: (lambda name=name: name) for name in "abc"}
 
@@ -73,7 +73,7 @@ def throttling(mhz: Callable[[float], float], **options: Any) -> Samples:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tp_vgg.interleave.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("tp_vgg.latency.interleave.PAUSE_SECONDS", 0.0)
 
 
 def test_blocks_on_a_slow_clock_are_thrown_away_and_measured_again() -> None:

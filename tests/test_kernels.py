@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tp_vgg import kernels
-from tp_vgg.kernels import Direct, Flat, Kernel, Linear, Toeplitz, Winograd, choose
-from tp_vgg.step import Buffers, Step
+from tp_vgg.sensitivity import kernels
+from tp_vgg.sensitivity.fused_layer import Buffers, Step
+from tp_vgg.sensitivity.kernels import Direct, Flat, Kernel, Linear, Toeplitz, Winograd, choose
 
 CONVS = [(Direct(), 6), (Direct(), 5), (Winograd(), 2), (Winograd(), 8), (Toeplitz(), 2), (Flat(), 2)]
 

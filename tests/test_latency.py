@@ -14,16 +14,17 @@ import torch
 from fakes import DEFAULT_MHZ, NEEDS_CUDA, CudaOnCpu
 
 import tp_vgg
-from tp_vgg.bench import Bench
-from tp_vgg.cli.benchmark import render_benchmark
-from tp_vgg.clocks import CpuClock, CudaClock
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import Cell, Latency, LatencyRow, cells_of
-from tp_vgg.latency import measure, measure_latency
-from tp_vgg.probes import steps_of
-from tp_vgg.schedule import Schedule
-from tp_vgg.structured import prune_structured
-from tp_vgg.unstructured import prune_unstructured
+from tp_vgg.latency.benchmark import measure, measure_latency
+from tp_vgg.latency.clock import CpuClock
+from tp_vgg.latency.cuda import CudaClock
+from tp_vgg.latency.probes import steps_of
+from tp_vgg.latency.schedule import Schedule
+from tp_vgg.latency.table import Cell, Latency, LatencyRow, cells_of
+from tp_vgg.latency.timing_device import Bench
+from tp_vgg.pruning.structured import prune_structured
+from tp_vgg.pruning.unstructured import prune_unstructured
+from tp_vgg.report.tables import render_benchmark
 
 CPU = torch.device("cpu")
 FAST = 1e-4
@@ -173,7 +174,7 @@ def test_no_memory_is_a_row_and_not_a_crash(models, cpu: Bench, monkeypatch) -> 
     def full(*_args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("tp_vgg.latency.prepare", full)
+    monkeypatch.setattr("tp_vgg.latency.benchmark.prepare", full)
     found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
     assert {(row.verdict, row.reasons) for row in found.rows} == {("not available", ("out of memory",))}
     assert found.headline() is None
@@ -225,8 +226,8 @@ def test_a_probe_without_memory_costs_nothing(models, cpu: Bench, monkeypatch) -
     def full(*_args: Any, **_options: Any) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr("tp_vgg.probes.probe_layers", full)
-    monkeypatch.setattr("tp_vgg.probes.needs_reason", lambda row: row.model == "narrow")
+    monkeypatch.setattr("tp_vgg.latency.probes.probe_layers", full)
+    monkeypatch.setattr("tp_vgg.latency.probes.needs_reason", lambda row: row.model == "narrow")
     found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
     assert all(row.speedup for row in found.rows)
 
@@ -236,9 +237,9 @@ def probed(monkeypatch) -> list[tuple[int, str]]:
     """(first width, mode) of each probe, none of which is made; every row but the dense one's is in need of one."""
     seen: list[tuple[int, str]] = []
     monkeypatch.setattr(
-        "tp_vgg.probes._probed", lambda model, cell, *_: seen.append((model.spec.widths[0], cell.label)) or ()
+        "tp_vgg.latency.probes._probed", lambda model, cell, *_: seen.append((model.spec.widths[0], cell.label)) or ()
     )
-    monkeypatch.setattr("tp_vgg.probes.needs_reason", lambda row: row.model != "dense")
+    monkeypatch.setattr("tp_vgg.latency.probes.needs_reason", lambda row: row.model != "dense")
     return seen
 
 
@@ -281,7 +282,7 @@ def throttled_bench(mhz: Callable[[float], float]) -> Bench:
 
 def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
     """A clock that is low around two blocks, and one that stays low."""
-    monkeypatch.setattr("tp_vgg.interleave.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("tp_vgg.latency.interleave.PAUSE_SECONDS", 0.0)
     asked = itertools.count()
     some = throttled_bench(lambda _: 1000.0 if next(asked) in (2, 3, 4) else DEFAULT_MHZ)
     schedule = Schedule(cells_of(["eager", "folded"], ["fp32"], [1]), 9, probes=False)
@@ -293,7 +294,9 @@ def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
     assert {(row.verdict, row.reasons[0].partition(":")[0], row.slow_blocks) for row in low.rows} == {
         ("not available", "throttled", 18)
     }
-    assert "36 blocks thrown away" in render_benchmark(low) and "throttled: the clock was under 75%" in render_benchmark(low)
+    assert "36 blocks thrown away" in render_benchmark(
+        low
+    ) and "throttled: the clock was under 75%" in render_benchmark(low)
     assert "thrown away" not in render_benchmark(measure(models, schedule, throttled_bench(lambda _: DEFAULT_MHZ)))
     assert Latency.from_dict(json.loads(json.dumps(low.to_dict()))) == low
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from conftest import SMALL
 
-from tp_vgg.live_bytes import peak_live_bytes
-from tp_vgg.model import fold_batch_norm
+from tp_vgg.latency.tensor_memory import peak_live_bytes
+from tp_vgg.network.vgg.fold import fold_batch_norm
 
 
 def test_what_is_dropped_no_longer_counts() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tp_vgg.clocks import TorchCuda
-from tp_vgg.machine_state import NvidiaSmi, Nvml, cpu_cache_bytes, cpu_state, gpu_of, throttle_reasons
+from tp_vgg.latency.cuda import TorchCuda
+from tp_vgg.machine.sensors import NvidiaSmi, Nvml, cpu_cache_bytes, cpu_state, gpu_of, throttle_reasons
 
 SAID = {
     "driver_version": "580.1", "pstate": "P0", "clocks.sm": "1980", "clocks.mem": "2619", "clocks.max.sm": "1980", "temperature.gpu": "41",

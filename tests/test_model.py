@@ -4,10 +4,11 @@ import pytest
 import torch
 import torchvision
 
-from tp_vgg.checkpoint import from_state_dict
 from tp_vgg.errors import WorkFailed
-from tp_vgg.model import activation_after, build, fold_batch_norm, fold_head_columns, imagenet_weights, realised_spec
-from tp_vgg.spec import ARCHS, VGGSpec
+from tp_vgg.network.torchvision_weights import from_state_dict, imagenet_weights
+from tp_vgg.network.vgg.fold import fold_batch_norm, fold_head_columns
+from tp_vgg.network.vgg.model import activation_after, build, realised_spec
+from tp_vgg.network.vgg.spec import ARCHS, VGGSpec
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

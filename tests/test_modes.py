@@ -12,9 +12,9 @@ import torch
 from fakes import CudaOnCpu, FakeCuda
 from torch import nn
 
-from tp_vgg.clocks import TorchCuda
-from tp_vgg.latencies import GRAPHS, Cell
-from tp_vgg.modes import Unavailable, check_available, flush_denormals, prepare, ring_of
+from tp_vgg.latency.cuda import TorchCuda
+from tp_vgg.latency.modes import Unavailable, check_available, flush_denormals, prepare, ring_of
+from tp_vgg.latency.table import GRAPHS, Cell
 
 CPU = torch.device("cpu")
 ONE = ring_of(32, Cell("eager", "fp32", 1), CPU, 0)
@@ -45,7 +45,7 @@ def test_what_a_gpu_lacks_follows_from_its_capability() -> None:
 
 def test_a_cpu_without_bf16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for fast in (False, True):
-        monkeypatch.setattr("tp_vgg.modes.has_fast_bf16", lambda _, fast=fast: fast)
+        monkeypatch.setattr("tp_vgg.latency.modes.has_fast_bf16", lambda _, fast=fast: fast)
         if fast:
             check_available(Cell("eager", "bf16", 1), None)
         else:

@@ -15,16 +15,17 @@ from conftest import SMALL, files, one_line
 from PIL import Image
 from torch import nn
 
-from tp_vgg import folder
-from tp_vgg.checkpoint import load, save
-from tp_vgg.criteria import CRITERIA
-from tp_vgg.data import Normalisation, load_data
+from tp_vgg.data import folder
+from tp_vgg.data.datasets import load_data
+from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluate import accuracy, classes_of
-from tp_vgg.model import VGG
-from tp_vgg.records import Accuracy
-from tp_vgg.sensitivity import sweep
-from tp_vgg.structured import prune_structured
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.evaluate import accuracy, classes_of
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.criteria import CRITERIA
+from tp_vgg.pruning.structured import prune_structured
+from tp_vgg.sensitivity.sweep import sweep
 
 CPU = torch.device("cpu")
 GREY = np.linspace(0, 255, 64 * 64).reshape(64, 64)

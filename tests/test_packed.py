@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tp_vgg.checkpoint import load, save, to_dict
 from tp_vgg.errors import BadInput
-from tp_vgg.packed import pack, unpack
-from tp_vgg.unstructured import prune_unstructured
+from tp_vgg.files.bitmask import pack, unpack
+from tp_vgg.network.checkpoint import load, save, to_dict
+from tp_vgg.pruning.unstructured import prune_unstructured
 
 
 def bits(value: torch.Tensor) -> list[int]:

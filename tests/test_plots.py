@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from tp_vgg.latencies import Latency, LatencyRow, Staircase, Timed
-from tp_vgg.plots import (
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.latency.profile import Staircase, Timed
+from tp_vgg.latency.table import Latency, LatencyRow
+from tp_vgg.report.figures import (
     GONE,
     latency,
     luminance,
@@ -18,7 +20,7 @@ from tp_vgg.plots import (
     sensitivity_cost,
     staircase,
 )
-from tp_vgg.records import Accuracy, Point, Sensitivity
+from tp_vgg.sensitivity.table import Point, Sensitivity
 
 
 def heights(axis) -> np.ndarray:

@@ -7,10 +7,10 @@ import pages
 import pytest
 from conftest import SMALL
 
-from tp_vgg.latencies import Latency, LatencyRow
-from tp_vgg.quoted import fastest, gain_of, is_quoted
+from tp_vgg.latency.quoted import fastest, gain_of, is_quoted
+from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.report.page import render
-from tp_vgg.report.verdict import verdict
+from tp_vgg.report.summary import verdict
 
 PLACE = {"device": "a GPU", "cpu": "a CPU", "threads": 1}
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.cuda._utils import _get_device_index
 
-from tp_vgg import device as devices
-from tp_vgg import ranks
 from tp_vgg.errors import BadInput
-from tp_vgg.ranks import device_of_rank
+from tp_vgg.machine import device as devices
+from tp_vgg.machine import distributed
+from tp_vgg.machine.distributed import device_of_rank
 
 
 @pytest.fixture
@@ -58,10 +58,12 @@ def test_a_cpu_is_itself(cuda: list[str]) -> None:
 def test_nccl_is_told_its_device(device: str, backend: str, cuda: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     told = {}
-    monkeypatch.setattr(ranks.distributed, "init_process_group", lambda name, **more: told.update(more, name=name))
-    monkeypatch.setattr(ranks.distributed, "destroy_process_group", lambda: None)
-    monkeypatch.setattr(ranks.distributed, "get_rank", lambda: 1)
-    with ranks.joined(torch.device(device)) as joined:
+    monkeypatch.setattr(
+        distributed.distributed, "init_process_group", lambda name, **more: told.update(more, name=name)
+    )
+    monkeypatch.setattr(distributed.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(distributed.distributed, "get_rank", lambda: 1)
+    with distributed.joined(torch.device(device)) as joined:
         assert (joined.rank, joined.size) == (1, 2)
     assert told["name"] == backend
     assert told["device_id"] == (torch.device(device) if backend == "nccl" else None)
@@ -71,10 +73,10 @@ def test_what_a_library_prints_while_processes_join_is_no_result(monkeypatch: py
     """As gloo of torch 2.10 does, by C's printf, whose buffer is emptied when it likes."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     printf = ctypes.CDLL(None).printf
-    monkeypatch.setattr(ranks.distributed, "init_process_group", lambda *_, **__: printf(b"[Gloo] connected\n"))
-    monkeypatch.setattr(ranks.distributed, "destroy_process_group", lambda: None)
-    monkeypatch.setattr(ranks.distributed, "get_rank", lambda: 0)
-    with ranks.joined(torch.device("cpu")):
+    monkeypatch.setattr(distributed.distributed, "init_process_group", lambda *_, **__: printf(b"[Gloo] connected\n"))
+    monkeypatch.setattr(distributed.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(distributed.distributed, "get_rank", lambda: 0)
+    with distributed.joined(torch.device("cpu")):
         os.write(1, b"a result\n")
     ctypes.CDLL(None).fflush(None)
     assert capfd.readouterr() == ("a result\n", "[Gloo] connected\n")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tp_vgg.errors import BadInput
-from tp_vgg.ratios import MAX_BYTES, Plan, check_layers, read_ratios, resolve, resolve_sparsity
-from tp_vgg.spec import VGGSpec
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.ratios import MAX_BYTES, Plan, check_layers, read_ratios, resolve, resolve_sparsity
 
 SPEC = VGGSpec.preset()
 

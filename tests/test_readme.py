@@ -37,7 +37,7 @@ def test_every_command_line_in_the_readme_parses() -> None:
 
 
 def test_the_python_example_runs(tmp_path: Path, make_model) -> None:
-    from tp_vgg.checkpoint import save
+    from tp_vgg.network.checkpoint import save
 
     code = re.search(r"## From Python\n\n```python\n(.*?)```", README, re.DOTALL)
     assert code is not None

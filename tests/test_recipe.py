@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tp_vgg.recipe import FIRST, LAST, Recipe
+from tp_vgg.training.recipe import FIRST, LAST, Recipe
 
 STEPS = 25
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from tp_vgg.hitmap import pack_hits
-from tp_vgg.records import Accuracy, ModelRecord
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.hits import pack_hits
+from tp_vgg.evaluation.record import ModelRecord
 
 
 def record(hits: list[int], **changed: object) -> ModelRecord:

@@ -9,16 +9,16 @@ import pytest
 import torch
 from conftest import SMALL, VARIANTS
 
-from tp_vgg.data import Normalisation
-from tp_vgg.engine import Engine
+from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluate import calibration_sample
-from tp_vgg.ranks import ALONE
-from tp_vgg.sensitivity import sweep
-from tp_vgg.spec import Kind
-from tp_vgg.structured import prune_structured
-from tp_vgg.tally import Sweep
-from tp_vgg.unstructured import prune_unstructured
+from tp_vgg.machine.distributed import ALONE
+from tp_vgg.pruning.calibration import calibration_sample
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.structured import prune_structured
+from tp_vgg.pruning.unstructured import prune_unstructured
+from tp_vgg.sensitivity.engine import Engine
+from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.sweep import sweep
 
 LEVELS = (0.0, 0.25, 0.5, 0.75)
 
@@ -64,9 +64,9 @@ def test_logits_are_those_of_each_network_recalibrated(variant: str, kind: Kind,
 
 
 def test_the_table_says_so_and_drops_are_smaller(digits) -> None:
-    from tp_vgg.model import build
-    from tp_vgg.recipe import Recipe
-    from tp_vgg.train import fit
+    from tp_vgg.network.vgg.model import build
+    from tp_vgg.training.recipe import Recipe
+    from tp_vgg.training.trainer import fit
 
     torch.manual_seed(0)
     model = build(replace(SMALL, widths=(16, 24, 32, 32, 40, 40, 48, 48), hidden=()))

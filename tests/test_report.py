@@ -13,17 +13,17 @@ import pages
 import pytest
 from conftest import SMALL, VARIANTS
 
-from tp_vgg import plots
-from tp_vgg.curves import Curves
-from tp_vgg.hitmap import pack_hits
-from tp_vgg.latencies import Latency, LatencyRow
-from tp_vgg.report.drawing import blocks
+from tp_vgg.evaluation.hits import pack_hits
+from tp_vgg.latency.table import Latency, LatencyRow
+from tp_vgg.latency.verdicts import UNEXPLAINED
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.report import figures
 from tp_vgg.report.explorer import explorer_data
+from tp_vgg.report.network_drawing import blocks
 from tp_vgg.report.page import Drawn, digits, render
+from tp_vgg.report.summary import verdict
 from tp_vgg.report.svg import inline_svg
-from tp_vgg.report.verdict import verdict
-from tp_vgg.spec import VGGSpec
-from tp_vgg.verdicts import UNEXPLAINED
 
 EVIL = '<script>alert("1")</script>'
 
@@ -71,7 +71,7 @@ def test_a_text_stays_text() -> None:
         environment={"device": "cpu", "cpu": EVIL, "threads": 1, EVIL: EVIL},
     )  # fmt: skip
     table = replace(pages.sweep(SMALL), key=EVIL, importance=EVIL)
-    figure = plots.history({EVIL: pages.findings(SMALL).drawn and [_epoch()]})
+    figure = figures.history({EVIL: pages.findings(SMALL).drawn and [_epoch()]})
     names = (EVIL, f"2{EVIL}", f"3{EVIL}")
     timed = pages.latency(names, EVIL)
     found = pages.findings(
@@ -87,7 +87,7 @@ def test_a_text_stays_text() -> None:
 
 
 def _epoch():
-    from tp_vgg.history import Epoch
+    from tp_vgg.training.history import Epoch
 
     return Epoch(1, 0.1, 1.0, 50.0, 50.0, 1.0)
 
@@ -225,7 +225,7 @@ def test_a_shortfall_without_a_reason_is_said_as_such() -> None:
 
 def test_figures_do_not_share_ids() -> None:
     table = pages.sweep(SMALL)
-    one, two = (inline_svg(plots.sensitivity_cost(table), name, "a label") for name in ("one", "two"))
+    one, two = (inline_svg(figures.sensitivity_cost(table), name, "a label") for name in ("one", "two"))
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
     assert ids[0] and not ids[0] & ids[1]
     for svg, known in zip((one, two), ids, strict=True):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tp_vgg.search import NotFound, Path, _front, _front_of_two, cheapest
+from tp_vgg.planning.constrained_path import NotFound, Path, _front, _front_of_two, cheapest
 
 
 def random_chain(rng: np.random.Generator, *, limits: int, coupled: bool, whole: bool) -> list[np.ndarray]:

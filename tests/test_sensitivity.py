@@ -15,26 +15,30 @@ from conftest import SMALL, variants
 from test_chain import WIDE
 
 import tp_vgg
-from tp_vgg import engine as engine_module
-from tp_vgg import points, tally
-from tp_vgg.data import Normalisation, Split
-from tp_vgg.device import screening_pays
-from tp_vgg.engine import Engine
+from tp_vgg.data.split import Normalisation, Split
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluate import predictions
-from tp_vgg.model import VGG, build
-from tp_vgg.points import MOST_REDONE, SAFETY, Classifier, calibrated
-from tp_vgg.ranks import ALONE
-from tp_vgg.ratios import Plan, resolve
-from tp_vgg.recipe import Recipe
-from tp_vgg.records import Sensitivity
-from tp_vgg.sensitivity import run, sweep
-from tp_vgg.spec import Kind, VGGSpec
-from tp_vgg.storage import Journal
-from tp_vgg.structured import accumulate_gradients, prune_structured, remove_channels
-from tp_vgg.tally import Sweep, Tally
-from tp_vgg.train import fit
-from tp_vgg.unstructured import prune_unstructured
+from tp_vgg.evaluation.evaluate import predictions
+from tp_vgg.files.journal import Journal
+from tp_vgg.machine.distributed import ALONE
+from tp_vgg.machine.precision import screening_pays
+from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.gradients import accumulate_gradients
+from tp_vgg.pruning.ratios import Plan, resolve
+from tp_vgg.pruning.structured import prune_structured, remove_channels
+from tp_vgg.pruning.unstructured import prune_unstructured
+from tp_vgg.sensitivity import engine as engine_module
+from tp_vgg.sensitivity import hit_table
+from tp_vgg.sensitivity import levels as points
+from tp_vgg.sensitivity.engine import Engine
+from tp_vgg.sensitivity.hit_table import Tally
+from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.screening import MOST_REDONE, SAFETY, Classifier, calibrated
+from tp_vgg.sensitivity.sweep import run, sweep
+from tp_vgg.sensitivity.table import Sensitivity
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.trainer import fit
 
 LEVELS = (0.0, 0.3, 0.5, 0.96)
 """0.96 leaves one channel of 12 to 36: the largest that is legal for the thinnest layer but one."""
@@ -346,7 +350,7 @@ def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
     parts = []
     for rank in range(2):
 
-        class Half(tally.Ranks):
+        class Half(hit_table.Ranks):
             def add(self, tensor):
                 return tensor
 
@@ -442,7 +446,7 @@ def test_images_are_redone_in_batches_of_few_sizes(kind: Kind, trained, digits, 
 def test_auto_screens_only_where_that_was_measured_to_be_faster(make_model, monkeypatch) -> None:
     """Not on a CPU with AVX512-BF16, where screening took longer than fp32."""
     for hardware in (True, False):
-        monkeypatch.setattr("tp_vgg.device.has_fast_bf16", lambda _, found=hardware: found)
+        monkeypatch.setattr("tp_vgg.machine.device.has_fast_bf16", lambda _, found=hardware: found)
         assert Sweep.of(make_model(), "structured").precision == "fp32"
         assert screening_pays(torch.device("cuda")) is hardware
     assert Sweep.of(make_model(), "structured", precision="screened").precision == "screened"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from tp_vgg.errors import BadInput
-from tp_vgg.model import build, empty
-from tp_vgg.spec import ARCHS, HEADS, STAGES, VGGSpec
+from tp_vgg.network.vgg.model import build, empty
+from tp_vgg.network.vgg.spec import ARCHS, HEADS, STAGES, VGGSpec
 
 
 def flops(spec: VGGSpec) -> int:

@@ -8,11 +8,13 @@ import torch
 from conftest import SMALL
 from fakes import FakeCuda, ScriptedClock
 
-from tp_vgg import staircase
-from tp_vgg.clocks import CudaClock
-from tp_vgg.latencies import Cell
-from tp_vgg.spec import LayerRow, VGGSpec
-from tp_vgg.staircase import REPEATS, Grid, lower_widths, probe_layers, probe_network, profile_layer
+from tp_vgg.latency import staircase
+from tp_vgg.latency.cuda import CudaClock
+from tp_vgg.latency.probes import lower_widths, probe_layers, probe_network
+from tp_vgg.latency.staircase import REPEATS, Grid, profile_layer
+from tp_vgg.latency.table import Cell
+from tp_vgg.network.layers import LayerRow
+from tp_vgg.network.vgg.spec import VGGSpec
 
 CPU = torch.device("cpu")
 CELL = Cell("folded", "fp32", 2)
@@ -54,7 +56,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
         built[len(convs)] += 1
         return lambda: str(convs[0][1])
 
-    monkeypatch.setattr("tp_vgg.staircase._conv_call", conv_call)
+    monkeypatch.setattr("tp_vgg.latency.staircase._conv_call", conv_call)
     return built
 
 
@@ -106,7 +108,7 @@ LAUNCH = 1e-4
 def launched(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """A device on which a conv takes a microsecond an output channel, and its launch far longer."""
     cuda = FakeCuda(launch=LAUNCH)
-    monkeypatch.setattr("tp_vgg.staircase._conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
+    monkeypatch.setattr("tp_vgg.latency.staircase._conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
     return cuda
 
 
@@ -136,7 +138,7 @@ def test_a_replay_is_no_longer_than_a_sample_needs(monkeypatch: pytest.MonkeyPat
 
     for seconds, repeats in ((1e-5, REPEATS), (0.002, 5), (0.3, 1)):
         cuda = Spied()
-        monkeypatch.setattr("tp_vgg.staircase._conv_call", lambda *_, c=cuda, s=seconds: c.takes(s))
+        monkeypatch.setattr("tp_vgg.latency.staircase._conv_call", lambda *_, c=cuda, s=seconds: c.takes(s))
         (timed,) = profile_layer(SMALL.rows[1], ((8, 4),), CELL, CPU, CudaClock(cuda), cuda=cuda)
         assert timed.median_us == pytest.approx(1e6 * seconds)
         assert seen.pop() == repeats
@@ -157,7 +159,7 @@ def test_a_layers_graphs_are_gone_before_the_next_layer(launched: FakeCuda, monk
 
     monkeypatch.setattr(launched, "capture", capture)
     monkeypatch.setattr(
-        "tp_vgg.staircase.release_memory", lambda: alive.append(sum(one() is not None for one in graphs))
+        "tp_vgg.latency.staircase.release_memory", lambda: alive.append(sum(one() is not None for one in graphs))
     )
     for row in SMALL.rows[1:3]:
         list(profile_layer(row, ((8, 4), (8, 8)), CELL, CPU, CudaClock(launched), cuda=launched))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from tp_vgg.latencies import FEW_TRIALS, TRIALS
+from tp_vgg.latency.table import FEW_TRIALS, TRIALS
 from tp_vgg.stats import median_interval, paired_difference, quartiles, wilson
 
 

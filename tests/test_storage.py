@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from tp_vgg.errors import BadInput
-from tp_vgg.storage import Journal, aside, fingerprint, locked, read_json, write_atomic, write_json, write_text
+from tp_vgg.files.atomic import write_atomic, write_json, write_text
+from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.files.journal import Journal, aside
+from tp_vgg.files.lock import locked
+from tp_vgg.files.read import read_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -58,7 +62,7 @@ def test_fingerprints_tell_parts_apart() -> None:
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    script = f"import sys; from tp_vgg.storage import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    script = f"import sys; from tp_vgg.files.atomic import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:

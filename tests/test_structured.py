@@ -7,14 +7,16 @@ import torch
 import torch_pruning as tp
 from conftest import SMALL, VARIANTS
 
-from tp_vgg import structured
-from tp_vgg.criteria import CRITERIA
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.model import build, prunable_layers
-from tp_vgg.ratios import Plan, resolve
-from tp_vgg.spec import VGGSpec
-from tp_vgg.structured import accumulate_gradients, double_copy, prove, prune_structured, rank, shrink, top
-from tp_vgg.unstructured import mask_layers
+from tp_vgg.network.vgg.model import build, prunable_layers
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning import structured
+from tp_vgg.pruning.criteria import CRITERIA
+from tp_vgg.pruning.equivalence import double_copy, prove
+from tp_vgg.pruning.gradients import accumulate_gradients
+from tp_vgg.pruning.ratios import Plan, resolve
+from tp_vgg.pruning.structured import prune_structured, rank, shrink, top
+from tp_vgg.pruning.unstructured import mask_layers
 
 X = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

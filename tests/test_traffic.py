@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tp_vgg.model import build, fold_batch_norm
-from tp_vgg.spec import VGGSpec
-from tp_vgg.traffic import bytes_moved, operators
+from tp_vgg.latency.traffic import bytes_moved, operators
+from tp_vgg.network.vgg.fold import fold_batch_norm
+from tp_vgg.network.vgg.model import build
+from tp_vgg.network.vgg.spec import VGGSpec
 
 THIN = VGGSpec((1,) * 8, image_size=32)
 WEIGHTS = 27 + 7 * 9 + 10

@@ -10,15 +10,17 @@ import pytest
 import torch
 from conftest import SMALL, VARIANTS, fresh, weights
 
-from tp_vgg import train
-from tp_vgg.device import has_fast_bf16
 from tp_vgg.errors import WorkFailed
-from tp_vgg.evaluate import accuracy
-from tp_vgg.model import build
-from tp_vgg.ratios import Plan
-from tp_vgg.recipe import Recipe
-from tp_vgg.train import fit
-from tp_vgg.unstructured import Gradual, is_masked, mask_layers, remove_masks
+from tp_vgg.evaluation.evaluate import accuracy
+from tp_vgg.machine.precision import has_fast_bf16
+from tp_vgg.network.masks import is_masked
+from tp_vgg.network.vgg.model import build
+from tp_vgg.pruning.gradual import Gradual
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.unstructured import mask_layers, remove_masks
+from tp_vgg.training import trainer
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.trainer import fit
 
 LINEAR = VARIANTS["bn-linear"]
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=32, seed=1)
@@ -65,7 +67,7 @@ def test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers(
     straight = fresh()
     history = run(straight, few_digits)
     partial = tmp_path / "m.partial.pth"
-    step = train._Run.train_step
+    step = trainer._Run.train_step
     steps = []
 
     def interrupting(self):
@@ -74,7 +76,7 @@ def test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers(
             os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
-    monkeypatch.setattr(train._Run, "train_step", interrupting)
+    monkeypatch.setattr(trainer._Run, "train_step", interrupting)
     with pytest.raises(KeyboardInterrupt):
         run(fresh(), few_digits, partial=partial)
     assert steps == list(range(stop_at)), "the step in hand was finished"
@@ -89,7 +91,7 @@ def test_a_finished_fit_is_not_done_again(few_digits, tmp_path: Path, monkeypatc
     partial = tmp_path / "m.partial.pth"
     first = fresh()
     run(first, few_digits, partial=partial)
-    monkeypatch.setattr(train._Run, "train_step", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer._Run, "train_step", lambda _: pytest.fail("trained again"))
     second = fresh()
     run(second, few_digits, partial=partial)
     assert torch.equal(weights(first), weights(second))
@@ -119,7 +121,7 @@ def test_a_partial_of_other_work_is_ignored(change: str, few_digits, tmp_path: P
 def test_other_works_partial_is_put_aside_and_found_again(few_digits, tmp_path: Path, monkeypatch) -> None:
     """A, interrupted; B, from start to end under the same name; A again goes on where it was."""
     partial = tmp_path / "m.partial.pth"
-    step = train._Run.train_step
+    step = trainer._Run.train_step
 
     def interrupting(self):
         if self.step == 4:
@@ -127,20 +129,20 @@ def test_other_works_partial_is_put_aside_and_found_again(few_digits, tmp_path: 
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "train_step", interrupting)
+        patch.setattr(trainer._Run, "train_step", interrupting)
         with pytest.raises(KeyboardInterrupt):
             run(fresh(), few_digits, partial=partial)
     run(fresh(), few_digits, replace(RECIPE, lr=0.01), partial=partial)
     partial.unlink()
     seen = []
-    monkeypatch.setattr(train._Run, "train_step", lambda self: (seen.append(self.step), step(self))[1])
+    monkeypatch.setattr(trainer._Run, "train_step", lambda self: (seen.append(self.step), step(self))[1])
     run(fresh(), few_digits, partial=partial)
     assert seen == [5, 6, 7, 8]
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch(few_digits, tmp_path: Path, monkeypatch) -> None:
     partial = tmp_path / "m.partial.pth"
-    step = train._Run.train_step
+    step = trainer._Run.train_step
 
     def poisoned(self):
         if self.step == 5:
@@ -148,7 +150,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch(few_digits, tmp_p
                 self.model.features[0].weight.fill_(float("nan"))
         return step(self)
 
-    monkeypatch.setattr(train._Run, "train_step", poisoned)
+    monkeypatch.setattr(trainer._Run, "train_step", poisoned)
     with pytest.raises(WorkFailed, match=r"non-finite at step 6 of 9; the last good epoch is kept in .*smaller --lr"):
         run(fresh(), few_digits, partial=partial)
     kept = torch.load(partial, weights_only=True)
@@ -219,7 +221,7 @@ def test_bf16_autocast_trains(few_digits) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fit_on_cuda(digits) -> None:
-    from tp_vgg.data import load_data
+    from tp_vgg.data.datasets import load_data
 
     data = load_data("digits", Path("x"), torch.device("cuda"))
     for precision in (torch.float32, torch.bfloat16):
@@ -259,7 +261,7 @@ def test_gradual_masks_end_where_masks_at_once_do(goal: str, few_digits) -> None
 def test_an_epoch_before_the_masks_are_final_is_never_the_best(few_digits, monkeypatch) -> None:
     right = iter([40, 1, 0])  # as if pruning had cost everything
     labels = few_digits.val.labels
-    monkeypatch.setattr(train, "predictions", lambda *_: labels + (torch.arange(len(labels)) >= next(right)))
+    monkeypatch.setattr(trainer, "predictions", lambda *_: labels + (torch.arange(len(labels)) >= next(right)))
     model = fresh(LINEAR)
     gradual = Gradual(Plan(dict.fromkeys(LINEAR.prunable, 0.8), "t"))
     gradual.begin(model)
@@ -275,7 +277,7 @@ def test_a_gradual_fit_goes_on_from_its_partial(few_digits, tmp_path: Path, monk
     for model in (straight, resumed):
         gradual.begin(model)
     run(straight, few_digits, masking=gradual)
-    step = train._Run.train_step
+    step = trainer._Run.train_step
 
     def interrupting(self):
         if self.step == 4:
@@ -283,7 +285,7 @@ def test_a_gradual_fit_goes_on_from_its_partial(few_digits, tmp_path: Path, monk
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "train_step", interrupting)
+        patch.setattr(trainer._Run, "train_step", interrupting)
         with pytest.raises(KeyboardInterrupt):
             run(resumed, few_digits, masking=gradual, partial=tmp_path / "m.partial.pth")
     resumed = fresh(LINEAR)

@@ -12,13 +12,14 @@ import pytest
 import torch
 from conftest import VARIANTS, fresh, weights
 
-from tp_vgg import train
-from tp_vgg.device import fp32_flags
-from tp_vgg.ratios import Plan
-from tp_vgg.recipe import Recipe
-from tp_vgg.train import fit
-from tp_vgg.training_step import EAGER_STEPS, ReplayedStep, TrainingStep, draw_epoch
-from tp_vgg.unstructured import Gradual, mask_layers, remove_masks
+from tp_vgg.machine.precision import fp32_flags
+from tp_vgg.pruning.gradual import Gradual
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.unstructured import mask_layers, remove_masks
+from tp_vgg.training import trainer
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.step import EAGER_STEPS, ReplayedStep, TrainingStep, draw_epoch
+from tp_vgg.training.trainer import fit
 
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=20, seed=1)
 """96 images: four whole batches and one of 16."""
@@ -102,8 +103,8 @@ def test_a_step_that_can_not_be_captured_is_run_without(few_digits) -> None:
 def replayed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """fit() as on CUDA, with graphs that are the call itself."""
     captured: list[object] = []
-    monkeypatch.setattr(train, "replays", lambda *_: True)
-    monkeypatch.setattr(train, "capture_graph", lambda call, **_: captured.append(call) or call)
+    monkeypatch.setattr(trainer, "replays", lambda *_: True)
+    monkeypatch.setattr(trainer, "capture_graph", lambda call, **_: captured.append(call) or call)
     return captured
 
 
@@ -119,7 +120,7 @@ def test_a_replayed_fit_goes_on_where_it_was_interrupted(
     straight, resumed = fresh(), fresh()
     history = trained(straight)
     assert len(replayed) == 1
-    step = train._Run.train_step
+    step = trainer._Run.train_step
 
     def interrupting(self):
         if self.step == stop_at:
@@ -127,7 +128,7 @@ def test_a_replayed_fit_goes_on_where_it_was_interrupted(
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "train_step", interrupting)
+        patch.setattr(trainer._Run, "train_step", interrupting)
         with pytest.raises(KeyboardInterrupt):
             trained(resumed, partial=tmp_path / "m.partial.pth")
     kept = torch.load(tmp_path / "m.partial.pth", weights_only=True)
@@ -153,8 +154,8 @@ def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(few_digits
         )
         return call
 
-    monkeypatch.setattr(train, "replays", lambda *_: True)
-    monkeypatch.setattr(train, "capture_graph", capture)
+    monkeypatch.setattr(trainer, "replays", lambda *_: True)
+    monkeypatch.setattr(trainer, "capture_graph", capture)
     fit(model, few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True)
     assert not alive
     remove_masks(model)
@@ -175,8 +176,8 @@ def test_a_finished_fit_keeps_nothing_of_its_graph(few_digits, monkeypatch) -> N
         def __call__(self) -> None:
             self.call()
 
-    monkeypatch.setattr(train, "replays", lambda *_: True)
-    monkeypatch.setattr(train, "capture_graph", lambda call, **_: Graph(call))
+    monkeypatch.setattr(trainer, "replays", lambda *_: True)
+    monkeypatch.setattr(trainer, "capture_graph", lambda call, **_: Graph(call))
     gc.collect()
     gc.disable()
     try:
@@ -189,7 +190,7 @@ def test_a_finished_fit_keeps_nothing_of_its_graph(few_digits, monkeypatch) -> N
 def test_masks_that_grow_are_seen_by_a_replayed_step(few_digits, monkeypatch, replayed: list[object]) -> None:
     models = []
     for replays in (True, False):
-        monkeypatch.setattr(train, "replays", lambda *_, on=replays: on)
+        monkeypatch.setattr(trainer, "replays", lambda *_, on=replays: on)
         model = fresh(VARIANTS["bn-linear"])
         gradual = Gradual(None, 0.7, every=1)
         gradual.begin(model)
@@ -203,8 +204,8 @@ def test_masks_that_grow_are_seen_by_a_replayed_step(few_digits, monkeypatch, re
 def test_fp32_training_is_fp32(few_digits, monkeypatch) -> None:
     """As evaluation is: no TF32 stands in for it on CUDA, and cuDNN repeats its bits."""
     found = []
-    step = train._Run.train_step
-    monkeypatch.setattr(train._Run, "train_step", lambda self: (found.append(fp32_flags()), step(self))[1])
+    step = trainer._Run.train_step
+    monkeypatch.setattr(trainer._Run, "train_step", lambda self: (found.append(fp32_flags()), step(self))[1])
     fit(fresh(), few_digits, replace(RECIPE, epochs=1), normalisation=few_digits.normalisation, quiet=True)
     wanted = {"cuda_matmul": "ieee", "cudnn_conv": "ieee", "cudnn_benchmark": False, "cudnn_deterministic": True}
     assert found and all(flags == wanted for flags in found)
@@ -214,13 +215,15 @@ def test_fp32_training_is_fp32(few_digits, monkeypatch) -> None:
 @pytest.mark.parametrize("where", ["weight", "running_var"])
 def test_one_number_that_is_none_is_found(value: float, where: str, few_digits) -> None:
     model = fresh()
-    run = train._Run(model, few_digits, RECIPE, few_digits.normalisation, torch.float32, None, None, train.ALONE, None)
+    run = trainer._Run(
+        model, few_digits, RECIPE, few_digits.normalisation, torch.float32, None, None, trainer.ALONE, None
+    )
     run.train_step()
     run.check_finite()
     with torch.no_grad():
         tensor = next(v for name, v in model.state_dict().items() if name.endswith(where))
         tensor[(0,) * tensor.ndim] = value
-    with pytest.raises(train.WorkFailed, match="non-finite at step 1 of 15"):
+    with pytest.raises(trainer.WorkFailed, match="non-finite at step 1 of 15"):
         run.check_finite()
 
 
@@ -238,12 +241,12 @@ def test_what_is_kept_of_a_finished_fit_is_its_best_epoch(few_digits, tmp_path: 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_cuda_graph_trains_as_single_kernels_do(precision: torch.dtype, masked: bool, monkeypatch) -> None:
-    from tp_vgg.data import load_data
+    from tp_vgg.data.datasets import load_data
 
     data = load_data("digits", Path("x"), torch.device("cuda"), limits=(320, 60, 60))
     states = []
     for replays in (True, True, False):
-        monkeypatch.setattr(train, "replays", lambda *_, on=replays: on)
+        monkeypatch.setattr(trainer, "replays", lambda *_, on=replays: on)
         model = fresh()
         if masked:
             mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))

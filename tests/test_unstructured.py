@@ -5,19 +5,11 @@ import torch
 from conftest import SMALL
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.ratios import Plan
-from tp_vgg.structured import accumulate_gradients
-from tp_vgg.unstructured import (
-    count_nonzero,
-    is_masked,
-    layer_sparsity,
-    magnitude_masks,
-    mask_global,
-    mask_layers,
-    prune_unstructured,
-    remove_masks,
-    taylor_scores,
-)
+from tp_vgg.network.count import count_nonzero, layer_sparsity
+from tp_vgg.network.masks import is_masked
+from tp_vgg.pruning.gradients import accumulate_gradients, taylor_scores
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.unstructured import magnitude_masks, mask_global, mask_layers, prune_unstructured, remove_masks
 
 
 def zeros(model, name: str) -> int:

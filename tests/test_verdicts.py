@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from tp_vgg.latencies import LatencyRow, Ratio
-from tp_vgg.spec import VGGSpec
-from tp_vgg.traffic import Memory, bytes_moved
-from tp_vgg.verdicts import UNEXPLAINED, Step, explain, verdict
+from tp_vgg.latency.table import LatencyRow, Ratio
+from tp_vgg.latency.traffic import Memory, bytes_moved
+from tp_vgg.latency.verdicts import UNEXPLAINED, Step, explain, verdict
+from tp_vgg.network.vgg.spec import VGGSpec
 
 DENSE = VGGSpec.preset(head="linear")
 HALF = DENSE.with_widths({name: width // 2 for name, width in DENSE.prunable.items()})

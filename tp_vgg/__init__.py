@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tp_vgg.allocate import make_plan
-    from tp_vgg.checkpoint import load, save
-    from tp_vgg.latency import measure_latency
-    from tp_vgg.model import build
-    from tp_vgg.ratios import read_ratios
-    from tp_vgg.sensitivity import sweep
-    from tp_vgg.spec import VGGSpec
-    from tp_vgg.structured import prune_structured
-    from tp_vgg.unstructured import prune_unstructured
+    from tp_vgg.latency.benchmark import measure_latency
+    from tp_vgg.network.checkpoint import load, save
+    from tp_vgg.network.vgg.model import build
+    from tp_vgg.network.vgg.spec import VGGSpec
+    from tp_vgg.planning.make_plan import make_plan
+    from tp_vgg.pruning.ratios import read_ratios
+    from tp_vgg.pruning.structured import prune_structured
+    from tp_vgg.pruning.unstructured import prune_unstructured
+    from tp_vgg.sensitivity.sweep import sweep
 
 _HOMES = {
-    "VGGSpec": "tp_vgg.spec",
-    "build": "tp_vgg.model",
-    "load": "tp_vgg.checkpoint",
-    "save": "tp_vgg.checkpoint",
-    "read_ratios": "tp_vgg.ratios",
-    "make_plan": "tp_vgg.allocate",
-    "measure_latency": "tp_vgg.latency",
-    "prune_structured": "tp_vgg.structured",
-    "prune_unstructured": "tp_vgg.unstructured",
-    "sweep": "tp_vgg.sensitivity",
+    "VGGSpec": "tp_vgg.network.vgg.spec",
+    "build": "tp_vgg.network.vgg.model",
+    "load": "tp_vgg.network.checkpoint",
+    "save": "tp_vgg.network.checkpoint",
+    "read_ratios": "tp_vgg.pruning.ratios",
+    "make_plan": "tp_vgg.planning.make_plan",
+    "measure_latency": "tp_vgg.latency.benchmark",
+    "prune_structured": "tp_vgg.pruning.structured",
+    "prune_unstructured": "tp_vgg.pruning.unstructured",
+    "sweep": "tp_vgg.sensitivity.sweep",
 }
 
 __all__ = [

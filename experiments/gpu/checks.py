@@ -16,17 +16,19 @@ import torch
 from latency import narrowed
 
 from gpu.common import DEVICE, FAILED, THIN, attempt, dense_model, finish
-from tp_vgg.clocks import TorchCuda
-from tp_vgg.cuda_graph import Call
-from tp_vgg.data import DataSet, load_data
-from tp_vgg.device import PeakMemory, fp32_arithmetic, pick_precision
-from tp_vgg.latencies import GRAPHS, Cell
-from tp_vgg.model import VGG, build, fold_batch_norm
-from tp_vgg.modes import prepare, ring_of
-from tp_vgg.ratios import Plan
-from tp_vgg.recipe import Recipe
-from tp_vgg.sensitivity import sweep
-from tp_vgg.train import fit
+from tp_vgg.data.datasets import DataSet, load_data
+from tp_vgg.latency.cuda import TorchCuda
+from tp_vgg.latency.modes import prepare, ring_of
+from tp_vgg.latency.table import GRAPHS, Cell
+from tp_vgg.machine.cuda_graph import Call
+from tp_vgg.machine.memory import PeakMemory
+from tp_vgg.machine.precision import fp32_arithmetic, pick_precision
+from tp_vgg.network.vgg.fold import fold_batch_norm
+from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.sensitivity.sweep import sweep
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.trainer import fit
 
 RECIPE = Recipe(epochs=2, lr=0.05, batch_size=32)
 

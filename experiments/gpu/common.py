@@ -13,13 +13,13 @@ import torch
 
 from gpu.setting import DEADLINE, Setting
 from gpu.setting import record as append
-from tp_vgg.bench import Bench
-from tp_vgg.checkpoint import load, save
-from tp_vgg.clocks import CpuClock
-from tp_vgg.data import DataSet, load_data
-from tp_vgg.device import pick_device
-from tp_vgg.model import VGG, build
-from tp_vgg.spec import VGGSpec
+from tp_vgg.data.datasets import DataSet, load_data
+from tp_vgg.latency.clock import CpuClock
+from tp_vgg.latency.timing_device import Bench
+from tp_vgg.machine.device import pick_device
+from tp_vgg.network.checkpoint import load, save
+from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.network.vgg.spec import VGGSpec
 
 SETTING = Setting.here()
 TINY = SETTING.tiny

@@ -9,7 +9,8 @@ from importlib import metadata
 import torch
 
 from gpu.common import DEVICE, TINY, attempt, bench, finish, make_thin_model, record, say
-from tp_vgg.device import environment, fp32_arithmetic, versions
+from tp_vgg.machine.environment import environment, versions
+from tp_vgg.machine.precision import fp32_arithmetic
 
 PRODUCTS = (("bf16", torch.bfloat16, False), ("tf32", torch.float32, True), ("fp32", torch.float32, False))
 

@@ -16,11 +16,12 @@ from sweep_speed import now
 from torch.nn import functional as F
 
 from gpu.common import DEVICE, SETTING, TINY, attempt, bench, dense_model, finish, images, left
-from tp_vgg.data import DataSet
-from tp_vgg.device import exact_fp32, pick_precision
-from tp_vgg.model import build, fold_batch_norm
-from tp_vgg.recipe import Recipe
-from tp_vgg.train import fit
+from tp_vgg.data.datasets import DataSet
+from tp_vgg.machine.precision import exact_fp32, pick_precision
+from tp_vgg.network.vgg.fold import fold_batch_norm
+from tp_vgg.network.vgg.model import build
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.trainer import fit
 
 BATCHES = (32,) if TINY else (128, 256, 512, 1024)
 STEPS = 2 if TINY else 50

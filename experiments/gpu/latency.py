@@ -16,14 +16,14 @@ import torch
 from latency import narrowed
 
 from gpu.common import SETTING, TINY, attempt, bench, dense_model, finish, record, say
-from tp_vgg.cli.benchmark import render_benchmark
-from tp_vgg.latencies import FEWEST_TRIALS, Cell, Latency, LatencyRow, cells_of
-from tp_vgg.latency import measure
-from tp_vgg.model import VGG
-from tp_vgg.modes import prepare, ring_of
-from tp_vgg.ratios import Plan, read_ratios
-from tp_vgg.schedule import Schedule, arithmetic
-from tp_vgg.unstructured import prune_unstructured
+from tp_vgg.latency.benchmark import measure
+from tp_vgg.latency.modes import prepare, ring_of
+from tp_vgg.latency.schedule import Schedule, arithmetic
+from tp_vgg.latency.table import FEWEST_TRIALS, Cell, Latency, LatencyRow, cells_of
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.ratios import Plan, read_ratios
+from tp_vgg.pruning.unstructured import prune_unstructured
+from tp_vgg.report.tables import render_benchmark
 
 SIMPLE = ("eager", "folded", "graph", "folded-graph")
 """The modes that are ready in no time."""

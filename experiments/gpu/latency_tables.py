@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpu.results import NOT_MEASURED, Results, amount, interval, listing, table
-from tp_vgg.latencies import BATCH_SIZES, MODES
+from tp_vgg.latency.table import BATCH_SIZES, MODES
 
 DTYPES = ("fp32", "bf16")
 HALF = "half_macs.json"

@@ -18,7 +18,7 @@ OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED|XFAIL) (.+?)(?: - .*)?$")
 """A line of pytest's summary."""
 DECODE = """
 import pathlib, sys
-from tp_vgg.folder import SIZE, folder_fingerprint
+from tp_vgg.data.folder import SIZE, folder_fingerprint
 print(folder_fingerprint(pathlib.Path(sys.argv[1]), SIZE, print, True))
 """
 CHECKS = ("peak_memory", "graph", "determinism", "resume")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gpu.common import DEVICE, SETTING, TINY, attempt, finish, left, say
-from tp_vgg.cli.benchmark import render_profile
-from tp_vgg.latencies import cells_of
-from tp_vgg.stages.benchmark import profile
+from tp_vgg.latency.staircase import Grid
+from tp_vgg.latency.table import cells_of
+from tp_vgg.report.tables import render_profile
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import BenchmarkOptions
-from tp_vgg.stages.settings import Settings
-from tp_vgg.staircase import Grid
+from tp_vgg.stages.profile import profile
 
 GRID = Grid(16, 2) if TINY else Grid(8, 4)
 SIZES = (2,) if TINY else (64, 1024)

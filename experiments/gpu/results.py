@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tp_vgg.errors import printable
-from tp_vgg.tables import markdown_table
+from tp_vgg.report.text_table import markdown_table
 
 NOT_MEASURED = "not measured"
 

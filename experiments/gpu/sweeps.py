@@ -16,12 +16,12 @@ from sweep_speed import naive_correct, naive_point, now
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpu.common import DEVICE, SETTING, TINY, attempt, dense_model, finish, images, left, record
-from tp_vgg.data import Normalisation, Split
-from tp_vgg.device import exact_fp32
-from tp_vgg.model import VGG
-from tp_vgg.records import LEVELS, Sensitivity
-from tp_vgg.sensitivity import sweep
-from tp_vgg.spec import Kind
+from tp_vgg.data.split import Normalisation, Split
+from tp_vgg.machine.precision import exact_fp32
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.sensitivity.sweep import sweep
+from tp_vgg.sensitivity.table import LEVELS, Sensitivity
 
 KINDS: tuple[Kind, ...] = ("structured", "unstructured")
 WANTED = ("fp32", "screened")

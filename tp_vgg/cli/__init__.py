@@ -110,6 +110,7 @@ def leads() -> bool:
 
 def print_table(records: Any) -> None:
     """The closing table of a stage, on stdout."""
-    from tp_vgg.stages.compare import Comparison, render_comparison
+    from tp_vgg.report.tables import render_comparison
+    from tp_vgg.rundir.comparison import Comparison
 
     click.echo(render_comparison(Comparison(records)))

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import click
 
 from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, tensorboard_option
-from tp_vgg.errors import BadInput, printable
-from tp_vgg.latencies import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, SLOW, Latency, LatencyRow, Staircase, cells_of
+from tp_vgg.errors import BadInput
+from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cells_of
+from tp_vgg.report.tables import render_benchmark, render_profile
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import BenchmarkOptions
-from tp_vgg.stages.settings import Settings
-from tp_vgg.tables import text_table
 
 
 @click.command("benchmark")
@@ -71,98 +70,13 @@ def command(
     cells = cells_of((*chosen, *([runtime] if runtime else [])), types, sizes)
     options = BenchmarkOptions(cells, trials, threads, hot, probes)
 
-    from tp_vgg.stages.benchmark import benchmark, profile
+    from tp_vgg.stages.benchmark import benchmark
+    from tp_vgg.stages.profile import profile
 
     if profiling:
         click.echo("\n\n".join(render_profile(table) for table in profile(settings, options)))
     else:
         click.echo(render_benchmark(benchmark(settings, options, checkpoints)))
-
-
-def render_benchmark(found: Latency) -> str:
-    """One line a row, and below it the reasons, each once."""
-    rows = [_line(row) for row in found.rows if row.speedup is not None or row.model == found.reference]
-    header = [
-        "model",
-        "mode",
-        "dtype",
-        "batch",
-        "ms",
-        "IQR",
-        "speed-up [95 %]",
-        "MACs",
-        "efficiency",
-        "over eager",
-        "peak MB",
-        "verdict",
-    ]
-    where = found.environment["cpu"] if found.environment["device"] == "cpu" else found.environment["device"]
-    blocks = sorted({len(row.seconds) for row in found.rows if row.seconds})
-    thrown = (
-        f"; {found.slow_blocks} blocks thrown away, in which the clock was under {SLOW:.0%} of its default rate"
-        if found.slow_blocks
-        else ""
-    )
-    lines = [
-        f"{where}, {found.environment['threads']} CPU threads; n = {' or '.join(map(str, blocks))} blocks; {found.reference}'s speed-up is its A/A control{thrown}",
-        text_table(header, rows),
-    ]
-    if found.conditions.get("probes") is False:
-        lines.append("steps at slightly smaller widths were not looked for (--no-probes)")
-    reasons: dict[str, list[LatencyRow]] = {}
-    for row in found.rows:
-        for reason in row.reasons if row.speedup else ():
-            reasons.setdefault(f"{row.model}: {reason}", []).append(row)
-    lines += [f"{reason} ({'; '.join(row.cell.label for row in places)})" for reason, places in reasons.items()]
-    twins = {name: about["timed_as"] for name, about in found.models.items() if "timed_as" in about}
-    lines += [
-        f"{name}: timed as {other}, which has the same widths and no zeros either" for name, other in twins.items()
-    ]
-    return "\n".join([printable(lines[0]), lines[1], *map(printable, lines[2:])])
-
-
-def _line(row: LatencyRow) -> list[str]:
-    head = [row.model, row.mode, row.dtype, str(row.batch_size)]
-    if row.median_ms is None or row.speedup is None:
-        return ["(all)", *head[1:], "-", "-", "-", "-", "-", "-", "-", f"{row.verdict}: {row.reasons[0]}"]
-    names = ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in row.reasons))
-    return [
-        *head,
-        f"{row.median_ms:.3f}",
-        f"{row.iqr_ms:.3f}",
-        f"{row.speedup:.3f} [{row.speedup_low:.3f}, {row.speedup_high:.3f}]",
-        f"{row.mac_ratio:.2f}×",
-        f"{row.efficiency:.2f} [{row.efficiency_low:.2f}, {row.efficiency_high:.2f}]",
-        f"{row.over_eager:.2f}",
-        f"{row.peak_bytes / 1e6:.1f}" if row.peak_bytes else "-",
-        f"{row.verdict}: {names}" if names else row.verdict,
-    ]
-
-
-def render_profile(table: Staircase) -> str:
-    """Each conv at full width, at half, and its highest step."""
-    rows = []
-    whole = sum(table.at_full_input(layer)[-1].median_us for layer in table.layers)
-    for layer in table.layers:
-        points = table.at_full_input(layer)
-        full = points[-1]
-        half = min(points, key=lambda point: abs(point.out_width - full.out_width / 2))
-        steps = [
-            (b.median_us / a.median_us, a, b) for a, b in itertools.pairwise(points) if b.out_width == a.out_width + 1
-        ]
-        highest = max(steps, key=lambda step: step[0], default=None)
-        rows.append(
-            [
-                layer,
-                f"{full.in_width} → {full.out_width}",
-                f"{full.median_us:.1f}",
-                f"{full.median_us / whole:.1%}",
-                f"{half.median_us / full.median_us:.2f} ({half.out_width})",
-                f"{highest[0]:.2f} ({highest[1].out_width} → {highest[2].out_width})" if highest else "-",
-            ]
-        )
-    header = [f"{table.dtype}, batch {table.batch_size}", "channels", "µs", "share", "half the width", "highest step"]
-    return text_table(header, rows)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

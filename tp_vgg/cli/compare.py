@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.options import PATH, common_options
-from tp_vgg.stages.compare import FORMATS, compare, render_comparison
-from tp_vgg.stages.settings import Settings
+from tp_vgg.report.tables import FORMATS, render_comparison
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.compare import compare
 
 
 @click.command("compare")

@@ -6,7 +6,7 @@ import click
 
 from tp_vgg.cli.options import PATH, check_file, common_options
 from tp_vgg.errors import printable
-from tp_vgg.stages.settings import Settings
+from tp_vgg.rundir.settings import Settings
 
 
 @click.command("export")

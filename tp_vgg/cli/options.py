@@ -13,12 +13,14 @@ from typing import Any
 import click
 
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.plans import BUDGETS
-from tp_vgg.ratios import Plan, read_ratios
-from tp_vgg.recipe import SCHEDULES
-from tp_vgg.spec import ARCHS, HEADS, Kind, VGGSpec
+from tp_vgg.network.vgg.spec import ARCHS, HEADS, VGGSpec
+from tp_vgg.planning.budget import BUDGETS
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ratios import Plan, read_ratios
+from tp_vgg.rundir.layout import OWN
+from tp_vgg.rundir.settings import DATASETS, Settings
 from tp_vgg.stages.options import Finetune
-from tp_vgg.stages.settings import DATASETS, OWN, Settings
+from tp_vgg.training.recipe import SCHEDULES
 
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
@@ -33,7 +35,6 @@ class Number(click.FloatRange):
 
 
 RATE = Number(min=0, min_open=True, max=100)
-
 _COMMON = [
     click.option("--arch", type=click.Choice(ARCHS), help="Network (vgg11_bn)."),
     click.option(

@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.options import COUNT, PATH, budget_from, check_file, common_options
-from tp_vgg.plans import Allocation, read_budget
-from tp_vgg.spec import Kind
-from tp_vgg.stages.settings import Settings
-from tp_vgg.tables import text_table
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.budget import read_budget
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.report.tables import render_plan
+from tp_vgg.rundir.settings import Settings
 
 
 @click.command("plan")
@@ -68,38 +69,3 @@ def _flags(found: Allocation) -> str:
     """What the sweep did beyond its defaults, so that the prediction holds for what is pruned."""
     importance = "" if found.importance == "l1" else f" --importance {found.importance}"
     return importance + (" --recalibrate" if found.recalibrated and found.kind == "structured" else "")
-
-
-def render_plan(found: Allocation) -> str:
-    """The plan as a table, and under it what is predicted."""
-    structured, said = found.kind == "structured", found.prediction
-    rows = [
-        [
-            row.layer,
-            f"{row.ratio:g}",
-            f"{row.before:,} → {row.after:,}",
-            f"{row.after / row.before:.3f}×",
-            f"{row.drop:+.2f}",
-        ]
-        for row in found.layers
-    ]
-    what = ["ratio", "channels"] if structured else ["sparsity", "weights"]
-    lines = [text_table(["layer", *what, "kept", "drop alone"], rows)]
-    asked = ", ".join(f"{name}={value:g}" for name, value in found.budget.items())
-    sizes = [f"{said.params_share:.4f}× params ({said.params:,})", f"{said.macs_share:.4f}× MACs ({said.macs:,})"]
-    if not structured:
-        sizes = [f"{said.sparsity:.4f} zeros", *(f"{size} not zero" for size in sizes)]
-    if said.latency_share is not None and found.profile is not None:
-        about = found.profile
-        sizes.append(
-            f"{said.latency_share:.3f}× time of the convs ({about['device']}, {about['dtype']}, batch {about['batch_size']})"
-        )
-    lines.append(f"budget {asked}; predicted: {', '.join(sizes)}")
-    split = f"{found.sweep['split']} images" if found.sweep.get("split") else "images"
-    lines.append(
-        f"predicted drop before fine-tuning: {said.drop:+.2f} points, to {said.accuracy:.2f} % (on {found.sweep['n']} {split}, by the sweep)"
-    )
-    unit = "points" if found.minimised == "drop" else found.minimised
-    below = f"the best can be {found.gap:.3g} {unit} below, not more"
-    lines.append(f"minimised: {found.minimised}; {below if found.gap else 'no plan within the budget has less of it'}")
-    return "\n".join(lines)

@@ -4,7 +4,7 @@ import click
 
 from tp_vgg.cli.options import common_options
 from tp_vgg.errors import printable
-from tp_vgg.stages.settings import Settings
+from tp_vgg.rundir.settings import Settings
 
 
 @click.command("report")

@@ -7,7 +7,7 @@ import click
 
 from tp_vgg.cli.options import COUNT, budget_from, common_options, finetune_options
 from tp_vgg.errors import BadInput
-from tp_vgg.stages.settings import Settings
+from tp_vgg.rundir.settings import Settings
 
 
 @click.command("run")
@@ -44,7 +44,7 @@ def command(settings: Settings, budgets: tuple[str, ...], round_to: int, epochs:
     if "LOCAL_RANK" in os.environ:
         raise BadInput("run: is one process; use torchrun with train, sensitivity, structured or unstructured")
 
-    from tp_vgg.stages.compare import render_comparison
+    from tp_vgg.report.tables import render_comparison
     from tp_vgg.stages.run import RunOptions, run
 
     click.echo(render_comparison(run(settings, RunOptions(budget, round_to, epochs, chosen["finetune"]))))

@@ -6,13 +6,13 @@ import click
 
 from tp_vgg.cli import leads
 from tp_vgg.cli.options import common_options, tensorboard_option
-from tp_vgg.criteria import CRITERIA
 from tp_vgg.errors import BadInput
-from tp_vgg.records import LEVELS, Sensitivity
-from tp_vgg.spec import Kind
+from tp_vgg.pruning.criteria import CRITERIA, Kind
+from tp_vgg.report.tables import render_sensitivity
+from tp_vgg.rundir.contents import expected_spec
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.sensitivity.table import LEVELS
 from tp_vgg.stages.options import SweepOptions
-from tp_vgg.stages.settings import Settings, expected_spec
-from tp_vgg.tables import text_table
 
 
 @click.command("sensitivity")
@@ -71,27 +71,6 @@ def command(
     table = sensitivity(settings, options)
     if leads():
         click.echo(render_sensitivity(table))
-
-
-def render_sensitivity(table: Sensitivity) -> str:
-    """Drops by layer and ratio, in percentage points against the dense model."""
-    base = table.baseline
-    rows = []
-    for layer in table.layers:
-        points = table.of_layer(layer)
-        redone = sum(point.redone for point in points) / sum(point.n for point in points)
-        rows.append(
-            [
-                layer,
-                *(f"{point.drop:+.2f}" for point in points),
-                *([f"{redone:.1%}"] if table.precision == "screened" else []),
-            ]
-        )
-    header = [f"{table.kind} drop", *(f"{point.ratio:g}" for point in table.of_layer(table.layers[0]))]
-    if table.precision == "screened":
-        header.append("redone in fp32")
-    dense = f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images; drops in percentage points, {table.precision}"
-    return f"{dense}\n{text_table(header, rows)}"
 
 
 def _levels(text: str) -> tuple[float, ...]:

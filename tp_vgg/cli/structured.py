@@ -7,12 +7,13 @@ import click
 
 from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, plan_from
-from tp_vgg.criteria import CRITERIA
 from tp_vgg.errors import printable
-from tp_vgg.ratios import Plan
+from tp_vgg.pruning.criteria import CRITERIA
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.report.text_table import text_table
+from tp_vgg.rundir.contents import expected_spec
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
-from tp_vgg.stages.settings import Settings, expected_spec
-from tp_vgg.tables import text_table
 
 
 @click.command("structured")

@@ -4,7 +4,7 @@ import click
 
 from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import COUNT, common_options, training_options
-from tp_vgg.stages.settings import Settings
+from tp_vgg.rundir.settings import Settings
 
 
 @click.command("train")

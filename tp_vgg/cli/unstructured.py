@@ -6,11 +6,12 @@ import click
 
 from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import PATH, common_options, finetune_options, plan_from
-from tp_vgg.criteria import WEIGHT_CRITERIA
 from tp_vgg.errors import BadInput, printable
-from tp_vgg.ratios import Plan
+from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.rundir.contents import expected_spec
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune, PlanFor, UnstructuredOptions, check_unstructured
-from tp_vgg.stages.settings import Settings, expected_spec
 
 
 @click.command("unstructured")

@@ -7,13 +7,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tp_vgg.allocate import make_plan
-from tp_vgg.curves import Curves
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import Staircase
-from tp_vgg.plans import Allocation
-from tp_vgg.records import Sensitivity
-from tp_vgg.spec import VGGSpec
+from tp_vgg.latency.profile import Staircase
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.sensitivity.table import Sensitivity
 
 BUDGETS: tuple[Mapping[str, float], ...] = tuple({"macs": share} for share in (0.75, 0.5, 0.35, 0.25, 0.15))
 """Solved when the page is made, so that a click gives the best plan and not an approximation."""

@@ -12,15 +12,18 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from tp_vgg import __version__
-from tp_vgg.latencies import Latency, LatencyRow, Staircase
-from tp_vgg.plans import Allocation
-from tp_vgg.records import ModelRecord, Sensitivity
-from tp_vgg.report.drawing import GAP, HEIGHT, WIDTH, blocks
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.latency.profile import Staircase
+from tp_vgg.latency.table import Latency, LatencyRow
+from tp_vgg.latency.verdicts import UNEXPLAINED
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.explorer import explorer_data
+from tp_vgg.report.network_drawing import GAP, HEIGHT, WIDTH, blocks
+from tp_vgg.report.summary import verdict
 from tp_vgg.report.svg import inline_svg
-from tp_vgg.report.verdict import verdict
-from tp_vgg.spec import Kind, VGGSpec
-from tp_vgg.verdicts import UNEXPLAINED
+from tp_vgg.sensitivity.table import Sensitivity
 
 
 @dataclass(frozen=True)

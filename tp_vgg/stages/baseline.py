@@ -8,18 +8,20 @@ from pathlib import Path
 
 import torch
 
-from tp_vgg import checkpoint
-from tp_vgg.data import Normalisation
+from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
-from tp_vgg.estimate import estimate_seconds
-from tp_vgg.history import history_csv
-from tp_vgg.model import VGG, build, imagenet_weights
-from tp_vgg.recipe import Recipe
-from tp_vgg.records import ModelRecord
-from tp_vgg.stages.recipes import baseline_recipe, duration
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.files.atomic import write_text
+from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
+from tp_vgg.network import checkpoint, torchvision_weights
+from tp_vgg.network.torchvision_weights import imagenet_weights
+from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.rundir.layout import GIVEN, partial_of
+from tp_vgg.stages.defaults import baseline_recipe, duration
 from tp_vgg.stages.session import Session, check_classes, data_summary, load_dense
-from tp_vgg.stages.settings import GIVEN, partial_of
-from tp_vgg.storage import file_fingerprint, fingerprint, write_text
+from tp_vgg.training.estimate import estimate_seconds
+from tp_vgg.training.history import history_csv
+from tp_vgg.training.recipe import Recipe
 
 
 def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tuple[VGG, ModelRecord]:
@@ -113,7 +115,7 @@ def _start(work: Session, weights: str) -> VGG:
         state, meta = imagenet_weights(spec.arch)
         if spec.head == "linear":
             state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(model)
-        source = checkpoint.from_state_dict(state)
+        source = torchvision_weights.from_state_dict(state)
     else:
         source = checkpoint.load(weights)
         work.settings.check_spec(source.spec, weights)

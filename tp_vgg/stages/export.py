@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tp_vgg import checkpoint
 from tp_vgg.errors import BadInput
-from tp_vgg.export import SUFFIXES, Format, export
-from tp_vgg.stages.settings import Settings, check_parent
+from tp_vgg.network import checkpoint
+from tp_vgg.network.export import SUFFIXES, Format, export
+from tp_vgg.rundir.layout import check_parent
+from tp_vgg.rundir.settings import Settings
 
 
 def export_checkpoint(

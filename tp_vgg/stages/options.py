@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tp_vgg.criteria import check_importance, check_recalibrate
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import Cell
-from tp_vgg.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
-from tp_vgg.recipe import Schedule
-from tp_vgg.records import LEVELS
-from tp_vgg.spec import Kind, VGGSpec
+from tp_vgg.latency.table import Cell
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.criteria import Kind, check_importance
+from tp_vgg.pruning.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
+from tp_vgg.pruning.repair import check_recalibrate
+from tp_vgg.sensitivity.table import LEVELS
+from tp_vgg.training.recipe import Schedule
 
 PlanFor = Callable[[VGGSpec], Plan]
 """The plan once the network is known (``--ratio`` names every conv of it)."""
@@ -86,7 +87,7 @@ class SweepOptions:
 class BenchmarkOptions:
     cells: tuple[Cell, ...]
     trials: int | None = None
-    """Blocks of a cell; ``None``: :data:`~tp_vgg.latencies.TRIALS`, fewer where they take long."""
+    """Blocks of a cell; ``None``: :data:`~tp_vgg.latency.table.TRIALS`, fewer where they take long."""
     threads: int | None = None
     """Of the CPU; ``None``: torch's default."""
     hot: bool = False

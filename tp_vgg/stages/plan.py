@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tp_vgg.allocate import make_plan
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import Staircase
-from tp_vgg.plans import Allocation, read_budget
-from tp_vgg.ratios import MAX_BYTES, plan_files
-from tp_vgg.records import Sensitivity
-from tp_vgg.spec import Kind, VGGSpec
-from tp_vgg.stages.settings import RunDir, Settings
-from tp_vgg.storage import file_fingerprint, locked, read_json, write_atomic, write_json
-
-NAMES: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
+from tp_vgg.files.atomic import write_atomic, write_json
+from tp_vgg.files.fingerprint import file_fingerprint
+from tp_vgg.files.lock import locked
+from tp_vgg.files.read import read_json
+from tp_vgg.latency.profile import Staircase
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.budget import read_budget
+from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ratios import plan_files
+from tp_vgg.rundir.contents import (
+    NAMES,
+    _digest,
+    _holds,
+    _other,
+    _staircase,
+    plan_path,
+    read_plans,
+    read_profiles,
+    sweep_of,
+    sweep_path,
+)
+from tp_vgg.rundir.layout import RunDir
+from tp_vgg.rundir.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -68,28 +82,6 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     return found, path
 
 
-def plan_path(run: RunDir) -> Path:
-    return run.work / "plan.json"
-
-
-def wrote(run: RunDir, kind: Kind) -> bool:
-    """Whether the plan file of the run directory is one that :func:`plan` wrote."""
-    path = run.work / NAMES[kind]
-    return (
-        path.is_file()
-        and path.stat().st_size <= MAX_BYTES
-        and _digest(path.read_bytes()) in plan_files(run.work).get(kind, ())
-    )
-
-
-def _digest(text: str | bytes) -> str:
-    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.stat().st_size == len(text.encode()) and path.read_bytes() == text.encode()
-
-
 def planned(settings: Settings, run: RunDir, options: PlanOptions) -> bool:
     """Whether the run directory holds the plan that ``options`` ask for, of its sweep as it is."""
     found = read_plans(run).get(options.kind)
@@ -100,38 +92,6 @@ def planned(settings: Settings, run: RunDir, options: PlanOptions) -> bool:
     profile = _profile(run, VGGSpec.from_dict(table.spec), options)
     asked = (read_budget(options.budget, options.kind), options.round_to, table.key, profile and profile.key)
     return asked == (found.budget, found.round_to, found.sweep.get("key"), (found.profile or {}).get("key"))
-
-
-def read_plans(run: RunDir) -> dict[Kind, Allocation]:
-    """What ``plan.json`` (of the tag, or else of the run directory) says was predicted, by kind; nothing where it is damaged."""
-    found: dict[Kind, Allocation] = {}
-    for path in (run.root / "plan.json", plan_path(run)):
-        try:
-            data = read_json(path) or {}
-        except BadInput:
-            continue
-        for written in (data.get("other"), data):
-            try:
-                allocation = Allocation.from_dict(written)  # type: ignore[arg-type]  # what is wrong with it, it says
-            except (TypeError, KeyError, ValueError):
-                continue
-            found[allocation.kind] = allocation
-    return found
-
-
-def _other(run: RunDir, kind: Kind) -> dict[str, Any] | None:
-    """The plan of the other kind that ``plan.json`` holds, which is kept."""
-    try:
-        data = read_json(plan_path(run))
-    except BadInput:
-        return None
-    if data is not None and data.get("kind") == kind:
-        data = data.get("other")
-    try:
-        found = Allocation.from_dict(data)  # type: ignore[arg-type]  # what is wrong with it, it says
-    except (TypeError, KeyError, ValueError):
-        return None
-    return None if data is None or found.kind == kind else {k: data[k] for k in data if k not in ("other", "files")}
 
 
 def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
@@ -169,27 +129,6 @@ def _sweep(settings: Settings, run: RunDir, kind: Kind) -> tuple[Path, dict[str,
     return path, record
 
 
-def sweep_path(run: RunDir, kind: Kind) -> Path:
-    """Where the record of a sweep is, or would be: with the tag, or else in the run directory that it shares."""
-    own, shared = (directory / "records" / f"{kind}_sensitivity.json" for directory in (run.work, run.root))
-    return shared if shared.is_file() and not own.is_file() else own
-
-
-def sweep_of(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
-    """The sweep that a record is of. Raises :class:`BadInput` for anything else."""
-    try:
-        if not isinstance(record["weights"], str) or record["data"]["split"] not in ("val", "test"):
-            raise ValueError("not what a sweep says of its weights and images")
-        table = Sensitivity.from_dict(record)
-        if table.kind != kind:
-            raise ValueError(f"not a {kind} sweep")
-        return table
-    except (TypeError, KeyError, ValueError, BadInput):
-        raise BadInput(
-            f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again"
-        ) from None
-
-
 def _profile(run: RunDir, spec: VGGSpec, options: PlanOptions) -> Staircase | None:
     """The profile to price time by; ``None`` where none is asked for. Raises :class:`BadInput` unless it is clear which."""
     if options.profile is not None:
@@ -209,17 +148,3 @@ def _profile(run: RunDir, spec: VGGSpec, options: PlanOptions) -> Staircase | No
             f"--budget latency: there are several profiles; give one as --profile: {', '.join(map(str, found))}"
         )
     return next(iter(found.values()))
-
-
-def read_profiles(run: RunDir, spec: VGGSpec) -> dict[Path, Staircase]:
-    """The run directory's staircase profiles of this very network, by file."""
-    files = sorted((run.root / "profiles").glob("*.json")) if (run.root / "profiles").is_dir() else []
-    return {path: table for path in files if (table := _staircase(path)) and table.spec == spec.to_dict()}
-
-
-def _staircase(path: Path) -> Staircase | None:
-    try:
-        data = read_json(path)
-        return None if data is None else Staircase.from_dict(data)
-    except (TypeError, KeyError, ValueError, BadInput):
-        return None

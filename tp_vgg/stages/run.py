@@ -7,16 +7,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tp_vgg.allocate import Undecided, make_plan
-from tp_vgg.device import pick_device
 from tp_vgg.errors import BadInput
-from tp_vgg.latencies import FEW_TRIALS, Staircase, cells_of
-from tp_vgg.plans import read_budget
-from tp_vgg.ratios import Plan, read_ratios, removals
-from tp_vgg.records import LEVELS, Accuracy, ModelRecord, Point, Sensitivity
-from tp_vgg.spec import Kind, VGGSpec
-from tp_vgg.stages.benchmark import benchmark, benchmarked, profile
-from tp_vgg.stages.compare import Comparison, compare, recorded
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.latency.profile import Staircase
+from tp_vgg.latency.table import FEW_TRIALS, cells_of
+from tp_vgg.machine.device import pick_device
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.budget import read_budget
+from tp_vgg.planning.make_plan import Undecided, make_plan
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ratios import Plan, read_ratios, removals
+from tp_vgg.rundir.comparison import Comparison
+from tp_vgg.rundir.contents import NAMES, expected_spec, read_profiles, recorded, wrote
+from tp_vgg.rundir.layout import MODELS, RunDir
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
+from tp_vgg.stages.benchmark import benchmark, benchmarked
+from tp_vgg.stages.compare import compare
+from tp_vgg.stages.defaults import baseline_recipe, default_finetune_epochs, duration
 from tp_vgg.stages.options import (
     EVERY,
     BenchmarkOptions,
@@ -25,12 +34,11 @@ from tp_vgg.stages.options import (
     SweepOptions,
     UnstructuredOptions,
 )
-from tp_vgg.stages.plan import NAMES, PlanOptions, plan, planned, read_profiles, wrote
-from tp_vgg.stages.recipes import baseline_recipe, default_finetune_epochs, duration
+from tp_vgg.stages.plan import PlanOptions, plan, planned
+from tp_vgg.stages.profile import profile
 from tp_vgg.stages.report import report
 from tp_vgg.stages.sensitivity import sensitivity
 from tp_vgg.stages.session import check_kept, load_given
-from tp_vgg.stages.settings import MODELS, RunDir, Settings, expected_spec
 from tp_vgg.stages.structured import show_structured, structured
 from tp_vgg.stages.structured import work_key as structured_key
 from tp_vgg.stages.train import dense

@@ -9,35 +9,32 @@ from typing import Any
 
 import torch
 
-from tp_vgg import plots
-from tp_vgg.archive import read_archive
-from tp_vgg.criteria import CRITERIA
-from tp_vgg.data import Normalisation, load_data
+from tp_vgg.data.datasets import load_data
+from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluate import calibration_sample
-from tp_vgg.model import VGG
-from tp_vgg.ranks import Ranks
-from tp_vgg.ratios import removals
-from tp_vgg.records import SENSITIVITY, Sensitivity
-from tp_vgg.sensitivity import run
-from tp_vgg.spec import VGGSpec
+from tp_vgg.files.atomic import write_atomic, write_json, write_text
+from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
+from tp_vgg.files.journal import Journal
+from tp_vgg.files.lock import locked
+from tp_vgg.files.read import read_json
+from tp_vgg.files.torch_archive import read_archive
+from tp_vgg.machine.distributed import Ranks
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.calibration import calibration_sample
+from tp_vgg.pruning.criteria import CRITERIA
+from tp_vgg.pruning.gradients import accumulate_gradients
+from tp_vgg.pruning.ratios import removals
+from tp_vgg.report import figures
+from tp_vgg.rundir.layout import RunDir, partial_of
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.sweep import run
+from tp_vgg.sensitivity.table import SENSITIVITY, Sensitivity
 from tp_vgg.stages.baseline import baseline as baseline_of
-from tp_vgg.stages.board import keep_figure
 from tp_vgg.stages.options import SweepOptions
+from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import data_summary, load_given, ranked, session, stage
-from tp_vgg.stages.settings import RunDir, Settings, partial_of
-from tp_vgg.storage import (
-    Journal,
-    file_fingerprint,
-    fingerprint,
-    locked,
-    read_json,
-    write_atomic,
-    write_json,
-    write_text,
-)
-from tp_vgg.structured import accumulate_gradients
-from tp_vgg.tally import Sweep
 
 
 def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
@@ -125,7 +122,7 @@ class _Files:
         self.csv = run.work / f"{name}.csv"
         self.record = run.work / "records" / f"{name}.json"
         self.journal = partial_of(self.csv).with_suffix(".jsonl")
-        self.figures = {name: plots.sensitivity, f"{name}_cost": plots.sensitivity_cost}
+        self.figures = {name: figures.sensitivity, f"{name}_cost": figures.sensitivity_cost}
 
     def write(self, record: dict[str, Any], *, missing_only: bool = False) -> None:
         """All files that follow from the record."""

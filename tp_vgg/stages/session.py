@@ -13,22 +13,31 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from tp_vgg import checkpoint
-from tp_vgg.data import DataSet, Normalisation, load_data
-from tp_vgg.device import PeakMemory, environment, pick_device, pick_precision, release_memory
+from tp_vgg.data.datasets import DataSet, load_data
+from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.evaluate import accuracy, hits
-from tp_vgg.history import Epoch
-from tp_vgg.hitmap import pack_hits
-from tp_vgg.model import VGG
-from tp_vgg.ranks import ALONE, Ranks, device_of_rank, joined
-from tp_vgg.recipe import Recipe
-from tp_vgg.records import Accuracy, ModelRecord
-from tp_vgg.stages.board import scalars
-from tp_vgg.stages.settings import MODELS, RunDir, Settings, partial_of
-from tp_vgg.storage import file_fingerprint, locked, rename, write_json
-from tp_vgg.train import fit
-from tp_vgg.unstructured import Gradual, count_nonzero, layer_sparsity
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.evaluate import accuracy, hits
+from tp_vgg.evaluation.hits import pack_hits
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.files.atomic import rename, write_json
+from tp_vgg.files.fingerprint import file_fingerprint
+from tp_vgg.files.lock import locked
+from tp_vgg.machine.device import pick_device
+from tp_vgg.machine.distributed import ALONE, Ranks, device_of_rank, joined
+from tp_vgg.machine.environment import environment
+from tp_vgg.machine.memory import PeakMemory, release_memory
+from tp_vgg.machine.precision import pick_precision
+from tp_vgg.network import checkpoint
+from tp_vgg.network.count import count_nonzero, layer_sparsity
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.gradual import Gradual
+from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.outputs import scalars
+from tp_vgg.training.history import Epoch
+from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.trainer import fit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,7 +138,7 @@ class Session:
         teacher: VGG | None = None,
         masking: Gradual | None = None,
     ) -> tuple[Epoch, ...]:
-        """:func:`tp_vgg.train.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
+        """:func:`tp_vgg.training.trainer.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
         shown = replace(self.settings, tensorboard=self.settings.tensorboard and self.ranks.leads)
         with scalars(shown, self.run, partial.stem.removesuffix(".partial")) as epoch_done:
             history = fit(

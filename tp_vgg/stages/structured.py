@@ -7,23 +7,28 @@ from pathlib import Path
 
 import torch
 
-from tp_vgg import plots
-from tp_vgg.criteria import CRITERIA
-from tp_vgg.data import Normalisation
-from tp_vgg.evaluate import recalibrate
-from tp_vgg.history import Epoch, history_csv
-from tp_vgg.model import VGG, fold_batch_norm
-from tp_vgg.ratios import Plan
-from tp_vgg.records import ModelRecord
-from tp_vgg.spec import VGGSpec
+from tp_vgg.data.split import Normalisation
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.files.atomic import write_text
+from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.network.vgg.fold import fold_batch_norm
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.calibration import recalibrate
+from tp_vgg.pruning.criteria import CRITERIA
+from tp_vgg.pruning.equivalence import PROOF_IMAGES, Proof
+from tp_vgg.pruning.gradients import accumulate_gradients
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.structured import Shrunk, rank, shrink, top
+from tp_vgg.report import figures
+from tp_vgg.rundir.layout import partial_of
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline as baseline_of
-from tp_vgg.stages.board import keep_figure
+from tp_vgg.stages.defaults import default_finetune_epochs, finetune_recipe
 from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
-from tp_vgg.stages.recipes import default_finetune_epochs, finetune_recipe
+from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import Session, load_given, ranked, session, stage
-from tp_vgg.stages.settings import Settings, partial_of
-from tp_vgg.storage import fingerprint, write_text
-from tp_vgg.structured import PROOF_IMAGES, Proof, Shrunk, accumulate_gradients, rank, shrink, top
+from tp_vgg.training.history import Epoch, history_csv
 
 
 @stage
@@ -118,7 +123,7 @@ def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions
         _accumulate(work, model, options.importance)
     score = rank(model, [layer], options.importance, work.settings.seed)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
-    figure = plots.removed_filters(
+    figure = figures.removed_filters(
         weights, top(score, target.prunable[layer]), score.numpy(), layer, options.importance
     )
     path = keep_figure(work.settings, work.run, f"structured_{layer}", figure)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tp_vgg import checkpoint
 from tp_vgg.errors import BadInput
-from tp_vgg.records import ModelRecord
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.network import checkpoint
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline, train_baseline
-from tp_vgg.stages.recipes import baseline_recipe
+from tp_vgg.stages.defaults import baseline_recipe
 from tp_vgg.stages.session import load_given, ranked, session, stage
-from tp_vgg.stages.settings import Settings
 
 
 @stage

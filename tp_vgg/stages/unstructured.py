@@ -6,21 +6,26 @@ import copy
 from dataclasses import asdict
 from pathlib import Path
 
-from tp_vgg import plots
-from tp_vgg.data import Normalisation
-from tp_vgg.history import history_csv
-from tp_vgg.model import VGG, fold_batch_norm
-from tp_vgg.ratios import Plan
-from tp_vgg.records import ModelRecord
+from tp_vgg.data.split import Normalisation
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.files.atomic import write_text
+from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.network.masks import is_masked
+from tp_vgg.network.vgg.fold import fold_batch_norm
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.gradients import accumulate_gradients, taylor_scores
+from tp_vgg.pruning.gradual import Gradual
+from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.unstructured import mask_global, mask_layers, remove_masks
+from tp_vgg.report import figures
+from tp_vgg.rundir.layout import partial_of
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline as baseline_of
-from tp_vgg.stages.board import keep_figure
+from tp_vgg.stages.defaults import finetune_recipe
 from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructured
-from tp_vgg.stages.recipes import finetune_recipe
+from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import Session, load_given, ranked, session, stage
-from tp_vgg.stages.settings import Settings, partial_of
-from tp_vgg.storage import fingerprint, write_text
-from tp_vgg.structured import accumulate_gradients
-from tp_vgg.unstructured import Gradual, is_masked, mask_global, mask_layers, remove_masks, taylor_scores
+from tp_vgg.training.history import history_csv
 
 
 @stage
@@ -95,7 +100,7 @@ def _draw(work: Session, masked: VGG, layer: str) -> Path:
     module = masked.get_submodule(layer)
     names = ("weight_orig", "weight") if is_masked(module) else ("weight", "weight")
     before, after = (getattr(module, name).detach().cpu().numpy() for name in names)
-    figure = plots.masked_weights(before, after, layer)
+    figure = figures.masked_weights(before, after, layer)
     path = keep_figure(work.settings, work.run, f"unstructured_{layer}", figure)
     work.settings.note(f"drew {path}")
     return path

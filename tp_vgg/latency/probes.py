@@ -1,0 +1,150 @@
+"""What is asked of cells after all timing, to explain it: would slightly smaller widths be faster, and how busy was the GPU?"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+from tp_vgg.latency.clock import Clock
+from tp_vgg.latency.cuda import CudaCalls
+from tp_vgg.latency.interleave import interleave
+from tp_vgg.latency.modes import Unavailable, check_available, prepare, ring_of
+from tp_vgg.latency.quoted import is_quoted
+from tp_vgg.latency.schedule import SIMPLE, Schedule, arithmetic, why_not
+from tp_vgg.latency.staircase import _conv_call, _images, _without_launches
+from tp_vgg.latency.table import FEW_TRIALS, Cell, LatencyRow, Ratio
+from tp_vgg.latency.timing_device import Bench
+from tp_vgg.latency.verdicts import Step, needs_reason
+from tp_vgg.machine.cuda_graph import Call
+from tp_vgg.machine.memory import release_memory
+from tp_vgg.network.layers import LayerRow
+from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.network.vgg.spec import VGGSpec
+
+
+def steps_of(
+    rows: Sequence[LatencyRow],
+    models: Mapping[str, VGG],
+    schedule: Schedule,
+    bench: Bench,
+    note: Callable[[str], object] = lambda _: None,
+) -> dict[tuple[str, Cell], tuple[Step, ...]]:
+    """By model and cell, the steps that were probed; networks of the same widths share them.
+
+    A probe takes longer than timing a cell. It is made only for rows that fall short of their MACs and that are quoted
+    (:func:`~tp_vgg.latency.quoted.is_quoted`), and for none where the schedule says so. ``note`` is told what is under way.
+    """
+    of_widths: dict[tuple[VGGSpec, Cell], tuple[Step, ...]] = {}
+    steps = {}
+    for row in rows if schedule.probes else ():
+        if needs_reason(row) and is_quoted(row, rows, next(iter(models))):
+            asked = models[row.model].spec, row.cell
+            if asked not in of_widths:
+                note(f"steps of {row.model}, {row.cell.label}")
+                of_widths[asked] = _probed(models[row.model], row.cell, schedule, bench)
+                let_go()
+            steps[row.model, row.cell] = of_widths[asked]
+    return steps
+
+
+def busy_of(model: VGG, cell: Cell, bench: Bench) -> float | None:
+    """Share of the wall time in which the GPU works, of the modes that are made ready in no time; a graph has no launches to wait for."""
+    if cell.mode not in SIMPLE:
+        return None
+    try:
+        with arithmetic(cell), torch.inference_mode():
+            check_available(cell, bench.cuda)
+            ring = ring_of(model.spec.image_size, cell, bench.device, 0)
+            return bench.clock.busy(prepare(model, cell, ring, bench.cuda, bench.threads).call)
+    except (Unavailable, RuntimeError, MemoryError) as error:
+        why_not(error)
+        return None
+
+
+def let_go() -> None:
+    """After a cell, whose networks nothing refers to any more."""
+    with warnings.catch_warnings(action="ignore"):  # it imports the compiler, which may warn of its own parts
+        torch.compiler.reset()
+    release_memory()
+
+
+def _probed(model: VGG, cell: Cell, schedule: Schedule, bench: Bench) -> tuple[Step, ...]:
+    def ready(network: VGG) -> Call:
+        return prepare(network, cell, schedule.ring(network, cell, bench), bench.cuda, bench.threads).call
+
+    try:
+        with arithmetic(cell):
+            if cell.mode in SIMPLE:
+                return tuple(probe_layers(model.spec, cell, bench.device, bench.quick, cuda=bench.cuda))
+            return tuple(probe_network(model.spec, ready, bench.clock))
+    except (Unavailable, RuntimeError, MemoryError) as error:
+        why_not(error)
+        return ()
+
+
+MULTIPLES = (8, 16, 32, 64)
+"""Widths at which kernels step: vectors of a CPU, tiles of a tensor core."""
+NEAR = 0.85
+"""A lower width is just below from this share of the width on."""
+
+
+def probe_layers(
+    spec: VGGSpec,
+    cell: Cell,
+    device: torch.device,
+    clock: Clock,
+    trials: int = FEW_TRIALS,
+    cuda: CudaCalls | None = None,
+) -> Iterator[Step]:
+    """Whether a conv of ``spec`` lies just above a step: its time, with the conv that reads it, at its width and at the multiples
+    of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width. ``cuda``: as in :func:`profile_layer`."""
+    convs = [row for row in spec.rows if row.kind == "conv"]
+    for row, after in itertools.pairwise([*convs, None]):
+        assert row is not None
+        lower = lower_widths(row.out_width)
+        if not lower:
+            continue
+        images = _images(row.in_width, row.side, cell, device)
+        calls = {width: _conv_call(_pair(row, after, width), images, cell) for width in (row.out_width, *lower)}
+        timed = _without_launches({str(w): call for w, call in calls.items()}, clock, cuda, trials, warm_up=(1, 3))
+        found = [
+            Step(
+                f"{row.name} at {width} channels instead of {row.out_width}",
+                row.out_width / width,
+                Ratio.of(timed[str(row.out_width)], timed[str(width)]),
+                "its time and that of the conv behind it" if after else "its time",
+            )
+            for width in lower
+        ]
+        yield max(found, key=lambda step: (step.found, step.gain.low / step.worth))
+
+
+def probe_network(
+    spec: VGGSpec, ready: Callable[[VGG], Call], clock: Clock, trials: int = FEW_TRIALS
+) -> Iterator[Step]:
+    """The same of a whole network, for modes that can't run a conv alone: beside one whose convs have the multiples of 16 below.
+    ``ready``: a network to a call. Yields nothing for widths that are such multiples, or under 16."""
+    lower = {name: width - width % 16 for name, width in zip(spec.conv_names, spec.widths, strict=True)}
+    changed = {name: width for name, width in lower.items() if width != spec.prunable[name]}
+    if not changed or not all(changed.values()):
+        return
+    target = spec.with_widths(changed)
+    with torch.inference_mode():
+        sides = {"as it is": ready(build(spec).eval()), "lower": ready(build(target).eval())}
+        timed = interleave(sides, clock, trials).seconds
+    names = ", ".join(f"{name} at {width} channels instead of {spec.prunable[name]}" for name, width in changed.items())
+    yield Step(names, spec.macs() / target.macs(), Ratio.of(timed["as it is"], timed["lower"]), "the network's time")
+
+
+def lower_widths(width: int) -> tuple[int, ...]:
+    """The widths just below ``width`` at which kernels step, rising; none for a width at which they do."""
+    below = {width - width % multiple for multiple in MULTIPLES if width % multiple}
+    return tuple(sorted(w for w in below if w and w >= NEAR * width))
+
+
+def _pair(row: LayerRow, after: LayerRow | None, width: int) -> list[tuple[int, int, int, bool]]:
+    first = (row.in_width, width, row.side, after is not None and after.side < row.side)
+    return [first] if after is None else [first, (width, after.out_width, after.side, False)]

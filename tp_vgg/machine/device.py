@@ -1,0 +1,22 @@
+"""The choice of a device."""
+
+from __future__ import annotations
+
+import torch
+
+from tp_vgg.errors import BadInput
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where there is one. Raises :class:`BadInput` for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise BadInput(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device

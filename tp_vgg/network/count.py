@@ -1,0 +1,23 @@
+"""Weights that are not zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from tp_vgg.network.vgg.model import VGG
+
+
+@torch.no_grad()
+def layer_sparsity(model: VGG) -> Mapping[str, float]:
+    """Fraction of exact zeros in the weight of every conv and linear."""
+    weights = {row.name: model.get_submodule(row.name).get_parameter("weight") for row in model.spec.rows}
+    return {name: 1 - int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def count_nonzero(model: nn.Module) -> int:
+    """Parameters that are not exactly zero."""
+    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())

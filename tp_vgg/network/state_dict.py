@@ -1,0 +1,60 @@
+"""Tensors into a network, checked name by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tp_vgg.errors import BadInput
+from tp_vgg.files.bitmask import State
+from tp_vgg.network.vgg.model import VGG, empty
+from tp_vgg.network.vgg.spec import VGGSpec
+
+
+def _fill(spec: VGGSpec, state: State, meta: dict[str, Any]) -> VGG:
+    model = empty(spec)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in wanted:
+        if name not in state and not name.endswith("num_batches_tracked"):
+            raise BadInput(f"state_dict: {name}: missing for {spec.arch} with the {spec.head} head")
+    for name, value in state.items():
+        if name not in wanted:
+            raise BadInput(f"state_dict: {ascii(name)[:80]}: not a tensor of {spec.arch} with the {spec.head} head")
+        if tuple(value.shape) != wanted[name]:
+            raise BadInput(f"state_dict: {name}: shape {list(value.shape)}, the spec says {list(wanted[name])}")
+    for name in wanted.keys() - state.keys():
+        state[name] = torch.tensor(0)
+    model.load_state_dict(state, assign=True)
+    if not any(parameter.any() for parameter in model.parameters()):
+        raise BadInput("state_dict: every parameter is zero; not a trained model")
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.meta.update(meta)
+    return model.eval()
+
+
+def _clean(state: Mapping[str, torch.Tensor]) -> State:
+    """fp32 copies of what is dense, real and finite; anything else is refused."""
+    clean: State = {}
+    for name, value in state.items():
+        where = f"state_dict: {ascii(name)[1:-1][:80]}"
+        if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise BadInput(f"{where}: must be a dense CPU tensor (not sparse, quantized or meta)")
+        if name.endswith("num_batches_tracked"):
+            if value.dtype != torch.int64 or value.ndim:
+                raise BadInput(f"{where}: must be one int64 number")
+            clean[name] = value.clone()
+            continue
+        if value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise BadInput(
+                f"{where}: dtype {str(value.dtype).removeprefix('torch.')}; must be float32 (float16 and bfloat16 are upcast)"
+            )
+        value = value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if not value.isfinite().all():
+            raise BadInput(f"{where}: holds NaN or infinity")
+        if name.endswith("running_var") and value.numel() and value.min() < 0:
+            raise BadInput(f"{where}: a variance below 0")
+        clean[name] = value
+    return clean

@@ -1,0 +1,1 @@
+"""The VGG family with torchvision's names."""

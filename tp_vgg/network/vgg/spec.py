@@ -1,0 +1,181 @@
+"""The architecture as data: widths in, parameters and MACs out, as plain arithmetic (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from tp_vgg.errors import BadInput, shown
+from tp_vgg.network.layers import LayerRow
+
+Head = Literal["torchvision", "linear"]
+# Convs per stage (a max-pool ends each), by depth; Simonyan & Zisserman 2015, table 1, columns A, B, D, E.
+STAGES: dict[int, tuple[int, ...]] = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+STAGE_WIDTHS = (64, 128, 256, 512, 512)
+ARCHS = tuple(f"vgg{depth}{suffix}" for depth in STAGES for suffix in ("", "_bn"))
+HEADS: tuple[Head, ...] = ("torchvision", "linear")
+MAX_WIDTH = 1 << 16
+MAX_HIDDEN = 8
+_LINEARS = 3  # a VGG's name counts the torchvision head's three linears, whichever head it has
+
+
+@dataclass(frozen=True)
+class VGGSpec:
+    """A VGG as data. Depth follows from the number of widths.
+
+    ``widths``: output channels of each conv, in order. ``pool``: side of the map that the head flattens, 7
+    as torchvision has it or 1 (folded). ``hidden``: widths of the hidden linears; ``()`` is the linear head.
+    Raises :class:`BadInput` for what no VGG can be.
+    """
+
+    widths: tuple[int, ...]
+    batch_norm: bool = True
+    pool: int = 1
+    hidden: tuple[int, ...] = ()
+    num_classes: int = 10
+    image_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "hidden"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple):
+                raise BadInput(f"spec: {name}: must be a list of integers, got {shown(value)}")
+            object.__setattr__(self, name, tuple(value))
+        if not isinstance(self.batch_norm, bool):
+            raise BadInput(f"spec: batch_norm: must be true or false, got {shown(self.batch_norm)}")
+        if len(self.widths) not in _DEPTH_OF:
+            raise BadInput(f"spec: widths: {len(self.widths)} convs; a VGG has one of {sorted(_DEPTH_OF)}")
+        if len(self.hidden) > MAX_HIDDEN:
+            raise BadInput(f"spec: hidden: {len(self.hidden)} hidden layers; at most {MAX_HIDDEN}")
+        for name, value in (("widths", self.widths), ("hidden", self.hidden)):
+            for width in value:
+                _check_int(f"{name}", width, 1, MAX_WIDTH)
+        _check_int("num_classes", self.num_classes, 1, MAX_WIDTH)
+        _check_int("image_size", self.image_size, 32, 1024)
+        if self.pool not in (1, 7) or isinstance(self.pool, bool):
+            raise BadInput(f"spec: pool: must be 1 or 7, got {shown(self.pool)}")
+
+    @classmethod
+    def preset(
+        cls, arch: str = "vgg11_bn", head: str = "torchvision", *, num_classes: int = 10, pool: int = 1
+    ) -> VGGSpec:
+        """The full-width network. ``pool=7`` gives torchvision's unfolded head."""
+        if arch not in ARCHS:
+            raise BadInput(f"arch: {arch!r} is not one of {', '.join(ARCHS)}")
+        if head not in HEADS:
+            raise BadInput(f"head: {head!r} is not one of {', '.join(HEADS)}")
+        depth = int(arch.removeprefix("vgg").removesuffix("_bn"))
+        widths = tuple(w for w, n in zip(STAGE_WIDTHS, STAGES[depth], strict=True) for _ in range(n))
+        if head == "linear":
+            return cls(widths, arch.endswith("_bn"), 1, (), num_classes)
+        return cls(widths, arch.endswith("_bn"), pool, (4096, 4096), num_classes)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> VGGSpec:
+        """The inverse of :meth:`to_dict`; strict about the keys."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(data, Mapping) or set(data) != names:
+            raise BadInput(f"spec: must be an object with exactly the keys {', '.join(sorted(names))}")
+        return cls(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, as a checkpoint holds it."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def depth(self) -> int:
+        return _DEPTH_OF[len(self.widths)]
+
+    @property
+    def arch(self) -> str:
+        """torchvision's name, e.g. ``vgg11_bn``."""
+        return f"vgg{self.depth}{'_bn' if self.batch_norm else ''}"
+
+    @property
+    def head(self) -> Head:
+        return "torchvision" if self.hidden else "linear"
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Convs per stage; a 2×2 max-pool ends each."""
+        return STAGES[self.depth]
+
+    @cached_property
+    def conv_names(self) -> tuple[str, ...]:
+        """torchvision's module names of the convs, in order."""
+        names, index = [], 0
+        for convs in self.stages:
+            for _ in range(convs):
+                names.append(f"features.{index}")
+                index += 3 if self.batch_norm else 2
+            index += 1
+        return tuple(names)
+
+    @property
+    def linear_names(self) -> tuple[str, ...]:
+        """Module names of the linears; the last one gives the logits."""
+        if not self.hidden:
+            return ("classifier",)
+        return tuple(f"classifier.{3 * i}" for i in range(len(self.hidden) + 1))
+
+    @property
+    def prunable(self) -> dict[str, int]:
+        """Width of every layer that a plan may name: all convs, all hidden linears."""
+        return dict(zip(self.conv_names + self.linear_names[:-1], self.widths + self.hidden, strict=True))
+
+    @cached_property
+    def rows(self) -> tuple[LayerRow, ...]:
+        """Every conv and linear layer, in order."""
+        rows = []
+        names = iter(self.conv_names)
+        widths = iter(self.widths)
+        side, before = self.image_size, 3
+        for convs in self.stages:
+            for _ in range(convs):
+                width = next(widths)
+                weights = before * width * 9
+                params = weights + width + (2 * width if self.batch_norm else 0)
+                rows.append(LayerRow(next(names), "conv", before, width, side, params, weights * side * side, weights))
+                before = width
+            side //= 2
+        before *= self.pool**2
+        for name, width in zip(self.linear_names, (*self.hidden, self.num_classes), strict=True):
+            weights = before * width
+            rows.append(LayerRow(name, "linear", before, width, 1, weights + width, weights, weights))
+            before = width
+        return tuple(rows)
+
+    def params(self) -> int:
+        """Trainable parameters (batch norm's running statistics are buffers, not parameters)."""
+        return sum(row.params for row in self.rows)
+
+    def macs(self) -> int:
+        """Multiply-accumulates of conv and linear layers for one image; half of what ``FlopCounterMode`` reads."""
+        return sum(row.macs for row in self.rows)
+
+    def narrowed(self, target: VGGSpec) -> list[str]:
+        """Names of the prunable layers that are narrower in ``target``."""
+        return [name for name, width in self.prunable.items() if target.prunable[name] < width]
+
+    def with_widths(self, widths: Mapping[str, int]) -> VGGSpec:
+        """A copy in which the named prunable layers have the given widths."""
+        merged = {**self.prunable, **widths}
+        if len(merged) != len(self.prunable):
+            raise KeyError(f"not prunable: {sorted(set(widths) - set(self.prunable))}")
+        values = tuple(merged[name] for name in self.prunable)
+        return replace(self, widths=values[: len(self.widths)], hidden=values[len(self.widths) :])
+
+
+_DEPTH_OF = {depth - _LINEARS: depth for depth in STAGES}
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise BadInput(f"spec: {name}: must be an integer in [{low}, {high}], got {shown(value)}")

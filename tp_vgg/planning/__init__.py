@@ -1,0 +1,1 @@
+"""From a sweep and a budget to the best ratios."""

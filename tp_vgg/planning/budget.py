@@ -1,0 +1,44 @@
+"""Budgets of a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from tp_vgg.errors import BadInput, shown
+from tp_vgg.pruning.criteria import Kind
+
+BudgetKind = Literal["macs", "params", "latency", "drop", "sparsity"]
+BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
+
+
+def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, float]:
+    """Check a budget: ``macs``, ``params`` and ``latency`` are fractions of the dense network's, in (0, 1]; ``drop`` is in percentage points,
+    in [0, 100]; ``sparsity`` is the least fraction of zeros, in [0, 1). Raises :class:`BadInput`."""
+    if not values:
+        raise BadInput("--budget: give one, such as macs=0.5")
+    checked: dict[BudgetKind, float] = {}
+    for name, value in values.items():
+        if name not in BUDGETS:
+            raise BadInput(f"--budget: {shown(name)} is not one of {', '.join(BUDGETS)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadInput(f"--budget {name}: must be a number, such as {name}=0.5")
+        if name == "drop":
+            low, high, inside = "0", "100 percentage points", 0 <= value <= 100
+        elif name == "sparsity":
+            low, high, inside = "0", "1 (not 1 itself), the fraction of zeros", 0 <= value < 1
+        else:
+            low, high, inside = "0 (not 0 itself)", "1, the fraction to keep", 0 < value <= 1
+        if not inside:
+            raise BadInput(f"--budget {name}={value:g}: must be from {low} to {high}")
+        checked[name] = float(value)
+    if kind == "structured" and "sparsity" in checked:
+        raise BadInput(
+            "--budget sparsity: channels are removed, not zeroed; give macs, params, latency or drop, or --kind unstructured"
+        )
+    if kind == "unstructured" and "latency" in checked:
+        raise BadInput(
+            "--budget latency: zeros save no time on dense kernels; give sparsity, params, macs or drop, or --kind structured"
+        )
+    return checked

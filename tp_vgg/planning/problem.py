@@ -1,0 +1,154 @@
+"""What a plan may choose: a sweep's layers as a chain of options with their costs (no torch)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tp_vgg.errors import BadInput
+from tp_vgg.latency.profile import Staircase
+from tp_vgg.network.layers import LayerRow
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.budget import BudgetKind
+from tp_vgg.planning.constrained_path import Path
+from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.sensitivity.table import Sensitivity
+
+SPARSITY_STEP = 0.005
+"""Of the sparsities that a layer can be given."""
+MAX_WIDTHS = 4096
+"""That a layer may choose from: the search holds a cost for each pair of neighbours'."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The choices of each layer and what they cost, as :func:`~tp_vgg.planning.constrained_path.cheapest` takes them."""
+
+    spec: VGGSpec
+    curves: Curves
+    options: tuple[tuple[int, ...], ...]
+    """By row of the spec: channels or weights that are left."""
+    chain: tuple[dict[BudgetKind, np.ndarray], ...]
+    """By row: each cost [options of the row before, options of this one]. ``drop`` is in units of loss, ``sparsity`` counts the weights left."""
+    dense: dict[BudgetKind, float]
+    """Each cost of the whole dense network; ``sparsity``: the weights of the layers that a plan can name."""
+
+    def limit(self, name: BudgetKind, value: float) -> float:
+        """A budget as the most that its cost may sum up to; infinite for a drop to chance, where losses still sum up further."""
+        if name == "drop":
+            return float(self.curves.loss(value)) if value < self.curves.most else math.inf
+        return (1 - value if name == "sparsity" else value) * self.dense[name]
+
+    def points(self, found: Path) -> float:
+        """The gap of a path that minimises loss, as percentage points."""
+        return self.curves.drop_of(found.totals[0]) - self.curves.drop_of(found.bound)
+
+    def sums(self, choice: Sequence[int]) -> dict[BudgetKind, float]:
+        before = (0, *choice)
+        return {
+            name: sum(float(costs[name][i, j]) for costs, i, j in zip(self.chain, before, choice, strict=False))
+            for name in self.chain[0]
+        }
+
+
+def sizes(spec: VGGSpec, table: Sensitivity) -> dict[str, int]:
+    return spec.prunable if table.kind == "structured" else {row.name: row.weights for row in spec.rows}
+
+
+def structured(table: Sensitivity, round_to: int, profile: Staircase | None) -> Problem:
+    spec, curves = VGGSpec.from_dict(table.spec), Curves.of(table)
+    time = _time_of(profile, spec) if profile is not None else None
+    options: list[tuple[int, ...]] = []
+    chain = []
+    before: tuple[int, ...] = (3,)
+    full_before = 3
+    for row in spec.rows:
+        here = _widths(row, curves, round_to)
+        drop = (
+            curves.loss(curves.drop(row.name, 1 - np.array(here) / row.out_width))
+            if row.name in curves.levels
+            else [0.0]
+        )
+        reads = row.in_width // full_before  # of a flattened map, each channel's elements
+        params, macs, _ = row.costs(reads * np.array(before)[:, None], np.array(here))
+        costs: dict[BudgetKind, np.ndarray] = {
+            "drop": np.tile(np.asarray(drop, float), (len(before), 1)),
+            "macs": macs.astype(float),
+            "params": params.astype(float),
+        }
+        if time is not None:
+            costs["latency"] = time(row, before, here)
+        options.append(here)
+        chain.append(costs)
+        before, full_before = here, row.out_width
+    dense: dict[BudgetKind, float] = {"macs": spec.macs(), "params": spec.params()}
+    if time is not None:
+        dense["latency"] = sum(float(costs["latency"][-1, -1]) for costs in chain)
+    return Problem(spec, curves, tuple(options), tuple(chain), dense)
+
+
+def _widths(row: LayerRow, curves: Curves, round_to: int) -> tuple[int, ...]:
+    """The widths that a layer may be given, rising: multiples of ``round_to`` within the swept levels, and all of it."""
+    full = row.out_width
+    if row.name not in curves.levels:
+        return (full,)
+    if full > MAX_WIDTHS * round_to:
+        raise BadInput(f"--round-to: {row.name} has {full} channels; give {math.ceil(full / MAX_WIDTHS)} or more")
+    least = full - round(curves.levels[row.name][-1] * full)
+    return (*range(max(math.ceil(least / round_to), 1) * round_to, full, round_to), full)
+
+
+def _time_of(profile: Staircase, spec: VGGSpec) -> Callable[[LayerRow, Sequence[int], Sequence[int]], np.ndarray]:
+    """Microseconds [in, out] of a conv, by linear interpolation in the profile's grid."""
+    from scipy.interpolate import RegularGridInterpolator
+
+    if VGGSpec.from_dict(profile.spec).macs() != spec.macs() or set(profile.layers) != set(spec.conv_names):
+        raise BadInput(
+            "--profile: is of another network than the sweep; run `python -m tp_vgg benchmark --profile` with these options"
+        )
+
+    def time(row: LayerRow, before: Sequence[int], here: Sequence[int]) -> np.ndarray:
+        if row.kind != "conv":
+            return np.zeros((len(before), len(here)))
+        ins, outs, grid = profile.grid(row.name)
+        wanted = np.stack(
+            np.meshgrid(np.clip(before, ins[0], ins[-1]), np.clip(here, outs[0], outs[-1]), indexing="ij"), axis=-1
+        )
+        if len(ins) == 1:  # the first conv reads the image's channels, always
+            return np.asarray(np.interp(wanted[..., 1], outs, grid[0]))
+        return np.asarray(RegularGridInterpolator((ins, outs), grid)(wanted))
+
+    return time
+
+
+def unstructured(table: Sensitivity) -> Problem:
+    spec, curves = VGGSpec.from_dict(table.spec), Curves.of(table)
+    options: list[tuple[int, ...]] = []
+    chain = []
+    for row in spec.rows:
+        here: tuple[int, ...] = (row.weights,)
+        drop = np.zeros(1)
+        if row.name in curves.levels:
+            highest = curves.levels[row.name][-1]
+            sparsities = [*np.arange(0, highest, SPARSITY_STEP), highest]
+            zeros = [round(float(s) * row.weights) for s in sparsities]
+            if zeros[-1] < highest * row.weights:  # a level swept is a sparsity met, however it rounds
+                zeros.append(min(zeros[-1] + 1, row.weights - 1))
+            here = tuple(sorted({row.weights - count for count in zeros}))
+            drop = curves.loss(curves.drop(row.name, 1 - np.array(here) / row.weights))
+        left = np.array(here, float)
+        before = len(options[-1]) if options else 1
+        costs: dict[BudgetKind, np.ndarray] = {
+            "drop": drop,
+            "macs": left * row.side**2,
+            "params": left + row.params - row.weights,
+            "sparsity": left if row.name in spec.prunable else np.zeros(1),
+        }
+        options.append(here)
+        chain.append({name: np.tile(values, (before, 1)) for name, values in costs.items()})
+    weights = sum(row.weights for row in spec.rows if row.name in spec.prunable)
+    dense: dict[BudgetKind, float] = {"macs": spec.macs(), "params": spec.params(), "sparsity": weights}
+    return Problem(spec, curves, tuple(options), tuple(chain), dense)

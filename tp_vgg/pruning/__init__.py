@@ -1,0 +1,1 @@
+"""Plans resolved, weights masked, channels removed, and the proof."""

@@ -1,0 +1,221 @@
+"""ratios.json: read it, refuse what is wrong with it, resolve it against a spec into target widths (no torch)."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from tp_vgg.errors import BadInput
+from tp_vgg.files.read import read_json
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.criteria import Kind
+
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Ratios (structured) or sparsities (unstructured) per layer, keyed by torchvision's module names."""
+
+    values: Mapping[str, float]
+    source: str
+    """What to name in messages: the file, or the option that gave one value for all."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, float], source: str) -> Plan:
+        """A plan from Python. Raises :class:`BadInput` for a value that is no number in [0, 1)."""
+        for layer, value in values.items():
+            _check_value(source, layer, value)
+        return cls({layer: float(value) for layer, value in values.items()}, source)
+
+    @classmethod
+    def uniform(cls, value: float, layers: tuple[str, ...], source: str) -> Plan:
+        """The same value for each of ``layers``."""
+        _check_value(source, "every layer", value)
+        return cls(dict.fromkeys(layers, value), source)
+
+
+def read_ratios(path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple[Path, ...] = ()) -> Plan:
+    """Read and validate a plan file; layer names are checked later, by :func:`check_layers` and the resolvers.
+
+    ``kind``: what the plan will be used for. A ``plan.json`` beside the file (or in ``plan_dirs``) that lists this file's SHA-256
+    says what ``tp_vgg plan`` wrote it for; the other kind is refused.
+    Raises :class:`BadInput` with one line per fault.
+    """
+    path = Path(path)
+    text = _read_text(path)
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                raise BadInput(f"{path}: {_shown(key)}: named twice; keep one")
+            seen[key] = value
+        return seen
+
+    def no_constant(name: str) -> float:
+        raise BadInput(f"{path}: {name} is not a number; give a value in [0, 1)")
+
+    try:
+        data = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise BadInput(f'{path}: not JSON{where}; write an object such as {{"features.0": 0.3}}') from None
+    except ValueError as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: not JSON (a number too long to read); give values in [0, 1)") from None
+    if not isinstance(data, dict):
+        raise BadInput(f'{path}: must be an object such as {{"features.0": 0.3}}, got {_json_type(data)}')
+    plan = Plan.of(data, str(path))
+    _check_kind(path, text, kind, plan_dirs)
+    return plan
+
+
+def plan_files(directory: Path) -> dict[Kind, list[str]]:
+    """SHA-256 of every plan file that ``tp_vgg plan`` wrote for the run directory, by the kind of pruning, as its ``plan.json`` says;
+    nothing where that is missing or damaged."""
+    try:
+        files = (read_json(directory / "plan.json") or {}).get("files")
+    except BadInput:
+        files = None
+    found = files if isinstance(files, dict) else {}
+    return {
+        kind: [digest for digest in found[kind] if isinstance(digest, str)]
+        for kind in get_args(Kind)
+        if isinstance(found.get(kind), list)
+    }
+
+
+def check_layers(plan: Plan, spec: VGGSpec) -> None:
+    """Raise :class:`BadInput` for the first layer that ``spec`` has not, or that can't be pruned."""
+    for layer in plan.values:
+        if layer in spec.prunable:
+            continue
+        if layer == spec.linear_names[-1]:
+            raise BadInput(
+                f"{plan.source}: {_shown(layer)}: the last linear layer gives the classes and can't be pruned; remove it"
+            )
+        near = difflib.get_close_matches(layer[:80], spec.prunable, n=3, cutoff=0.0)
+        raise BadInput(
+            f"{plan.source}: {_shown(layer)}: no prunable layer of {spec.arch} with the {spec.head} head; nearest: {', '.join(near)}"
+        )
+
+
+def resolve(plan: Plan, spec: VGGSpec, round_to: int = 1) -> VGGSpec:
+    """The spec with the plan's channels removed: ``floor(ratio · width + 0.5)`` of each named layer, the kept
+    count rounded up to a multiple of ``round_to``, never above the width.
+
+    Raises :class:`BadInput` for unknown layers and for a ratio that would remove every channel.
+    """
+    check_layers(plan, spec)
+    targets = {}
+    for layer, ratio in plan.values.items():
+        width = spec.prunable[layer]
+        kept = width - math.floor(ratio * width + 0.5)
+        if kept == 0:
+            raise BadInput(
+                f"{plan.source}: {layer}: ratio {ratio:g} would remove all {width} channels; give a smaller one"
+            )
+        targets[layer] = min(width, math.ceil(kept / round_to) * round_to)
+    return spec.with_widths(targets)
+
+
+def resolve_sparsity(plan: Plan, spec: VGGSpec) -> dict[str, int]:
+    """Weights to zero in each named layer: ``round(value · numel)``, as ``torch.nn.utils.prune`` counts.
+
+    Raises :class:`BadInput` for unknown layers and for a value that would zero a whole layer.
+    """
+    check_layers(plan, spec)
+    numel = {row.name: row.weights for row in spec.rows}
+    zeroed = {layer: round(value * numel[layer]) for layer, value in plan.values.items()}
+    for layer, zeros in zeroed.items():
+        if zeros == numel[layer]:
+            raise BadInput(
+                f"{plan.source}: {layer}: sparsity {plan.values[layer]:g} would zero all {zeros} weights; give a smaller one"
+            )
+    return zeroed
+
+
+def removals(
+    kind: Kind, spec: VGGSpec, levels: Sequence[float], layers: Sequence[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """What a sweep takes away: channels (structured) or weights (unstructured) by layer, in the network's order, and level.
+
+    ``layers``: every conv where ``None``. Raises :class:`BadInput` for unknown layers, for levels that are not distinct numbers in
+    [0, 1), and for one that would leave nothing of a layer.
+    """
+    if not levels or len(set(levels)) < len(levels):
+        raise BadInput("--levels: give distinct fractions in [0, 1), such as 0.1,0.5,0.9")
+    asked = spec.conv_names if layers is None else layers
+    if not asked:
+        raise BadInput("--layers: names none; leave it out for every conv")
+    check_layers(Plan(dict.fromkeys(asked, 0.0), "--layers"), spec)
+    removed: dict[str, tuple[int, ...]] = {}
+    for layer in (name for name in spec.prunable if name in asked):
+        plans = [Plan.of({layer: level}, "--levels") for level in levels]
+        if kind == "structured":
+            removed[layer] = tuple(spec.prunable[layer] - resolve(plan, spec).prunable[layer] for plan in plans)
+        else:
+            removed[layer] = tuple(resolve_sparsity(plan, spec)[layer] for plan in plans)
+    return removed
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise BadInput(
+                f"{path}: {'not a regular file' if path.exists() else 'no such file'}; give a plan such as examples/ratios.json"
+            )
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BadInput(f"{path}: can't be read ({error.strerror})") from None
+    if len(raw) > MAX_BYTES:
+        raise BadInput(f"{path}: over 1 MiB; a plan has one short line a layer")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: not JSON (not UTF-8 text)") from None
+
+
+def _check_value(source: str, layer: str, value: object) -> None:
+    where = f"{source}: {_shown(layer)}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInput(f"{where}: must be a number in [0, 1), got {_json_type(value)}")
+    if value >= 1:
+        raise BadInput(f"{where}: {_short(value)} is 1 or more; give a fraction in [0, 1), such as 0.5")
+    if value < 0:
+        raise BadInput(f"{where}: {_short(value)} is negative; give a fraction in [0, 1)")
+    if not math.isfinite(value):
+        raise BadInput(f"{where}: must be finite; give a fraction in [0, 1)")
+
+
+def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) -> None:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    kinds = {
+        made for place in (path.parent, *plan_dirs) for made, digests in plan_files(place).items() if digest in digests
+    }
+    other: Kind = "unstructured" if kind == "structured" else "structured"
+    if kinds == {other}:  # the same ratios may be the best plan of both kinds
+        raise BadInput(f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`")
+
+
+def _json_type(value: object) -> str:
+    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shown(layer: str) -> str:
+    """A name from a file, fit for one terminal line."""
+    return layer if layer.isprintable() and 0 < len(layer) <= 80 else ascii(layer[:80])[:80]
+
+
+def _short(value: float) -> str:
+    return f"{value:g}" if abs(value) < 1e300 else "the value"

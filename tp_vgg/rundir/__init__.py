@@ -1,0 +1,1 @@
+"""The run directory: its settings, its files, and what lies in it."""

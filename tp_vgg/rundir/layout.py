@@ -1,0 +1,93 @@
+"""Where the files of a run lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tp_vgg.errors import BadInput
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.files.read import read_json
+from tp_vgg.network.vgg.spec import STAGES
+from tp_vgg.rundir.settings import Settings
+
+MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
+"""The models of ``metrics.json``, in the order in which they are shown."""
+OWN = ("plots", "profiles", "records", "tensorboard")
+"""Directories of a run directory that are no tag's."""
+GIVEN = "given_baseline"
+"""The record of a dense model from elsewhere (``--checkpoint``), apart from the run directory's own baseline."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The files of one run. ``work`` is ``root`` or, with a tag, a directory in it; the baseline is in ``root``."""
+
+    root: Path
+    work: Path
+    dataset: str
+
+    @classmethod
+    def of(cls, settings: Settings, fingerprint: str | None = None) -> RunDir:
+        """``fingerprint``: the data's, where it is known; an ImageFolder's is part of the default name, and finding it may mean decoding it."""
+        root = settings.out
+        if root is None:
+            name = settings.dataset
+            if name == "folder":
+                digest = fingerprint or settings.folder_fingerprint()
+                name = f"folder-{settings.data_dir.resolve().name}-{digest[:8]}"
+            spec = settings.flag_spec()
+            root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
+        work = root / settings.tag if settings.tag else root
+        check_parent("--out or --tag", work / "x")
+        return cls(root, work, settings.dataset)
+
+    def checkpoint(self, model: str, depth: int) -> Path:
+        """Where a model of ``MODELS`` is saved (fixed names)."""
+        names = {
+            "baseline": f"vgg{depth}_{self.dataset}_finetuned.pth",
+            "unstructured": f"unstructured_pruned_vgg{depth}.pth",
+            "structured_pruned": f"vgg{depth}_{self.dataset}_structured_pruned.pth",
+            "structured_finetuned": f"vgg{depth}_{self.dataset}_structured_pruned_finetuned.pth",
+        }
+        return (self.root if model == "baseline" else self.work) / names[model]
+
+    def own_baseline(self, settings: Settings) -> Path | None:
+        """The finished baseline in ``root``: of the depth that ``--arch`` says, else of any (the default's first)."""
+        wanted = settings.flag_spec().depth
+        depths = (wanted,) if settings.arch else (wanted, *(depth for depth in STAGES if depth != wanted))
+        found = (self.checkpoint("baseline", depth) for depth in depths)
+        return next((path for path in found if path.is_file()), None)
+
+    def record_path(self, model: str) -> Path:
+        return (self.root if model == "baseline" else self.work) / "records" / f"{model}.json"
+
+    def record(self, model: str) -> ModelRecord | None:
+        """The record of a finished stage; ``None`` where it has not run. Raises :class:`BadInput` for a damaged one."""
+        path = self.record_path(model)
+        data = read_json(path)
+        if data is None:
+            return None
+        try:
+            return ModelRecord.from_dict(data)
+        except (TypeError, KeyError, ValueError):
+            raise BadInput(f"{path}: not a record of this version; delete it and run its stage again") from None
+
+    @property
+    def latency(self) -> Path:
+        return self.work / "latency.json"
+
+    def plot(self, name: str) -> Path:
+        return self.work / "plots" / f"{name}.png"
+
+
+def check_parent(option: str, path: Path) -> None:
+    """Raise :class:`BadInput` where no file can be made at ``path``, because what would be its directory is something else."""
+    there = next((parent for parent in path.parents if parent.exists() or parent.is_symlink()), None)
+    if there is not None and not there.is_dir():
+        raise BadInput(f"{there}: is not a directory; give another {option}")
+
+
+def partial_of(path: Path, step: str = "") -> Path:
+    """Where unfinished work on ``path`` lies."""
+    return path.with_name(f"{path.stem}{step}.partial{path.suffix}")

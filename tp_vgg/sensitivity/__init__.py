@@ -1,0 +1,1 @@
+"""The accuracy with one layer pruned, for every layer and level."""

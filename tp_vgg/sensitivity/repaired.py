@@ -1,0 +1,79 @@
+"""Networks with one layer pruned and batch norm's statistics taken anew behind it, as chains for a sweep."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tp_vgg.data.split import Normalisation, Split
+from tp_vgg.evaluation.evaluate import BLOCK
+from tp_vgg.network.vgg.cut import _around
+from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.calibration import renew_statistics
+from tp_vgg.pruning.structured import keep_channels
+from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
+from tp_vgg.sensitivity.fused_layer import Step
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The dense network and the images whose statistics count."""
+
+    model: VGG
+    sample: Split
+    side: int
+
+    def narrowed(self, name: str, order: torch.Tensor, counts: Sequence[int]) -> list[Chain]:
+        """The steps behind layer ``name``, for each count of its channels (the first of ``order``), which they expect in that order."""
+        before, _ = _around(self.model, name, own=False)
+        inputs = self._activations(before)
+        chains = []
+        for count in counts:
+            kept = order[:count].sort().values
+            pruned = copy.deepcopy(self.model)
+            keep_channels(pruned, {name: kept.tolist()})
+            _, behind = _around(pruned, name, own=False)
+            renew_statistics(behind, [x[:, kept.to(x.device)] for x in inputs])
+            steps = with_channels_in_order(steps_of(pruned, self.side), {name: order[:count].argsort().argsort()})
+            chains.append(_after(steps, name, 1))
+        return chains
+
+    def masked(self, name: str, masks: Sequence[torch.Tensor]) -> list[Chain]:
+        """The steps from layer ``name`` on, for each mask of its weight."""
+        before, _ = _around(self.model, name, own=True)
+        inputs = self._activations(before)
+        chains = []
+        for mask in masks:
+            pruned = copy.deepcopy(self.model)
+            pruned.get_submodule(name).get_parameter("weight").data.mul_(mask)
+            _, behind = _around(pruned, name, own=True)
+            renew_statistics(behind, inputs)
+            chains.append(_after(steps_of(pruned, self.side), name, 0))
+        return chains
+
+    def _activations(self, before: nn.Module) -> list[torch.Tensor]:
+        normalisation = Normalisation.of(self.model.meta)
+        with torch.no_grad():
+            return [before(normalisation(images)) for images, _ in self.sample.blocks(BLOCK)]
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A layer's levels (a :class:`tp_vgg.sensitivity.levels.Layer`) where each has a chain of its own."""
+
+    chains: Sequence[Chain]
+    counts: Sequence[int] | None
+    """Channels of the input that each sees; all where ``None``."""
+
+    def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
+        for i in chosen:
+            yield self.chains[i].logits(x if self.counts is None else x[..., : self.counts[i]].contiguous())
+
+
+def _after(steps: Sequence[Step], name: str, skip: int) -> Chain:
+    place = next(place for place, step in enumerate(steps) if step.name == name)
+    return Chain.of(steps[place + skip :])

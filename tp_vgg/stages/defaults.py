@@ -1,0 +1,73 @@
+"""How long and how fast to train where the user says nothing (no torch before it is asked)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.options import Finetune
+from tp_vgg.training.recipe import Recipe
+
+BASELINE_EPOCHS = {"digits": 3, "cpu": 12, "cuda": 24}
+"""By data set or else by device: an epoch that takes seconds on CUDA takes minutes on a CPU."""
+
+
+def default_baseline_epochs(settings: Settings) -> int:
+    """Raises :class:`BadInput` for a device that this machine lacks."""
+    if settings.dataset in BASELINE_EPOCHS:
+        return BASELINE_EPOCHS[settings.dataset]
+    from tp_vgg.machine.device import pick_device
+
+    return BASELINE_EPOCHS[pick_device(settings.device).type]
+
+
+def baseline_recipe(
+    settings: Settings, spec: VGGSpec, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
+) -> Recipe:
+    """How the dense model is trained where the user says nothing: the same on every device, but for fewer epochs on a CPU."""
+    small = settings.dataset == "digits"
+    default_lr = (0.02 if small else 0.1) if spec.batch_norm else 0.01
+    return Recipe(
+        epochs=epochs or default_baseline_epochs(settings),
+        lr=lr or default_lr,
+        batch_size=batch_size or (32 if small else 128),
+        seed=settings.seed,
+    )
+
+
+def finetune_recipe(
+    settings: Settings, spec: VGGSpec, epochs: int, finetune: Finetune, trained: Mapping[str, Any] | None = None
+) -> Recipe:
+    """How a pruned or masked model is trained back: a lower, triangular rate, half of the loss from the dense model.
+
+    ``trained``: how the dense model was trained, where its file says so (``meta["training"]``): what ``rewind`` rewinds;
+    else the baseline recipe as it is on CUDA.
+    """
+    small = settings.dataset == "digits"
+    before = baseline_recipe(settings, spec, BASELINE_EPOCHS.get(settings.dataset, BASELINE_EPOCHS["cuda"]))
+    rate = 0.02 if spec.batch_norm else 0.005
+    if finetune.schedule == "rewind":
+        rate = float((trained or {}).get("lr", before.lr))
+    return Recipe(
+        epochs=epochs,
+        lr=finetune.lr or rate,
+        batch_size=finetune.batch_size or (64 if small else 128),
+        schedule=finetune.schedule,
+        rewound=int((trained or {}).get("epochs", before.epochs)) if finetune.schedule == "rewind" else 0,
+        seed=settings.seed,
+        distill_weight=finetune.distill_weight if finetune.distill else 0.0,
+        distill_temperature=finetune.distill_temperature,
+    )
+
+
+def default_finetune_epochs(settings: Settings) -> int:
+    return 2 if settings.dataset == "digits" else 5
+
+
+def duration(seconds: float) -> str:
+    """A rough time for people."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

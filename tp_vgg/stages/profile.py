@@ -1,0 +1,116 @@
+"""The staircase profile of a network, kept for plans."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from tp_vgg.errors import BadInput
+from tp_vgg.files.atomic import write_json
+from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.files.journal import Journal
+from tp_vgg.files.lock import locked
+from tp_vgg.files.read import read_json
+from tp_vgg.files.schema import typed
+from tp_vgg.latency.modes import Unavailable, check_available
+from tp_vgg.latency.profile import STAIRCASE, Staircase, Timed
+from tp_vgg.latency.staircase import GRID, PROFILE_TRIALS, Grid, profile_layer
+from tp_vgg.latency.table import Cell
+from tp_vgg.latency.timing_device import Bench
+from tp_vgg.machine.device import pick_device
+from tp_vgg.machine.environment import environment
+from tp_vgg.machine.precision import fp32_arithmetic
+from tp_vgg.network import checkpoint
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.report import figures
+from tp_vgg.rundir.layout import RunDir, partial_of
+from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.options import BenchmarkOptions
+from tp_vgg.stages.outputs import keep_figure
+from tp_vgg.stages.session import load_given, stage
+
+
+@stage
+def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) -> tuple[Staircase, ...]:
+    """Time every conv over a grid of widths, once for each device, dtype and batch; leaves a table each and one figure.
+
+    The network is that of ``--checkpoint``, of the run directory's baseline or of the flags; its weights do not matter.
+    """
+    device = pick_device(settings.device)
+    given = load_given(settings)
+    if given is not None:
+        settings = settings.for_spec(given.spec)
+    run = RunDir.of(settings)
+    own = run.own_baseline(settings)
+    spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
+    bench = Bench.of(device, options.threads)
+    cells = _available(options, bench, settings.note)
+    trials = options.trials or PROFILE_TRIALS
+    with locked(run.root), bench.at_work():
+        found = [_profiled(settings, run, spec, cell, bench, grid, trials) for cell in cells]
+        keep_figure(settings, run, "staircase", figures.staircase(found))
+    return tuple(found)
+
+
+def _available(options: BenchmarkOptions, bench: Bench, note: Callable[[str], None] = lambda _: None) -> list[Cell]:
+    """The cells that this device does not lack from the outset. Raises :class:`BadInput` where that leaves none."""
+    cells, why = [], ""
+    for cell in options.cells:
+        try:
+            check_available(cell, bench.cuda)
+            cells.append(cell)
+        except Unavailable as reason:
+            why = f"{cell.label}: not available: {reason}"
+            note(why)
+    if not cells:
+        raise BadInput(f"--modes, --dtypes: this device has none of them ({why})")
+    return cells
+
+
+def _profiled(
+    settings: Settings, run: RunDir, spec: VGGSpec, cell: Cell, bench: Bench, grid: Grid, trials: int
+) -> Staircase:
+    from tqdm import tqdm
+
+    place = {**environment(bench.device), "threads": bench.threads}
+    how = [] if bench.cuda is None else ["replays"]
+    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), trials, place, *how)
+    name = "".join(c if c.isalnum() else "-" for c in place["device"].lower())
+    path = run.root / "profiles" / f"{name}-{cell.dtype}-b{cell.batch_size}-{key[:8]}.json"
+    widths = grid.of(spec)
+    finished = _read_profile(path, key)
+    if finished is not None and {layer: finished.widths(layer) for layer in finished.layers} == widths:
+        settings.note(f"{path}: was profiled before; delete it to measure anew")
+        return finished
+    journal = Journal(partial_of(path).with_suffix(".jsonl"), key)
+    points: dict[str, list[Timed]] = {}
+    for entry in journal.entries:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            timed = [typed(Timed, point) for point in entry["points"]]
+            if tuple((point.in_width, point.out_width) for point in timed) == widths[entry["layer"]]:
+                points[entry["layer"]] = timed
+    label = f"profile {cell.dtype}, batch {cell.batch_size}"
+    with tqdm(spec.rows, label, unit="layer", disable=settings.quiet or None) as bar:
+        for row in bar:
+            if row.name in widths and row.name not in points:
+                with fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False):
+                    points[row.name] = list(
+                        profile_layer(row, widths[row.name], cell, bench.device, bench.quick, trials, bench.cuda)
+                    )
+                journal.append({"layer": row.name, "points": [asdict(point) for point in points[row.name]]})
+    ordered = tuple(point for layer in widths for point in points[layer])
+    table = Staircase(key, spec.to_dict(), cell.dtype, cell.batch_size, place, ordered)
+    write_json(path, table.to_dict())
+    journal.remove()
+    return table
+
+
+def _read_profile(path: Path, key: str) -> Staircase | None:
+    try:
+        data = read_json(path)
+        table = Staircase.from_dict(data) if data is not None else None
+    except (TypeError, KeyError, ValueError):
+        return None
+    return table if table is not None and table.key == key else None

@@ -1,0 +1,1 @@
+"""One trainer for baseline, masked and pruned networks."""
