@@ -8,69 +8,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import QUICK
+from helpers.networks import SMALL, VARIANTS
 
 from tp_vgg.network.vgg.spec import VGGSpec
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: threads of theirs would wait for each other
 
-SMALL = VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=(32, 28))
-"""A VGG-11 with batch norm, thin enough for a test."""
-
-QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
-"""Options of a run on few digits."""
-
 
 def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def variants(spec: VGGSpec) -> dict[str, VGGSpec]:
-    """The kinds of network that everything must hold for, made of one with batch norm and hidden linears."""
-    return {
-        "bn-hidden": spec,
-        "bn-linear": replace(spec, hidden=()),
-        "plain-hidden": replace(spec, batch_norm=False),
-        "plain-linear": replace(spec, batch_norm=False, hidden=()),
-        "bn-unfolded": replace(spec, pool=7),
-    }
-
-
-VARIANTS = variants(SMALL)
-
-
-def fresh(spec: VGGSpec = SMALL):
-    """The untrained network of a spec, always the same."""
-    import torch
-
-    from tp_vgg.network.vgg.model import build
-
-    torch.manual_seed(0)
-    return build(spec)
-
-
-def weights(model):
-    """All numbers of a network as one vector."""
-    import torch
-
-    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
-
-
-def files(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-
-
-def one_line(err: str) -> str:
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert err[:-1].isprintable()
-    return err
 
 
 @pytest.fixture(params=VARIANTS, ids=str)

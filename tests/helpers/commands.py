@@ -1,0 +1,38 @@
+"""Commands run as a user runs them, and what they leave."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
+"""Options of a run on few digits."""
+
+
+def files(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    return err
+
+
+def launch(arguments: list, cwd: Path, *, ranks: int = 1) -> subprocess.Popen[str]:
+    # --standalone takes a free port: torchrun's usual one is one for the whole machine, and pytest's workers run side by side.
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *torchrun, "-m", "tp_vgg", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out

@@ -1,0 +1,244 @@
+"""The page: what it says, that it is whole, and that a text in it stays text."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from helpers import pages
+from helpers.networks import SMALL, VARIANTS
+
+from tp_vgg.evaluation.hits import pack_hits
+from tp_vgg.latency.table import Latency, LatencyRow
+from tp_vgg.latency.verdicts import UNEXPLAINED
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.report import figures
+from tp_vgg.report.explorer import explorer_data
+from tp_vgg.report.network_drawing import blocks
+from tp_vgg.report.page import Drawn, digits, render
+from tp_vgg.report.summary import verdict
+from tp_vgg.report.svg import inline_svg
+
+EVIL = '<script>alert("1")</script>'
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = Tags()
+    parser.feed(page)
+    return parser.found
+
+
+def test_the_page_asks_for_nothing() -> None:
+    for tag, attributes in tags(render(pages.findings(SMALL))):
+        assert tag not in ("link", "img", "iframe", "object", "base")
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, attributes)
+
+
+def test_its_policy_forbids_the_network() -> None:
+    policies = [a["content"] for tag, a in tags(render(pages.findings(SMALL))) if a.get("http-equiv")]
+    assert len(policies) == 1
+    assert policies[0] is not None and policies[0].startswith("default-src 'none'")
+
+
+def test_every_id_is_there_once_and_every_label_has_its_control() -> None:
+    found = tags(render(pages.findings(SMALL)))
+    ids = [attributes["id"] for _, attributes in found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for name in ("for", "aria-labelledby"):
+        assert {attributes[name] for _, attributes in found if name in attributes} <= set(ids)
+
+
+def test_a_text_stays_text() -> None:
+    """In the names of models, files, data and classes, in notes, commands, lines and figures."""
+    base = pages.record(
+        SMALL, 190, checkpoint=EVIL, notes=(EVIL,), data={"dataset": EVIL, "fingerprint": EVIL, "train": 1, "val": 1, "test": 1},
+        environment={"device": "cpu", "cpu": EVIL, "threads": 1, EVIL: EVIL},
+    )  # fmt: skip
+    table = replace(pages.sweep(SMALL), key=EVIL, importance=EVIL)
+    figure = figures.history({EVIL: pages.findings(SMALL).drawn and [_epoch()]})
+    names = (EVIL, f"2{EVIL}", f"3{EVIL}")
+    timed = pages.latency(names, EVIL)
+    found = pages.findings(
+        SMALL, records={EVIL: base, **{name: pages.record(SMALL, 180, checkpoint=EVIL) for name in names[1:]}}, sweeps={"structured": table},
+        latency=timed, quoted={row.model: row for row in timed.rows[:3]}, prune_command=EVIL, foreseen=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
+    )  # fmt: skip
+    page = render(found)
+    scripts = [attributes for tag, attributes in tags(page) if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "explorer-data"}, {}]
+    assert page.count("alert(") > 30
+    assert EVIL not in page
+    assert "timed as 2" in page
+
+
+def _epoch():
+    from tp_vgg.training.history import Epoch
+
+    return Epoch(1, 0.1, 1.0, 50.0, 50.0, 1.0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_explorer_has_the_specs_arithmetic(name: str) -> None:
+    """Its rows, resized as the script does it, give the parameters and MACs of any widths."""
+    spec = VARIANTS[name]
+    rows = explorer_data(spec, None, None, None)["rows"]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        left = {layer: int(rng.integers(1, width + 1)) for layer, width in spec.prunable.items()}
+        params = macs = 0
+        before = 3
+        for row in rows:
+            after = left.get(row["name"], row["out"])
+            weights = row["weights"] // (row["in"] * row["out"]) * row["reads"] * before * after
+            params += weights + (row["params"] - row["weights"]) // row["out"] * after
+            macs += weights * row["side"] ** 2
+            before = after
+        pruned = spec.with_widths(left)
+        assert (params, macs) == (pruned.params(), pruned.macs())
+
+
+def test_the_explorer_has_plans_tables() -> None:
+    found = pages.findings(SMALL)
+    plan = found.plans["structured"]
+    data = json.loads(json.dumps(explorer_data(SMALL, found.sweeps["structured"], found.profile, plan)))
+    curves = Curves.of(found.sweeps["structured"])
+    assert data["curves"]["features.4"] == {
+        "levels": list(curves.levels["features.4"]),
+        "drops": list(curves.drops["features.4"]),
+    }
+    assert data["plan"] == {row.layer: row.after for row in plan.layers}
+    assert [one["label"] for one in data["budgets"]][:2] == ["macs=0.75", "macs=0.5"]
+    assert data["budgets"][1]["kept"] == data["plan"]
+    assert set(data["time"]["layers"]) == set(SMALL.conv_names)
+
+
+def test_without_a_sweep_it_offers_no_prediction() -> None:
+    data = explorer_data(SMALL, None, None, None)
+    assert (data["accuracy"], data["curves"], data["time"], data["plan"], data["budgets"]) == (None, {}, None, None, [])
+    page = render(pages.findings(SMALL, sweeps={}, plans={}, profile=None, drawn=(), foreseen=(), commands=()))
+    assert "The plan&#39;s solution" not in page
+    assert 'id="solution"' not in page
+
+
+def row(verdict: str, **changed: object) -> LatencyRow:
+    known = {"median_ms": 1.0, "iqr_ms": 0.1, "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6, "over_eager": 1.0, "mac_ratio": 2.0, "efficiency": 0.75, "efficiency_low": 0.7, "efficiency_high": 0.8, "seconds": (1.0,) * 9}  # fmt: skip
+    return LatencyRow("m", "folded", "fp32", 64, verdict, (), **{**known, **changed})  # type: ignore[arg-type]
+
+
+def test_the_verdict_claims_no_more_than_the_intervals() -> None:
+    dense = pages.record(SMALL, 190)
+    small = SMALL.with_widths({"features.4": 6})
+    claims = [verdict(dense, pages.record(small, right), None, None)[1].claim for right in (100, 189, 200)]
+    assert claims == ["Less accurate", "No loss of accuracy shown", "More accurate"]
+    size, accuracy, time = verdict(dense, pages.record(small, 188), None, None)
+    assert size.claim == "Smaller"
+    assert f"{small.params() / SMALL.params():.3f}×" in size.text
+    assert "a drop of +1.00 points [" in accuracy.text
+    assert f"n = {pages.N}" in accuracy.text
+    assert time.claim == "Time: not measured"
+
+
+def test_of_a_dense_network_that_guesses_no_accuracy_is_claimed() -> None:
+    guessing = pages.record(SMALL, pages.N // 10)
+    sentence = verdict(guessing, pages.record(SMALL.with_widths({"features.4": 6}), pages.N // 10), None, None)[1]
+    assert sentence.claim == "The dense network guesses"
+    assert sentence.text.endswith("where one class for all gives 10.00 %.")
+
+
+def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
+    dense = pages.record(SMALL, 190)
+    (sentence,) = verdict(dense, dense, None, None)
+    assert sentence.claim == "Nothing is pruned yet"
+    page = render(pages.findings(SMALL, records={"baseline": dense}, sweeps={}, plans={}, latency=None, quoted={}))
+    assert "Nothing is pruned yet" in page
+    assert "what the sweep predicts" not in page
+    assert "the drop is not known before" in page
+    assert "before and after</h2>" not in page
+    assert "→" not in page[page.index("</style>") : page.index("<script")]
+
+
+def test_the_verdict_on_zeros_and_on_time() -> None:
+    place = {"device": "cpu", "cpu": "a CPU", "threads": 1}
+    latency = Latency("baseline", {"baseline": {}, "m": {}}, place, {}, (row("faster"),))
+    dense = pages.record(SMALL, 190)
+    masked = pages.record(SMALL, 190, nonzero=SMALL.params() // 10)
+    size, _, _ = verdict(dense, masked, None, None)
+    assert "non-zero parameters" in size.text
+    assert "a dense kernel still does all" in size.text
+    assert "a CPU, 1 CPU thread)" in verdict(dense, masked, row("faster"), latency)[2].text
+    for said, claim in (("faster", "Faster"), ("slower", "Slower"), ("no gain", "No faster")):
+        sentence = verdict(dense, masked, row(said), latency)[2]
+        assert sentence.claim == claim
+        assert "1.50× [1.40, 1.60]" in sentence.text
+        assert "n = 9" in sentence.text
+
+
+def test_blocks_are_the_network() -> None:
+    dense = VGGSpec.preset()
+    found = blocks(dense, dense.with_widths({"features.0": 16, "classifier.0": 1024}))
+    assert [block.name for block in found] == list(dense.prunable)
+    assert found[0].width_after == found[0].width_before / 4
+    widths = {block.name: block.width_before for block in found}
+    assert widths["features.25"] == widths["classifier.3"] == 8 * widths["features.0"]  # each kind on its own scale
+    assert found[0].height > found[1].height > found[-1].height > 0
+    for left, right in itertools.pairwise(found):
+        assert left.x + left.width_before < right.x
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1430.137, "1430"),
+        (372.422, "372"),
+        (53.255, "53.3"),
+        (9.204, "9.20"),
+        (0.05, "0.0500"),
+        (0.0, "0"),
+        (1e-9, "0.000000"),
+    ],
+)
+def test_no_more_digits_than_were_measured(value: float, said: str) -> None:
+    assert digits(value) == said
+
+
+def test_a_shortfall_without_a_reason_is_said_as_such() -> None:
+    found = pages.latency(("baseline", "structured_finetuned"), UNEXPLAINED)
+    assert "faster<small>less than its MACs promise: no rule explains it</small>" in render(
+        pages.findings(SMALL, latency=found)
+    )
+
+
+def test_figures_do_not_share_ids() -> None:
+    table = pages.sweep(SMALL)
+    one, two = (inline_svg(figures.sensitivity_cost(table), name, "a label") for name in ("one", "two"))
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
+    assert ids[0] and not ids[0] & ids[1]
+    for svg, known in zip((one, two), ids, strict=True):
+        assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg)) <= known
+        assert svg.startswith('<svg role="img" aria-label="a label"')
+    assert one.replace("one-", "two-") != one
+
+
+def test_the_same_findings_are_the_same_page() -> None:
+    assert render(pages.findings(SMALL)) == render(pages.findings(SMALL))
+
+
+def test_the_drop_is_paired() -> None:
+    dense = pages.record(SMALL, 190)
+    other = pages.record(SMALL, 190, hits=pack_hits(np.arange(pages.N) >= 10))
+    assert "[-4." in verdict(dense, other, None, None)[1].text
