@@ -14,6 +14,7 @@ import click
 
 from tp_vgg import __version__
 from tp_vgg.errors import BadInput, WorkFailed, out_of_memory, printable
+from tp_vgg.machine.console import notes_on_stderr
 
 COMMANDS = {
     "run": "The whole pipeline, from the dense model to the report.",
@@ -70,7 +71,8 @@ def execute(args: list[str] | None = None, command: click.Command = cli, name: s
     """The exit status of a command (of ``tp_vgg``, or of a script of its own); every failure is one line on stderr."""
     args = sys.argv[1:] if args is None else args
     try:
-        command.main(args, prog_name=name, standalone_mode=False, obj=f"{name} {shlex.join(args)}")
+        with notes_on_stderr():
+            command.main(args, prog_name=name, standalone_mode=False, obj=f"{name} {shlex.join(args)}")
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from tp_vgg.errors import BadInput, shown
+from tp_vgg.machine.console import muted
 from tp_vgg.network.vgg.spec import ARCHS, HEADS, VGGSpec
 from tp_vgg.planning.budget import BUDGETS
 from tp_vgg.pruning.criteria import Kind
@@ -70,7 +71,9 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(**options: Any) -> Any:
         given = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
-        return function(settings=replace(_settings(given), command=click.get_current_context().obj or ""), **options)
+        settings = replace(_settings(given), command=click.get_current_context().obj or "")
+        with muted(settings.quiet):
+            return function(settings=settings, **options)
 
     for option in reversed(_COMMON):
         wrapper = option(wrapper)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -10,6 +11,8 @@ from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.tables import render_plan
 from tp_vgg.rundir.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @click.command("plan")
@@ -62,7 +65,7 @@ def command(
 
     found, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
     click.echo(render_plan(found))
-    settings.note(f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(found)}, with the same options")
+    log.info(f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(found)}, with the same options")
 
 
 def _flags(found: Allocation) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from tp_vgg.data.folder import SIZE, channel_statistics, read_folder
 from tp_vgg.data.split import SPLIT_SEED, Normalisation, Split, stratified
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
 
 MAX_VAL = 5000
 
@@ -41,12 +43,11 @@ def load_data(
     device: torch.device,
     *,
     limits: tuple[int | None, int | None, int | None] = (None, None, None),
-    note: Callable[[str], None] = lambda _: None,
     quiet: bool = False,
     skip_corrupt: bool = False,
 ) -> DataSet:
     """Load a data set onto ``device``; ``limits`` cap train, val and test to stratified subsets. ``skip_corrupt``: leave out what can't be
-    decoded in a folder. ``note``: called with what was left out, and with how many classes a split misses.
+    decoded in a folder. What was left out, and how many classes a split misses, is logged.
 
     Raises :class:`BadInput` for a folder that is not one, :class:`WorkFailed` when a download fails.
     """
@@ -55,7 +56,7 @@ def load_data(
     elif name == "cifar10":
         data = _cifar10(data_dir)
     else:
-        data = _folder(data_dir, note, quiet, skip_corrupt)
+        data = _folder(data_dir, quiet, skip_corrupt)
     cut = [
         _place(split if limit is None else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)), device)
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)
@@ -68,7 +69,7 @@ def load_data(
     for split in ("train", "val", "test"):
         there = len(getattr(found, split).labels.unique())
         if there < len(found.classes):
-            note(f"{name}: {len(found.classes) - there} of {len(found.classes)} classes have no image in {split}")
+            log.info(f"{name}: {len(found.classes) - there} of {len(found.classes)} classes have no image in {split}")
     return found
 
 
@@ -106,8 +107,8 @@ def _cifar10(data_dir: Path) -> DataSet:
     return _with_val("cifar10", train, test, tuple(parts[0].classes), flip=True, normalisation=Normalisation())
 
 
-def _folder(root: Path, note: Callable[[str], None], quiet: bool, skip_corrupt: bool) -> DataSet:
-    folder = read_folder(root, SIZE, note, quiet, skip_corrupt=skip_corrupt)
+def _folder(root: Path, quiet: bool, skip_corrupt: bool) -> DataSet:
+    folder = read_folder(root, SIZE, quiet, skip_corrupt=skip_corrupt)
     arrays = {name: torch.from_numpy(array) for name, array in folder.arrays.items()}
     train, test = (Split(arrays[f"{s}_images"].permute(0, 3, 1, 2), arrays[f"{s}_labels"]) for s in ("train", "test"))
     normalisation = Normalisation(folder.mean, folder.std)

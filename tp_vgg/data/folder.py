@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ import numpy as np
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.machine.console import progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
+
+log = logging.getLogger(__name__)
 
 
 SIZE = 32
@@ -47,19 +51,13 @@ class Folder:
     """Files that could not be decoded and were left out."""
 
 
-def folder_fingerprint(
-    root: Path, size: int, note: Callable[[str], None], quiet: bool = False, *, skip_corrupt: bool = False
-) -> str:
+def folder_fingerprint(root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False) -> str:
     """The fingerprint alone: from the cache's header where that is up to date, else by decoding all."""
     header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
-    return (
-        header["fingerprint"] if header else read_folder(root, size, note, quiet, skip_corrupt=skip_corrupt).fingerprint
-    )
+    return header["fingerprint"] if header else read_folder(root, size, quiet, skip_corrupt=skip_corrupt).fingerprint
 
 
-def read_folder(
-    root: Path, size: int, note: Callable[[str], None], quiet: bool = False, *, skip_corrupt: bool = False
-) -> Folder:
+def read_folder(root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False) -> Folder:
     """Decode ``root/train`` and ``root/test`` (a directory a class), or read what was decoded before.
 
     Every image becomes RGB (:func:`_rgb`), its shorter side resized to ``size`` and its centre cut out. The cache is used only while names, sizes and
@@ -92,10 +90,12 @@ def read_folder(
             corrupt += len(reasons)
         digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
         folder = Folder(arrays, names, digest, *channel_statistics(arrays["train_images"]), corrupt)
-        _write_cache(root / CACHE, folder, key, note)
+        _write_cache(root / CACHE, folder, key)
     if folder.corrupt:
         whole_count = sum(len(folder.arrays[f"{split}_labels"]) for split in SPLITS)
-        note(f"{folder.corrupt} of {folder.corrupt + whole_count} images in {root} can't be decoded and are left out")
+        log.info(
+            f"{folder.corrupt} of {folder.corrupt + whole_count} images in {root} can't be decoded and are left out"
+        )
     return folder
 
 
@@ -152,7 +152,6 @@ def _files(base: Path, under: str = "") -> Iterator[tuple[str, int, int]]:
 def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.ndarray, dict[int, str]]:
     """uint8 [N, S, S, 3], and why those that can't be decoded can't, by their place."""
     from PIL import Image, ImageOps
-    from tqdm import tqdm
 
     images = np.empty((len(paths), size, size, 3), np.uint8)
     reasons: dict[int, str] = {}
@@ -165,9 +164,8 @@ def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.n
             reasons[index] = ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm(
-            pool.map(one, range(len(paths)), chunksize=64), label, len(paths), unit="img", disable=quiet or None
-        ):
+        done = pool.map(one, range(len(paths)), chunksize=64)
+        for _ in progress_bar(label, done, unit="img", quiet=quiet, total=len(paths)):
             pass
     return images, reasons
 
@@ -213,7 +211,7 @@ def _read_cache(path: Path, key: str) -> Folder | None:
     return Folder(load_file(path), classes, meta["fingerprint"], mean, std, int(meta["corrupt"]))
 
 
-def _write_cache(path: Path, folder: Folder, key: str, note: Callable[[str], None]) -> None:
+def _write_cache(path: Path, folder: Folder, key: str) -> None:
     from safetensors.numpy import save
 
     lists = {name: json.dumps(getattr(folder, name)) for name in ("classes", "mean", "std")}
@@ -221,6 +219,6 @@ def _write_cache(path: Path, folder: Folder, key: str, note: Callable[[str], Non
     try:
         write_atomic(path, lambda file: file.write(save(folder.arrays, meta)))
     except OSError as error:
-        note(
+        log.info(
             f"the decoded images could not be cached in {path.parent} ({error.strerror}); the next start decodes again"
         )

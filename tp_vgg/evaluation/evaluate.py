@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from tp_vgg.data.split import Normalisation, Split
 from tp_vgg.errors import out_of_memory
 from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.memory import halved
 from tp_vgg.machine.precision import autocast, exact_fp32
 
@@ -37,7 +37,7 @@ def predictions(
     model.eval()
     found: list[torch.Tensor] = []
     normalise = normalisation.on(device)
-    bar = tqdm(desc=label, total=len(split), unit="img", leave=False, disable=None if label else True)
+    bar = progress_bar(label, unit="img", total=len(split), leave=False)
     try:
         while (done := sum(map(len, found))) < len(split):
             try:

@@ -6,9 +6,14 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from tp_vgg.errors import BadInput
+from tp_vgg.files.read import read_json
 
 T = TypeVar("T")
+Table = TypeVar("Table", covariant=True)
 LARGEST = 1 << 60
 """Of any number: what is reckoned from it stays finite."""
 
@@ -22,6 +27,28 @@ def typed(cls: Callable[..., T], data: object, *, more: bool = False) -> T:
     if not more and set(data) - set(kinds):
         raise KeyError(f"fields that {cls.__name__} has not")
     return cls(**{name: _value(kind, data[name]) for name, kind in kinds.items() if name in data})
+
+
+class FromDict(Protocol[Table]):
+    """A class whose tables are made from plain values."""
+
+    def from_dict(self, data: Any, /) -> Table: ...
+
+
+def table_of(cls: FromDict[Table], data: object) -> Table | None:
+    """The table that plain values hold; ``None`` where they hold none of this version."""
+    try:
+        return cls.from_dict(data)
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def read_table(path: Path, cls: FromDict[Table]) -> Table | None:
+    """The table in a JSON file; ``None`` where there is no file, or none of this version in it."""
+    try:
+        return table_of(cls, read_json(path))
+    except BadInput:
+        return None
 
 
 @cache

@@ -17,6 +17,7 @@ from tp_vgg.latency.table import BATCH_SIZES, MODES, Cell, Latency, LatencyRow, 
 from tp_vgg.latency.timing_device import Bench
 from tp_vgg.latency.traffic import Memory
 from tp_vgg.latency.verdicts import ZEROS, explain, verdict
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.precision import fp32_flags
 from tp_vgg.network.count import layer_sparsity
@@ -68,15 +69,16 @@ def measure(
     quiet: bool = True,
 ) -> Latency:
     """:func:`measure_latency` on a ``bench``; ``known`` cells are not measured again, and each new one is handed to ``done``."""
-    from tqdm import tqdm
-
     check_models(models)
     known = known or {}
     about = _about_all(models)
     timed = {name: model for name, model in models.items() if "timed_as" not in about[name]}
     conditions = _conditions(schedule, bench)
     rows: list[LatencyRow] = []
-    with bench.at_work(), tqdm(total=len(schedule.cells), unit="cell", disable=quiet or None, bar_format=_BAR) as bar:
+    with (
+        bench.at_work(),
+        progress_bar("benchmark", unit="cell", quiet=quiet, total=len(schedule.cells), bar_format=_BAR) as bar,
+    ):
         conditions["bandwidth"] = bandwidth = bench.bandwidth()
         for place, cell in enumerate(schedule.cells):
             bar.set_description(cell.label)

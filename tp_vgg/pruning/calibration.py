@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from tp_vgg.data.split import Normalisation, Split, stratified
 from tp_vgg.evaluation.evaluate import BLOCK
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32
 
 CALIBRATION = 2000
@@ -33,7 +33,7 @@ def recalibrate(
     """
     sample = calibration_sample(split, seed, images)
     inputs = [normalisation(block) for block, _ in sample.blocks(BLOCK)]
-    with tqdm(inputs, label, unit="block", leave=False, disable=None if label else True) as bar:
+    with progress_bar(label, inputs, unit="block", leave=False) as bar:
         renew_statistics(model, bar)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from tp_vgg.data.split import Normalisation, Split, stratified
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32
 from tp_vgg.network.vgg.model import VGG, prunable_layers
 
@@ -39,7 +39,7 @@ def accumulate_gradients(
     model.eval()
     model.zero_grad(set_to_none=True)
     squares: dict[str, torch.Tensor] = {}
-    bar = tqdm(desc=label, total=len(sample), unit="img", leave=False, disable=None if label else True)
+    bar = progress_bar(label, unit="img", total=len(sample), leave=False)
     with exact_fp32(), bar:
         for block, labels in sample.blocks(1 if squared else 128):
             (

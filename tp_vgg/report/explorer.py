@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm import tqdm
-
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.profile import Staircase
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.planning.loss_curves import Curves
@@ -69,7 +68,7 @@ def kept_by(plan: Allocation) -> dict[str, int]:
 def _budgets(sweep: Sensitivity, round_to: int, quiet: bool) -> list[dict[str, Any]]:
     """The plan for each of ``BUDGETS`` that the sweep allows."""
     found = []
-    for budget in tqdm(BUDGETS, "plans for the page", unit="plan", disable=quiet or None):
+    for budget in progress_bar("plans for the page", BUDGETS, unit="plan", quiet=quiet):
         try:
             plan = make_plan(sweep, budget, round_to=round_to)
         except BadInput:

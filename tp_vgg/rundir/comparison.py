@@ -8,10 +8,8 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import Latency, LatencyRow
-from tp_vgg.rundir.contents import _latency, read_plans, recorded
-from tp_vgg.rundir.layout import RunDir
+from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.plan_outcome import Foreseen, foreseen
-from tp_vgg.rundir.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,16 @@ class Comparison:
         return found if next(iter(self.records)) in found else {}
 
 
-def compared(settings: Settings, run: RunDir, records: dict[str, ModelRecord] | None = None) -> Comparison:
-    """What :func:`compare` finds in a run directory, without writing. Raises :class:`BadInput` where nothing has run yet."""
-    records = recorded(settings, run) if records is None else records
+def compared(contents: RunContents, records: dict[str, ModelRecord] | None = None) -> Comparison:
+    """The models of a run directory, or other ``records``, beside its plans and its benchmark. Raises :class:`BadInput` where nothing has
+    run yet."""
+    records = contents.models if records is None else records
     if not records:
         raise BadInput(
-            f"{run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
+            f"{contents.run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
         )
-    latency = _latency(settings, run)
-    return Comparison(records, latency, foreseen(read_plans(run), records, latency))
+    latency = contents.latency
+    return Comparison(records, latency, foreseen(contents.plans, records, latency))
 
 
 def metrics(found: Comparison) -> dict[str, Any]:

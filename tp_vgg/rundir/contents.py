@@ -1,113 +1,179 @@
-"""What lies in a run directory, read and checked."""
+"""What lies in a run directory, read and checked (no torch).
+
+A damaged record refuses its command; what is an extra (a plan, a benchmark, a profile, a history) is left out where it is damaged.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.fingerprint import file_fingerprint
 from tp_vgg.files.read import MAX_JSON, read_json, read_text
+from tp_vgg.files.schema import read_table, table_of
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import MAX_BYTES, plan_files
-from tp_vgg.rundir.layout import GIVEN, MODELS, RunDir
+from tp_vgg.rundir.layout import GIVEN, MODELS, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch, read_history
 
-HISTORIES = {
-    "baseline": "history.csv",
-    "unstructured": "unstructured_history.csv",
-    "structured_finetuned": "structured_history.csv",
-}
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
-def finished_sweep(run: RunDir, kind: Kind) -> dict[str, Any] | None:
-    """The record of a finished sweep; ``None`` where there is none, or a damaged one."""
-    try:
-        record = read_json(sweep_path(run, kind))
-        if record is not None:
-            Sensitivity.from_dict(record)
-    except (BadInput, TypeError, KeyError, ValueError):
-        return None
-    return record
+class RunContents:
+    """The files of one run directory.
 
+    A command makes one and passes it on. Each file is read, and each checkpoint hashed, once; again only after it has changed.
+    """
 
-def _planned(run: RunDir) -> list[str]:
-    try:
-        data = read_json(plan_path(run)) or {}
-    except BadInput:
-        return []
-    return [str(one.get("command", "")) for one in (data.get("other"), data) if isinstance(one, dict)]
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self._kept: dict[tuple[object, ...], Any] = {}
 
+    @classmethod
+    def of(cls, settings: Settings) -> RunContents:
+        """Of the run directory that the settings mean."""
+        return cls(RunDir.of(settings))
 
-def _history(run: RunDir, name: str) -> tuple[Epoch, ...]:
-    if name not in HISTORIES:
-        return ()
-    try:
-        path = (run.root if name == "baseline" else run.work) / HISTORIES[name]
-        return read_history(read_text(path, MAX_JSON))
-    except (OSError, TypeError, ValueError):
-        return ()
+    def sha256(self, path: Path) -> str:
+        """Of the file's bytes."""
+        return self._once("sha256", path, file_fingerprint)
 
+    def record(self, model: str) -> ModelRecord | None:
+        """The record of a finished stage; ``None`` where it has not run. Raises :class:`BadInput` for a damaged one."""
+        path = self.run.record_path(model)
+        return self._once("record", path, _record) if path.exists() else None
 
-def _latency(settings: Settings, run: RunDir) -> Latency | None:
-    try:
-        data = read_json(run.latency)
-        return Latency.from_dict(data) if data is not None else None
-    except (TypeError, KeyError, ValueError):
-        settings.note(
-            f"{run.latency}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again"
-        )
-        return None
+    @cached_property
+    def models(self) -> dict[str, ModelRecord]:
+        """The records that can stand in one table, the baseline first: of the files as they are, of one baseline, on the same images. What
+        is left out is logged. Empty where there is no baseline."""
+        found = {name: record for name in MODELS[1:] if (record := self.record(name)) is not None}
+        dense = {record.sha256: record for name in (GIVEN, MODELS[0]) if (record := self.record(name)) is not None}
+        if not dense:
+            return {}
+        used = [record.baseline for record in found.values() if record.baseline in dense]
+        baseline = dense[used[-1]] if used else list(dense.values())[-1]
+        records = {MODELS[0]: baseline, **found}
+        faults = {name: fault for name in records if (fault := self._fault(name, records))}
+        for name, fault in faults.items():
+            log.info(f"{name} {fault}: left out; run its stage again")
+        return {} if MODELS[0] in faults else {name: record for name, record in records.items() if name not in faults}
 
-
-def recorded(settings: Settings, run: RunDir) -> dict[str, ModelRecord]:
-    """The records that can stand in one table: of the files as they are, of one baseline, on the same images."""
-    found = {name: record for name in MODELS[1:] if (record := run.record(name)) is not None}
-    dense = {record.sha256: record for name in (GIVEN, MODELS[0]) if (record := run.record(name)) is not None}
-    if not dense:
-        return {}
-    used = [record.baseline for record in found.values() if record.baseline in dense]
-    baseline = dense[used[-1]] if used else list(dense.values())[-1]
-    records = {MODELS[0]: baseline, **found}
-    faults = {name: fault for name in records if (fault := _fault(run, name, records))}
-    for name, fault in faults.items():
-        settings.note(f"{name} {fault}: left out; run its stage again")
-    return {} if MODELS[0] in faults else {name: record for name, record in records.items() if name not in faults}
-
-
-def _fault(run: RunDir, name: str, records: Mapping[str, ModelRecord]) -> str:
-    record, baseline = records[name], records[MODELS[0]]
-    path = run.root / record.checkpoint
-    if not path.is_file() or file_fingerprint(path) != record.sha256:
-        return f"has no file, or another one than was measured ({path})"
-    if record is baseline:
+    def _fault(self, name: str, records: Mapping[str, ModelRecord]) -> str:
+        record, baseline = records[name], records[MODELS[0]]
+        path = self.run.root / record.checkpoint
+        if not path.is_file() or self.sha256(path) != record.sha256:
+            return f"has no file, or another one than was measured ({path})"
+        if record is baseline:
+            return ""
+        if VGGSpec.from_dict(record.spec).prunable.keys() != VGGSpec.from_dict(baseline.spec).prunable.keys():
+            return "is of another architecture than the baseline"
+        if record.baseline != baseline.sha256:
+            return "was pruned from another baseline"
+        if record.data != baseline.data:
+            return "was measured on other images than the baseline"
+        pruned = records.get("structured_pruned")
+        if name == "structured_finetuned" and pruned is not None and pruned.key != record.key:
+            return "was made with other settings than structured_pruned"
         return ""
-    if VGGSpec.from_dict(record.spec).prunable.keys() != VGGSpec.from_dict(baseline.spec).prunable.keys():
-        return "is of another architecture than the baseline"
-    if record.baseline != baseline.sha256:
-        return "was pruned from another baseline"
-    if record.data != baseline.data:
-        return "was measured on other images than the baseline"
-    pruned = records.get("structured_pruned")
-    if name == "structured_finetuned" and pruned is not None and pruned.key != record.key:
-        return "was made with other settings than structured_pruned"
-    return ""
+
+    @property
+    def latency(self) -> Latency | None:
+        """The benchmark; ``None`` where there is none, and with a note for a damaged one."""
+        found = read_table(self.run.latency, Latency)
+        if found is None and self.run.latency.exists():
+            log.info(
+                f"{self.run.latency}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again"
+            )
+        return found
+
+    def sweep_path(self, kind: Kind) -> Path:
+        """Where the record of a sweep is, or would be: with the tag, or else in the run directory that it shares."""
+        work, root = (
+            directory / "records" / f"{kind}_sensitivity.json" for directory in (self.run.work, self.run.root)
+        )
+        return root if root.is_file() and not work.is_file() else work
+
+    def sweep(self, kind: Kind) -> tuple[dict[str, Any], Sensitivity] | None:
+        """The record of a finished sweep, and the table in it; ``None`` where there is none, or a damaged one."""
+        try:
+            record = read_json(self.sweep_path(kind))
+        except BadInput:
+            return None
+        table = table_of(Sensitivity, record)
+        return None if record is None or table is None else (record, table)
+
+    @property
+    def plans(self) -> dict[Kind, Allocation]:
+        """What ``plan.json`` (of the tag, or else of the run directory) says was predicted, by kind."""
+        parts = [part for path in (self.run.root / "plan.json", self.run.plan) for part in _plan_parts(path)]
+        return {plan.kind: plan for part in parts if (plan := table_of(Allocation, part)) is not None}
+
+    def other_plan(self, kind: Kind) -> dict[str, Any] | None:
+        """The plan of the other kind in ``plan.json``, as it stands there."""
+        for part in _plan_parts(self.run.plan):
+            plan = table_of(Allocation, part)
+            if plan is not None and plan.kind != kind:
+                return {name: part[name] for name in part if name not in ("other", "files")}
+        return None
+
+    def plan_commands(self) -> list[str]:
+        """The command lines that made the plans."""
+        return [str(part.get("command", "")) for part in _plan_parts(self.run.plan)]
+
+    def wrote(self, kind: Kind) -> bool:
+        """Whether the plan file of the run directory is one that `plan` wrote."""
+        path = self.run.work / PLANS[kind]
+        return (
+            path.is_file()
+            and path.stat().st_size <= MAX_BYTES
+            and hashlib.sha256(path.read_bytes()).hexdigest() in plan_files(self.run.work).get(kind, ())
+        )
+
+    def profiles(self, spec: VGGSpec) -> dict[Path, Staircase]:
+        """The staircase profiles of this very network, by file."""
+        folder = self.run.root / "profiles"
+        files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        return {
+            path: table for path in files if (table := read_table(path, Staircase)) and table.spec == spec.to_dict()
+        }
+
+    def history(self, model: str) -> tuple[Epoch, ...]:
+        """The epochs in which a model was trained; none where there is no history of it."""
+        path = self.run.history(model)
+        try:
+            return () if path is None else read_history(read_text(path, MAX_JSON))
+        except (OSError, TypeError, ValueError):
+            return ()
+
+    def _once(self, purpose: str, path: Path, read: Callable[[Path], T]) -> T:
+        there = path.stat()
+        key = (purpose, there.st_dev, there.st_ino, there.st_mtime_ns, there.st_size)
+        if key not in self._kept:
+            self._kept[key] = read(path)
+        found: T = self._kept[key]
+        return found
 
 
 def expected_spec(settings: Settings) -> VGGSpec:
     """The dense spec that a plan will meet, as far as it can be told without torch: that of the baseline in an
     explicit ``--out``, else the flags'. (A ``--checkpoint`` is read by the stage.)"""
     if settings.out is not None:
-        record = RunDir.of(settings).record("baseline")
+        record = RunContents.of(settings).record("baseline")
         if record is not None:
             spec = VGGSpec.from_dict(record.spec)
             settings.check_spec(spec, settings.out)
@@ -115,93 +181,17 @@ def expected_spec(settings: Settings) -> VGGSpec:
     return settings.flag_spec()
 
 
-NAMES: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
+def _record(path: Path) -> ModelRecord:
+    record = table_of(ModelRecord, read_json(path))
+    if record is None:
+        raise BadInput(f"{path}: not a record of this version; delete it and run its stage again")
+    return record
 
 
-def plan_path(run: RunDir) -> Path:
-    return run.work / "plan.json"
-
-
-def wrote(run: RunDir, kind: Kind) -> bool:
-    """Whether the plan file of the run directory is one that :func:`plan` wrote."""
-    path = run.work / NAMES[kind]
-    return (
-        path.is_file()
-        and path.stat().st_size <= MAX_BYTES
-        and _digest(path.read_bytes()) in plan_files(run.work).get(kind, ())
-    )
-
-
-def _digest(text: str | bytes) -> str:
-    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.stat().st_size == len(text.encode()) and path.read_bytes() == text.encode()
-
-
-def read_plans(run: RunDir) -> dict[Kind, Allocation]:
-    """What ``plan.json`` (of the tag, or else of the run directory) says was predicted, by kind; nothing where it is damaged."""
-    found: dict[Kind, Allocation] = {}
-    for path in (run.root / "plan.json", plan_path(run)):
-        try:
-            data = read_json(path) or {}
-        except BadInput:
-            continue
-        for written in (data.get("other"), data):
-            try:
-                allocation = Allocation.from_dict(written)  # type: ignore[arg-type]  # what is wrong with it, it says
-            except (TypeError, KeyError, ValueError):
-                continue
-            found[allocation.kind] = allocation
-    return found
-
-
-def _other(run: RunDir, kind: Kind) -> dict[str, Any] | None:
-    """The plan of the other kind that ``plan.json`` holds, which is kept."""
+def _plan_parts(path: Path) -> list[dict[str, Any]]:
+    """What a ``plan.json`` holds: the plan of the other kind, if any, then its own. Nothing of a damaged one."""
     try:
-        data = read_json(plan_path(run))
+        data = read_json(path) or {}
     except BadInput:
-        return None
-    if data is not None and data.get("kind") == kind:
-        data = data.get("other")
-    try:
-        found = Allocation.from_dict(data)  # type: ignore[arg-type]  # what is wrong with it, it says
-    except (TypeError, KeyError, ValueError):
-        return None
-    return None if data is None or found.kind == kind else {k: data[k] for k in data if k not in ("other", "files")}
-
-
-def sweep_path(run: RunDir, kind: Kind) -> Path:
-    """Where the record of a sweep is, or would be: with the tag, or else in the run directory that it shares."""
-    own, shared = (directory / "records" / f"{kind}_sensitivity.json" for directory in (run.work, run.root))
-    return shared if shared.is_file() and not own.is_file() else own
-
-
-def sweep_of(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
-    """The sweep that a record is of. Raises :class:`BadInput` for anything else."""
-    try:
-        if not isinstance(record["weights"], str) or record["data"]["split"] not in ("val", "test"):
-            raise ValueError("not what a sweep says of its weights and images")
-        table = Sensitivity.from_dict(record)
-        if table.kind != kind:
-            raise ValueError(f"not a {kind} sweep")
-        return table
-    except (TypeError, KeyError, ValueError, BadInput):
-        raise BadInput(
-            f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again"
-        ) from None
-
-
-def read_profiles(run: RunDir, spec: VGGSpec) -> dict[Path, Staircase]:
-    """The run directory's staircase profiles of this very network, by file."""
-    files = sorted((run.root / "profiles").glob("*.json")) if (run.root / "profiles").is_dir() else []
-    return {path: table for path in files if (table := _staircase(path)) and table.spec == spec.to_dict()}
-
-
-def _staircase(path: Path) -> Staircase | None:
-    try:
-        data = read_json(path)
-        return None if data is None else Staircase.from_dict(data)
-    except (TypeError, KeyError, ValueError, BadInput):
-        return None
+        return []
+    return [part for part in (data.get("other"), data) if isinstance(part, dict)]

@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.files.read import read_json
 from tp_vgg.network.vgg.spec import STAGES
+from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.settings import Settings
 
 MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
 """The models of ``metrics.json``, in the order in which they are shown."""
+HISTORIES = {
+    "baseline": "history.csv",
+    "unstructured": "unstructured_history.csv",
+    "structured_finetuned": "structured_history.csv",
+}
+PLANS: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
+"""The plan files that `plan` writes."""
 OWN = ("plots", "profiles", "records", "tensorboard")
 """Directories of a run directory that are no tag's."""
 GIVEN = "given_baseline"
@@ -62,16 +68,14 @@ class RunDir:
     def record_path(self, model: str) -> Path:
         return (self.root if model == "baseline" else self.work) / "records" / f"{model}.json"
 
-    def record(self, model: str) -> ModelRecord | None:
-        """The record of a finished stage; ``None`` where it has not run. Raises :class:`BadInput` for a damaged one."""
-        path = self.record_path(model)
-        data = read_json(path)
-        if data is None:
-            return None
-        try:
-            return ModelRecord.from_dict(data)
-        except (TypeError, KeyError, ValueError):
-            raise BadInput(f"{path}: not a record of this version; delete it and run its stage again") from None
+    def history(self, model: str) -> Path | None:
+        """Where the epochs of a model's training are; ``None`` for a model that is not trained."""
+        return (self.root if model == "baseline" else self.work) / HISTORIES[model] if model in HISTORIES else None
+
+    @property
+    def plan(self) -> Path:
+        """What was predicted, beside the plans themselves."""
+        return self.work / "plan.json"
 
     @property
     def latency(self) -> Path:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tp_vgg.errors import BadInput, printable
+from tp_vgg.errors import BadInput
 from tp_vgg.network.vgg.spec import VGGSpec
 
 DATASETS = ("cifar10", "folder", "digits")
@@ -40,11 +39,6 @@ class Settings:
     def limits(self) -> tuple[int | None, int | None, int | None]:
         return self.limit_train, self.limit_val, self.limit_test
 
-    def note(self, text: str) -> None:
-        """A line for the user on stderr, unless quiet."""
-        if not self.quiet:
-            sys.stderr.write(f"{printable(text)}\n")
-
     def bar(self, label: str) -> str:
         """The label of a progress bar, empty (no bar) if quiet."""
         return "" if self.quiet else label
@@ -53,7 +47,7 @@ class Settings:
         """Of the images in ``data_dir``, which may have to be decoded for it."""
         from tp_vgg.data.folder import SIZE, folder_fingerprint
 
-        return folder_fingerprint(self.data_dir, SIZE, self.note, self.quiet, skip_corrupt=self.skip_corrupt)
+        return folder_fingerprint(self.data_dir, SIZE, self.quiet, skip_corrupt=self.skip_corrupt)
 
     def flag_spec(self) -> VGGSpec:
         """The dense spec that the flags ask for."""

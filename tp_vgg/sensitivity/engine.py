@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tp_vgg.data.split import Normalisation, Split, stratified
 from tp_vgg.errors import out_of_memory
 from tp_vgg.evaluation.evaluate import classes_of
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.distributed import Ranks
 from tp_vgg.machine.memory import free_memory, halved
 from tp_vgg.network.vgg.fold import fold_head_columns
@@ -87,7 +88,7 @@ class Engine:
         images = sum(block.stop - block.start for chunk in chunks for block in chunk.blocks)
         total = images * sum(self._macs(place, rows) for place, rows in enumerate(rows_of))
         label = f"{self._asked.kind} sweep"
-        with tqdm(total=total, desc=label, unit="MAC", unit_scale=True, disable=quiet or None) as bar:
+        with progress_bar(label, unit="MAC", quiet=quiet, total=total, unit_scale=True) as bar:
             for chunk in chunks:
                 if tally.unknown(range(len(tally.rows)), chunk.span).any():
                     self._walk(tally, chunk, rows_of, bar)
@@ -102,7 +103,7 @@ class Engine:
         levels = self._levels(self._exact, place, self._masks(layer))
         return torch.stack([logits.clone() for logits in levels.logits(x, range(len(self._asked.levels)))])
 
-    def _walk(self, tally: Tally, chunk: _Chunk, rows_of: Sequence[Sequence[int]], bar: tqdm[NoReturn]) -> None:
+    def _walk(self, tally: Tally, chunk: _Chunk, rows_of: Sequence[Sequence[int]], bar: tqdm[Any]) -> None:
         held: list[torch.Tensor | None] = [None] * len(chunk.blocks)  # each block's input of the step in hand
         calibration = self._calibration_images() if self._screen and self._asked.precision == "screened" else None
         for place, rows in enumerate(rows_of):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from tp_vgg.training.estimate import estimate_seconds
 from tp_vgg.training.history import history_csv
 from tp_vgg.training.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 
 def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tuple[VGG, ModelRecord]:
     """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now (for ``epochs``); with
@@ -30,7 +33,7 @@ def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tup
     own = work.ranks.lead(work.run.own_baseline(work.settings))
     path = work.settings.checkpoint or own
     if path is None:
-        work.settings.note(f"no baseline in {work.run.root} yet: training it first")
+        log.info(f"no baseline in {work.run.root} yet: training it first")
         train_baseline(work, baseline_recipe(work.settings, work.settings.flag_spec(), epochs), "none")
         path = own = work.run.checkpoint("baseline", work.settings.flag_spec().depth)
     model = given or load_dense(work.settings, path)
@@ -41,7 +44,7 @@ def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tup
         and isinstance(made, dict)
         and (epochs or made.get("epochs"), work.settings.seed) != (made.get("epochs"), made.get("seed"))
     ):
-        work.settings.note(
+        log.info(
             f"{path} is kept, trained for {made.get('epochs')} epochs with seed {made.get('seed')}; for another one: `train`, or another --out"
         )
     if own is not None and path.resolve() == own.resolve():
@@ -55,7 +58,7 @@ def _own_record(work: Session, path: Path, model: VGG) -> ModelRecord:
     if trained_on in (None, data_summary(work.data)):
         return _current_record(work, path, "baseline", ())
     note = f"the baseline was trained with other --limit options or images ({trained_on})"
-    work.settings.note(note)
+    log.info(note)
     return _current_record(work, path, "baseline", (note,))
 
 
@@ -63,8 +66,8 @@ def _current_record(work: Session, path: Path, name: str, notes: tuple[str, ...]
     """The record of ``name``, measured again where it is not of these weights and images."""
 
     def current() -> ModelRecord:
-        record = work.run.record(name)
-        digest = file_fingerprint(path)
+        record = work.contents.record(name)
+        digest = work.contents.sha256(path)
         if record is None or record.sha256 != digest or record.data != data_summary(work.data):
             made = record.command if record is not None and record.sha256 == digest else None
             record = work.record(path, name, notes, command=made)
@@ -81,12 +84,12 @@ def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
     path = work.run.checkpoint("baseline", model.spec.depth)
     partial = partial_of(path)
     if work.ranks.lead(_key_of(path) == key):
-        work.settings.note(f"{path} was trained with these settings before; nothing to do")
+        log.info(f"{path} was trained with these settings before; nothing to do")
         work.discard(partial)
         return _current_record(work, path, "baseline", ())
     model.to(work.device)
     seconds = estimate_seconds(model, work.data, recipe, Normalisation.of(model.meta), work.precision, work.ranks)
-    work.settings.note(
+    log.info(
         f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(work.data.train)} images"
         f" of {work.data.name}: about {duration(seconds)} here ({work.device.type})"
     )

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_json
-from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
+from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.files.journal import Journal
 from tp_vgg.files.lock import locked
-from tp_vgg.files.read import read_json
+from tp_vgg.files.schema import read_table
 from tp_vgg.latency.benchmark import check_models, measure
 from tp_vgg.latency.schedule import Schedule
 from tp_vgg.latency.table import LATENCY, Latency, LatencyRow, latency_row
 from tp_vgg.latency.timing_device import Bench
+from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.environment import environment
 from tp_vgg.network import checkpoint
 from tp_vgg.report import figures
-from tp_vgg.rundir.contents import recorded
-from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.layout import MODELS, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.profile import _available
 from tp_vgg.stages.session import load_given, stage
+
+log = logging.getLogger(__name__)
 
 
 @stage
@@ -37,15 +41,17 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     brings ``metrics.json`` up to date. Finished cells are journaled; a finished benchmark is measured anew."""
     device = pick_device(settings.device)
     bench = Bench.of(device, options.threads)
-    _available(options, bench)
-    run, paths = _paths(settings, checkpoints)
+    with muted():
+        _available(options, bench)
+    contents, paths = _paths(settings, checkpoints)
+    run = contents.run
     models = {name: checkpoint.load(path) for name, path in paths.items()}
     check_models(models)
     for path in checkpoints:
         settings.check_spec(models[str(path)].spec, path)
-    files = {name: {"checkpoint": str(path), "sha256": file_fingerprint(path)} for name, path in paths.items()}
+    files = {name: {"checkpoint": str(path), "sha256": contents.sha256(path)} for name, path in paths.items()}
     if MODELS[0] not in paths:
-        settings.note(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
+        log.info(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
     schedule = Schedule(options.cells, options.trials, options.hot, options.probes)
     asked = {name: about["sha256"] for name, about in files.items()}
     key = fingerprint(LATENCY, list(asked.items()), asdict(options), bench.threads, environment(device))
@@ -61,29 +67,28 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
             if [row.model for row in rows] == list(models) and not throttled(rows)
         }
         if known:
-            settings.note(f"{len(known)} of {len(schedule.cells)} cells were measured before the interruption")
+            log.info(f"{len(known)} of {len(schedule.cells)} cells were measured before the interruption")
         found = measure(models, schedule, bench, known=known, done=keep, quiet=settings.quiet)
         found.conditions["command"] = settings.command
         found = replace(found, models={name: {**about, **files[name]} for name, about in found.models.items()})
         write_json(run.latency, found.to_dict())
         keep_figure(settings, run, "latency", figures.latency(found))
         journal.remove()
-        if not checkpoints and recorded(settings, run):
-            compare(settings)
+        if not checkpoints and contents.models:
+            compare(settings, contents=contents)
     return found
 
 
 def benchmarked(settings: Settings, options: BenchmarkOptions) -> bool:
     """Whether ``latency.json`` is of the run directory's models as they are, with these cells, on this device and these versions."""
-    run, paths = _paths(settings, ())
-    try:
-        found = Latency.from_dict(read_json(run.latency) or {})
-    except (BadInput, TypeError, KeyError, ValueError):
+    contents, paths = _paths(settings, ())
+    found = read_table(contents.run.latency, Latency)
+    if found is None:
         return False
     bench = Bench.of(pick_device(settings.device), options.threads)
     return (
         {name: about.get("sha256") for name, about in found.models.items()}
-        == {name: file_fingerprint(path) for name, path in paths.items()}
+        == {name: contents.sha256(path) for name, path in paths.items()}
         and set(options.cells) == {row.cell for row in found.rows}
         and not throttled(found.rows)
         and found.environment == bench.environment
@@ -102,19 +107,19 @@ def _rows(journal: Journal) -> Iterator[tuple[LatencyRow, ...]]:
             yield tuple(latency_row(row) for row in entry["rows"])
 
 
-def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunDir, dict[str, Path]]:
+def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunContents, dict[str, Path]]:
     """The files to time by name, the dense one first."""
     given = load_given(settings)
     if given is not None:
         settings = settings.for_spec(given.spec)
-    run = RunDir.of(settings)
-    records = recorded(settings, run)
+    contents = RunContents.of(settings)
+    run, records = contents.run, contents.models
     dense = settings.checkpoint or run.own_baseline(settings)
     if settings.checkpoint is None and records:
         dense = run.root / records[MODELS[0]].checkpoint
     known: dict[str, Path] = {}
     if dense is not None:
-        digest = file_fingerprint(dense)
+        digest = contents.sha256(dense)
         pruned = {} if checkpoints else {n: r for n, r in records.items() if r.baseline == digest}
         known = {MODELS[0]: dense, **{name: run.root / record.checkpoint for name, record in pruned.items()}}
     elif not checkpoints:
@@ -123,4 +128,4 @@ def _paths(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunDir, d
         )
     if any(str(path) in known for path in checkpoints):
         raise BadInput(f"CHECKPOINT: {MODELS[0]}: is what the dense model is called here; give the file another name")
-    return run, {**known, **{str(path): path for path in checkpoints}}
+    return contents, {**known, **{str(path): path for path in checkpoints}}

@@ -16,13 +16,13 @@ from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report import figures
 from tp_vgg.report.page import Drawn
 from tp_vgg.rundir.comparison import Comparison
-from tp_vgg.rundir.contents import _history
+from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir
 from tp_vgg.sensitivity.table import Sensitivity
 
 
 def _drawn(
-    run: RunDir, found: Comparison, sweeps: dict[Kind, Sensitivity], profile: Staircase | None
+    contents: RunContents, found: Comparison, sweeps: dict[Kind, Sensitivity], profile: Staircase | None
 ) -> Iterator[Drawn]:
     """All figures that the run directory has the data of."""
     for kind, sweep in sweeps.items():
@@ -34,10 +34,10 @@ def _drawn(
         yield Drawn.of(
             "staircase", "Time of each conv over its width", _READING["staircase"], figures.staircase([profile])
         )
-    trainings = {name: epochs for name in found.records if (epochs := _history(run, name))}
+    trainings = {name: epochs for name in found.records if (epochs := contents.history(name))}
     if trainings:
         yield Drawn.of("training", "Training curves", _READING["training"], figures.history(trainings))
-    yield from _histograms(run, found.records)
+    yield from _histograms(contents.run, found.records)
 
 
 _READING = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +11,9 @@ from typing import Any, BinaryIO
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json
-from tp_vgg.files.fingerprint import file_fingerprint
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
+from tp_vgg.files.schema import read_table, table_of
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.allocation import Allocation
@@ -19,20 +21,12 @@ from tp_vgg.planning.budget import read_budget
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import plan_files
-from tp_vgg.rundir.contents import (
-    NAMES,
-    _digest,
-    _holds,
-    _other,
-    _staircase,
-    plan_path,
-    read_plans,
-    read_profiles,
-    sweep_of,
-    sweep_path,
-)
-from tp_vgg.rundir.layout import RunDir
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.layout import GIVEN, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
+from tp_vgg.sensitivity.table import Sensitivity
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,15 +47,15 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     Raises :class:`BadInput` for a budget that can't be met, a sweep that is not there or of another network, and a file in the way.
     """
     read_budget(options.budget, options.kind)
-    run = RunDir.of(settings)
-    path = options.output or run.work / NAMES[options.kind]
+    contents = RunContents.of(settings)
+    run = contents.run
+    path = options.output or run.work / PLANS[options.kind]
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     _check_output(path, run, given=options.output is not None)
-    source, record = _sweep(settings, run, options.kind)
-    table = sweep_of(source, record, options.kind)
+    source, record, table = _sweep(settings, contents, options.kind)
     spec = VGGSpec.from_dict(table.spec)
     settings.check_spec(spec, source)
-    profile = _profile(run, spec, options)
+    profile = _profile(contents, spec, options)
     images = {"weights": record["weights"], "split": record["data"]["split"]}
     found = make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=images)
     text = found.file_text
@@ -69,27 +63,26 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
         raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
     with locked(run.root):
         files = plan_files(run.work)
-        files[options.kind] = sorted({*files.get(options.kind, ()), _digest(text)})
-        about = {"command": settings.command, "other": _other(run, options.kind), "files": files}
+        files[options.kind] = sorted({*files.get(options.kind, ()), hashlib.sha256(text.encode()).hexdigest()})
+        about = {"command": settings.command, "other": contents.other_plan(options.kind), "files": files}
 
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
-            write_json(plan_path(run), {**found.to_dict(), **about})  # before the plan itself has its name
+            write_json(run.plan, {**found.to_dict(), **about})  # before the plan itself has its name
 
         write_atomic(path, write)
     for doubt in table.baseline.doubts(100 / spec.num_classes):
-        settings.note(f"the dense model's {doubt}; there is nothing to predict a drop from")
+        log.info(f"the dense model's {doubt}; there is nothing to predict a drop from")
     return found, path
 
 
-def planned(settings: Settings, run: RunDir, options: PlanOptions) -> bool:
+def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> bool:
     """Whether the run directory holds the plan that ``options`` ask for, of its sweep as it is."""
-    found = read_plans(run).get(options.kind)
-    if found is None or not _holds(run.work / NAMES[options.kind], found.file_text):
+    found = contents.plans.get(options.kind)
+    if found is None or not _holds(contents.run.work / PLANS[options.kind], found.file_text):
         return False
-    _, record = _sweep(settings, run, options.kind)
-    table = sweep_of(run.work, record, options.kind)
-    profile = _profile(run, VGGSpec.from_dict(table.spec), options)
+    *_, table = _sweep(settings, contents, options.kind)
+    profile = _profile(contents, VGGSpec.from_dict(table.spec), options)
     asked = (read_budget(options.budget, options.kind), options.round_to, table.key, profile and profile.key)
     return asked == (found.budget, found.round_to, found.sweep.get("key"), (found.profile or {}).get("key"))
 
@@ -99,52 +92,71 @@ def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
         raise BadInput(f"--output: {path}: is a directory; give a file's name")
     if path.exists() and not path.is_file():
         raise BadInput(f"--output: {path}: is not a regular file; give another name")
-    if plan_path(run).is_dir():
-        raise BadInput(f"{plan_path(run)}: is a directory; move it away")
+    if run.plan.is_dir():
+        raise BadInput(f"{run.plan}: is a directory; move it away")
     if given and not path.parent.is_dir():
         raise BadInput(f"--output: {path.parent}: no such directory")
-    if path.resolve() == plan_path(run).resolve():
+    if path.resolve() == run.plan.resolve():
         raise BadInput(
-            f"--output: {path}: is where the prediction goes; give another name, such as {NAMES['structured']}"
+            f"--output: {path}: is where the prediction goes; give another name, such as {PLANS['structured']}"
         )
 
 
-def _sweep(settings: Settings, run: RunDir, kind: Kind) -> tuple[Path, dict[str, Any]]:
-    """The sweep's record: of the tag, or else of the run directory. Raises :class:`BadInput` where there is none, or of other weights."""
-    path = sweep_path(run, kind)
+def _sweep(settings: Settings, contents: RunContents, kind: Kind) -> tuple[Path, dict[str, Any], Sensitivity]:
+    """Where the sweep's record is, the record, and its table: of the tag, or else of the run directory. Raises :class:`BadInput` where there is none, or of other weights."""
+    run, path = contents.run, contents.sweep_path(kind)
     record = read_json(path)
     if record is None:
         raise BadInput(
             f"{run.work}: no {kind} sweep here yet; run `python -m tp_vgg sensitivity --kind {kind}` with these options first"
         )
+    table = _table(path, record, kind)
     dense = settings.checkpoint or run.own_baseline(settings)
-    if settings.checkpoint is not None and file_fingerprint(settings.checkpoint) != record.get("weights"):
-        raise BadInput(f"{path}: is of another model than --checkpoint {settings.checkpoint}; sweep that one first")
-    if dense is None or file_fingerprint(dense) == record.get("weights") or settings.checkpoint is not None:
-        return path, record
-    if not (run.record_path("given_baseline").is_file()):
+    if dense is None or contents.sha256(dense) == record["weights"]:
+        return path, record, table
+    if settings.checkpoint is not None:
+        raise BadInput(f"{path}: is of another model than --checkpoint {dense}; sweep that one first")
+    if not run.record_path(GIVEN).is_file():
         raise BadInput(
             f"{path}: is of other weights than {dense}; run `python -m tp_vgg sensitivity --kind {kind}` again"
         )
-    return path, record
+    return path, record, table
 
 
-def _profile(run: RunDir, spec: VGGSpec, options: PlanOptions) -> Staircase | None:
+def _table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
+    """The table in a sweep's record. Raises :class:`BadInput` for anything else."""
+    table, data = table_of(Sensitivity, record), record.get("data")
+    split = data.get("split") if isinstance(data, dict) else None
+    if (
+        table is None
+        or table.kind != kind
+        or not isinstance(record.get("weights"), str)
+        or split not in ("val", "test")
+    ):
+        raise BadInput(f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again")
+    return table
+
+
+def _profile(contents: RunContents, spec: VGGSpec, options: PlanOptions) -> Staircase | None:
     """The profile to price time by; ``None`` where none is asked for. Raises :class:`BadInput` unless it is clear which."""
     if options.profile is not None:
-        table = _staircase(options.profile)
+        table = read_table(options.profile, Staircase)
         if table is None:
             raise BadInput(f"--profile: {options.profile}: not a profile of `python -m tp_vgg benchmark --profile`")
         return table
     if "latency" not in options.budget:
         return None
-    found = read_profiles(run, spec)
+    found = contents.profiles(spec)
     if not found:
         raise BadInput(
-            f"{run.root}: no profile of this network for --budget latency; run `python -m tp_vgg benchmark --profile` with these options first"
+            f"{contents.run.root}: no profile of this network for --budget latency; run `python -m tp_vgg benchmark --profile` with these options first"
         )
     if len(found) > 1:
         raise BadInput(
             f"--budget latency: there are several profiles; give one as --profile: {', '.join(map(str, found))}"
         )
     return next(iter(found.values()))
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.stat().st_size == len(text.encode()) and path.read_bytes() == text.encode()

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import logging
 from dataclasses import asdict
-from pathlib import Path
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_json
 from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.files.journal import Journal
 from tp_vgg.files.lock import locked
-from tp_vgg.files.read import read_json
-from tp_vgg.files.schema import typed
+from tp_vgg.files.schema import read_table, typed
 from tp_vgg.latency.modes import Unavailable, check_available
 from tp_vgg.latency.profile import STAIRCASE, Staircase, Timed
 from tp_vgg.latency.staircase import GRID, PROFILE_TRIALS, Grid, profile_layer
 from tp_vgg.latency.table import Cell
 from tp_vgg.latency.timing_device import Bench
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.environment import environment
 from tp_vgg.machine.precision import fp32_arithmetic
@@ -30,6 +29,8 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import load_given, stage
+
+log = logging.getLogger(__name__)
 
 
 @stage
@@ -46,7 +47,7 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     own = run.own_baseline(settings)
     spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
     bench = Bench.of(device, options.threads)
-    cells = _available(options, bench, settings.note)
+    cells = _available(options, bench)
     trials = options.trials or PROFILE_TRIALS
     with locked(run.root), bench.at_work():
         found = [_profiled(settings, run, spec, cell, bench, grid, trials) for cell in cells]
@@ -54,7 +55,7 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     return tuple(found)
 
 
-def _available(options: BenchmarkOptions, bench: Bench, note: Callable[[str], None] = lambda _: None) -> list[Cell]:
+def _available(options: BenchmarkOptions, bench: Bench) -> list[Cell]:
     """The cells that this device does not lack from the outset. Raises :class:`BadInput` where that leaves none."""
     cells, why = [], ""
     for cell in options.cells:
@@ -63,7 +64,7 @@ def _available(options: BenchmarkOptions, bench: Bench, note: Callable[[str], No
             cells.append(cell)
         except Unavailable as reason:
             why = f"{cell.label}: not available: {reason}"
-            note(why)
+            log.info(why)
     if not cells:
         raise BadInput(f"--modes, --dtypes: this device has none of them ({why})")
     return cells
@@ -72,17 +73,19 @@ def _available(options: BenchmarkOptions, bench: Bench, note: Callable[[str], No
 def _profiled(
     settings: Settings, run: RunDir, spec: VGGSpec, cell: Cell, bench: Bench, grid: Grid, trials: int
 ) -> Staircase:
-    from tqdm import tqdm
-
     place = {**environment(bench.device), "threads": bench.threads}
     how = [] if bench.cuda is None else ["replays"]
     key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), trials, place, *how)
     name = "".join(c if c.isalnum() else "-" for c in place["device"].lower())
     path = run.root / "profiles" / f"{name}-{cell.dtype}-b{cell.batch_size}-{key[:8]}.json"
     widths = grid.of(spec)
-    finished = _read_profile(path, key)
-    if finished is not None and {layer: finished.widths(layer) for layer in finished.layers} == widths:
-        settings.note(f"{path}: was profiled before; delete it to measure anew")
+    finished = read_table(path, Staircase)
+    if (
+        finished is not None
+        and finished.key == key
+        and {layer: finished.widths(layer) for layer in finished.layers} == widths
+    ):
+        log.info(f"{path}: was profiled before; delete it to measure anew")
         return finished
     journal = Journal(partial_of(path).with_suffix(".jsonl"), key)
     points: dict[str, list[Timed]] = {}
@@ -92,7 +95,7 @@ def _profiled(
             if tuple((point.in_width, point.out_width) for point in timed) == widths[entry["layer"]]:
                 points[entry["layer"]] = timed
     label = f"profile {cell.dtype}, batch {cell.batch_size}"
-    with tqdm(spec.rows, label, unit="layer", disable=settings.quiet or None) as bar:
+    with progress_bar(label, spec.rows, unit="layer", quiet=settings.quiet) as bar:
         for row in bar:
             if row.name in widths and row.name not in points:
                 with fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False):
@@ -105,12 +108,3 @@ def _profiled(
     write_json(path, table.to_dict())
     journal.remove()
     return table
-
-
-def _read_profile(path: Path, key: str) -> Staircase | None:
-    try:
-        data = read_json(path)
-        table = Staircase.from_dict(data) if data is not None else None
-    except (TypeError, KeyError, ValueError):
-        return None
-    return table if table is not None and table.key == key else None

@@ -6,20 +6,18 @@ import shlex
 from pathlib import Path
 from typing import get_args
 
-from tqdm import tqdm
-
 from tp_vgg import __version__
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_text
 from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.page import Findings, render
 from tp_vgg.rundir.comparison import Comparison, compared
-from tp_vgg.rundir.contents import HISTORIES, _planned, finished_sweep, read_plans, read_profiles
-from tp_vgg.rundir.layout import MODELS, RunDir
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.layout import HISTORIES, MODELS, RunDir
 from tp_vgg.rundir.settings import Settings, flags
-from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.stages.findings import _drawn
 from tp_vgg.stages.session import load_given, stage
 
@@ -31,29 +29,30 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
     asked, given = settings, load_given(settings)
     if given is not None:
         settings = settings.for_spec(given.spec)
-    run = RunDir.of(settings)
+    contents = RunContents.of(settings)
+    run = contents.run
     path = run.work / "report.html"
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
-    found = compared(settings, run)
+    found = compared(contents)
     key = _key(asked, run, found)
     if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
         return path
     dense = found.records[MODELS[0]]
     sweeps, commands = {}, [record.command for record in found.records.values()]
     for kind in reversed(get_args(Kind)):
-        record = finished_sweep(run, kind)
-        if record is not None and record.get("weights") == dense.sha256 and record["spec"] == dense.spec:
-            sweeps[kind] = Sensitivity.from_dict(record)
+        record, table = contents.sweep(kind) or ({}, None)
+        if table is not None and record.get("weights") == dense.sha256 and table.spec == dense.spec:
+            sweeps[kind] = table
             commands.append(str(record.get("command", "")))
     prunable = VGGSpec.from_dict(dense.spec).prunable.keys()
     plans = {
         kind: plan
-        for kind, plan in read_plans(run).items()
+        for kind, plan in contents.plans.items()
         if plan.sweep.get("weights") == dense.sha256 and plan.ratios.keys() <= prunable
     }
-    commands += _planned(run) if plans else []
-    profiles = list(read_profiles(run, VGGSpec.from_dict(dense.spec)).values())
+    commands += contents.plan_commands() if plans else []
+    profiles = list(contents.profiles(VGGSpec.from_dict(dense.spec)).values())
     used = (plans["structured"].profile or {}).get("key") if "structured" in plans else None
     profile = next((table for table in profiles if table.key == used), profiles[0] if profiles else None)
     if found.latency is not None:
@@ -68,7 +67,7 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
             profile=profile,
             foreseen=tuple(one.line() for one in found.foreseen),
             drawn=tuple(
-                tqdm(_drawn(run, found, sweeps, profile), "report", unit=" figures", disable=settings.quiet or None)
+                progress_bar("report", _drawn(contents, found, sweeps, profile), unit=" figures", quiet=settings.quiet)
             ),
             prune_command=shlex.join(
                 ["python", "-m", "tp_vgg", "structured", "--ratios", "ratios.json", *flags(asked), "--tag", "mine"]

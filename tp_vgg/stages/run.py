@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import FEW_TRIALS, cells_of
+from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.budget import read_budget
@@ -19,8 +21,8 @@ from tp_vgg.planning.make_plan import Undecided, make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, read_ratios, removals
 from tp_vgg.rundir.comparison import Comparison
-from tp_vgg.rundir.contents import NAMES, expected_spec, read_profiles, recorded, wrote
-from tp_vgg.rundir.layout import MODELS, RunDir
+from tp_vgg.rundir.contents import RunContents, expected_spec
+from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 from tp_vgg.stages.benchmark import benchmark, benchmarked
@@ -44,6 +46,8 @@ from tp_vgg.stages.structured import work_key as structured_key
 from tp_vgg.stages.train import dense
 from tp_vgg.stages.unstructured import show_unstructured, unstructured
 from tp_vgg.stages.unstructured import work_key as unstructured_key
+
+log = logging.getLogger(__name__)
 
 BUDGET = {"macs": 0.5}
 """Where the user says nothing, or nothing that a kind of pruning can meet."""
@@ -105,7 +109,7 @@ def run(settings: Settings, options: RunOptions) -> Comparison:
     for place, step in enumerate(steps, 1):
         left = sum(later.work(sizes) for later in steps[place - 1 :]) if done >= ENOUGH else 0.0
         to_go = f", about {duration(left * spent / done)} to go" if left else ""
-        settings.note(f"[{place}/{len(steps)}] {step.name}: {duration(time.monotonic() - start)} so far{to_go}")
+        log.info(f"[{place}/{len(steps)}] {step.name}: {duration(time.monotonic() - start)} so far{to_go}")
         before, begun = _written(step.output), time.monotonic()
         found = step.do()
         if isinstance(found, ModelRecord):
@@ -130,8 +134,8 @@ class _Pipeline:
     def check_plans(self) -> None:
         """Raise :class:`BadInput` for a plan file that `plan` did not write: it is somebody's own."""
         for kind in KINDS:
-            path = self.where.work / NAMES[kind]
-            if path.exists() and not wrote(self.where, kind):
+            path = self.where.work / PLANS[kind]
+            if path.exists() and not RunContents(self.where).wrote(kind):
                 raise BadInput(
                     f"{path}: is not a plan that `plan` wrote; move it away, or give a --tag or another --out"
                 )
@@ -194,19 +198,22 @@ class _Pipeline:
             asked = PlanOptions(
                 kind, self.options.of(kind), self.options.round_to, profile=self.profile(kind), force=True
             )
-            return planned(self.settings, self.where, asked) or plan(self.settings, asked)
+            return planned(self.settings, RunContents(self.where), asked) or plan(self.settings, asked)
 
-        return _Step(f"{kind} plan", self.where.work / NAMES[kind], solve)
+        return _Step(f"{kind} plan", self.where.work / PLANS[kind], solve)
 
     def profile(self, kind: Kind) -> Path | None:
         """The profile of this device that the plan prices time by, where it does; it is made if it is not there."""
         if "latency" not in self.options.of(kind):
             return None
-        (table,) = profile(replace(self.settings, quiet=True), PROFILE)
-        return next(path for path, found in read_profiles(self.where, self.spec).items() if found.key == table.key)
+        with muted():
+            (table,) = profile(replace(self.settings, quiet=True), PROFILE)
+        return next(
+            path for path, found in RunContents(self.where).profiles(self.spec).items() if found.key == table.key
+        )
 
     def mask(self) -> object:
-        asked, options = read_ratios(self.where.work / NAMES["unstructured"], "unstructured"), UnstructuredOptions()
+        asked, options = read_ratios(self.where.work / PLANS["unstructured"], "unstructured"), UnstructuredOptions()
         there = self.made(("unstructured",), lambda dense: unstructured_key(self.settings, dense, asked, options))
         return there or unstructured(self.settings, lambda _: asked, options)
 
@@ -218,7 +225,7 @@ class _Pipeline:
         names = MODELS[2:] if epochs else MODELS[2:3]
 
         def shrink() -> object:
-            asked = read_ratios(self.where.work / NAMES["structured"])
+            asked = read_ratios(self.where.work / PLANS["structured"])
             there = self.made(names, lambda dense: structured_key(self.settings, dense, asked, options))
             return there or structured(self.settings, lambda _: asked, options)
 
@@ -231,7 +238,8 @@ class _Pipeline:
 
     def made(self, names: tuple[str, ...], key: Callable[[str], str]) -> bool:
         """Whether the models are there, made of the dense one as it is in the way that ``key`` tells of."""
-        found = recorded(replace(self.settings, quiet=True), self.where)
+        with muted():
+            found = RunContents(self.where).models
         if not {MODELS[0], *names} <= set(found):
             return False
         return {found[name].key for name in names} == {key(found[MODELS[0]].sha256)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
 from tp_vgg.files.journal import Journal
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
+from tp_vgg.files.schema import table_of
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.distributed import Ranks
 from tp_vgg.network.vgg.model import VGG
@@ -35,6 +37,8 @@ from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.options import SweepOptions
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import data_summary, load_given, ranked, session, stage
+
+log = logging.getLogger(__name__)
 
 
 def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
@@ -154,8 +158,10 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
     record = read_json(files.record)
     if record is None or weights is None:
         return None
+    table = table_of(Sensitivity, record)
+    if table is None:
+        return None
     try:
-        table = Sensitivity.from_dict(record)
         spec = VGGSpec.from_dict(table.spec)
         options, levels = options.named(spec), sorted(options.levels)
         removed = removals(options.kind, spec, levels, options.layers)
@@ -168,7 +174,7 @@ def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensit
     if table.precision != settings.precision and not (settings.precision == "auto" and table.precision != "bf16"):
         return None
     settings.check_spec(spec, weights)
-    settings.note(f"{files.record}: these weights, images and options were swept before; nothing to do")
+    log.info(f"{files.record}: these weights, images and options were swept before; nothing to do")
     if ranks.leads:
         with locked(run_dir.root):
             files.write(record, missing_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,8 +22,8 @@ from tp_vgg.evaluation.evaluate import accuracy, hits
 from tp_vgg.evaluation.hits import pack_hits
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import rename, write_json
-from tp_vgg.files.fingerprint import file_fingerprint
 from tp_vgg.files.lock import locked
+from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.distributed import ALONE, Ranks, device_of_rank, joined
 from tp_vgg.machine.environment import environment
@@ -32,12 +33,15 @@ from tp_vgg.network import checkpoint
 from tp_vgg.network.count import count_nonzero, layer_sparsity
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.gradual import Gradual
+from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.outputs import scalars
 from tp_vgg.training.history import Epoch
 from tp_vgg.training.recipe import Recipe
 from tp_vgg.training.trainer import fit
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,12 +52,16 @@ class Session:
     """One command at work in a run directory that it has locked."""
 
     settings: Settings
-    run: RunDir
+    contents: RunContents
     device: torch.device
     precision: torch.dtype
     data: DataSet
     peak: PeakMemory
     ranks: Ranks = ALONE
+
+    @property
+    def run(self) -> RunDir:
+        return self.contents.run
 
     def finish(self, model: VGG, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
         """Save ``model``, reload it, check that it gives the same logits, give it its final name, measure and record it. Under torchrun the
@@ -94,10 +102,10 @@ class Session:
         test = Accuracy.of(int(right.sum()), len(right))
         doubts = test.doubts(100 * int(self.data.test.labels.bincount().max()) / len(right))
         for doubt in doubts:
-            self.settings.note(f"{path}: {doubt}")
+            log.info(f"{path}: {doubt}")
         return ModelRecord(
             checkpoint=os.path.relpath(path.resolve(), self.run.root.resolve()),
-            sha256=file_fingerprint(path),
+            sha256=self.contents.sha256(path),
             baseline=model.meta.get("baseline"),
             key=model.meta.get("key", ""),
             val=accuracy(model, self.data.val, normalisation, label=label),
@@ -191,7 +199,6 @@ def session(
             settings.data_dir,
             device,
             limits=settings.limits,
-            note=settings.note,
             quiet=settings.quiet,
             skip_corrupt=settings.skip_corrupt,
         )
@@ -202,7 +209,7 @@ def session(
         check_classes(dense, data, settings.checkpoint)
         check_kept(settings.checkpoint, run, dense.spec.depth, writes)
     with locked(run.root) if ranks.leads else nullcontext():
-        yield Session(settings, run, device, pick_precision(settings.precision, device), data, peak, ranks)
+        yield Session(settings, RunContents(run), device, pick_precision(settings.precision, device), data, peak, ranks)
 
 
 def check_kept(given: Path, run: RunDir, depth: int, writes: tuple[str, ...]) -> None:
@@ -216,7 +223,7 @@ def ranked(settings: Settings) -> Iterator[tuple[Settings, Ranks]]:
     """The processes that torchrun started for this command (or this one alone), and the settings of each: its own device, and only the
     leading one speaks."""
     device = device_of_rank(pick_device(settings.device))
-    with joined(device) as ranks:
+    with joined(device) as ranks, muted(not ranks.leads):
         yield replace(settings, device=str(device), quiet=settings.quiet or not ranks.leads), ranks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import Session, load_given, ranked, session, stage
 from tp_vgg.training.history import Epoch, history_csv
+
+log = logging.getLogger(__name__)
 
 
 @stage
@@ -62,7 +65,7 @@ def structured(
                 label = settings.bar("batch norm")
                 recalibrate(model, work.data.train, Normalisation.of(model.meta), settings.seed, label=label)
                 proved += "; then batch norm's statistics were taken anew"
-            settings.note(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
+            log.info(f"step {step}/{options.steps}: {proved}" if options.steps > 1 else proved)
             model.meta.update(made)
             if last:
                 pruned = work.finish(model, "structured_pruned", notes=(proved,))
@@ -82,7 +85,7 @@ def structured(
                 write_text(work.run.work / "structured_history.csv", history_csv(history))
             records["structured_finetuned"] = work.finish(model, "structured_finetuned", notes=(proved,))
         work.discard(*partials)
-        settings.note("what this buys in time: python -m tp_vgg benchmark, with the same options")
+        log.info("what this buys in time: python -m tp_vgg benchmark, with the same options")
         return records
 
 
@@ -127,7 +130,7 @@ def _draw(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions
         weights, top(score, target.prunable[layer]), score.numpy(), layer, options.importance
     )
     path = keep_figure(work.settings, work.run, f"structured_{layer}", figure)
-    work.settings.note(f"drew {path}")
+    log.info(f"drew {path}")
     return path
 
 

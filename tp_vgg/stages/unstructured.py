@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from tp_vgg.stages.options import PlanFor, UnstructuredOptions, check_unstructur
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import Session, load_given, ranked, session, stage
 from tp_vgg.training.history import history_csv
+
+log = logging.getLogger(__name__)
 
 
 @stage
@@ -68,7 +71,7 @@ def unstructured(
         model.meta = {**model.meta, "baseline": baseline.sha256, "key": key}
         record = work.finish(model, "unstructured")
         shares = ", ".join(f"{name} {share:.1%}" for name, share in record.sparsity.items())
-        settings.note(f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero")
+        log.info(f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero")
         work.discard(partial)
         return {"baseline": baseline, "unstructured": record}
 
@@ -102,7 +105,7 @@ def _draw(work: Session, masked: VGG, layer: str) -> Path:
     before, after = (getattr(module, name).detach().cpu().numpy() for name in names)
     figure = figures.masked_weights(before, after, layer)
     path = keep_figure(work.settings, work.run, f"unstructured_{layer}", figure)
-    work.settings.note(f"drew {path}")
+    log.info(f"drew {path}")
     return path
 
 

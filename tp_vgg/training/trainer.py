@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from tp_vgg.data.datasets import DataSet
 from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluation.evaluate import predictions
 from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.cuda_graph import capture_graph
 from tp_vgg.machine.distributed import ALONE, Ranks
 from tp_vgg.machine.interrupts import interrupts
@@ -68,7 +68,7 @@ def fit(
     with (
         interrupts() as interrupted,
         exact_fp32(),
-        tqdm(desc=label, total=total, initial=run.images_done(), unit="img", disable=quiet or None) as bar,
+        progress_bar(label, unit="img", quiet=quiet, total=total, initial=run.images_done()) as bar,
     ):
         last_save = time.monotonic()
         while run.step < run.total_steps:
