@@ -8,11 +8,12 @@ from tp_vgg.cli import leads
 from tp_vgg.cli.options import common_options, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.pruning.criteria import CRITERIA, Kind
+from tp_vgg.pruning.repair import Repair
 from tp_vgg.report.tables import render_sensitivity
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
+from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.table import LEVELS
-from tp_vgg.stages.options import SweepOptions
 
 
 @click.command("sensitivity")
@@ -62,13 +63,16 @@ def command(
     Example: python -m tp_vgg sensitivity --kind structured --dataset digits
     Several processes: torchrun --nproc-per-node 2 -m tp_vgg sensitivity --kind structured
     """
-    options = SweepOptions(kind, _levels(levels), _names(layers), split, importance, recalibrate)
+    repair: Repair = "recalibrate" if recalibrate else "none"
+    question = SweepQuestion(
+        kind, _levels(levels), _names(layers), importance, repair, settings.seed, settings.precision
+    )
     if settings.checkpoint is None:
-        options.check(expected_spec(settings))
+        question.removed(expected_spec(settings))
 
     from tp_vgg.stages.sensitivity import sensitivity
 
-    table = sensitivity(settings, options)
+    table = sensitivity(settings, question, split)
     if leads():
         click.echo(render_sensitivity(table))
 

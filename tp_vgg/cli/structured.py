@@ -13,7 +13,7 @@ from tp_vgg.pruning.ratios import Plan
 from tp_vgg.report.text_table import text_table
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import PlanFor, StructuredOptions, structured_target
+from tp_vgg.stages.options import PlanFor, StructuredOptions, StructuredRequest
 
 
 @click.command("structured")
@@ -40,6 +40,7 @@ def command(
     settings: Settings,
     ratios: Path | None,
     ratio: float | None,
+    recalibrate: bool,
     dry_run: bool,
     show: str | None,
     **chosen: Any,
@@ -54,33 +55,33 @@ def command(
         plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
     else:
         plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings)
-    options = StructuredOptions(**chosen)
-    if settings.checkpoint is None:
-        spec = settings.flag_spec() if dry_run else expected_spec(settings)
-        structured_target(spec, plan_for(spec), options, show)
+    options = StructuredOptions(repair="recalibrate" if recalibrate else "none", **chosen)
+    request = StructuredRequest(plan_for, options, show)
     if dry_run:
-        click.echo(_dry_run(settings, plan_for, options))
+        click.echo(_dry_run(settings, request))
         return
+    if settings.checkpoint is None:
+        request.resolve(expected_spec(settings))
 
     from tp_vgg.stages.structured import show_structured, structured
 
     if only_show is not None:
-        click.echo(printable(str(show_structured(settings, plan_for, options, only_show))))
+        click.echo(printable(str(show_structured(settings, request))))
     else:
-        records = structured(settings, plan_for, options, show)
+        records = structured(settings, request)
         if leads():
             print_table(records)
 
 
-def _dry_run(settings: Settings, plan_for: PlanFor, options: StructuredOptions) -> str:
+def _dry_run(settings: Settings, request: StructuredRequest) -> str:
     """The plan resolved against the checkpoint's spec or the flags', as a table."""
     spec = settings.flag_spec()
     if settings.checkpoint is not None:
         from tp_vgg.stages.session import load_dense
 
         spec = load_dense(settings, settings.checkpoint).spec
-    target = structured_target(spec, plan_for(spec), options, None)
-    asked = plan_for(spec).values
+    resolved = request.resolve(spec)
+    target, asked = resolved.spec, resolved.plan.values
     rows = [
         [
             before.name,

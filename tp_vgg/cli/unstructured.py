@@ -11,7 +11,7 @@ from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import Finetune, PlanFor, UnstructuredOptions, check_unstructured
+from tp_vgg.stages.options import Finetune, PlanFor, UnstructuredOptions, UnstructuredRequest
 
 
 @click.command("unstructured")
@@ -63,15 +63,15 @@ def command(
     else:
         plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings)
     options = UnstructuredOptions(sparsity if scope == "global" else None, importance, gradual, finetune)
+    request = UnstructuredRequest(plan_for, options, show)
     if settings.checkpoint is None:
-        spec = expected_spec(settings)
-        check_unstructured(spec, plan_for(spec), options, show)
+        request.resolve(expected_spec(settings))
 
     from tp_vgg.stages.unstructured import show_unstructured, unstructured
 
     if only_show is not None:
-        click.echo(printable(str(show_unstructured(settings, plan_for, options, only_show))))
+        click.echo(printable(str(show_unstructured(settings, request))))
     else:
-        records = unstructured(settings, plan_for, options, show)
+        records = unstructured(settings, request)
         if leads():
             print_table(records)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from tp_vgg.errors import BadInput
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
+
+Repair = Literal["none", "recalibrate"]
+"""``recalibrate``: batch norm's running statistics are taken anew over training images."""
 
 
-def check_recalibrate(spec: VGGSpec) -> None:
-    """Raise :class:`BadInput` where ``spec`` has no batch norm that could have new statistics."""
-    if not spec.batch_norm:
+def check_repair(repair: Repair, spec: Spec) -> None:
+    """Raise :class:`BadInput` for a repair that is none, or where ``spec`` has no batch norm to recalibrate."""
+    if repair not in get_args(Repair):
+        raise BadInput(f"repair: {repair!r} is not one of {', '.join(get_args(Repair))}")
+    if repair == "recalibrate" and not spec.batch_norm:
         raise BadInput(f"--recalibrate: {spec.arch} has no batch norm; leave it out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from tp_vgg.errors import BadInput
 from tp_vgg.network.vgg.spec import VGGSpec
@@ -23,7 +24,7 @@ class Settings:
     tag: str | None = None
     checkpoint: Path | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
     limit_train: int | None = None
     limit_val: int | None = None

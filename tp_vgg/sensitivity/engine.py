@@ -29,8 +29,8 @@ from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.sensitivity.fused_layer import Buffers, Step
 from tp_vgg.sensitivity.hit_table import Tally
 from tp_vgg.sensitivity.levels import Layer, Masked, Narrowed
-from tp_vgg.sensitivity.question import Sweep
 from tp_vgg.sensitivity.repaired import Refit, Refitted
+from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.screening import Classifier, calibrated
 
 BLOCK = {"cpu": 250, "cuda": 5000}
@@ -50,7 +50,9 @@ class _Chunk:
 class Engine:
     """A network as chains of steps, its images, and what is asked of it."""
 
-    def __init__(self, model: VGG, split: Split, asked: Sweep, ranks: Ranks, sample: Split | None = None) -> None:
+    def __init__(
+        self, model: VGG, split: Split, asked: ResolvedSweep, ranks: Ranks, sample: Split | None = None
+    ) -> None:
         """``sample``: the images for new statistics of batch norm, where the sweep asks for them."""
         self._model, self._split, self._asked, self._ranks = model, split, asked, ranks
         self._device = split.labels.device

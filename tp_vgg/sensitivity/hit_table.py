@@ -11,7 +11,7 @@ import torch
 from tp_vgg.evaluation.hits import pack_hits, unpack_hits
 from tp_vgg.files.journal import Journal
 from tp_vgg.machine.distributed import Ranks
-from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.resolved import ResolvedSweep
 
 _UNKNOWN = 2
 
@@ -19,14 +19,14 @@ _UNKNOWN = 2
 class Tally:
     """Which image each point gets right, as far as it is known: on the disk where there is a journal, the same on every rank."""
 
-    def __init__(self, asked: Sweep, n: int, journal: Journal | None, ranks: Ranks) -> None:
+    def __init__(self, asked: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> None:
         self.rows = asked.rows
         self.hits = np.full((len(self.rows), n), _UNKNOWN, np.uint8)
         self.redone = np.zeros(len(self.rows), np.int64)
         self._journal, self._ranks = journal, ranks
 
     @classmethod
-    def of(cls, asked: Sweep, n: int, journal: Journal | None, ranks: Ranks) -> Tally:
+    def of(cls, asked: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> Tally:
         counts = cls(asked, n, journal, ranks)
         where = {row: place for place, row in enumerate(counts.rows)}
         for entry in journal.entries if journal else ():

@@ -14,9 +14,11 @@ from tp_vgg.machine.precision import exact_fp32
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.repair import Repair
 from tp_vgg.sensitivity.engine import Engine
 from tp_vgg.sensitivity.hit_table import Tally
-from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.question import Precision, SweepQuestion
+from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 
 
@@ -29,7 +31,7 @@ def sweep(
     layers: Sequence[str] | None = None,
     importance: str = "l1",
     seed: int = 0,
-    precision: str = "auto",
+    precision: Precision = "auto",
     recalibrate: Split | None = None,
     journal: str | Path | None = None,
     quiet: bool = True,
@@ -44,7 +46,12 @@ def sweep(
 
     Raises :class:`BadInput` for unknown layers or levels, and for an importance that does not fit.
     """
-    asked = Sweep.of(model, kind, levels, layers, importance, seed, precision, recalibrate=recalibrate is not None)
+    if isinstance(layers, str):
+        raise BadInput(f"layers: {layers!r} is one name; give a list of names")
+    names = None if layers is None else tuple(layers)
+    repair: Repair = "none" if recalibrate is None else "recalibrate"
+    question = SweepQuestion(kind, tuple(levels), names, importance, repair, seed, precision)
+    asked = ResolvedSweep.of(question, model)
     sample = None if recalibrate is None else calibration_sample(recalibrate)
     if not len(split):
         raise BadInput("split: has no images to evaluate on")
@@ -55,7 +62,7 @@ def sweep(
 def run(
     model: VGG,
     split: Split,
-    asked: Sweep,
+    asked: ResolvedSweep,
     key: str,
     journal: Journal | None = None,
     ranks: Ranks = ALONE,
@@ -82,4 +89,4 @@ def run(
     ]
     dense = Accuracy.of(int(hits[0].sum()), len(split))
     about = (asked.kind, asked.importance, asked.precision, model.spec.to_dict())
-    return Sensitivity(key, *about, dense, tuple(points), asked.recalibrated)
+    return Sensitivity(key, *about, dense, tuple(points), asked.repair == "recalibrate")

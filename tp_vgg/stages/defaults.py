@@ -7,7 +7,7 @@ from typing import Any
 
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import Finetune
+from tp_vgg.stages.options import Finetune, StructuredOptions
 from tp_vgg.training.recipe import Recipe
 
 BASELINE_EPOCHS = {"digits": 3, "cpu": 12, "cuda": 24}
@@ -62,8 +62,10 @@ def finetune_recipe(
     )
 
 
-def default_finetune_epochs(settings: Settings) -> int:
-    return 2 if settings.dataset == "digits" else 5
+def structured_epochs(settings: Settings, options: StructuredOptions) -> int:
+    """Epochs of fine-tuning in all: one a step at least, where the user says nothing."""
+    usual = 2 if settings.dataset == "digits" else 5
+    return max(usual, options.steps) if options.finetune.epochs is None else options.finetune.epochs
 
 
 def duration(seconds: float) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import Cell
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.pruning.criteria import Kind, check_importance
-from tp_vgg.pruning.ratios import Plan, check_layers, removals, resolve, resolve_sparsity
-from tp_vgg.pruning.repair import check_recalibrate
-from tp_vgg.sensitivity.table import LEVELS
+from tp_vgg.pruning.criteria import check_importance
+from tp_vgg.pruning.ratios import Plan, check_layers, resolve, resolve_sparsity
+from tp_vgg.pruning.repair import Repair, check_repair
 from tp_vgg.training.recipe import Schedule
 
 PlanFor = Callable[[VGGSpec], Plan]
@@ -40,8 +40,8 @@ class StructuredOptions:
     round_to: int = 1
     steps: int = 1
     """Prunings, with fine-tuning between them; the epochs are shared out over the steps."""
-    recalibrate: bool = False
-    """Batch norm's statistics anew after each pruning."""
+    repair: Repair = "none"
+    """After each pruning."""
     finetune: Finetune = Finetune()
 
 
@@ -53,34 +53,6 @@ class UnstructuredOptions:
     gradual: bool = False
     """Let the zeros grow while fine-tuning."""
     finetune: Finetune = Finetune(epochs=0)
-
-
-EVERY = ("all",)
-"""In the place of layers' names: all that a plan can name."""
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    kind: Kind
-    levels: tuple[float, ...] = LEVELS
-    layers: tuple[str, ...] | None = None
-    """Every conv where ``None``, and hidden linears too where :data:`EVERY`."""
-    split: Literal["val", "test"] = "val"
-    importance: str = "l1"
-    recalibrate: bool = False
-    """Give the batch norms behind the pruned layer new statistics at every point."""
-
-    def named(self, spec: VGGSpec) -> SweepOptions:
-        """With the names of all layers in the place of :data:`EVERY`."""
-        return replace(self, layers=tuple(spec.prunable)) if self.layers == EVERY else self
-
-    def check(self, spec: VGGSpec) -> None:
-        """Raise :class:`BadInput` for layers, levels or an importance that do not fit ``spec``, or no batch norm to recalibrate."""
-        if self.recalibrate:
-            check_recalibrate(spec)
-        check_importance(
-            self.importance, spec, removals(self.kind, spec, self.levels, self.named(spec).layers), self.kind
-        )
 
 
 @dataclass(frozen=True)
@@ -96,33 +68,70 @@ class BenchmarkOptions:
     """Look for slightly smaller widths that would be faster, where a row that is quoted falls short."""
 
 
-def structured_target(spec: VGGSpec, plan: Plan, options: StructuredOptions, show: str | None) -> VGGSpec:
-    """The widths that the plan leaves. Raises :class:`BadInput` for a plan, a criterion or a layer to show that does not fit ``spec``."""
-    _check_show(spec, show)
-    epochs = options.finetune.epochs
-    if epochs and epochs < options.steps:
-        raise BadInput(
-            f"--finetune-epochs: {epochs} can't be shared out over --steps {options.steps}; "
-            f"give {options.steps} or more, or 0"
-        )
-    if options.recalibrate:
-        check_recalibrate(spec)
-    target = resolve(plan, spec, options.round_to)
-    check_importance(options.importance, spec, [*spec.narrowed(target), *([show] if show else [])])
-    return target
+Options = TypeVar("Options")
+Resolved = TypeVar("Resolved")
 
 
-def check_unstructured(spec: VGGSpec, plan: Plan, options: UnstructuredOptions, show: str | None) -> None:
-    """Raise :class:`BadInput` for a plan, a layer to show or a schedule that does not fit."""
-    _check_show(spec, show)
-    if options.gradual and not options.finetune.epochs:
-        raise BadInput("--gradual: the zeros grow while the network is fine-tuned; give --finetune-epochs")
-    if options.gradual and options.importance != "l1":
-        raise BadInput(f"--gradual: ranks by magnitude as it goes; drop --importance {options.importance}")
-    if options.global_sparsity is None:
-        resolve_sparsity(plan, spec)
+@dataclass(frozen=True)
+class PruningRequest(ABC, Generic[Options, Resolved]):
+    """What a pruning command is asked for, before the network is known."""
+
+    plan_for: PlanFor
+    options: Options
+    show: str | None = None
+    """A layer to draw before and after."""
+    _resolved: dict[VGGSpec, Resolved] = field(default_factory=dict, compare=False, repr=False)
+
+    def resolve(self, spec: VGGSpec) -> Resolved:
+        """What it comes to for ``spec``; worked out once. Raises :class:`BadInput` for a plan, options or a layer to show that do not fit."""
+        if spec not in self._resolved:
+            self._resolved[spec] = self._resolve(spec, self.plan_for(spec))
+        return self._resolved[spec]
+
+    @abstractmethod
+    def _resolve(self, spec: VGGSpec, plan: Plan) -> Resolved: ...
+
+    def _check_show(self, spec: VGGSpec) -> None:
+        if self.show is not None:
+            check_layers(Plan({self.show: 0.0}, "--show"), spec)
 
 
-def _check_show(spec: VGGSpec, show: str | None) -> None:
-    if show is not None:
-        check_layers(Plan({show: 0.0}, "--show"), spec)
+@dataclass(frozen=True)
+class StructuredTarget:
+    """A structured request resolved against a network."""
+
+    plan: Plan
+    spec: VGGSpec
+    """With the widths that the plan leaves."""
+
+
+@dataclass(frozen=True)
+class StructuredRequest(PruningRequest[StructuredOptions, StructuredTarget]):
+    def _resolve(self, spec: VGGSpec, plan: Plan) -> StructuredTarget:
+        options = self.options
+        self._check_show(spec)
+        epochs = options.finetune.epochs
+        if epochs and epochs < options.steps:
+            raise BadInput(
+                f"--finetune-epochs: {epochs} can't be shared out over --steps {options.steps}; "
+                f"give {options.steps} or more, or 0"
+            )
+        check_repair(options.repair, spec)
+        target = resolve(plan, spec, options.round_to)
+        shown = [self.show] if self.show else []
+        check_importance(options.importance, spec, [*spec.narrowed(target), *shown])
+        return StructuredTarget(plan, target)
+
+
+@dataclass(frozen=True)
+class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
+    def _resolve(self, spec: VGGSpec, plan: Plan) -> Plan:
+        options = self.options
+        self._check_show(spec)
+        if options.gradual and not options.finetune.epochs:
+            raise BadInput("--gradual: the zeros grow while the network is fine-tuned; give --finetune-epochs")
+        if options.gradual and options.importance != "l1":
+            raise BadInput(f"--gradual: ranks by magnitude as it goes; drop --importance {options.importance}")
+        if options.global_sparsity is None:
+            resolve_sparsity(plan, spec)
+        return plan

@@ -24,28 +24,28 @@ from tp_vgg.rundir.comparison import Comparison
 from tp_vgg.rundir.contents import RunContents, expected_spec
 from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
+from tp_vgg.sensitivity.question import EVERY, SweepQuestion
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 from tp_vgg.stages.benchmark import benchmark, benchmarked
 from tp_vgg.stages.compare import compare
-from tp_vgg.stages.defaults import baseline_recipe, default_finetune_epochs, duration
+from tp_vgg.stages.defaults import baseline_recipe, duration, structured_epochs
 from tp_vgg.stages.options import (
-    EVERY,
     BenchmarkOptions,
     Finetune,
     StructuredOptions,
-    SweepOptions,
+    StructuredRequest,
     UnstructuredOptions,
+    UnstructuredRequest,
 )
 from tp_vgg.stages.plan import PlanOptions, plan, planned
 from tp_vgg.stages.profile import profile
+from tp_vgg.stages.pruning import work_key
 from tp_vgg.stages.report import report
 from tp_vgg.stages.sensitivity import sensitivity
 from tp_vgg.stages.session import check_kept, load_given
 from tp_vgg.stages.structured import show_structured, structured
-from tp_vgg.stages.structured import work_key as structured_key
 from tp_vgg.stages.train import dense
 from tp_vgg.stages.unstructured import show_unstructured, unstructured
-from tp_vgg.stages.unstructured import work_key as unstructured_key
 
 log = logging.getLogger(__name__)
 
@@ -178,18 +178,19 @@ class _Pipeline:
             if weights and figure.is_file() and figure.stat().st_mtime_ns > weights.stat().st_mtime_ns:
                 return figure
             if kind == "structured":
-                return show_structured(self.settings, lambda _: half, StructuredOptions(), SHOWN)
-            return show_unstructured(self.settings, lambda _: half, UnstructuredOptions(), SHOWN)
+                return show_structured(self.settings, StructuredRequest(lambda _: half, StructuredOptions(), SHOWN))
+            return show_unstructured(self.settings, UnstructuredRequest(lambda _: half, UnstructuredOptions(), SHOWN))
 
         return _Step(f"{SHOWN} before and after {kind} pruning", figure, draw)
 
     def sweep(self, kind: Kind) -> _Step:
         layers = EVERY if self.spec.hidden else None
+        question = SweepQuestion(kind, LEVELS, layers, seed=self.settings.seed, precision=self.settings.precision)
         points = len(LEVELS) * len(self.spec.prunable)
         return _Step(
             f"{kind} sweep",
             self.where.work / "records" / f"{kind}_sensitivity.json",
-            lambda: sensitivity(self.settings, SweepOptions(kind, LEVELS, layers)),
+            lambda: sensitivity(self.settings, question),
             lambda sizes: sizes["val"] * points / 2,
         )
 
@@ -214,20 +215,19 @@ class _Pipeline:
 
     def mask(self) -> object:
         asked, options = read_ratios(self.where.work / PLANS["unstructured"], "unstructured"), UnstructuredOptions()
-        there = self.made(("unstructured",), lambda dense: unstructured_key(self.settings, dense, asked, options))
-        return there or unstructured(self.settings, lambda _: asked, options)
+        there = self.made(("unstructured",), lambda dense: work_key(self.settings, dense, asked, options))
+        return there or unstructured(self.settings, UnstructuredRequest(lambda _: asked, options))
 
     def shrinking(self) -> _Step:
         options = StructuredOptions(finetune=self.options.finetune)
-        given = self.options.finetune.epochs
-        epochs = default_finetune_epochs(self.settings) if given is None else given
+        epochs = structured_epochs(self.settings, options)
         share = self.options.of("structured").get("macs", 0.5)
         names = MODELS[2:] if epochs else MODELS[2:3]
 
         def shrink() -> object:
             asked = read_ratios(self.where.work / PLANS["structured"])
-            there = self.made(names, lambda dense: structured_key(self.settings, dense, asked, options))
-            return there or structured(self.settings, lambda _: asked, options)
+            there = self.made(names, lambda dense: work_key(self.settings, dense, asked, options))
+            return there or structured(self.settings, StructuredRequest(lambda _: asked, options))
 
         return _Step(
             "structured pruning and fine-tuning",

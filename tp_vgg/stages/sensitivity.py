@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from tp_vgg.data.datasets import load_data
-from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json, write_text
 from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
@@ -24,94 +23,118 @@ from tp_vgg.machine.distributed import Ranks
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.calibration import calibration_sample
-from tp_vgg.pruning.criteria import CRITERIA
-from tp_vgg.pruning.gradients import accumulate_gradients
+from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
 from tp_vgg.report import figures
+from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.question import SweepQuestion
+from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import SENSITIVITY, Sensitivity
 from tp_vgg.stages.baseline import baseline as baseline_of
-from tp_vgg.stages.options import SweepOptions
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.session import data_summary, load_given, ranked, session, stage
 
 log = logging.getLogger(__name__)
 
 
-def sensitivity(settings: Settings, options: SweepOptions) -> Sensitivity:
+Split = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A sweep as one command asks for it."""
+
+    settings: Settings
+    question: SweepQuestion
+    split: Split
+
+    def named(self, spec: VGGSpec) -> _Asked:
+        return replace(self, question=self.question.named(spec))
+
+    def key(self, weights: str, data: str) -> str:
+        """Of the question: weights, images, options. Precision comes apart, since the device decides what ``auto`` is."""
+        question, settings = self.question, self.settings
+        asked: dict[str, Any] = {
+            "kind": question.kind,
+            "levels": sorted(question.levels),
+            "layers": sorted(question.layers or ()),
+            "split": self.split,
+            "importance": question.importance,
+            **({"recalibrate": True} if question.repair == "recalibrate" else {}),
+        }
+        limits = [settings.limit_val if self.split == "val" else settings.limit_test]
+        if question.repair != "none" or question.needs_gradients:
+            limits.append(settings.limit_train)
+        seed = settings.seed if question.importance == "random" else 0
+        return fingerprint(SENSITIVITY, weights, data, asked, limits, seed)
+
+    def journal_key(self, key: str, precision: str) -> str:
+        """Of the work on a question: with the precision that ``auto`` came to, and the kind of device, whose sums are its own."""
+        return fingerprint(key, precision, self.settings.device.partition(":")[0])
+
+
+def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val") -> Sensitivity:
     """Sweep every layer; leaves the table as ``.pth``, CSV and record, and its figures. A finished sweep of the same weights, images
     and options is not done again. Under torchrun every process evaluates its share of the images and the first one writes."""
-    given = None if _swept_before(settings, options) else load_given(settings)
+    given = None if _swept_before(settings, question) else load_given(settings)
     if given is not None:
-        options.check(given.spec)
+        question.removed(given.spec)
         settings = settings.for_spec(given.spec)
     with ranked(settings) as (settings, ranks):
+        asked = _Asked(settings, question, split)
         with ranks.leader_first():
-            done = _finished(settings, options, ranks)
-        return ranks.lead(done) or _swept(settings, options, given or load_given(settings), ranks)
+            digest = _data_fingerprint(settings)
+            contents = RunContents(RunDir.of(settings, digest))
+            done = _finished(asked, contents, digest, ranks)
+        return ranks.lead(done) or _swept(asked, given or load_given(settings), contents, ranks)
 
 
 @stage
-def _swept(settings: Settings, options: SweepOptions, given: VGG | None, ranks: Ranks) -> Sensitivity:
-    with session(settings, given, ranks, writes=()) as work:
+def _swept(asked: _Asked, given: VGG | None, contents: RunContents, ranks: Ranks) -> Sensitivity:
+    settings = asked.settings
+    with session(settings, given, ranks, writes=(), contents=contents) as work:
         dense, baseline = baseline_of(work, given)
-        options.check(dense.spec)
-        options = options.named(dense.spec)
-        if CRITERIA[options.importance].needs_gradients:
-            accumulate_gradients(
-                dense,
-                work.data.train,
-                Normalisation.of(dense.meta),
-                squared=CRITERIA[options.importance].squared,
-                label=settings.bar("gradients"),
-            )
-        asked = Sweep.of(
-            dense,
-            options.kind,
-            options.levels,
-            options.layers,
-            options.importance,
-            settings.seed,
-            settings.precision,
-            recalibrate=options.recalibrate,
-        )
-        sample = calibration_sample(work.data.train) if options.recalibrate else None
-        key = _key(settings, options, baseline.sha256, work.data.fingerprint)
-        files = _Files(settings, work.run, options)
-        journal = Journal(files.journal, _journal_key(key, asked.precision, settings)) if ranks.leads else None
-        split = work.data.val if options.split == "val" else work.data.test
-        table = run(dense.eval(), split, asked, key, journal, ranks, sample=sample, quiet=settings.quiet)
+        asked = asked.named(dense.spec)
+        question = asked.question
+        question.removed(dense.spec)
+        work.accumulate_gradients(dense, question.importance)
+        resolved = ResolvedSweep.of(question, dense)
+        sample = calibration_sample(work.data.train) if question.repair == "recalibrate" else None
+        key = asked.key(baseline.sha256, work.data.fingerprint)
+        files = _Files(settings, work.run, question.kind)
+        journal = Journal(files.journal, asked.journal_key(key, resolved.precision)) if ranks.leads else None
+        images = work.data.val if asked.split == "val" else work.data.test
+        table = run(dense.eval(), images, resolved, key, journal, ranks, sample=sample, quiet=settings.quiet)
         if journal is not None:
-            about = {"split": options.split, **data_summary(work.data)}
-            notes = {
-                "weights": baseline.sha256,
-                "data": about,
-                "environment": baseline.environment,
-                "notes": list(baseline.notes),
-            }
-            files.record.unlink(missing_ok=True)  # of an older sweep: from here on its files are being written over
-            files.write({**table.to_dict(), **notes})
-            write_json(files.record, {**table.to_dict(), **notes, "command": settings.command})
+            files.replace(
+                {
+                    **table.to_dict(),
+                    "weights": baseline.sha256,
+                    "data": {"split": asked.split, **data_summary(work.data)},
+                    "environment": baseline.environment,
+                    "notes": list(baseline.notes),
+                }
+            )
             journal.remove()
         return table
 
 
-def _swept_before(settings: Settings, options: SweepOptions) -> bool:
+def _swept_before(settings: Settings, question: SweepQuestion) -> bool:
     """Whether the record in an explicit ``--out`` is of the very ``--checkpoint``, so that its spec stands for the file's and loading that
     can wait. Raises :class:`BadInput` for options that do not fit it."""
     if settings.out is None or settings.checkpoint is None:
         return False
-    record = read_json(_Files(settings, RunDir.of(settings), options).record) or {}
+    record = read_json(_Files(settings, RunDir.of(settings), question.kind).record) or {}
     if record.get("weights") != file_fingerprint(settings.checkpoint):
         return False
     try:
         spec = VGGSpec.from_dict(record["spec"])
     except (KeyError, BadInput):
         return False
-    options.check(spec)
+    question.removed(spec)
     settings.check_spec(spec, settings.checkpoint)
     return True
 
@@ -119,14 +142,20 @@ def _swept_before(settings: Settings, options: SweepOptions) -> bool:
 class _Files:
     """What a sweep leaves in its run directory. The record comes last: where it is, the others are its own."""
 
-    def __init__(self, settings: Settings, run: RunDir, options: SweepOptions) -> None:
+    def __init__(self, settings: Settings, run: RunDir, kind: Kind) -> None:
         self.settings, self.run = settings, run
-        name = f"{options.kind}_sensitivity"
+        name = f"{kind}_sensitivity"
         self.results = run.work / f"{name}_results.pth"
         self.csv = run.work / f"{name}.csv"
         self.record = run.work / "records" / f"{name}.json"
         self.journal = partial_of(self.csv).with_suffix(".jsonl")
         self.figures = {name: figures.sensitivity, f"{name}_cost": figures.sensitivity_cost}
+
+    def replace(self, record: dict[str, Any]) -> None:
+        """Write all files, of whatever sweep they were before."""
+        self.record.unlink(missing_ok=True)  # of an older sweep: from here on its files are being written over
+        self.write(record)
+        write_json(self.record, {**record, "command": self.settings.command})
 
     def write(self, record: dict[str, Any], *, missing_only: bool = False) -> None:
         """All files that follow from the record."""
@@ -149,61 +178,49 @@ def _holds(path: Path, record: dict[str, Any]) -> bool:
         return False
 
 
-def _finished(settings: Settings, options: SweepOptions, ranks: Ranks) -> Sensitivity | None:
-    """The table of a sweep that was finished before, if it is of these weights, images and options."""
-    digest = _data_fingerprint(settings)
-    run_dir = RunDir.of(settings, digest)
-    weights = settings.checkpoint or run_dir.own_baseline(settings)
-    files = _Files(settings, run_dir, options)
+def _finished(asked: _Asked, contents: RunContents, digest: str, ranks: Ranks) -> Sensitivity | None:
+    """The table of a sweep that was finished before, if it is of these weights, images (of fingerprint ``digest``) and options."""
+    settings = asked.settings
+    weights = settings.checkpoint or contents.run.own_baseline(settings)
+    files = _Files(settings, contents.run, asked.question.kind)
     record = read_json(files.record)
-    if record is None or weights is None:
-        return None
     table = table_of(Sensitivity, record)
-    if table is None:
+    if (
+        record is None
+        or table is None
+        or weights is None
+        or not _answers(table, asked, contents.sha256(weights), digest)
+    ):
         return None
-    try:
-        spec = VGGSpec.from_dict(table.spec)
-        options, levels = options.named(spec), sorted(options.levels)
-        removed = removals(options.kind, spec, levels, options.layers)
-    except (TypeError, KeyError, ValueError, BadInput):
-        return None
-    if table.key != _key(settings, options, file_fingerprint(weights), digest) or table.removed != removed:
-        return None
-    if any([point.ratio for point in table.of_layer(layer)] != levels for layer in removed):
-        return None
-    if table.precision != settings.precision and not (settings.precision == "auto" and table.precision != "bf16"):
-        return None
-    settings.check_spec(spec, weights)
+    settings.check_spec(VGGSpec.from_dict(table.spec), weights)
     log.info(f"{files.record}: these weights, images and options were swept before; nothing to do")
     if ranks.leads:
-        with locked(run_dir.root):
+        with locked(contents.run.root):
             files.write(record, missing_only=True)
-            if Journal.key_of(files.journal) == _journal_key(table.key, table.precision, settings):
+            if Journal.key_of(files.journal) == asked.journal_key(table.key, table.precision):
                 files.journal.unlink()  # the sweep died between its record and this
     return table
+
+
+def _answers(table: Sensitivity, asked: _Asked, weights: str, data: str) -> bool:
+    """Whether a table is of the question, the weights and the images (both as fingerprints)."""
+    try:
+        spec = VGGSpec.from_dict(table.spec)
+        asked = asked.named(spec)
+        question, levels = asked.question, sorted(asked.question.levels)
+        removed = removals(question.kind, spec, levels, question.layers)
+    except BadInput:
+        return False
+    wanted = asked.settings.precision
+    return (
+        table.key == asked.key(weights, data)
+        and table.removed == removed
+        and all([point.ratio for point in table.of_layer(layer)] == levels for layer in removed)
+        and (table.precision == wanted or (wanted == "auto" and table.precision != "bf16"))
+    )
 
 
 def _data_fingerprint(settings: Settings) -> str:
     if settings.dataset == "folder":
         return settings.folder_fingerprint()
     return load_data(settings.dataset, settings.data_dir, torch.device("cpu")).fingerprint
-
-
-def _journal_key(key: str, precision: str, settings: Settings) -> str:
-    """Of the work on a question: with the precision that ``auto`` came to, and the kind of device, whose sums are its own."""
-    return fingerprint(key, precision, settings.device.partition(":")[0])
-
-
-def _key(settings: Settings, options: SweepOptions, weights: str, data: str) -> str:
-    """Of the question: weights, images, options. Precision comes apart, since the device decides what ``auto`` is."""
-    asked: dict[str, Any] = {
-        **{name: value for name, value in asdict(options).items() if name != "recalibrate" or value},
-        "levels": sorted(options.levels),
-        "layers": sorted(options.layers or ()),
-    }
-    limits = [settings.limit_val if options.split == "val" else settings.limit_test]
-    if options.recalibrate or CRITERIA[options.importance].needs_gradients:
-        limits.append(settings.limit_train)
-    return fingerprint(
-        SENSITIVITY, weights, data, asked, limits, settings.seed if options.importance == "random" else 0
-    )

@@ -32,6 +32,8 @@ from tp_vgg.machine.precision import pick_precision
 from tp_vgg.network import checkpoint
 from tp_vgg.network.count import count_nonzero, layer_sparsity
 from tp_vgg.network.vgg.model import VGG
+from tp_vgg.pruning.criteria import CRITERIA
+from tp_vgg.pruning.gradients import accumulate_gradients
 from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
@@ -124,6 +126,13 @@ class Session:
             notes=(*model.meta.get("notes", ()), *notes, *doubts),
         )
 
+    def accumulate_gradients(self, model: VGG, importance: str) -> None:
+        """Leave in the parameters the gradients that ``importance`` ranks by, if it ranks by any."""
+        criterion = CRITERIA[importance]
+        if criterion.needs_gradients:
+            label, normalisation = self.settings.bar("gradients"), Normalisation.of(model.meta)
+            accumulate_gradients(model, self.data.train, normalisation, squared=criterion.squared, label=label)
+
     def _check_reloaded(self, model: VGG, path: Path) -> None:
         """On the CPU, in one memory layout, so that the same weights give the same bits."""
         images = Normalisation.of(model.meta)(self.data.val.images[:16].cpu())
@@ -184,12 +193,17 @@ def stage(work: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def session(
-    settings: Settings, dense: VGG | None = None, ranks: Ranks = ALONE, writes: tuple[str, ...] = MODELS[1:]
+    settings: Settings,
+    dense: VGG | None = None,
+    ranks: Ranks = ALONE,
+    writes: tuple[str, ...] = MODELS[1:],
+    contents: RunContents | None = None,
 ) -> Iterator[Session]:
     """Check the device, load the data and lock the run directory, for one stage.
 
     ``dense``: the model of ``--checkpoint``, refused where its classes are not the data's, or where the file is one
     of the models that the stage ``writes``, before anything is written. ``ranks``: the processes that share the stage.
+    ``contents``: of the run directory, where the command has looked into it already.
     """
     device = pick_device(settings.device)
     peak = PeakMemory(device)
@@ -209,7 +223,9 @@ def session(
         check_classes(dense, data, settings.checkpoint)
         check_kept(settings.checkpoint, run, dense.spec.depth, writes)
     with locked(run.root) if ranks.leads else nullcontext():
-        yield Session(settings, RunContents(run), device, pick_precision(settings.precision, device), data, peak, ranks)
+        if contents is None or contents.run != run:
+            contents = RunContents(run)
+        yield Session(settings, contents, device, pick_precision(settings.precision, device), data, peak, ranks)
 
 
 def check_kept(given: Path, run: RunDir, depth: int, writes: tuple[str, ...]) -> None:
