@@ -22,15 +22,17 @@ from tp_vgg.latency.table import LatencyRow, cells_of
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.repair import Repair
 from tp_vgg.report.figures import save_png
-from tp_vgg.rundir.contents import recorded
+from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.benchmark import benchmark
-from tp_vgg.stages.options import BenchmarkOptions, Finetune, StructuredOptions
+from tp_vgg.stages.options import BenchmarkOptions, Finetune, StructuredOptions, StructuredRequest
 from tp_vgg.stages.plan import PlanOptions, plan
+from tp_vgg.stages.pruning import work_key
 from tp_vgg.stages.session import load_given
-from tp_vgg.stages.structured import structured, work_key
+from tp_vgg.stages.structured import structured
 
 COLUMNS = (
     "budget", "macs_share", "params_share", "one_shot", "accuracy", "low", "high", "n", "drop", "predicted_drop",
@@ -52,12 +54,12 @@ def variant(settings: Settings, budget: dict[str, float]) -> Settings:
 
 def made(here: Settings, found: Allocation, options: StructuredOptions) -> dict[str, ModelRecord]:
     """The records of a plan's networks: there already, or made now."""
-    records = recorded(here, RunDir.of(here))
+    records = RunContents.of(here).models
     ratios = Plan.of(found.ratios, str(here.tag))
     options = replace(options, round_to=1)  # the ratios say the widths
     done = records.get("structured_finetuned")
     if done is None or done.key != work_key(here, records["baseline"].sha256, ratios, options):
-        records = structured(here, lambda _spec: ratios, options)
+        records = structured(here, StructuredRequest(lambda _spec: ratios, options))
     return records
 
 
@@ -122,7 +124,8 @@ def main(
     given = load_given(settings)
     if given is not None:
         settings = settings.for_spec(given.spec)
-    options = StructuredOptions(importance=importance, round_to=round_to, recalibrate=recalibrate, finetune=finetune)
+    repair: Repair = "recalibrate" if recalibrate else "none"
+    options = StructuredOptions(importance, round_to, repair=repair, finetune=finetune)
     places = [variant(settings, budget) for budget in asked]
     plans = [
         plan(here, PlanOptions("structured", budget, round_to, force=True))[0]

@@ -36,7 +36,8 @@ from tp_vgg.report.text_table import text_table
 from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
 from tp_vgg.sensitivity.fused_layer import Buffers, Step
 from tp_vgg.sensitivity.kernels import Direct
-from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.question import SweepQuestion
+from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import LEVELS
 
@@ -95,7 +96,7 @@ def chain_correct(chain: Chain, split: Split, normalisation: Normalisation, buff
 class Turns:
     """Stands in for the engine's journal: whenever a layer is done, the other sides do the same layer."""
 
-    def __init__(self, model: VGG, split: Split, asked: Sweep) -> None:
+    def __init__(self, model: VGG, split: Split, asked: ResolvedSweep) -> None:
         self.entries: list[dict[str, Any]] = []
         self.seconds: dict[str, dict[str, float]] = {}
         self.differences: dict[str, list[int]] = {"naive": [], "whole": []}
@@ -177,7 +178,7 @@ def main(
     split = load_data(dataset, data_dir, place, limits=(1, 1, images)).test
     report: dict[str, Any] = {"images": len(split), "levels": LEVELS, "environment": environment(place)}
     for kind in kinds or ("structured", "unstructured"):
-        asked = Sweep.of(model, kind)
+        asked = ResolvedSweep.of(SweepQuestion(kind), model)
         turns = Turns(model, split, asked)
         with exact_fp32():
             run(model, split, asked, "", turns)  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.equivalence import Proof
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.defaults import BASELINE_EPOCHS, baseline_recipe, default_finetune_epochs
+from tp_vgg.stages.defaults import BASELINE_EPOCHS, baseline_recipe, structured_epochs
+from tp_vgg.stages.options import StructuredOptions
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -134,7 +135,7 @@ def test_help_says_the_default_epochs(call) -> None:
         assert "{digits} on digits, else {cpu} on a CPU, {cuda} on CUDA.".format(**BASELINE_EPOCHS) in " ".join(
             call(name, "--help")[1].split()
         )
-    tuned = [default_finetune_epochs(Settings(dataset=name)) for name in ("digits", "cifar10")]
+    tuned = [structured_epochs(Settings(dataset=name), StructuredOptions()) for name in ("digits", "cifar10")]
     for name in ("structured", "run"):
         assert "{} on digits, else {}.".format(*tuned) in " ".join(call(name, "--help")[1].split())
 

@@ -178,8 +178,7 @@ def test_no_torch_on_the_way(tp_vgg, at_home: Path, swept: list) -> None:
 def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list, monkeypatch) -> None:
     """Which is not taken for somebody's own, nor for what the new prediction is of."""
     from tp_vgg.files import atomic
-    from tp_vgg.rundir.contents import wrote
-    from tp_vgg.rundir.layout import RunDir
+    from tp_vgg.rundir.contents import RunContents
     from tp_vgg.rundir.settings import Settings
     from tp_vgg.stages.plan import PlanOptions, planned
 
@@ -199,11 +198,11 @@ def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list
         patch.setattr(atomic, "rename", dies)
         assert call(*again)[0] == 130
     settings = Settings(out=Path("o"))
-    run, asked = RunDir.of(settings), PlanOptions("structured", {"macs": 0.5}, 4)
+    contents, asked = RunContents.of(settings), PlanOptions("structured", {"macs": 0.5}, 4)
     assert (at_home / "o/ratios.json").read_bytes() == before
-    assert (wrote(run, "structured"), planned(settings, run, asked)) == (True, False)
+    assert (contents.wrote("structured"), planned(settings, contents, asked)) == (True, False)
     assert call(*again)[0] == 0
-    assert (wrote(run, "structured"), planned(settings, run, asked)) == (True, True)
+    assert (contents.wrote("structured"), planned(settings, contents, asked)) == (True, True)
 
 
 def test_what_can_t_be_written_changes_nothing(call, at_home: Path, swept: list, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -154,13 +155,13 @@ def test_too_few_images_are_refused(train: int, test: int, said: str, call, at_h
     assert files(at_home) - before <= {f"p/{folder.CACHE}"}
 
 
-def test_a_split_without_some_classes_is_told(tmp_path: Path) -> None:
-    notes: list[str] = []
-    load_data("folder", pictures(tmp_path / "p", list("abcdefgh"), 2, 1), CPU, note=notes.append)
-    assert notes == ["folder: 7 of 8 classes have no image in val"]
-    notes.clear()
-    load_data("digits", tmp_path, CPU, limits=(4, None, None), note=notes.append)
-    assert notes == ["digits: 6 of 10 classes have no image in train"]
+def test_a_split_without_some_classes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    load_data("folder", pictures(tmp_path / "p", list("abcdefgh"), 2, 1), CPU)
+    assert caplog.messages == ["folder: 7 of 8 classes have no image in val"]
+    caplog.clear()
+    load_data("digits", tmp_path, CPU, limits=(4, None, None))
+    assert caplog.messages == ["digits: 6 of 10 classes have no image in train"]
 
 
 # The whole chain, on few classes, many, and dead networks.

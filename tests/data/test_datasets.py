@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -163,7 +164,10 @@ def test_bad_folders_are_refused_by_name(image_folder: Path) -> None:
         load_data("folder", image_folder, CPU)
 
 
-def test_corrupt_images_are_counted_and_left_out_only_where_asked(image_folder: Path) -> None:
+def test_corrupt_images_are_counted_and_left_out_only_where_asked(
+    image_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     whole = load_data("folder", image_folder, CPU)
     jpeg = image_folder / "train" / "light" / "19.png"
     jpeg.write_bytes(jpeg.read_bytes()[:200])  # cut short, as by a broken download
@@ -174,16 +178,15 @@ def test_corrupt_images_are_counted_and_left_out_only_where_asked(image_folder: 
     ) as refusal:
         load_data("folder", image_folder, CPU)
     assert "\n" not in str(refusal.value)
-    notes: list[str] = []
-    found = load_data("folder", image_folder, CPU, skip_corrupt=True, note=notes.append)
-    assert notes == [f"3 of 52 images in {image_folder} can't be decoded and are left out"]
+    found = load_data("folder", image_folder, CPU, skip_corrupt=True)
+    assert caplog.messages == [f"3 of 52 images in {image_folder} can't be decoded and are left out"]
     assert [len(s) for s in (found.train, found.val, found.test)] == [35, 3, 11]
     assert counts(found.test) == [5, 6]
     assert found.fingerprint != whole.fingerprint
     bright = found.test.images.float().mean((1, 2, 3)) > 100
     assert torch.equal(bright.long(), found.test.labels), "labels stay with their images"
-    again = load_data("folder", image_folder, CPU, skip_corrupt=True, note=notes.append)
-    assert (again.fingerprint, len(notes)) == (found.fingerprint, 2), "told from the cache too"
+    again = load_data("folder", image_folder, CPU, skip_corrupt=True)
+    assert (again.fingerprint, len(caplog.messages)) == (found.fingerprint, 2), "told from the cache too"
     with pytest.raises(BadInput, match="can't be decoded"):
         load_data("folder", image_folder, CPU)
     for path in (image_folder / "test" / "dark").iterdir():

@@ -17,7 +17,8 @@ from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.structured import prune_structured
 from tp_vgg.pruning.unstructured import prune_unstructured
 from tp_vgg.sensitivity.engine import Engine
-from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.question import SweepQuestion
+from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import sweep
 
 LEVELS = (0.0, 0.25, 0.5, 0.75)
@@ -49,7 +50,7 @@ def test_logits_are_those_of_each_network_recalibrated(variant: str, kind: Kind,
     model = make_model(VARIANTS[variant])
     few = ("features.0", "features.8", "features.25", "classifier.0")
     layers = tuple(name for name in model.spec.prunable if name in few)
-    asked = Sweep.of(model, kind, LEVELS, layers, precision="fp32", recalibrate=True)
+    asked = ResolvedSweep.of(SweepQuestion(kind, LEVELS, layers, precision="fp32", repair="recalibrate"), model)
     work = Engine(model, few_digits.val, asked, ALONE, calibration_sample(few_digits.train))
     images = Normalisation.of(model.meta)(few_digits.val.images)
     for layer in layers:

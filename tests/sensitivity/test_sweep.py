@@ -32,7 +32,8 @@ from tp_vgg.sensitivity import levels as points
 from tp_vgg.sensitivity import screening
 from tp_vgg.sensitivity.engine import Engine
 from tp_vgg.sensitivity.hit_table import Tally
-from tp_vgg.sensitivity.question import Sweep
+from tp_vgg.sensitivity.question import SweepQuestion
+from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.screening import MOST_REDONE, SAFETY, Classifier, calibrated
 from tp_vgg.sensitivity.sweep import run, sweep
 from tp_vgg.sensitivity.table import Sensitivity
@@ -84,7 +85,7 @@ def check_exact(model: VGG, split: Split, kind: Kind, levels: tuple[float, ...],
     """Equal counts at every point. Sums in another order may move a near-tie, so 2 images in 10,000 might differ: none of so few.
     The logits, whose order of sums differs, must agree to 1e-5 of the largest."""
     table = sweep(model, split, kind, levels=levels, layers=layers, precision="fp32")
-    asked = Sweep.of(model, kind, levels, layers, precision="fp32")
+    asked = ResolvedSweep.of(SweepQuestion(kind, levels, layers, precision="fp32"), model)
     work = Engine(model, split, asked, ALONE)
     images = Normalisation.of(model.meta)(split.images)
     for layer in layers:
@@ -220,7 +221,7 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
     image[0, 0, 0, 0] ^= 1
     label = digits.test.labels.clone()
     label[0] = (label[0] + 1) % 10
-    base = Sweep.of(model, "structured", precision="fp32")
+    base = ResolvedSweep.of(SweepQuestion("structured", precision="fp32"), model)
     keys = [
         base.key(model, digits.test),
         base.key(other, digits.test),
@@ -229,13 +230,17 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
         base.key(model, few_digits.test),
         base.key(model, Split(image, digits.test.labels)),
         base.key(model, Split(digits.test.images, label)),
-        Sweep.of(model, "unstructured", precision="fp32").key(model, digits.test),
-        Sweep.of(model, "structured", levels=(0.1, 0.2), precision="fp32").key(model, digits.test),
-        Sweep.of(model, "structured", layers=("features.0",), precision="fp32").key(model, digits.test),
-        Sweep.of(model, "structured", importance="l2", precision="fp32").key(model, digits.test),
-        Sweep.of(model, "structured", seed=1, precision="fp32").key(model, digits.test),
-        Sweep.of(model, "structured", precision="bf16").key(model, digits.test),
-        Sweep.of(model, "structured", precision="screened").key(model, digits.test),
+        ResolvedSweep.of(SweepQuestion("unstructured", precision="fp32"), model).key(model, digits.test),
+        ResolvedSweep.of(SweepQuestion("structured", levels=(0.1, 0.2), precision="fp32"), model).key(
+            model, digits.test
+        ),
+        ResolvedSweep.of(SweepQuestion("structured", layers=("features.0",), precision="fp32"), model).key(
+            model, digits.test
+        ),
+        ResolvedSweep.of(SweepQuestion("structured", importance="l2", precision="fp32"), model).key(model, digits.test),
+        ResolvedSweep.of(SweepQuestion("structured", seed=1, precision="fp32"), model).key(model, digits.test),
+        ResolvedSweep.of(SweepQuestion("structured", precision="bf16"), model).key(model, digits.test),
+        ResolvedSweep.of(SweepQuestion("structured", precision="screened"), model).key(model, digits.test),
     ]
     assert len(set(keys)) == len(keys)
     assert base.key(copy.deepcopy(model), digits.test) == keys[0]
@@ -243,7 +248,7 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
 
 def test_gradients_are_part_of_a_taylor_sweeps_key(trained, digits) -> None:
     model = copy.deepcopy(trained(WIDE))
-    asked = Sweep.of(model, "structured", importance="taylor", precision="fp32")
+    asked = ResolvedSweep.of(SweepQuestion("structured", importance="taylor", precision="fp32"), model)
     accumulate_gradients(model, digits.val, digits.normalisation)
     before = asked.key(model, digits.test)
     model.get_submodule("features.0").weight.grad *= -1
@@ -328,7 +333,7 @@ def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
     """Two ranks in one process: each fills its own part, and the parts add up to the whole."""
     monkeypatch.setitem(engine_module.BLOCK, "cpu", 100)
     model = trained(WIDE)
-    asked = Sweep.of(model, "structured", (0.5,), precision="fp32")
+    asked = ResolvedSweep.of(SweepQuestion("structured", (0.5,), precision="fp32"), model)
     whole = Tally.of(asked, len(digits.test), None, ALONE)
     Engine(model, digits.test, asked, ALONE).fill(whole, quiet=True)
     parts = []
@@ -431,9 +436,9 @@ def test_auto_screens_only_where_that_was_measured_to_be_faster(make_model, monk
     """Not on a CPU with AVX512-BF16, where screening took longer than fp32."""
     for hardware in (True, False):
         monkeypatch.setattr("tp_vgg.machine.precision.has_fast_bf16", lambda _, found=hardware: found)
-        assert Sweep.of(make_model(), "structured").precision == "fp32"
+        assert ResolvedSweep.of(SweepQuestion("structured"), make_model()).precision == "fp32"
         assert screening_pays(torch.device("cuda")) is hardware
-    assert Sweep.of(make_model(), "structured", precision="screened").precision == "screened"
+    assert ResolvedSweep.of(SweepQuestion("structured", precision="screened"), make_model()).precision == "screened"
 
 
 @pytest.mark.gpu
@@ -482,5 +487,5 @@ def test_cost_removed_is_the_specs_arithmetic(make_model, few_digits) -> None:
 
 def test_run_takes_any_key(make_model, few_digits, tmp_path: Path) -> None:
     model = make_model(SMALL)
-    asked = Sweep.of(model, "structured", (0.5,), ("features.0",))
+    asked = ResolvedSweep.of(SweepQuestion("structured", (0.5,), ("features.0",)), model)
     assert run(model, few_digits.test, asked, "mine").key == "mine"
