@@ -14,7 +14,8 @@ import click
 
 from tp_vgg.errors import BadInput, shown
 from tp_vgg.machine.console import muted
-from tp_vgg.network.vgg.spec import ARCHS, HEADS, VGGSpec
+from tp_vgg.network.spec import Spec, conv_names
+from tp_vgg.network.vgg.spec import ARCHS, HEADS
 from tp_vgg.planning.budget import BUDGETS
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, read_ratios
@@ -120,7 +121,7 @@ def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def plan_from(
     file: Path | None, value: float | None, option: str, kind: Kind, settings: Settings
-) -> Callable[[VGGSpec], Plan]:
+) -> Callable[[Spec], Plan]:
     """The plan once the network is known: a file's, or one value for every layer that ``option`` means.
 
     Raises :class:`BadInput` unless exactly one of ``file`` and ``value`` is given, and for all that is wrong with either.
@@ -136,8 +137,8 @@ def plan_from(
     amount = value
     Plan.uniform(amount, ("features.0",), option)
 
-    def for_spec(spec: VGGSpec) -> Plan:
-        return Plan.uniform(amount, spec.conv_names if kind == "structured" else tuple(spec.prunable), option)
+    def for_spec(spec: Spec) -> Plan:
+        return Plan.uniform(amount, conv_names(spec) if kind == "structured" else tuple(spec.prunable), option)
 
     return for_spec
 

@@ -8,6 +8,7 @@ import click
 from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, plan_from
 from tp_vgg.errors import printable
+from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.report.text_table import text_table
@@ -75,7 +76,7 @@ def command(
 
 def _dry_run(settings: Settings, request: StructuredRequest) -> str:
     """The plan resolved against the checkpoint's spec or the flags', as a table."""
-    spec = settings.flag_spec()
+    spec: Spec = settings.flag_spec()
     if settings.checkpoint is not None:
         from tp_vgg.stages.session import load_dense
 

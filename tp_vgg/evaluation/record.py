@@ -9,7 +9,7 @@ from typing import Any
 from tp_vgg.evaluation.accuracy import Accuracy, check_counts, is_count
 from tp_vgg.evaluation.hits import unpack_hits
 from tp_vgg.files.schema import typed
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.stats import paired_difference
 
 
@@ -66,7 +66,7 @@ class ModelRecord:
         return record
 
     def _check(self) -> None:
-        spec = VGGSpec.from_dict(self.spec)
+        spec = spec_from_dict(self.spec)
         check_counts(self.val)
         check_counts(self.test)
         if unpack_hits(self.hits, self.test.n).sum() != self.test.correct:

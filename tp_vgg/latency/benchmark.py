@@ -21,7 +21,7 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.precision import fp32_flags
 from tp_vgg.network.count import layer_sparsity
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 from tp_vgg.stats import quartiles
 
 _CONTROL, _EAGER = "control", "dense in eager mode"
@@ -31,7 +31,7 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} cells [{elapsed}]"
 
 
 def measure_latency(
-    models: Mapping[str, VGG],
+    models: Mapping[str, Network],
     *,
     modes: Sequence[str] = MODES,
     dtypes: Sequence[str] = ("fp32", "bf16"),
@@ -53,14 +53,14 @@ def measure_latency(
     return measure(models, schedule, Bench.of(pick_device(device), threads), quiet=quiet)
 
 
-def check_models(models: Mapping[str, VGG]) -> None:
+def check_models(models: Mapping[str, Network]) -> None:
     """Raise :class:`BadInput` unless there are models, and they take the same images."""
     if not models or len({model.spec.image_size for model in models.values()}) > 1:
         raise BadInput("give one or more models, all for images of one size")
 
 
 def measure(
-    models: Mapping[str, VGG],
+    models: Mapping[str, Network],
     schedule: Schedule,
     bench: Bench,
     *,
@@ -119,7 +119,7 @@ def _conditions(schedule: Schedule, bench: Bench) -> dict[str, Any]:
 
 
 def _measure_cell(
-    models: Mapping[str, VGG], cell: Cell, schedule: Schedule, bench: Bench, tick: Callable[[float], object]
+    models: Mapping[str, Network], cell: Cell, schedule: Schedule, bench: Bench, tick: Callable[[float], object]
 ) -> tuple[LatencyRow, ...]:
     try:
         check_available(cell, bench.cuda)
@@ -134,7 +134,7 @@ def _measure_cell(
         )
 
 
-def _passes(models: Mapping[str, VGG], cell: Cell, schedule: Schedule, bench: Bench) -> dict[str, Pass]:
+def _passes(models: Mapping[str, Network], cell: Cell, schedule: Schedule, bench: Bench) -> dict[str, Pass]:
     reference = next(iter(models.values()))
     wanted = [*((_MODEL + name, model, cell) for name, model in models.items()), (_CONTROL, reference, cell)]
     if cell.mode != "eager":
@@ -144,7 +144,7 @@ def _passes(models: Mapping[str, VGG], cell: Cell, schedule: Schedule, bench: Be
 
 
 def _rows(
-    models: Mapping[str, VGG],
+    models: Mapping[str, Network],
     cell: Cell,
     passes: Mapping[str, Pass],
     schedule: Schedule,
@@ -173,7 +173,7 @@ def _rows(
         )  # fmt: skip
 
 
-def _about_all(models: Mapping[str, VGG]) -> dict[str, dict[str, Any]]:
+def _about_all(models: Mapping[str, Network]) -> dict[str, dict[str, Any]]:
     """What the rules and the report need to know of each model. Beside the dense one, networks of the same widths without zeros differ in nothing that
     a dense kernel's time could depend on: the first stands for the others (``timed_as``)."""
     _, *others = models
@@ -186,7 +186,7 @@ def _about_all(models: Mapping[str, VGG]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _about(model: VGG) -> dict[str, Any]:
+def _about(model: Network) -> dict[str, Any]:
     zeros = layer_sparsity(model)
     kept = sum((1 - zeros[row.name]) * row.weights for row in model.spec.rows)
     return {

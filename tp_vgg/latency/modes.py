@@ -19,8 +19,8 @@ from tp_vgg.latency.table import FOLDED, GRAPHS, Cell
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.precision import has_fast_bf16
 from tp_vgg.network.export import onnx_session, to_onnx
-from tp_vgg.network.vgg.fold import fold_batch_norm
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.families import fold_batch_norm
+from tp_vgg.network.network import Network
 
 DTYPE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
@@ -86,7 +86,7 @@ def ring_of(side: int, cell: Cell, device: torch.device, ring_bytes: int) -> Rin
     return Ring(list(images.split(cell.batch_size)))
 
 
-def prepare(model: VGG, cell: Cell, ring: Ring, cuda: CudaCalls | None, threads: int) -> Pass:
+def prepare(model: Network, cell: Cell, ring: Ring, cuda: CudaCalls | None, threads: int) -> Pass:
     """``model`` (left as it is) ready to run in ``cell`` on the images of ``ring`` in turn, where these are; call it in inference mode.
 
     ``cuda``: where graphs are captured. Raises :class:`Unavailable` for a mode that this machine turns out to lack.
@@ -100,11 +100,11 @@ def prepare(model: VGG, cell: Cell, ring: Ring, cuda: CudaCalls | None, threads:
     return Pass(_MAKERS[cell.mode](ready, ring, cuda, threads), held, flushed)
 
 
-def _plain(model: VGG, ring: Ring, _cuda: CudaCalls | None, _threads: int) -> Call:
+def _plain(model: Network, ring: Ring, _cuda: CudaCalls | None, _threads: int) -> Call:
     return lambda: model(ring.next())
 
 
-def _graph(model: VGG, ring: Ring, cuda: CudaCalls | None, _threads: int) -> Call:
+def _graph(model: Network, ring: Ring, cuda: CudaCalls | None, _threads: int) -> Call:
     """A replay reads one fixed place, so that each input is copied there first, as a server would have to."""
     assert cuda is not None
     static = ring.first.clone()
@@ -118,7 +118,7 @@ def _graph(model: VGG, ring: Ring, cuda: CudaCalls | None, _threads: int) -> Cal
     return call
 
 
-def _compiled(model: VGG, ring: Ring, _cuda: CudaCalls | None, _threads: int) -> Call:
+def _compiled(model: Network, ring: Ring, _cuda: CudaCalls | None, _threads: int) -> Call:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = model(x)
@@ -133,14 +133,14 @@ def _compiled(model: VGG, ring: Ring, _cuda: CudaCalls | None, _threads: int) ->
     return lambda: compiled(ring.next())
 
 
-def _onnxruntime(model: VGG, ring: Ring, _cuda: CudaCalls | None, threads: int) -> Call:
+def _onnxruntime(model: Network, ring: Ring, _cuda: CudaCalls | None, threads: int) -> Call:
     with _or_unavailable("ONNX Runtime"):
         session = onnx_session(to_onnx(model), threads)
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: ring.next().numpy()})
 
 
-_MAKERS: dict[str, Callable[[VGG, Ring, Any, int], Call]] = {
+_MAKERS: dict[str, Callable[[Network, Ring, Any, int], Call]] = {
     "eager": _plain,
     "folded": _plain,
     "graph": _graph,
@@ -151,7 +151,7 @@ _MAKERS: dict[str, Callable[[VGG, Ring, Any, int], Call]] = {
 
 
 @torch.no_grad()
-def flush_denormals(model: VGG) -> int:
+def flush_denormals(model: Network) -> int:
     """Set the weights and buffers smaller than the smallest normal number to zero, in place. Returns how many there were."""
     flushed = 0
     for value in (*model.parameters(), *model.buffers()):

@@ -20,14 +20,15 @@ from tp_vgg.latency.timing_device import Bench
 from tp_vgg.latency.verdicts import Step, needs_reason
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.memory import release_memory
+from tp_vgg.network.families import build_network
 from tp_vgg.network.layers import LayerRow
-from tp_vgg.network.vgg.model import VGG, build
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.network import Network
+from tp_vgg.network.spec import Spec
 
 
 def steps_of(
     rows: Sequence[LatencyRow],
-    models: Mapping[str, VGG],
+    models: Mapping[str, Network],
     schedule: Schedule,
     bench: Bench,
     note: Callable[[str], object] = lambda _: None,
@@ -37,7 +38,7 @@ def steps_of(
     A probe takes longer than timing a cell. It is made only for rows that fall short of their MACs and that are quoted
     (:func:`~tp_vgg.latency.quoted.is_quoted`), and for none where the schedule says so. ``note`` is told what is under way.
     """
-    of_widths: dict[tuple[VGGSpec, Cell], tuple[Step, ...]] = {}
+    of_widths: dict[tuple[Spec, Cell], tuple[Step, ...]] = {}
     steps = {}
     for row in rows if schedule.probes else ():
         if needs_reason(row) and is_quoted(row, rows, next(iter(models))):
@@ -50,7 +51,7 @@ def steps_of(
     return steps
 
 
-def busy_of(model: VGG, cell: Cell, bench: Bench) -> float | None:
+def busy_of(model: Network, cell: Cell, bench: Bench) -> float | None:
     """Share of the wall time in which the GPU works, of the modes that are made ready in no time; a graph has no launches to wait for."""
     if cell.mode not in SIMPLE:
         return None
@@ -71,8 +72,8 @@ def let_go() -> None:
     release_memory()
 
 
-def _probed(model: VGG, cell: Cell, schedule: Schedule, bench: Bench) -> tuple[Step, ...]:
-    def ready(network: VGG) -> Call:
+def _probed(model: Network, cell: Cell, schedule: Schedule, bench: Bench) -> tuple[Step, ...]:
+    def ready(network: Network) -> Call:
         return prepare(network, cell, schedule.ring(network, cell, bench), bench.cuda, bench.threads).call
 
     try:
@@ -92,7 +93,7 @@ NEAR = 0.85
 
 
 def probe_layers(
-    spec: VGGSpec,
+    spec: Spec,
     cell: Cell,
     device: torch.device,
     clock: Clock,
@@ -123,17 +124,17 @@ def probe_layers(
 
 
 def probe_network(
-    spec: VGGSpec, ready: Callable[[VGG], Call], clock: Clock, trials: int = FEW_TRIALS
+    spec: Spec, ready: Callable[[Network], Call], clock: Clock, trials: int = FEW_TRIALS
 ) -> Iterator[Step]:
     """The same of a whole network, for modes that can't run a conv alone: beside one whose convs have the multiples of 16 below.
     ``ready``: a network to a call. Yields nothing for widths that are such multiples, or under 16."""
-    lower = {name: width - width % 16 for name, width in zip(spec.conv_names, spec.widths, strict=True)}
+    lower = {row.name: row.out_width - row.out_width % 16 for row in spec.rows if row.kind == "conv"}
     changed = {name: width for name, width in lower.items() if width != spec.prunable[name]}
     if not changed or not all(changed.values()):
         return
     target = spec.with_widths(changed)
     with torch.inference_mode():
-        sides = {"as it is": ready(build(spec).eval()), "lower": ready(build(target).eval())}
+        sides = {"as it is": ready(build_network(spec).eval()), "lower": ready(build_network(target).eval())}
         timed = interleave(sides, clock, trials).seconds
     names = ", ".join(f"{name} at {width} channels instead of {spec.prunable[name]}" for name, width in changed.items())
     yield Step(names, spec.macs() / target.macs(), Ratio.of(timed["as it is"], timed["lower"]), "the network's time")

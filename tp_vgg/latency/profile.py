@@ -8,7 +8,7 @@ from typing import Any
 
 from tp_vgg.files.schema import typed
 from tp_vgg.latency.table import LEAST, Cell
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
 
 STAIRCASE = "tp_vgg/staircase/1"
 """Format of a staircase profile, and part of its key."""
@@ -69,7 +69,7 @@ class Staircase:
         if data["format"] != STAIRCASE:
             raise ValueError("not a profile of this version")
         found = typed(cls, data, more=True)
-        full = {row.name: row for row in VGGSpec.from_dict(found.spec).rows if row.kind == "conv"}
+        full = {row.name: row for row in spec_from_dict(found.spec).rows if row.kind == "conv"}
         Cell("folded", found.dtype, found.batch_size)
         for point in found.points:
             row = full[point.layer]

@@ -11,7 +11,7 @@ from tp_vgg.latency.modes import Ring, Unavailable, ring_of
 from tp_vgg.latency.table import FEWEST_TRIALS, Cell
 from tp_vgg.latency.timing_device import Bench
 from tp_vgg.machine.precision import fp32_arithmetic
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 
 SIMPLE = ("eager", "folded")
 """Modes that run a network's own operators one by one."""
@@ -29,7 +29,7 @@ class Schedule:
     probes: bool = True
     """Look for widths at which kernels step, by :mod:`tp_vgg.latency.probes`."""
 
-    def ring(self, model: VGG, cell: Cell, bench: Bench) -> Ring:
+    def ring(self, model: Network, cell: Cell, bench: Bench) -> Ring:
         """The inputs of a cell."""
         size = 0 if self.hot else 2 * bench.clock.cache_bytes()
         return ring_of(model.spec.image_size, cell, bench.device, size)

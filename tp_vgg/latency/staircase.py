@@ -19,7 +19,7 @@ from tp_vgg.latency.table import LEAST, Cell
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.memory import release_memory
 from tp_vgg.network.layers import LayerRow
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
 from tp_vgg.stats import quartiles
 
 PROFILE_TRIALS = 5
@@ -41,7 +41,7 @@ class Grid:
         every = max(-(-full // (self.step * self.points)), 1) * self.step
         return tuple(sorted({*range(every, full, every), full}))
 
-    def of(self, spec: VGGSpec) -> dict[str, tuple[tuple[int, int], ...]]:
+    def of(self, spec: Spec) -> dict[str, tuple[tuple[int, int], ...]]:
         """(in, out) of every point, by conv: all pairs of widths, and at the full input one channel more than each, which is where a
         staircase shows. The first conv's input is the image's three channels, always."""
         points: dict[str, tuple[tuple[int, int], ...]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tp_vgg.network.layers import LayerRow
+from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.spec import VGGSpec
 
 INDEX_BYTES = 8
@@ -33,7 +34,7 @@ class Memory:
     """Size of the last-level cache."""
 
 
-def operators(spec: VGGSpec, mode: str, *, cuda: bool = False) -> tuple[Operator, ...]:
+def operators(spec: Spec, mode: str, *, cuda: bool = False) -> tuple[Operator, ...]:
     """What ``mode`` runs, in order.
 
     ``eager`` and ``graph``: conv, batch norm where there is one, and ReLU, each of which reads a map and writes one, and pool; behind them
@@ -49,7 +50,7 @@ def operators(spec: VGGSpec, mode: str, *, cuda: bool = False) -> tuple[Operator
 
 
 def bytes_moved(
-    spec: VGGSpec, mode: str, batch_size: int, item_bytes: int, cache_bytes: int = 0, *, cuda: bool = False
+    spec: Spec, mode: str, batch_size: int, item_bytes: int, cache_bytes: int = 0, *, cuda: bool = False
 ) -> int:
     """Bytes that one pass of ``mode`` has to move between the last-level cache and memory.
 
@@ -77,8 +78,9 @@ def _layer(row: LayerRow) -> Operator:
     return Operator(row.in_width * row.side**2, row.out_width * row.side**2, row.weights)
 
 
-def _one_by_one(spec: VGGSpec, passes: int) -> Iterator[Operator]:
+def _one_by_one(spec: Spec, passes: int) -> Iterator[Operator]:
     """``passes``: operators between a conv and what follows, each of which reads its map and writes it: bias, batch norm, ReLU in place."""
+    assert isinstance(spec, VGGSpec), "where the maps are pooled, only a VGG's spec says"
     convs = iter(row for row in spec.rows if row.kind == "conv")
     before, side = 0, spec.image_size
     for count in spec.stages:

@@ -8,7 +8,8 @@ from typing import Any
 
 from tp_vgg.latency.table import Cell, LatencyRow, Mode, Ratio, Verdict
 from tp_vgg.latency.traffic import Memory, bytes_moved
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
+from tp_vgg.network.spec import Spec
 
 FULL = 0.9
 """Efficiency from which nothing needs an explanation."""
@@ -103,7 +104,7 @@ def _reasons(
     if about["density"] < (1 - ZEROS) * dense["density"]:
         found.append(f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too")
     if needs_reason(row):
-        spec = VGGSpec.from_dict(about["spec"])
+        spec = spec_from_dict(about["spec"])
         found += _launch_bound(row, rows)
         found += [str(step) for step in steps.get((row.model, row.cell), ()) if step.found]
         found += _odd_widths(spec) if cuda and row.dtype == "bf16" else ()
@@ -125,16 +126,17 @@ def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
         yield f"launch-bound: a CUDA graph of it is {row.median_ms / graph:.1f}× as fast as {row.mode}"
 
 
-def _odd_widths(spec: VGGSpec) -> Iterable[str]:
-    odd = sum(width % TILE > 0 for width in spec.widths)
+def _odd_widths(spec: Spec) -> Iterable[str]:
+    widths = [row.out_width for row in spec.rows if row.kind == "conv"]
+    odd = sum(width % TILE > 0 for width in widths)
     if odd:
         yield (
-            f"odd widths: {odd} of {len(spec.widths)} convs have a number of channels that is no multiple of {TILE}, which is slow on"
+            f"odd widths: {odd} of {len(widths)} convs have a number of channels that is no multiple of {TILE}, which is slow on"
             f" tensor cores; prune with --round-to {TILE} or {2 * TILE}"
         )
 
 
-def _memory_bound(row: LatencyRow, spec: VGGSpec, memory: Memory, cuda: bool) -> Iterable[str]:
+def _memory_bound(row: LatencyRow, spec: Spec, memory: Memory, cuda: bool) -> Iterable[str]:
     item = 2 if row.dtype == "bf16" else 4
     moved = bytes_moved(spec, row.mode, row.batch_size, item, memory.cache_bytes, cuda=cuda)
     share = moved / memory.bandwidth / ((row.median_ms or 0.0) / 1000)

@@ -12,18 +12,20 @@ from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.environment import versions
+from tp_vgg.network.families import spec_from_dict
+from tp_vgg.network.network import Network
 from tp_vgg.network.safetensors_format import from_file, to_bytes
+from tp_vgg.network.spec import Spec
 from tp_vgg.network.state_dict import _clean, _fill
 from tp_vgg.network.torchvision_weights import from_state_dict
-from tp_vgg.network.vgg.model import VGG
-from tp_vgg.network.vgg.spec import MAX_WIDTH, VGGSpec
+from tp_vgg.network.vgg.spec import MAX_WIDTH
 
 FORMAT = "tp_vgg/1"
 SAFETENSORS = (".safetensors", ".sparse")
 """Names' ends of files in that container."""
 
 
-def save(model: VGG, path: str | Path) -> None:
+def save(model: Network, path: str | Path) -> None:
     """Write ``model``, whole or not at all, as the name's end says: ``.safetensors``; ``.sparse``, smaller the more zeros there are; anything
     else so that ``torch.load(path, weights_only=True)`` opens it without tp_vgg. Nothing of the weights is lost in any."""
     path = Path(path)
@@ -35,14 +37,14 @@ def save(model: VGG, path: str | Path) -> None:
         write_atomic(path, lambda file: torch.save(checkpoint, file))
 
 
-def to_dict(model: VGG) -> dict[str, Any]:
+def to_dict(model: Network) -> dict[str, Any]:
     """The checkpoint: plain types and contiguous CPU tensors."""
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     meta = {**model.meta, "versions": versions(("tp-vgg", "torch", "torchvision", "torch-pruning"))}
     return {"format": FORMAT, "spec": model.spec.to_dict(), "state_dict": state, "kept": model.kept, "meta": meta}
 
 
-def load(path: str | Path) -> VGG:
+def load(path: str | Path) -> Network:
     """Load a checkpoint onto the CPU, in eval mode, with ``.spec``, ``.meta`` and ``.kept``.
 
     Reads what :func:`save` wrote, and plain state dicts with torchvision's names from ``.pth`` or
@@ -71,13 +73,13 @@ def _read(path: Path) -> object:
         raise BadInput(f"can't be read as a checkpoint ({reason!a})") from None
 
 
-def _from_own(raw: dict[str, Any]) -> VGG:
+def _from_own(raw: dict[str, Any]) -> Network:
     if raw["format"] != FORMAT:
         raise BadInput(f"format: {ascii(str(raw['format']))[:40]} is not {FORMAT!r}; made by another version")
     missing = {"spec", "state_dict", "kept", "meta"} - set(raw)
     if missing:
         raise BadInput(f"{sorted(missing)[0]}: missing")
-    spec = VGGSpec.from_dict(raw["spec"])
+    spec = spec_from_dict(raw["spec"])
     state = raw["state_dict"]
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
@@ -104,7 +106,7 @@ def _check_triple(name: str, value: object) -> None:
         raise BadInput("meta: std: must be positive")
 
 
-def _checked_kept(kept: object, spec: VGGSpec, meta: Mapping[str, Any]) -> dict[str, list[int]]:
+def _checked_kept(kept: object, spec: Spec, meta: Mapping[str, Any]) -> dict[str, list[int]]:
     if not isinstance(kept, dict):
         raise BadInput("kept: must be an object")
     dense = meta.get("dense_widths", {})

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 
 
 @torch.no_grad()
-def layer_sparsity(model: VGG) -> Mapping[str, float]:
+def layer_sparsity(model: Network) -> Mapping[str, float]:
     """Fraction of exact zeros in the weight of every conv and linear."""
     weights = {row.name: model.get_submodule(row.name).get_parameter("weight") for row in model.spec.rows}
     return {name: 1 - int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()}

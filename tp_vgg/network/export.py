@@ -19,7 +19,7 @@ import torch
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.network import checkpoint
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 
 Format = Literal["onnx", "safetensors", "sparse", "torch"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -31,7 +31,7 @@ _BATCHES = (1, 2, 16)
 _INPUT, _OUTPUT = "images", "logits"
 
 
-def export(model: VGG, path: Path, form: Format) -> float:
+def export(model: Network, path: Path, form: Format) -> float:
     """Write ``model`` to ``path`` in ``form``, once what was written is known to be it; whole or not at all.
 
     ``onnx`` and ``torch``: a program from normalised images [N, 3, S, S], N free, to logits [N, classes], its logits within
@@ -60,7 +60,7 @@ def export(model: VGG, path: Path, form: Format) -> float:
 
 
 @torch.inference_mode()
-def largest_difference(model: VGG, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
+def largest_difference(model: Network, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
     """max|Δlogit| ÷ max|logit| between ``model`` and ``run`` over random images, in batches of several sizes."""
     generator = torch.Generator().manual_seed(0)
     side = model.spec.image_size
@@ -78,7 +78,7 @@ def largest_difference(model: VGG, run: Callable[[torch.Tensor], torch.Tensor]) 
     return worst
 
 
-def to_onnx(model: VGG) -> bytes:
+def to_onnx(model: Network) -> bytes:
     """``model``, on the CPU, as an ONNX file with a free batch dimension; its normalisation and classes are in the metadata.
 
     Raises :class:`BadInput` where onnx or onnxscript is missing.
@@ -122,7 +122,7 @@ def _onnx_runner(raw: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda images: torch.from_numpy(session.run(None, {_INPUT: images.numpy()})[0])
 
 
-def _to_program(model: VGG) -> bytes:
+def _to_program(model: Network) -> bytes:
     images = torch.zeros(2, 3, model.spec.image_size, model.spec.image_size)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     out = io.BytesIO()
@@ -137,13 +137,13 @@ def _program_runner(raw: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda images: module(images)
 
 
-def _about(model: VGG) -> dict[str, Any]:
+def _about(model: Network) -> dict[str, Any]:
     """What a program needs besides its weights."""
     noted: dict[str, Any] = {name: model.meta[name] for name in ("mean", "std", "classes") if name in model.meta}
     return {"spec": model.spec.to_dict(), **noted}
 
 
-def _check_same(model: VGG, written: Path, path: Path) -> None:
+def _check_same(model: Network, written: Path, path: Path) -> None:
     found, wanted = checkpoint.load(written), checkpoint.to_dict(model)
     state = found.state_dict()
     same = all(_same_bits(value, state[name]) for name, value in wanted["state_dict"].items())

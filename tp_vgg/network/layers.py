@@ -23,6 +23,17 @@ class LayerRow:
     macs: int
     weights: int
     """Elements of the layer's weight tensor."""
+    source: str | None = None
+    """The layer whose channels it reads; ``None``: it reads the images."""
+    reads: int = 1
+    """Elements that it reads for each channel of its source; over 1 behind a flattened map."""
+    coupled: str | None = None
+    """The layer that sets its width, where that is another one (as behind a sum of maps)."""
+
+    @property
+    def group(self) -> str:
+        """Layers of one group have one width: the name of the layer that sets it."""
+        return self.coupled or self.name
 
     def costs(self, in_width: Any, out_width: Any) -> tuple[Any, Any, Any]:
         """(params, macs, weights) of the same layer between other widths: integers, or integer arrays that broadcast. ``in_width`` counts

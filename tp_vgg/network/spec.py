@@ -20,6 +20,16 @@ class Spec(Protocol):
         ...
 
     @property
+    def head(self) -> str:
+        """What stands behind the convs, in the family's words."""
+        ...
+
+    @property
+    def stem(self) -> str:
+        """The arch without its variants, as files are named by it, such as ``vgg11``."""
+        ...
+
+    @property
     def batch_norm(self) -> bool:
         """Whether batch norm stands behind the convs."""
         ...
@@ -57,3 +67,13 @@ class Spec(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Plain types only."""
         ...
+
+
+def conv_names(spec: Spec) -> tuple[str, ...]:
+    """The convs, in order."""
+    return tuple(row.name for row in spec.rows if row.kind == "conv")
+
+
+def narrowed(spec: Spec, target: Spec) -> list[str]:
+    """The prunable layers that are narrower in ``target``."""
+    return [name for name, width in spec.prunable.items() if target.prunable[name] < width]

@@ -9,12 +9,13 @@ import torch
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.bitmask import State
-from tp_vgg.network.vgg.model import VGG, empty
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import empty_network
+from tp_vgg.network.network import Network
+from tp_vgg.network.spec import Spec
 
 
-def _fill(spec: VGGSpec, state: State, meta: dict[str, Any]) -> VGG:
-    model = empty(spec)
+def _fill(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
+    model = empty_network(spec)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in wanted:
         if name not in state and not name.endswith("num_batches_tracked"):

@@ -9,9 +9,9 @@ import torch
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.bitmask import State
+from tp_vgg.network.network import Meta, Network
 from tp_vgg.network.state_dict import _clean, _fill
 from tp_vgg.network.vgg.fold import can_fold_head, fold_head_columns
-from tp_vgg.network.vgg.model import VGG, Meta
 from tp_vgg.network.vgg.spec import STAGES, VGGSpec
 
 
@@ -34,7 +34,7 @@ def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], Meta]:
     return state, {"mean": list(transforms.mean), "std": list(transforms.std), "source": f"torchvision {weights}"}
 
 
-def from_state_dict(state: object) -> VGG:
+def from_state_dict(state: object) -> Network:
     """A network from a plain state dict with torchvision's names, in eval mode. Raises :class:`BadInput`."""
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.sensitivity.table import Sensitivity
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Curves:
     def of(cls, table: Sensitivity) -> Curves:
         from scipy.optimize import isotonic_regression
 
-        spec = VGGSpec.from_dict(table.spec)
-        sizes = spec.prunable if table.kind == "structured" else {row.name: row.weights for row in spec.rows}
+        spec = spec_from_dict(table.spec)
+        sizes = table.sizes
         levels, drops = {}, {}
         for layer in table.layers:
             by_level = {

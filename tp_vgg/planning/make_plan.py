@@ -10,11 +10,11 @@ import numpy as np
 
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.profile import Staircase
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import Allocation, PlannedLayer, Prediction
 from tp_vgg.planning.budget import BudgetKind, read_budget
 from tp_vgg.planning.constrained_path import CAP, NotFound, Path, cheapest
-from tp_vgg.planning.problem import Problem, sizes, structured, unstructured
+from tp_vgg.planning.problem import Problem, structured, unstructured
 from tp_vgg.pruning.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.sensitivity.table import Sensitivity
 
@@ -89,7 +89,7 @@ def _allocation(
     left = {
         row.name: options[i] for row, options, i in zip(problem.spec.rows, problem.options, found.choice, strict=True)
     }
-    full = sizes(problem.spec, table)
+    full = table.sizes
     layers = tuple(
         PlannedLayer(
             layer,
@@ -162,12 +162,12 @@ def _shortest(removed: int, size: int) -> float:
     return removed / size
 
 
-def _check_resolves(layers: Sequence[PlannedLayer], spec: VGGSpec, table: Sensitivity) -> None:
+def _check_resolves(layers: Sequence[PlannedLayer], spec: Spec, table: Sensitivity) -> None:
     plan = Plan.of({row.layer: row.ratio for row in layers}, "plan")
     if table.kind == "structured":
         left: Mapping[str, int] = resolve(plan, spec).prunable
     else:
-        zeroed, full = resolve_sparsity(plan, spec), sizes(spec, table)
+        zeroed, full = resolve_sparsity(plan, spec), table.sizes
         left = {layer: full[layer] - zeros for layer, zeros in zeroed.items()}
     assert all(left[row.layer] == row.after for row in layers), (left, layers)
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.profile import Staircase
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.layers import LayerRow
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.planning.budget import BudgetKind
 from tp_vgg.planning.constrained_path import Path
 from tp_vgg.planning.loss_curves import Curves
@@ -27,7 +28,7 @@ MAX_WIDTHS = 4096
 class Problem:
     """The choices of each layer and what they cost, as :func:`~tp_vgg.planning.constrained_path.cheapest` takes them."""
 
-    spec: VGGSpec
+    spec: Spec
     curves: Curves
     options: tuple[tuple[int, ...], ...]
     """By row of the spec: channels or weights that are left."""
@@ -54,26 +55,20 @@ class Problem:
         }
 
 
-def sizes(spec: VGGSpec, table: Sensitivity) -> dict[str, int]:
-    return spec.prunable if table.kind == "structured" else {row.name: row.weights for row in spec.rows}
-
-
 def structured(table: Sensitivity, round_to: int, profile: Staircase | None) -> Problem:
-    spec, curves = VGGSpec.from_dict(table.spec), Curves.of(table)
+    spec, curves = spec_from_dict(table.spec), Curves.of(table)
     time = _time_of(profile, spec) if profile is not None else None
     options: list[tuple[int, ...]] = []
     chain = []
     before: tuple[int, ...] = (3,)
-    full_before = 3
-    for row in spec.rows:
+    for row in _chain(spec):
         here = _widths(row, curves, round_to)
         drop = (
             curves.loss(curves.drop(row.name, 1 - np.array(here) / row.out_width))
             if row.name in curves.levels
             else [0.0]
         )
-        reads = row.in_width // full_before  # of a flattened map, each channel's elements
-        params, macs, _ = row.costs(reads * np.array(before)[:, None], np.array(here))
+        params, macs, _ = row.costs(row.reads * np.array(before)[:, None], np.array(here))
         costs: dict[BudgetKind, np.ndarray] = {
             "drop": np.tile(np.asarray(drop, float), (len(before), 1)),
             "macs": macs.astype(float),
@@ -83,11 +78,22 @@ def structured(table: Sensitivity, round_to: int, profile: Staircase | None) -> 
             costs["latency"] = time(row, before, here)
         options.append(here)
         chain.append(costs)
-        before, full_before = here, row.out_width
+        before = here
     dense: dict[BudgetKind, float] = {"macs": spec.macs(), "params": spec.params()}
     if time is not None:
         dense["latency"] = sum(float(costs["latency"][-1, -1]) for costs in chain)
     return Problem(spec, curves, tuple(options), tuple(chain), dense)
+
+
+def _chain(spec: Spec) -> tuple[LayerRow, ...]:
+    """The rows, each of which reads the one before. Raises :class:`BadInput` for any other network: a layer's cost must depend on its own
+    width and on its predecessor's alone."""
+    before: str | None = None
+    for row in spec.rows:
+        if row.source != before or row.group != row.name:
+            raise BadInput(f"{spec.arch}: {row.name} does not read the layer before it alone; no plan can be made")
+        before = row.name
+    return spec.rows
 
 
 def _widths(row: LayerRow, curves: Curves, round_to: int) -> tuple[int, ...]:
@@ -101,11 +107,11 @@ def _widths(row: LayerRow, curves: Curves, round_to: int) -> tuple[int, ...]:
     return (*range(max(math.ceil(least / round_to), 1) * round_to, full, round_to), full)
 
 
-def _time_of(profile: Staircase, spec: VGGSpec) -> Callable[[LayerRow, Sequence[int], Sequence[int]], np.ndarray]:
+def _time_of(profile: Staircase, spec: Spec) -> Callable[[LayerRow, Sequence[int], Sequence[int]], np.ndarray]:
     """Microseconds [in, out] of a conv, by linear interpolation in the profile's grid."""
     from scipy.interpolate import RegularGridInterpolator
 
-    if VGGSpec.from_dict(profile.spec).macs() != spec.macs() or set(profile.layers) != set(spec.conv_names):
+    if spec_from_dict(profile.spec).macs() != spec.macs() or set(profile.layers) != set(conv_names(spec)):
         raise BadInput(
             "--profile: is of another network than the sweep; run `python -m tp_vgg benchmark --profile` with these options"
         )
@@ -125,7 +131,7 @@ def _time_of(profile: Staircase, spec: VGGSpec) -> Callable[[LayerRow, Sequence[
 
 
 def unstructured(table: Sensitivity) -> Problem:
-    spec, curves = VGGSpec.from_dict(table.spec), Curves.of(table)
+    spec, curves = spec_from_dict(table.spec), Curves.of(table)
     options: list[tuple[int, ...]] = []
     chain = []
     for row in spec.rows:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tp_vgg.errors import BadInput
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec, conv_names
 
 # Only the layer's own filter counts, unscaled; torch-pruning's defaults average over the coupled layers.
 _FIRST: Mapping[str, Any] = {"group_reduction": "first", "normalizer": None}
@@ -52,7 +52,7 @@ CRITERIA: Mapping[str, Criterion] = {
 }
 
 
-def check_importance(importance: str, spec: VGGSpec, layers: Iterable[str], kind: Kind = "structured") -> None:
+def check_importance(importance: str, spec: Spec, layers: Iterable[str], kind: Kind = "structured") -> None:
     """Raise :class:`BadInput` where ``importance`` is unknown or can't rank ``layers`` of such a network."""
     if kind == "unstructured" and importance != "l1":
         raise BadInput(f"--importance {importance}: a sweep ranks single weights by magnitude alone; use l1")
@@ -60,7 +60,7 @@ def check_importance(importance: str, spec: VGGSpec, layers: Iterable[str], kind
         raise BadInput(f"--importance: {importance!r} is not one of {', '.join(CRITERIA)}")
     if not CRITERIA[importance].needs_batch_norm:
         return
-    bare = [name for name in layers if not (spec.batch_norm and name in spec.conv_names)]
+    bare = [name for name in layers if not (spec.batch_norm and name in conv_names(spec))]
     if bare:
         raise BadInput(f"--importance {importance}: {bare[0]} of {spec.arch} has no batch norm to rank by; use l1")
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tp_vgg.network.vgg.model import VGG, activation_after, empty
+from tp_vgg.network.families import activation_after, empty_network
+from tp_vgg.network.network import Network
 
 PROOF_IMAGES = 16
 PROOF_TOLERANCE = 1e-9
@@ -30,15 +31,15 @@ class Proof:
         return self.difference <= PROOF_TOLERANCE * self.scale  # false for NaN
 
 
-def double_copy(model: VGG) -> VGG:
+def double_copy(model: Network) -> Network:
     """An fp64 copy on the CPU, in eval mode; weights are copied once, straight into fp64."""
-    copy = empty(model.spec)
+    copy = empty_network(model.spec)
     state = {name: v.detach().to("cpu", torch.float64, copy=True) for name, v in model.state_dict().items()}
     copy.load_state_dict(state, assign=True)
     return copy.eval()
 
 
-def prove(before: VGG, after: VGG, kept: Mapping[str, list[int]], images: torch.Tensor) -> Proof:
+def prove(before: Network, after: Network, kept: Mapping[str, list[int]], images: torch.Tensor) -> Proof:
     """Compare two fp64 networks' logits, the removed channels of ``before`` zeroed after its ReLUs."""
     sample = images[:PROOF_IMAGES].detach().to("cpu", torch.float64)
     hooks = [

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from tp_vgg.data.split import Normalisation, Split, stratified
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32
-from tp_vgg.network.vgg.model import VGG, prunable_layers
+from tp_vgg.network.network import Network, prunable_layers
 
 
-def taylor_scores(model: VGG) -> dict[str, torch.Tensor]:
+def taylor_scores(model: Network) -> dict[str, torch.Tensor]:
     """|weight · gradient| of every weight that can be masked, from the gradients in the parameters: the first-order change of the loss where
     it becomes zero. Source: Molchanov et al. 2019, equation 8, for single weights."""
     scores = {}

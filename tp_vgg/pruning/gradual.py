@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tp_vgg.network.masks import is_masked
-from tp_vgg.network.vgg.model import VGG, prunable_layers
+from tp_vgg.network.network import Network, prunable_layers
 from tp_vgg.pruning.ratios import Plan, resolve_sparsity
 from tp_vgg.pruning.unstructured import _maskable_layers, _refuse_dead, magnitude_masks
 
@@ -34,7 +34,7 @@ class Gradual:
         values = dict(self.plan.values) if self.plan else {}
         return f"gradual {values} {self.sparsity} {self.ramp} {self.every}"
 
-    def begin(self, model: VGG) -> None:
+    def begin(self, model: Network) -> None:
         """Attach masks that mask nothing yet. Raises as :func:`mask_layers` does."""
         if self.plan is not None:
             resolve_sparsity(self.plan, model.spec)
@@ -49,7 +49,7 @@ class Gradual:
     @torch.no_grad()
     def before_step(self, model: nn.Module, step: int, total: int) -> None:
         """Rank and mask, where the schedule has it."""
-        assert isinstance(model, VGG)
+        assert isinstance(model, Network)
         end = int(self.ramp * total)
         if step > end or (step < end and step % self.every):
             return

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.read import read_json
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.pruning.criteria import Kind
 
 MAX_BYTES = 1 << 20
@@ -93,12 +93,12 @@ def plan_files(directory: Path) -> dict[Kind, list[str]]:
     }
 
 
-def check_layers(plan: Plan, spec: VGGSpec) -> None:
+def check_layers(plan: Plan, spec: Spec) -> None:
     """Raise :class:`BadInput` for the first layer that ``spec`` has not, or that can't be pruned."""
     for layer in plan.values:
         if layer in spec.prunable:
             continue
-        if layer == spec.linear_names[-1]:
+        if layer == spec.rows[-1].name:
             raise BadInput(
                 f"{plan.source}: {_shown(layer)}: the last linear layer gives the classes and can't be pruned; remove it"
             )
@@ -108,7 +108,7 @@ def check_layers(plan: Plan, spec: VGGSpec) -> None:
         )
 
 
-def resolve(plan: Plan, spec: VGGSpec, round_to: int = 1) -> VGGSpec:
+def resolve(plan: Plan, spec: Spec, round_to: int = 1) -> Spec:
     """The spec with the plan's channels removed: ``floor(ratio · width + 0.5)`` of each named layer, the kept
     count rounded up to a multiple of ``round_to``, never above the width.
 
@@ -127,7 +127,7 @@ def resolve(plan: Plan, spec: VGGSpec, round_to: int = 1) -> VGGSpec:
     return spec.with_widths(targets)
 
 
-def resolve_sparsity(plan: Plan, spec: VGGSpec) -> dict[str, int]:
+def resolve_sparsity(plan: Plan, spec: Spec) -> dict[str, int]:
     """Weights to zero in each named layer: ``round(value · numel)``, as ``torch.nn.utils.prune`` counts.
 
     Raises :class:`BadInput` for unknown layers and for a value that would zero a whole layer.
@@ -144,7 +144,7 @@ def resolve_sparsity(plan: Plan, spec: VGGSpec) -> dict[str, int]:
 
 
 def removals(
-    kind: Kind, spec: VGGSpec, levels: Sequence[float], layers: Sequence[str] | None = None
+    kind: Kind, spec: Spec, levels: Sequence[float], layers: Sequence[str] | None = None
 ) -> dict[str, tuple[int, ...]]:
     """What a sweep takes away: channels (structured) or weights (unstructured) by layer, in the network's order, and level.
 
@@ -153,7 +153,7 @@ def removals(
     """
     if not levels or len(set(levels)) < len(levels):
         raise BadInput("--levels: give distinct fractions in [0, 1), such as 0.1,0.5,0.9")
-    asked = spec.conv_names if layers is None else layers
+    asked = conv_names(spec) if layers is None else layers
     if not asked:
         raise BadInput("--layers: names none; leave it out for every conv")
     check_layers(Plan(dict.fromkeys(asked, 0.0), "--layers"), spec)

@@ -14,8 +14,8 @@ from torch import nn
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.network.masks import is_masked
-from tp_vgg.network.vgg.model import VGG, prunable_layers, realised_spec
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.network import Network, prunable_layers, realised_spec
+from tp_vgg.network.spec import Spec, narrowed
 from tp_vgg.pruning.criteria import CRITERIA, check_importance
 from tp_vgg.pruning.equivalence import PROOF_IMAGES, PROOF_TOLERANCE, Proof, double_copy, prove
 from tp_vgg.pruning.ratios import Plan, resolve
@@ -30,7 +30,7 @@ class Shrunk:
 
 
 def prune_structured(
-    model: VGG, ratios: Plan | Mapping[str, float], *, importance: str = "l1", round_to: int = 1, seed: int = 0
+    model: Network, ratios: Plan | Mapping[str, float], *, importance: str = "l1", round_to: int = 1, seed: int = 0
 ) -> Shrunk:
     """Remove ``floor(ratio · width + 0.5)`` channels of each named layer of ``model``, in place: :func:`shrink` with
     a plan for a target and seeded noise for the proof's images. Raises as :func:`shrink` and :func:`resolve` do.
@@ -41,7 +41,7 @@ def prune_structured(
     return shrink(model, resolve(plan, model.spec, round_to), noise, importance, seed)
 
 
-def shrink(model: VGG, target: VGGSpec, images: torch.Tensor, importance: str = "l1", seed: int = 0) -> Shrunk:
+def shrink(model: Network, target: Spec, images: torch.Tensor, importance: str = "l1", seed: int = 0) -> Shrunk:
     """Remove channels of ``model``, in place, until it has the widths of ``target``.
 
     ``images``: normalised floats [N, 3, S, S] for the equivalence proof (the first 16 are used).
@@ -64,26 +64,26 @@ def shrink(model: VGG, target: VGGSpec, images: torch.Tensor, importance: str = 
     return Shrunk(kept, proof)
 
 
-def remove_channels(model: VGG, target: VGGSpec, importance: str = "l1", seed: int = 0) -> dict[str, list[int]]:
+def remove_channels(model: Network, target: Spec, importance: str = "l1", seed: int = 0) -> dict[str, list[int]]:
     """:func:`shrink` without its proof: one graph, every layer ranked, then pruned. Returns the kept indices by layer.
 
     Raises :class:`WorkFailed` unless the realised widths are the target's (torch-pruning skips silently).
     """
     graph = _graph(model)
-    scores = _rank(graph, model, model.spec.narrowed(target), importance, seed)
+    scores = _rank(graph, model, narrowed(model.spec, target), importance, seed)
     kept = {name: top(score, target.prunable[name]) for name, score in scores.items()}
     _remove_to(graph, model, kept, target)
     return kept
 
 
-def keep_channels(model: VGG, kept: Mapping[str, list[int]]) -> None:
+def keep_channels(model: Network, kept: Mapping[str, list[int]]) -> None:
     """Remove all channels of the named layers but the ``kept`` ones (sorted indices), in place. Raises as :func:`remove_channels` does."""
     target = model.spec.with_widths({name: len(indices) for name, indices in kept.items()})
-    narrowed = model.spec.narrowed(target)
-    _remove_to(_graph(model), model, {name: indices for name, indices in kept.items() if name in narrowed}, target)
+    fewer = {name: kept[name] for name in narrowed(model.spec, target)}
+    _remove_to(_graph(model), model, fewer, target)
 
 
-def _remove_to(graph: Any, model: VGG, kept: Mapping[str, list[int]], target: VGGSpec) -> None:
+def _remove_to(graph: Any, model: Network, kept: Mapping[str, list[int]], target: Spec) -> None:
     _remove(graph, model, kept)
     realised = realised_spec(model).prunable
     for name, width in target.prunable.items():
@@ -94,12 +94,12 @@ def _remove_to(graph: Any, model: VGG, kept: Mapping[str, list[int]], target: VG
     model.spec = target
 
 
-def rank(model: VGG, layers: list[str], importance: str = "l1", seed: int = 0) -> dict[str, torch.Tensor]:
+def rank(model: Network, layers: list[str], importance: str = "l1", seed: int = 0) -> dict[str, torch.Tensor]:
     """Score [width] of every channel of ``layers`` (float, higher is kept), each on its full-width group."""
     return _rank(_graph(model), model, layers, importance, seed)
 
 
-def _rank(graph: Any, model: VGG, layers: list[str], importance: str, seed: int) -> dict[str, torch.Tensor]:
+def _rank(graph: Any, model: Network, layers: list[str], importance: str, seed: int) -> dict[str, torch.Tensor]:
     import torch_pruning as tp
 
     check_importance(importance, model.spec, layers)
@@ -121,7 +121,7 @@ def _rank(graph: Any, model: VGG, layers: list[str], importance: str, seed: int)
     return scores
 
 
-def _record_kept(model: VGG, before: VGGSpec, kept: Mapping[str, list[int]]) -> None:
+def _record_kept(model: Network, before: Spec, kept: Mapping[str, list[int]]) -> None:
     """Note in ``model.kept`` which channels of the dense baseline are left, through earlier prunings too."""
     everything = {name: list(range(width)) for name, width in before.prunable.items()}
     earlier = {**everything, **model.kept}
@@ -138,7 +138,7 @@ def top(score: torch.Tensor, count: int) -> list[int]:
     return sorted(order.tolist())
 
 
-def _remove(graph: Any, model: VGG, kept: Mapping[str, list[int]]) -> None:
+def _remove(graph: Any, model: Network, kept: Mapping[str, list[int]]) -> None:
     import torch_pruning as tp
 
     for name, layer in prunable_layers(model):
@@ -151,12 +151,12 @@ def _remove(graph: Any, model: VGG, kept: Mapping[str, list[int]]) -> None:
         group.prune()
 
 
-def _refuse_masks(model: VGG) -> None:
+def _refuse_masks(model: Network) -> None:
     if any(is_masked(module) for module in model.modules()):
         raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before removing channels")
 
 
-def _graph(model: VGG) -> Any:
+def _graph(model: Network) -> Any:
     """torch-pruning's graph of ``model``. Tracing needs gradients, and leaves eval mode: mode and flags are put back."""
     import torch_pruning as tp
 

@@ -12,12 +12,12 @@ from torch.nn.utils import prune
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.network.masks import is_masked
-from tp_vgg.network.vgg.model import VGG, prunable_layers
+from tp_vgg.network.network import Network, prunable_layers
 from tp_vgg.pruning.ratios import Plan, resolve_sparsity
 
 
 def prune_unstructured(
-    model: VGG, sparsity: float | Plan | Mapping[str, float], *, scope: Literal["layer", "global"] = "layer"
+    model: Network, sparsity: float | Plan | Mapping[str, float], *, scope: Literal["layer", "global"] = "layer"
 ) -> None:
     """Set the smallest weights of ``model`` to exact zeros, in place, without fine-tuning.
 
@@ -65,7 +65,7 @@ def magnitude_masks(size: torch.Tensor, zeros: Sequence[int]) -> Iterator[torch.
         yield kept.view(size.shape)
 
 
-def mask_layers(model: VGG, plan: Plan, scores: Scores | None = None) -> None:
+def mask_layers(model: Network, plan: Plan, scores: Scores | None = None) -> None:
     """Mask the least important ``round(value · numel)`` weights of each layer that ``plan`` names.
 
     The masks stay through training (``weight_orig`` and ``weight_mask``) until :func:`remove_masks`.
@@ -76,7 +76,7 @@ def mask_layers(model: VGG, plan: Plan, scores: Scores | None = None) -> None:
         LeastImportant.apply(layers[name], "weight", zeros, importance_scores=scores and scores[name])  # type: ignore[no-untyped-call]
 
 
-def mask_global(model: VGG, sparsity: float, scores: Scores | None = None) -> None:
+def mask_global(model: Network, sparsity: float, scores: Scores | None = None) -> None:
     """Mask the least important ``round(sparsity · numel)`` weights of all convs and linears but the last, ranked together.
 
     Raises :class:`BadInput` for a sparsity outside [0, 1), :class:`WorkFailed` where a whole layer would be zero, and so
@@ -93,13 +93,13 @@ def mask_global(model: VGG, sparsity: float, scores: Scores | None = None) -> No
     _refuse_dead(model, sparsity)
 
 
-def _refuse_dead(model: VGG, sparsity: float) -> None:
+def _refuse_dead(model: Network, sparsity: float) -> None:
     for name, layer in prunable_layers(model):
         if not layer.weight.any():
             raise WorkFailed(f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one")
 
 
-def _maskable_layers(model: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
+def _maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:
     """The prunable layers, their weights in contiguous memory: torch's pruning flattens by a view, which channels_last has not."""
     layers = dict(prunable_layers(model))
     for layer in layers.values():

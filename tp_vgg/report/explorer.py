@@ -8,7 +8,7 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.machine.console import progress_bar
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.planning.loss_curves import Curves
 from tp_vgg.planning.make_plan import make_plan
@@ -19,7 +19,7 @@ BUDGETS: tuple[Mapping[str, float], ...] = tuple({"macs": share} for share in (0
 
 
 def explorer_data(
-    spec: VGGSpec,
+    spec: Spec,
     sweep: Sensitivity | None,
     profile: Staircase | None,
     plan: Allocation | None,
@@ -31,21 +31,19 @@ def explorer_data(
     ``rows``: every conv and linear of the dense network; ``reads``: elements that the layer reads for each channel of the one before it
     (over 1 behind a flattened map). ``curves``, ``time`` and ``budgets`` are empty or ``None`` where nothing was swept or profiled.
     """
-    rows, before = [], 3
-    for row in spec.rows:
-        rows.append(
-            {
-                "name": row.name,
-                "prunable": row.name in spec.prunable,
-                "in": row.in_width,
-                "out": row.out_width,
-                "reads": row.in_width // before,
-                "side": row.side,
-                "weights": row.weights,
-                "params": row.params,
-            }
-        )
-        before = row.out_width
+    rows = [
+        {
+            "name": row.name,
+            "prunable": row.name in spec.prunable,
+            "in": row.in_width,
+            "out": row.out_width,
+            "reads": row.reads,
+            "side": row.side,
+            "weights": row.weights,
+            "params": row.params,
+        }
+        for row in spec.rows
+    ]
     curves = Curves.of(sweep) if sweep is not None else None
     return {
         "rows": rows,

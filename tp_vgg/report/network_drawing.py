@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
 
 HEIGHT = 120.0
 """Of the largest map, in the drawing's units."""
@@ -31,7 +31,7 @@ class Block:
     width_after: float
 
 
-def blocks(dense: VGGSpec, pruned: VGGSpec) -> tuple[Block, ...]:
+def blocks(dense: Spec, pruned: Spec) -> tuple[Block, ...]:
     """All prunable layers in order, from x = 0. Widths go with the channels, on a scale for convs and one for linears, and heights with the
     root of the map's side, so that small maps can still be seen."""
     largest = max(row.side for row in dense.rows)

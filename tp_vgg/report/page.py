@@ -16,7 +16,7 @@ from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.explorer import explorer_data
@@ -71,8 +71,8 @@ def render(found: Findings, *, quiet: bool = True) -> str:
     dense = found.records[names[0]]
     shown = names[-1]
     model = found.records[shown]
-    spec = VGGSpec.from_dict(dense.spec)
-    drawing = blocks(spec, VGGSpec.from_dict(model.spec))
+    spec = spec_from_dict(dense.spec)
+    drawing = blocks(spec, spec_from_dict(model.spec))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["digits"] = digits
     return environment.from_string(_file("page.html")).render(

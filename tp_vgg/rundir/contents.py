@@ -19,7 +19,8 @@ from tp_vgg.files.read import MAX_JSON, read_json, read_text
 from tp_vgg.files.schema import read_table, table_of
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
+from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import MAX_BYTES, plan_files
@@ -80,7 +81,7 @@ class RunContents:
             return f"has no file, or another one than was measured ({path})"
         if record is baseline:
             return ""
-        if VGGSpec.from_dict(record.spec).prunable.keys() != VGGSpec.from_dict(baseline.spec).prunable.keys():
+        if spec_from_dict(record.spec).prunable.keys() != spec_from_dict(baseline.spec).prunable.keys():
             return "is of another architecture than the baseline"
         if record.baseline != baseline.sha256:
             return "was pruned from another baseline"
@@ -144,7 +145,7 @@ class RunContents:
             and hashlib.sha256(path.read_bytes()).hexdigest() in plan_files(self.run.work).get(kind, ())
         )
 
-    def profiles(self, spec: VGGSpec) -> dict[Path, Staircase]:
+    def profiles(self, spec: Spec) -> dict[Path, Staircase]:
         """The staircase profiles of this very network, by file."""
         folder = self.run.root / "profiles"
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
@@ -169,13 +170,13 @@ class RunContents:
         return found
 
 
-def expected_spec(settings: Settings) -> VGGSpec:
+def expected_spec(settings: Settings) -> Spec:
     """The dense spec that a plan will meet, as far as it can be told without torch: that of the baseline in an
     explicit ``--out``, else the flags'. (A ``--checkpoint`` is read by the stage.)"""
     if settings.out is not None:
         record = RunContents.of(settings).record("baseline")
         if record is not None:
-            spec = VGGSpec.from_dict(record.spec)
+            spec = spec_from_dict(record.spec)
             settings.check_spec(spec, settings.out)
             return spec
     return settings.flag_spec()

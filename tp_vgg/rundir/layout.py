@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
-from tp_vgg.network.vgg.spec import STAGES
+from tp_vgg.network.families import STEMS
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.settings import Settings
 
@@ -48,21 +48,21 @@ class RunDir:
         check_parent("--out or --tag", work / "x")
         return cls(root, work, settings.dataset)
 
-    def checkpoint(self, model: str, depth: int) -> Path:
-        """Where a model of ``MODELS`` is saved (fixed names)."""
+    def checkpoint(self, model: str, stem: str) -> Path:
+        """Where a model of ``MODELS`` of a network called ``stem`` (:attr:`Spec.stem`) is saved (fixed names)."""
         names = {
-            "baseline": f"vgg{depth}_{self.dataset}_finetuned.pth",
-            "unstructured": f"unstructured_pruned_vgg{depth}.pth",
-            "structured_pruned": f"vgg{depth}_{self.dataset}_structured_pruned.pth",
-            "structured_finetuned": f"vgg{depth}_{self.dataset}_structured_pruned_finetuned.pth",
+            "baseline": f"{stem}_{self.dataset}_finetuned.pth",
+            "unstructured": f"unstructured_pruned_{stem}.pth",
+            "structured_pruned": f"{stem}_{self.dataset}_structured_pruned.pth",
+            "structured_finetuned": f"{stem}_{self.dataset}_structured_pruned_finetuned.pth",
         }
         return (self.root if model == "baseline" else self.work) / names[model]
 
     def own_baseline(self, settings: Settings) -> Path | None:
         """The finished baseline in ``root``: of the depth that ``--arch`` says, else of any (the default's first)."""
-        wanted = settings.flag_spec().depth
-        depths = (wanted,) if settings.arch else (wanted, *(depth for depth in STAGES if depth != wanted))
-        found = (self.checkpoint("baseline", depth) for depth in depths)
+        wanted = settings.flag_spec().stem
+        stems = (wanted,) if settings.arch else (wanted, *(stem for stem in STEMS if stem != wanted))
+        found = (self.checkpoint("baseline", stem) for stem in stems)
         return next((path for path in found if path.is_file()), None)
 
     def record_path(self, model: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import Latency
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.planning.allocation import Allocation
 
 MODEL_OF = {"structured": "structured_pruned", "unstructured": "unstructured"}
@@ -105,7 +105,7 @@ def foreseen(
 
 
 def _made_by(plan: Allocation, record: ModelRecord) -> bool:
-    spec = VGGSpec.from_dict(record.spec)
+    spec = spec_from_dict(record.spec)
     if plan.kind == "structured":
         return all(spec.prunable.get(row.layer) == row.after for row in plan.layers)
     zeros = {

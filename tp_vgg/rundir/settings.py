@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tp_vgg.errors import BadInput
+from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.spec import VGGSpec
 
 DATASETS = ("cifar10", "folder", "digits")
@@ -54,11 +55,11 @@ class Settings:
         """The dense spec that the flags ask for."""
         return VGGSpec.preset(self.arch or "vgg11_bn", self.head or "torchvision")
 
-    def for_spec(self, spec: VGGSpec) -> Settings:
+    def for_spec(self, spec: Spec) -> Settings:
         """With the arch and head that a checkpoint turned out to hold."""
         return replace(self, arch=spec.arch, head=spec.head)
 
-    def check_spec(self, spec: VGGSpec, source: object) -> None:
+    def check_spec(self, spec: Spec, source: object) -> None:
         """Raise :class:`BadInput` where an explicit flag contradicts what a checkpoint holds."""
         for flag, asked, found in (("--arch", self.arch, spec.arch), ("--head", self.head, spec.head)):
             if asked is not None and asked != found:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tp_vgg.network.families import as_vgg
+from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.fold import fold_batch_norm, fold_head_columns
-from tp_vgg.network.vgg.model import VGG
 from tp_vgg.sensitivity.fused_layer import Buffers, Step
 from tp_vgg.sensitivity.kernels import Kernel, choose
 
@@ -43,10 +44,11 @@ class Chain:
         return x
 
 
-def steps_of(model: VGG, side: int) -> list[Step]:
+def steps_of(model: Network, side: int) -> list[Step]:
     """The steps of ``model`` in eval mode for images of ``side`` pixels, named as the model names its layers: batch norm folded
     into the convs, and a head that would only see copies of one pixel folded too."""
-    spec, plain = model.spec, fold_batch_norm(model)
+    plain = fold_batch_norm(as_vgg(model))
+    spec = as_vgg(model).spec
     steps = []
     names = iter(zip(spec.conv_names, plain.spec.conv_names, strict=True))
     for count in spec.stages:
@@ -78,6 +80,6 @@ def with_channels_in_order(steps: Sequence[Step], orders: Mapping[str, torch.Ten
     return permuted
 
 
-def _weights(model: VGG, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _weights(model: Network, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     layer = model.get_submodule(name)
     return layer.get_parameter("weight").detach(), layer.get_parameter("bias").detach()

@@ -21,8 +21,8 @@ from tp_vgg.evaluation.evaluate import classes_of
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.distributed import Ranks
 from tp_vgg.machine.memory import free_memory, halved
+from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.fold import fold_head_columns
-from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.structured import rank
 from tp_vgg.pruning.unstructured import magnitude_masks
 from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
@@ -51,7 +51,7 @@ class Engine:
     """A network as chains of steps, its images, and what is asked of it."""
 
     def __init__(
-        self, model: VGG, split: Split, asked: ResolvedSweep, ranks: Ranks, sample: Split | None = None
+        self, model: Network, split: Split, asked: ResolvedSweep, ranks: Ranks, sample: Split | None = None
     ) -> None:
         """``sample``: the images for new statistics of batch norm, where the sweep asks for them."""
         self._model, self._split, self._asked, self._ranks = model, split, asked, ranks

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tp_vgg.errors import BadInput
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA, Kind, check_importance
 from tp_vgg.pruning.ratios import removals
 from tp_vgg.pruning.repair import Repair, check_repair
@@ -40,11 +40,11 @@ class SweepQuestion:
     def needs_gradients(self) -> bool:
         return self.importance in CRITERIA and CRITERIA[self.importance].needs_gradients
 
-    def named(self, spec: VGGSpec) -> SweepQuestion:
+    def named(self, spec: Spec) -> SweepQuestion:
         """With the names of all layers in the place of :data:`EVERY`."""
         return replace(self, layers=tuple(spec.prunable)) if self.layers == EVERY else self
 
-    def removed(self, spec: VGGSpec) -> Mapping[str, tuple[int, ...]]:
+    def removed(self, spec: Spec) -> Mapping[str, tuple[int, ...]]:
         """Channels or weights that are taken away, by layer in the network's order, and rising level.
 
         Raises :class:`BadInput` for layers, levels, an importance or a repair that do not fit ``spec``.

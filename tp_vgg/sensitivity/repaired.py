@@ -11,8 +11,9 @@ from torch import nn
 
 from tp_vgg.data.split import Normalisation, Split
 from tp_vgg.evaluation.evaluate import BLOCK
-from tp_vgg.network.vgg.cut import _around
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.families import as_vgg
+from tp_vgg.network.network import Network
+from tp_vgg.network.vgg.cut import around
 from tp_vgg.pruning.calibration import renew_statistics
 from tp_vgg.pruning.structured import keep_channels
 from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
@@ -23,20 +24,20 @@ from tp_vgg.sensitivity.fused_layer import Step
 class Refit:
     """The dense network and the images whose statistics count."""
 
-    model: VGG
+    model: Network
     sample: Split
     side: int
 
     def narrowed(self, name: str, order: torch.Tensor, counts: Sequence[int]) -> list[Chain]:
         """The steps behind layer ``name``, for each count of its channels (the first of ``order``), which they expect in that order."""
-        before, _ = _around(self.model, name, own=False)
+        before, _ = around(as_vgg(self.model), name, own=False)
         inputs = self._activations(before)
         chains = []
         for count in counts:
             kept = order[:count].sort().values
             pruned = copy.deepcopy(self.model)
             keep_channels(pruned, {name: kept.tolist()})
-            _, behind = _around(pruned, name, own=False)
+            _, behind = around(as_vgg(pruned), name, own=False)
             renew_statistics(behind, [x[:, kept.to(x.device)] for x in inputs])
             steps = with_channels_in_order(steps_of(pruned, self.side), {name: order[:count].argsort().argsort()})
             chains.append(_after(steps, name, 1))
@@ -44,13 +45,13 @@ class Refit:
 
     def masked(self, name: str, masks: Sequence[torch.Tensor]) -> list[Chain]:
         """The steps from layer ``name`` on, for each mask of its weight."""
-        before, _ = _around(self.model, name, own=True)
+        before, _ = around(as_vgg(self.model), name, own=True)
         inputs = self._activations(before)
         chains = []
         for mask in masks:
             pruned = copy.deepcopy(self.model)
             pruned.get_submodule(name).get_parameter("weight").data.mul_(mask)
-            _, behind = _around(pruned, name, own=True)
+            _, behind = around(as_vgg(pruned), name, own=True)
             renew_statistics(behind, inputs)
             chains.append(_after(steps_of(pruned, self.side), name, 0))
         return chains

@@ -10,7 +10,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.machine.precision import screening_pays
 from tp_vgg.network.masks import is_masked
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.repair import Repair
 from tp_vgg.sensitivity.question import Precision, SweepQuestion
@@ -34,7 +34,7 @@ class ResolvedSweep:
     needs_gradients: bool = False
 
     @classmethod
-    def of(cls, question: SweepQuestion, model: VGG) -> ResolvedSweep:
+    def of(cls, question: SweepQuestion, model: Network) -> ResolvedSweep:
         """Raises :class:`BadInput` for a masked model, and as :meth:`SweepQuestion.removed` does."""
         if any(is_masked(module) for module in model.modules()):
             raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before a sweep")
@@ -52,7 +52,7 @@ class ResolvedSweep:
             question.needs_gradients,
         )
 
-    def key(self, model: VGG, split: Split, sample: Split | None = None) -> str:
+    def key(self, model: Network, split: Split, sample: Split | None = None) -> str:
         """Fingerprint of everything that the counts depend on; ``sample``: the images for new statistics."""
         state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
         shapes = [(name, str(value.dtype), list(value.shape)) for name, value in state.items()]

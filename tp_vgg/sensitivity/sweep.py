@@ -11,7 +11,7 @@ from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.files.journal import Journal
 from tp_vgg.machine.distributed import ALONE, Ranks
 from tp_vgg.machine.precision import exact_fp32
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.repair import Repair
@@ -23,7 +23,7 @@ from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 
 
 def sweep(
-    model: VGG,
+    model: Network,
     split: Split,
     kind: Kind = "structured",
     *,
@@ -60,7 +60,7 @@ def sweep(
 
 
 def run(
-    model: VGG,
+    model: Network,
     split: Split,
     asked: ResolvedSweep,
     key: str,

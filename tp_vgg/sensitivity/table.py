@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tp_vgg.files.schema import typed
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.stats import paired_difference
 
@@ -93,13 +93,21 @@ class Sensitivity:
     def layers(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(point.layer for point in self.points))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Channels (structured) or weights of every layer that a plan may name."""
+        spec = spec_from_dict(self.spec)
+        if self.kind == "structured":
+            return dict(spec.prunable)
+        return {row.name: row.weights for row in spec.rows if row.name in spec.prunable}
+
     def of_layer(self, layer: str) -> tuple[Point, ...]:
         """The points of one layer, by rising ratio."""
         return tuple(point for point in self.points if point.layer == layer)
 
     def cost_removed(self, point: Point) -> tuple[float, float]:
         """Fractions of the whole network's (MACs, params) that the point takes out; a zeroed weight counts as taken out."""
-        spec = VGGSpec.from_dict(self.spec)
+        spec = spec_from_dict(self.spec)
         if self.kind == "structured":
             left = spec.with_widths({point.layer: spec.prunable[point.layer] - point.removed})
             return 1 - left.macs() / spec.macs(), 1 - left.params() / spec.params()
@@ -124,12 +132,7 @@ class Sensitivity:
 
     def _check(self) -> None:
         """The counts and what follows from them agree, the layers are the network's, and each has the same rising levels."""
-        spec = VGGSpec.from_dict(self.spec)
-        sizes = (
-            spec.prunable
-            if self.kind == "structured"
-            else {r.name: r.weights for r in spec.rows if r.name in spec.prunable}
-        )
+        sizes = self.sizes
         check_counts(self.baseline)
         for point in self.points:
             check_counts(point)

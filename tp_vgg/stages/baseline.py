@@ -15,6 +15,8 @@ from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
 from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
 from tp_vgg.network import checkpoint, torchvision_weights
+from tp_vgg.network.families import as_vgg
+from tp_vgg.network.network import Network
 from tp_vgg.network.torchvision_weights import imagenet_weights
 from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.rundir.layout import GIVEN, partial_of
@@ -27,7 +29,7 @@ from tp_vgg.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tuple[VGG, ModelRecord]:
+def baseline(work: Session, given: Network | None, epochs: int | None = None) -> tuple[Network, ModelRecord]:
     """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now (for ``epochs``); with
     its record, measured again where weights or images are not those of the one there."""
     own = work.ranks.lead(work.run.own_baseline(work.settings))
@@ -35,7 +37,7 @@ def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tup
     if path is None:
         log.info(f"no baseline in {work.run.root} yet: training it first")
         train_baseline(work, baseline_recipe(work.settings, work.settings.flag_spec(), epochs), "none")
-        path = own = work.run.checkpoint("baseline", work.settings.flag_spec().depth)
+        path = own = work.run.checkpoint("baseline", work.settings.flag_spec().stem)
     model = given or load_dense(work.settings, path)
     check_classes(model, work.data, path)
     made = model.meta.get("training")
@@ -53,7 +55,7 @@ def baseline(work: Session, given: VGG | None, epochs: int | None = None) -> tup
     return model.to(work.device), _current_record(work, path, GIVEN, (note,))
 
 
-def _own_record(work: Session, path: Path, model: VGG) -> ModelRecord:
+def _own_record(work: Session, path: Path, model: Network) -> ModelRecord:
     trained_on = model.meta.get("data")
     if trained_on in (None, data_summary(work.data)):
         return _current_record(work, path, "baseline", ())
@@ -81,7 +83,7 @@ def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
     model = _start(work, weights)
     start = file_fingerprint(Path(weights)) if Path(weights).is_file() else weights
     key = fingerprint(asdict(recipe), model.spec.to_dict(), data_summary(work.data), start, str(work.precision))
-    path = work.run.checkpoint("baseline", model.spec.depth)
+    path = work.run.checkpoint("baseline", model.spec.stem)
     partial = partial_of(path)
     if work.ranks.lead(_key_of(path) == key):
         log.info(f"{path} was trained with these settings before; nothing to do")
@@ -102,7 +104,7 @@ def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
     return record
 
 
-def _start(work: Session, weights: str) -> VGG:
+def _start(work: Session, weights: str) -> Network:
     spec = replace(work.settings.flag_spec(), num_classes=len(work.data.classes))
     torch.manual_seed(work.settings.seed)
     model = build(spec)
@@ -118,9 +120,9 @@ def _start(work: Session, weights: str) -> VGG:
         state, meta = imagenet_weights(spec.arch)
         if spec.head == "linear":
             state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(model)
-        source = torchvision_weights.from_state_dict(state)
+        source = as_vgg(torchvision_weights.from_state_dict(state))
     else:
-        source = checkpoint.load(weights)
+        source = as_vgg(checkpoint.load(weights))
         work.settings.check_spec(source.spec, weights)
         meta = {"mean": source.meta["mean"], "std": source.meta["std"], "source": Path(weights).name}
     if source.spec.num_classes != spec.num_classes or weights == "imagenet":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune, StructuredOptions
 from tp_vgg.training.recipe import Recipe
@@ -24,7 +24,7 @@ def default_baseline_epochs(settings: Settings) -> int:
 
 
 def baseline_recipe(
-    settings: Settings, spec: VGGSpec, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
+    settings: Settings, spec: Spec, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
 ) -> Recipe:
     """How the dense model is trained where the user says nothing: the same on every device, but for fewer epochs on a CPU."""
     small = settings.dataset == "digits"
@@ -38,7 +38,7 @@ def baseline_recipe(
 
 
 def finetune_recipe(
-    settings: Settings, spec: VGGSpec, epochs: int, finetune: Finetune, trained: Mapping[str, Any] | None = None
+    settings: Settings, spec: Spec, epochs: int, finetune: Finetune, trained: Mapping[str, Any] | None = None
 ) -> Recipe:
     """How a pruned or masked model is trained back: a lower, triangular rate, half of the loss from the dense model.
 

@@ -11,7 +11,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network import checkpoint
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report import figures
 from tp_vgg.report.page import Drawn
@@ -73,7 +73,7 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
         yield Drawn.of("removed", f"Filters of {layer}, structured", _READING["removed"], figure)
 
 
-def _loaded(run: RunDir, record: ModelRecord) -> VGG:
+def _loaded(run: RunDir, record: ModelRecord) -> Network:
     model = checkpoint.load(run.root / record.checkpoint)
     if model.spec.to_dict() != record.spec:
         raise BadInput(f"{run.root / record.checkpoint}: has other widths than its record says; run its stage again")

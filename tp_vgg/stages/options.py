@@ -9,13 +9,13 @@ from typing import Generic, TypeVar
 
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import Cell
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec, narrowed
 from tp_vgg.pruning.criteria import check_importance
 from tp_vgg.pruning.ratios import Plan, check_layers, resolve, resolve_sparsity
 from tp_vgg.pruning.repair import Repair, check_repair
 from tp_vgg.training.recipe import Schedule
 
-PlanFor = Callable[[VGGSpec], Plan]
+PlanFor = Callable[[Spec], Plan]
 """The plan once the network is known (``--ratio`` names every conv of it)."""
 
 
@@ -80,18 +80,18 @@ class PruningRequest(ABC, Generic[Options, Resolved]):
     options: Options
     show: str | None = None
     """A layer to draw before and after."""
-    _resolved: dict[VGGSpec, Resolved] = field(default_factory=dict, compare=False, repr=False)
+    _resolved: dict[Spec, Resolved] = field(default_factory=dict, compare=False, repr=False)
 
-    def resolve(self, spec: VGGSpec) -> Resolved:
+    def resolve(self, spec: Spec) -> Resolved:
         """What it comes to for ``spec``; worked out once. Raises :class:`BadInput` for a plan, options or a layer to show that do not fit."""
         if spec not in self._resolved:
             self._resolved[spec] = self._resolve(spec, self.plan_for(spec))
         return self._resolved[spec]
 
     @abstractmethod
-    def _resolve(self, spec: VGGSpec, plan: Plan) -> Resolved: ...
+    def _resolve(self, spec: Spec, plan: Plan) -> Resolved: ...
 
-    def _check_show(self, spec: VGGSpec) -> None:
+    def _check_show(self, spec: Spec) -> None:
         if self.show is not None:
             check_layers(Plan({self.show: 0.0}, "--show"), spec)
 
@@ -101,13 +101,13 @@ class StructuredTarget:
     """A structured request resolved against a network."""
 
     plan: Plan
-    spec: VGGSpec
+    spec: Spec
     """With the widths that the plan leaves."""
 
 
 @dataclass(frozen=True)
 class StructuredRequest(PruningRequest[StructuredOptions, StructuredTarget]):
-    def _resolve(self, spec: VGGSpec, plan: Plan) -> StructuredTarget:
+    def _resolve(self, spec: Spec, plan: Plan) -> StructuredTarget:
         options = self.options
         self._check_show(spec)
         epochs = options.finetune.epochs
@@ -119,13 +119,13 @@ class StructuredRequest(PruningRequest[StructuredOptions, StructuredTarget]):
         check_repair(options.repair, spec)
         target = resolve(plan, spec, options.round_to)
         shown = [self.show] if self.show else []
-        check_importance(options.importance, spec, [*spec.narrowed(target), *shown])
+        check_importance(options.importance, spec, [*narrowed(spec, target), *shown])
         return StructuredTarget(plan, target)
 
 
 @dataclass(frozen=True)
 class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
-    def _resolve(self, spec: VGGSpec, plan: Plan) -> Plan:
+    def _resolve(self, spec: Spec, plan: Plan) -> Plan:
         options = self.options
         self._check_show(spec)
         if options.gradual and not options.finetune.epochs:

@@ -15,7 +15,8 @@ from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
 from tp_vgg.files.schema import read_table, table_of
 from tp_vgg.latency.profile import Staircase
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
+from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.planning.make_plan import make_plan
@@ -53,7 +54,7 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     _check_output(path, run, given=options.output is not None)
     source, record, table = _sweep(settings, contents, options.kind)
-    spec = VGGSpec.from_dict(table.spec)
+    spec = spec_from_dict(table.spec)
     settings.check_spec(spec, source)
     profile = _profile(contents, spec, options)
     images = {"weights": record["weights"], "split": record["data"]["split"]}
@@ -82,7 +83,7 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
     if found is None or not _holds(contents.run.work / PLANS[options.kind], found.file_text):
         return False
     *_, table = _sweep(settings, contents, options.kind)
-    profile = _profile(contents, VGGSpec.from_dict(table.spec), options)
+    profile = _profile(contents, spec_from_dict(table.spec), options)
     asked = (read_budget(options.budget, options.kind), options.round_to, table.key, profile and profile.key)
     return asked == (found.budget, found.round_to, found.sweep.get("key"), (found.profile or {}).get("key"))
 
@@ -137,7 +138,7 @@ def _table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
     return table
 
 
-def _profile(contents: RunContents, spec: VGGSpec, options: PlanOptions) -> Staircase | None:
+def _profile(contents: RunContents, spec: Spec, options: PlanOptions) -> Staircase | None:
     """The profile to price time by; ``None`` where none is asked for. Raises :class:`BadInput` unless it is clear which."""
     if options.profile is not None:
         table = read_table(options.profile, Staircase)

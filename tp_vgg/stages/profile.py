@@ -22,7 +22,7 @@ from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.environment import environment
 from tp_vgg.machine.precision import fp32_arithmetic
 from tp_vgg.network import checkpoint
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec
 from tp_vgg.report import figures
 from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.settings import Settings
@@ -71,7 +71,7 @@ def _available(options: BenchmarkOptions, bench: Bench) -> list[Cell]:
 
 
 def _profiled(
-    settings: Settings, run: RunDir, spec: VGGSpec, cell: Cell, bench: Bench, grid: Grid, trials: int
+    settings: Settings, run: RunDir, spec: Spec, cell: Cell, bench: Bench, grid: Grid, trials: int
 ) -> Staircase:
     place = {**environment(bench.device), "threads": bench.threads}
     how = [] if bench.cuda is None else ["replays"]

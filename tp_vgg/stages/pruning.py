@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.fingerprint import fingerprint
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline as baseline_of
@@ -32,7 +32,7 @@ class Pruning(Generic[Resolved]):
     """A pruning stage at work."""
 
     work: Session
-    dense: VGG
+    dense: Network
     baseline: ModelRecord
     """Of the dense model."""
     resolved: Resolved

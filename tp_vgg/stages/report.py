@@ -11,7 +11,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_text
 from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
 from tp_vgg.machine.console import progress_bar
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.page import Findings, render
 from tp_vgg.rundir.comparison import Comparison, compared
@@ -45,14 +45,14 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
         if table is not None and record.get("weights") == dense.sha256 and table.spec == dense.spec:
             sweeps[kind] = table
             commands.append(str(record.get("command", "")))
-    prunable = VGGSpec.from_dict(dense.spec).prunable.keys()
+    prunable = spec_from_dict(dense.spec).prunable.keys()
     plans = {
         kind: plan
         for kind, plan in contents.plans.items()
         if plan.sweep.get("weights") == dense.sha256 and plan.ratios.keys() <= prunable
     }
     commands += contents.plan_commands() if plans else []
-    profiles = list(contents.profiles(VGGSpec.from_dict(dense.spec)).values())
+    profiles = list(contents.profiles(spec_from_dict(dense.spec)).values())
     used = (plans["structured"].profile or {}).get("key") if "structured" in plans else None
     profile = next((table for table in profiles if table.key == used), profiles[0] if profiles else None)
     if found.latency is not None:

@@ -15,7 +15,7 @@ from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import FEW_TRIALS, cells_of
 from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.planning.make_plan import Undecided, make_plan
 from tp_vgg.pruning.criteria import Kind
@@ -96,7 +96,7 @@ def run(settings: Settings, options: RunOptions) -> Comparison:
     given = load_given(settings)
     if given is not None and (path := settings.checkpoint) is not None:
         settings = settings.for_spec(given.spec)
-        check_kept(path, RunDir.of(settings), given.spec.depth, MODELS[1:])
+        check_kept(path, RunDir.of(settings), given.spec.stem, MODELS[1:])
     spec = given.spec if given else expected_spec(settings)
     for kind in KINDS:
         check_attainable(spec, kind, options)
@@ -127,7 +127,7 @@ def _written(path: Path) -> int | None:
 class _Pipeline:
     settings: Settings
     options: RunOptions
-    spec: VGGSpec
+    spec: Spec
     """Of the dense model."""
     where: RunDir
 
@@ -164,7 +164,7 @@ class _Pipeline:
         epochs = baseline_recipe(self.settings, self.spec, self.options.epochs).epochs
         return _Step(
             "baseline",
-            self.where.checkpoint("baseline", self.spec.depth),
+            self.where.checkpoint("baseline", self.spec.stem),
             lambda: dense(self.settings, self.options.epochs),
             lambda sizes: 3 * epochs * sizes["train"],
         )
@@ -184,7 +184,7 @@ class _Pipeline:
         return _Step(f"{SHOWN} before and after {kind} pruning", figure, draw)
 
     def sweep(self, kind: Kind) -> _Step:
-        layers = EVERY if self.spec.hidden else None
+        layers = EVERY if len(self.spec.prunable) > len(conv_names(self.spec)) else None
         question = SweepQuestion(kind, LEVELS, layers, seed=self.settings.seed, precision=self.settings.precision)
         points = len(LEVELS) * len(self.spec.prunable)
         return _Step(
@@ -249,7 +249,7 @@ class _Pipeline:
         return benchmarked(self.settings, options) or benchmark(self.settings, options)
 
 
-def check_attainable(spec: VGGSpec, kind: Kind, options: RunOptions, profile: Staircase | None = None) -> None:
+def check_attainable(spec: Spec, kind: Kind, options: RunOptions, profile: Staircase | None = None) -> None:
     """Raise :class:`BadInput` for a budget that can't be met however kind the sweep turns out (of time, only a ``profile`` knows)."""
     nothing = Accuracy(1, 1, 100.0, 0.0, 100.0)
     removed = removals(kind, spec, LEVELS, tuple(spec.prunable))

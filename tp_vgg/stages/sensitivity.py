@@ -20,8 +20,9 @@ from tp_vgg.files.read import read_json
 from tp_vgg.files.schema import table_of
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.distributed import Ranks
-from tp_vgg.network.vgg.model import VGG
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import spec_from_dict
+from tp_vgg.network.network import Network
+from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
@@ -51,7 +52,7 @@ class _Asked:
     question: SweepQuestion
     split: Split
 
-    def named(self, spec: VGGSpec) -> _Asked:
+    def named(self, spec: Spec) -> _Asked:
         return replace(self, question=self.question.named(spec))
 
     def key(self, weights: str, data: str) -> str:
@@ -93,7 +94,7 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
 
 
 @stage
-def _swept(asked: _Asked, given: VGG | None, contents: RunContents, ranks: Ranks) -> Sensitivity:
+def _swept(asked: _Asked, given: Network | None, contents: RunContents, ranks: Ranks) -> Sensitivity:
     settings = asked.settings
     with session(settings, given, ranks, writes=(), contents=contents) as work:
         dense, baseline = baseline_of(work, given)
@@ -131,7 +132,7 @@ def _swept_before(settings: Settings, question: SweepQuestion) -> bool:
     if record.get("weights") != file_fingerprint(settings.checkpoint):
         return False
     try:
-        spec = VGGSpec.from_dict(record["spec"])
+        spec = spec_from_dict(record["spec"])
     except (KeyError, BadInput):
         return False
     question.removed(spec)
@@ -192,7 +193,7 @@ def _finished(asked: _Asked, contents: RunContents, digest: str, ranks: Ranks) -
         or not _answers(table, asked, contents.sha256(weights), digest)
     ):
         return None
-    settings.check_spec(VGGSpec.from_dict(table.spec), weights)
+    settings.check_spec(spec_from_dict(table.spec), weights)
     log.info(f"{files.record}: these weights, images and options were swept before; nothing to do")
     if ranks.leads:
         with locked(contents.run.root):
@@ -205,7 +206,7 @@ def _finished(asked: _Asked, contents: RunContents, digest: str, ranks: Ranks) -
 def _answers(table: Sensitivity, asked: _Asked, weights: str, data: str) -> bool:
     """Whether a table is of the question, the weights and the images (both as fingerprints)."""
     try:
-        spec = VGGSpec.from_dict(table.spec)
+        spec = spec_from_dict(table.spec)
         asked = asked.named(spec)
         question, levels = asked.question, sorted(asked.question.levels)
         removed = removals(question.kind, spec, levels, question.layers)

@@ -31,7 +31,7 @@ from tp_vgg.machine.memory import PeakMemory, release_memory
 from tp_vgg.machine.precision import pick_precision
 from tp_vgg.network import checkpoint
 from tp_vgg.network.count import count_nonzero, layer_sparsity
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.gradients import accumulate_gradients
 from tp_vgg.pruning.gradual import Gradual
@@ -65,13 +65,13 @@ class Session:
     def run(self) -> RunDir:
         return self.contents.run
 
-    def finish(self, model: VGG, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
+    def finish(self, model: Network, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
         """Save ``model``, reload it, check that it gives the same logits, give it its final name, measure and record it. Under torchrun the
         leading process does it, and all get the record."""
         return self.ranks.led(lambda: self._finish(model, name, notes))
 
-    def _finish(self, model: VGG, name: str, notes: tuple[str, ...]) -> ModelRecord:
-        path = self.run.checkpoint(name, model.spec.depth)
+    def _finish(self, model: Network, name: str, notes: tuple[str, ...]) -> ModelRecord:
+        path = self.run.checkpoint(name, model.spec.stem)
         unchecked = partial_of(path, ".unchecked")
         checkpoint.save(model, unchecked)
         try:
@@ -126,14 +126,14 @@ class Session:
             notes=(*model.meta.get("notes", ()), *notes, *doubts),
         )
 
-    def accumulate_gradients(self, model: VGG, importance: str) -> None:
+    def accumulate_gradients(self, model: Network, importance: str) -> None:
         """Leave in the parameters the gradients that ``importance`` ranks by, if it ranks by any."""
         criterion = CRITERIA[importance]
         if criterion.needs_gradients:
             label, normalisation = self.settings.bar("gradients"), Normalisation.of(model.meta)
             accumulate_gradients(model, self.data.train, normalisation, squared=criterion.squared, label=label)
 
-    def _check_reloaded(self, model: VGG, path: Path) -> None:
+    def _check_reloaded(self, model: Network, path: Path) -> None:
         """On the CPU, in one memory layout, so that the same weights give the same bits."""
         images = Normalisation.of(model.meta)(self.data.val.images[:16].cpu())
         reference = copy.deepcopy(model).cpu().to(memory_format=torch.channels_last).eval()
@@ -148,11 +148,11 @@ class Session:
 
     def fit(
         self,
-        model: VGG,
+        model: Network,
         recipe: Recipe,
         partial: Path,
         label: str,
-        teacher: VGG | None = None,
+        teacher: Network | None = None,
         masking: Gradual | None = None,
     ) -> tuple[Epoch, ...]:
         """:func:`tp_vgg.training.trainer.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
@@ -194,7 +194,7 @@ def stage(work: Callable[P, T]) -> Callable[P, T]:
 @contextmanager
 def session(
     settings: Settings,
-    dense: VGG | None = None,
+    dense: Network | None = None,
     ranks: Ranks = ALONE,
     writes: tuple[str, ...] = MODELS[1:],
     contents: RunContents | None = None,
@@ -221,16 +221,16 @@ def session(
     run = RunDir.of(settings, data.fingerprint)
     if dense is not None and settings.checkpoint is not None:
         check_classes(dense, data, settings.checkpoint)
-        check_kept(settings.checkpoint, run, dense.spec.depth, writes)
+        check_kept(settings.checkpoint, run, dense.spec.stem, writes)
     with locked(run.root) if ranks.leads else nullcontext():
         if contents is None or contents.run != run:
             contents = RunContents(run)
         yield Session(settings, contents, device, pick_precision(settings.precision, device), data, peak, ranks)
 
 
-def check_kept(given: Path, run: RunDir, depth: int, writes: tuple[str, ...]) -> None:
+def check_kept(given: Path, run: RunDir, stem: str, writes: tuple[str, ...]) -> None:
     """Raise :class:`BadInput` where ``--checkpoint`` is one of the models that are to be written."""
-    if given.resolve() in {run.checkpoint(name, depth).resolve() for name in writes}:
+    if given.resolve() in {run.checkpoint(name, stem).resolve() for name in writes}:
         raise BadInput(f"--checkpoint: {given} would be written over; give a --tag or another --out")
 
 
@@ -243,7 +243,7 @@ def ranked(settings: Settings) -> Iterator[tuple[Settings, Ranks]]:
         yield replace(settings, device=str(device), quiet=settings.quiet or not ranks.leads), ranks
 
 
-def check_classes(model: VGG, data: DataSet, source: object) -> None:
+def check_classes(model: Network, data: DataSet, source: object) -> None:
     """Raise :class:`BadInput` where ``model`` was made for other classes than ``data`` has."""
     if model.spec.num_classes != len(data.classes):
         found, wanted = model.spec.num_classes, len(data.classes)
@@ -255,12 +255,12 @@ def check_classes(model: VGG, data: DataSet, source: object) -> None:
         )
 
 
-def load_given(settings: Settings) -> VGG | None:
+def load_given(settings: Settings) -> Network | None:
     """The model of ``--checkpoint``, if there is one. Raises :class:`BadInput` for a bad file or a contradicting flag."""
     return load_dense(settings, settings.checkpoint) if settings.checkpoint is not None else None
 
 
-def load_dense(settings: Settings, path: Path) -> VGG:
+def load_dense(settings: Settings, path: Path) -> Network:
     """Load the model to start from. Raises :class:`BadInput` for a bad file or a contradicting flag."""
     model = checkpoint.load(path)
     settings.check_spec(model.spec, path)

@@ -12,9 +12,9 @@ import torch
 from tp_vgg.data.split import Normalisation
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
-from tp_vgg.network.vgg.fold import fold_batch_norm
-from tp_vgg.network.vgg.model import VGG
-from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.network.families import fold_batch_norm
+from tp_vgg.network.network import Network
+from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import recalibrate
 from tp_vgg.pruning.equivalence import PROOF_IMAGES, Proof
 from tp_vgg.pruning.structured import rank, shrink, top
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class _Round:
     """One of ``--steps``: a prune, then a share of the fine-tuning."""
 
-    target: VGGSpec
+    target: Spec
     epochs: int
     partial: Path
     label: str
@@ -86,7 +86,7 @@ def show_structured(settings: Settings, request: StructuredRequest) -> Path:
         return job.work.ranks.led(lambda: _draw(job, request.options, str(request.show)))
 
 
-def between(spec: VGGSpec, target: VGGSpec, share: float) -> VGGSpec:
+def between(spec: Spec, target: Spec, share: float) -> Spec:
     """The spec after ``share`` of the channels on the way from ``spec`` to ``target`` are gone."""
     widths = {name: width - round((width - target.prunable[name]) * share) for name, width in spec.prunable.items()}
     return spec.with_widths(widths)
@@ -94,7 +94,7 @@ def between(spec: VGGSpec, target: VGGSpec, share: float) -> VGGSpec:
 
 def _rounds(job: Pruning[StructuredTarget], options: StructuredOptions) -> Iterator[_Round]:
     steps, epochs = options.steps, structured_epochs(job.work.settings, options)
-    final = job.work.run.checkpoint("structured_finetuned", job.resolved.spec.depth)
+    final = job.work.run.checkpoint("structured_finetuned", job.resolved.spec.stem)
     for step in range(1, steps + 1):
         last = step == steps
         yield _Round(
@@ -106,7 +106,7 @@ def _rounds(job: Pruning[StructuredTarget], options: StructuredOptions) -> Itera
         )
 
 
-def _pruned(work: Session, model: VGG, target: VGGSpec, options: StructuredOptions) -> str:
+def _pruned(work: Session, model: Network, target: Spec, options: StructuredOptions) -> str:
     """Shrink ``model`` in place, and repair it as asked. Returns what was proved of it."""
     work.accumulate_gradients(model, options.importance)
     images = torch.cat([split.images[:PROOF_IMAGES] for split in (work.data.val, work.data.train)])[:PROOF_IMAGES]

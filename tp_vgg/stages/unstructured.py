@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
+from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.masks import is_masked
-from tp_vgg.network.vgg.fold import fold_batch_norm
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 from tp_vgg.pruning.gradients import taylor_scores
 from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.pruning.ratios import Plan
@@ -44,7 +44,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             masking.begin(model)
         else:
             _mask(work, model, job.resolved, options)
-        path = work.run.checkpoint("unstructured", model.spec.depth)
+        path = work.run.checkpoint("unstructured", model.spec.stem)
         partial, epochs = partial_of(path), work.run.work / "unstructured_history.csv"
         if tune.epochs:
             recipe = finetune_recipe(work.settings, model.spec, tune.epochs, tune, model.meta.get("training"))
@@ -78,14 +78,14 @@ def _gradual(plan: Plan, options: UnstructuredOptions) -> Gradual | None:
     return Gradual(None if options.global_sparsity else plan, options.global_sparsity)
 
 
-def _draw(job: Pruning[Plan], masked: VGG, layer: str) -> Path:
+def _draw(job: Pruning[Plan], masked: Network, layer: str) -> Path:
     module = masked.get_submodule(layer)
     names = ("weight_orig", "weight") if is_masked(module) else ("weight", "weight")
     before, after = (getattr(module, name).detach().cpu().numpy() for name in names)
     return job.draw(f"unstructured_{layer}", figures.masked_weights(before, after, layer))
 
 
-def _mask(work: Session, model: VGG, plan: Plan, options: UnstructuredOptions) -> None:
+def _mask(work: Session, model: Network, plan: Plan, options: UnstructuredOptions) -> None:
     scores = None
     if options.importance == "taylor":
         work.accumulate_gradients(model, options.importance)

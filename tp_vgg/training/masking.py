@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import nn
 
-from tp_vgg.network.vgg.model import VGG
+from tp_vgg.network.network import Network
 
 
 class Masking(Protocol):
@@ -17,7 +17,7 @@ class Masking(Protocol):
         """What decides its outcome."""
         ...
 
-    def begin(self, model: VGG) -> None:
+    def begin(self, model: Network) -> None:
         """Attach masks that mask nothing yet."""
 
     def settled(self, step: int, total: int) -> bool:

@@ -7,7 +7,7 @@ from torch import nn
 from tp_vgg.network.vgg.model import VGG
 
 
-def _around(model: VGG, name: str, *, own: bool) -> tuple[nn.Sequential, nn.Sequential]:
+def around(model: VGG, name: str, *, own: bool) -> tuple[nn.Sequential, nn.Sequential]:
     """The network before and behind layer ``name``, which with ``own`` is the first of those behind; else the cut is after its ReLU."""
     modules = [*model.features, model.avgpool, nn.Flatten(), *_classifier(model)]
     cut = next(i for i, module in enumerate(modules) if module is model.get_submodule(name))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from tp_vgg.data.split import CIFAR10_MEAN, CIFAR10_STD
+from tp_vgg.network.network import Meta, Network
 from tp_vgg.network.vgg.spec import VGGSpec
 
-Meta = dict[str, Any]
-"""What travels with the weights, as plain types; ``mean`` and ``std`` are the normalisation of [0, 1] pixels (CIFAR-10's unless said otherwise)."""
 
-
-class VGG(nn.Module):
+class VGG(Network):
     """torchvision's VGG with the widths, the head and the pool of a spec.
 
-    Input: normalised float images [N, 3, S, S]; output: logits [N, num_classes]. ``spec`` says what it is,
-    ``meta`` what it was trained for, ``kept`` which channels of the dense baseline are left (empty: all).
+    Its normalisation is CIFAR-10's unless ``meta`` is told otherwise.
     """
+
+    spec: VGGSpec
 
     def __init__(self, spec: VGGSpec) -> None:
         super().__init__()
@@ -80,25 +78,11 @@ def init_weights(model: VGG) -> None:
         nn.init.zeros_(linear.bias)
 
 
-def prunable_layers(model: VGG) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """(name, layer) of every conv and hidden linear, in order."""
-    for name in model.spec.prunable:
-        layer = model.get_submodule(name)
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        yield name, layer
-
-
 def activation_after(model: VGG, name: str) -> nn.Module:
     """The ReLU that follows a prunable layer (behind batch norm, where there is one)."""
     parent, _, index = name.rpartition(".")
     offset = 2 if model.spec.batch_norm and parent == "features" else 1
     return model.get_submodule(f"{parent}.{int(index) + offset}")
-
-
-def realised_spec(model: VGG) -> VGGSpec:
-    """The spec read off the modules themselves; equals ``model.spec`` unless something was skipped."""
-    widths = {name: layer.weight.shape[0] for name, layer in prunable_layers(model)}
-    return model.spec.with_widths(widths)
 
 
 def empty(spec: VGGSpec) -> VGG:

@@ -99,6 +99,11 @@ class VGGSpec:
         return f"vgg{self.depth}{'_bn' if self.batch_norm else ''}"
 
     @property
+    def stem(self) -> str:
+        """``vgg11`` for ``vgg11_bn`` too."""
+        return f"vgg{self.depth}"
+
+    @property
     def head(self) -> Head:
         return "torchvision" if self.hidden else "linear"
 
@@ -136,20 +141,21 @@ class VGGSpec:
         rows = []
         names = iter(self.conv_names)
         widths = iter(self.widths)
-        side, before = self.image_size, 3
+        side, before, source = self.image_size, 3, None
         for convs in self.stages:
             for _ in range(convs):
                 width = next(widths)
                 weights = before * width * 9
                 params = weights + width + (2 * width if self.batch_norm else 0)
-                rows.append(LayerRow(next(names), "conv", before, width, side, params, weights * side * side, weights))
-                before = width
+                macs = weights * side * side
+                rows.append(LayerRow(next(names), "conv", before, width, side, params, macs, weights, source))
+                before, source = width, rows[-1].name
             side //= 2
-        before *= self.pool**2
+        before, reads = before * self.pool**2, self.pool**2
         for name, width in zip(self.linear_names, (*self.hidden, self.num_classes), strict=True):
             weights = before * width
-            rows.append(LayerRow(name, "linear", before, width, 1, weights + width, weights, weights))
-            before = width
+            rows.append(LayerRow(name, "linear", before, width, 1, weights + width, weights, weights, source, reads))
+            before, source, reads = width, name, 1
         return tuple(rows)
 
     def params(self) -> int:
@@ -159,10 +165,6 @@ class VGGSpec:
     def macs(self) -> int:
         """Multiply-accumulates of conv and linear layers for one image; half of what ``FlopCounterMode`` reads."""
         return sum(row.macs for row in self.rows)
-
-    def narrowed(self, target: VGGSpec) -> list[str]:
-        """Names of the prunable layers that are narrower in ``target``."""
-        return [name for name, width in self.prunable.items() if target.prunable[name] < width]
 
     def with_widths(self, widths: Mapping[str, int]) -> VGGSpec:
         """A copy in which the named prunable layers have the given widths."""
