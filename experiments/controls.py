@@ -37,15 +37,16 @@ from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
 from tp_vgg.files.read import read_json
 from tp_vgg.machine.environment import environment
 from tp_vgg.network.checkpoint import load, save
-from tp_vgg.network.vgg.model import VGG, build, realised_spec
+from tp_vgg.network.network import realised_spec
+from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.structured import remove_channels
 from tp_vgg.report.text_table import text_table
-from tp_vgg.rundir.contents import sweep_of
+from tp_vgg.rundir.contents import sweep_table
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.defaults import baseline_recipe, default_finetune_epochs, finetune_recipe
-from tp_vgg.stages.options import Finetune
+from tp_vgg.stages.defaults import baseline_recipe, finetune_recipe, structured_epochs
+from tp_vgg.stages.options import Finetune, StructuredOptions
 from tp_vgg.stages.session import Session, data_summary, load_dense, session
 from tp_vgg.stats import paired_runs
 
@@ -116,7 +117,7 @@ def one_run(
 ) -> dict[str, Any]:
     """One arm with one seed: what is in its JSON file, or else done now. ``weights``: the SHA-256 of the dense model's file."""
     settings = replace(work.settings, seed=seed)
-    epochs = finetune.epochs or default_finetune_epochs(settings)
+    epochs = finetune.epochs or structured_epochs(settings, StructuredOptions())
     if arm == "stock-plain":
         finetune = replace(finetune, distill=False)
     trained = dense.meta.get("training") or {}
@@ -217,7 +218,7 @@ def main(
     if settings.checkpoint is None:
         raise BadInput("--checkpoint: give the dense model that was swept")
     record = read_json(sweep) or {}
-    swept = sweep_of(sweep, record, "structured")
+    swept = sweep_table(sweep, record, "structured")
     weights = file_fingerprint(settings.checkpoint)
     if record["weights"] != weights:
         raise BadInput(f"--sweep: {sweep}: is of another model than --checkpoint {settings.checkpoint}")

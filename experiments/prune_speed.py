@@ -17,7 +17,8 @@ import torch
 import torch_pruning as tp
 
 from tp_vgg.machine.environment import environment
-from tp_vgg.network.vgg.model import VGG, build, realised_spec
+from tp_vgg.network.network import realised_spec
+from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.ratios import Plan, resolve
 from tp_vgg.pruning.structured import remove_channels, shrink

@@ -5,9 +5,10 @@ import torch
 import torchvision
 
 from tp_vgg.errors import WorkFailed
+from tp_vgg.network.network import realised_spec
 from tp_vgg.network.torchvision_weights import from_state_dict, imagenet_weights
 from tp_vgg.network.vgg.fold import fold_batch_norm, fold_head_columns
-from tp_vgg.network.vgg.model import activation_after, build, realised_spec
+from tp_vgg.network.vgg.model import activation_after, build
 from tp_vgg.network.vgg.spec import ARCHS, VGGSpec
 
 

@@ -8,7 +8,8 @@ import torch_pruning as tp
 from helpers.networks import SMALL, VARIANTS
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.network.vgg.model import build, prunable_layers
+from tp_vgg.network.network import prunable_layers
+from tp_vgg.network.vgg.model import build
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning import structured
 from tp_vgg.pruning.criteria import CRITERIA

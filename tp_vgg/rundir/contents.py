@@ -182,6 +182,20 @@ def expected_spec(settings: Settings) -> Spec:
     return settings.flag_spec()
 
 
+def sweep_table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
+    """The table in a sweep's record. Raises :class:`BadInput` for anything else."""
+    table, data = table_of(Sensitivity, record), record.get("data")
+    split = data.get("split") if isinstance(data, dict) else None
+    if (
+        table is None
+        or table.kind != kind
+        or not isinstance(record.get("weights"), str)
+        or split not in ("val", "test")
+    ):
+        raise BadInput(f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again")
+    return table
+
+
 def _record(path: Path) -> ModelRecord:
     record = table_of(ModelRecord, read_json(path))
     if record is None:

@@ -13,7 +13,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
-from tp_vgg.files.schema import read_table, table_of
+from tp_vgg.files.schema import read_table
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
@@ -22,7 +22,7 @@ from tp_vgg.planning.budget import read_budget
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import plan_files
-from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.contents import RunContents, sweep_table
 from tp_vgg.rundir.layout import GIVEN, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.table import Sensitivity
@@ -111,7 +111,7 @@ def _sweep(settings: Settings, contents: RunContents, kind: Kind) -> tuple[Path,
         raise BadInput(
             f"{run.work}: no {kind} sweep here yet; run `python -m tp_vgg sensitivity --kind {kind}` with these options first"
         )
-    table = _table(path, record, kind)
+    table = sweep_table(path, record, kind)
     dense = settings.checkpoint or run.own_baseline(settings)
     if dense is None or contents.sha256(dense) == record["weights"]:
         return path, record, table
@@ -122,20 +122,6 @@ def _sweep(settings: Settings, contents: RunContents, kind: Kind) -> tuple[Path,
             f"{path}: is of other weights than {dense}; run `python -m tp_vgg sensitivity --kind {kind}` again"
         )
     return path, record, table
-
-
-def _table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
-    """The table in a sweep's record. Raises :class:`BadInput` for anything else."""
-    table, data = table_of(Sensitivity, record), record.get("data")
-    split = data.get("split") if isinstance(data, dict) else None
-    if (
-        table is None
-        or table.kind != kind
-        or not isinstance(record.get("weights"), str)
-        or split not in ("val", "test")
-    ):
-        raise BadInput(f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again")
-    return table
 
 
 def _profile(contents: RunContents, spec: Spec, options: PlanOptions) -> Staircase | None:
