@@ -28,6 +28,7 @@ from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.sensitivity.sweep import sweep
 from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import fit
 
 RECIPE = Recipe(epochs=2, lr=0.05, batch_size=32)
@@ -93,15 +94,8 @@ def _fresh(data: DataSet) -> VGG:
 
 
 def _trained(model: VGG, data: DataSet, **options: Any) -> VGG:
-    fit(
-        model,
-        data,
-        RECIPE,
-        normalisation=data.normalisation,
-        precision=pick_precision("auto", DEVICE),
-        quiet=True,
-        **options,
-    )
+    setup = TrainingSetup(data, RECIPE, data.normalisation, pick_precision("auto", DEVICE))
+    fit(model, setup, quiet=True, **options)
     return model
 
 

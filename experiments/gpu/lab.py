@@ -21,6 +21,7 @@ from tp_vgg.machine.precision import exact_fp32, pick_precision
 from tp_vgg.network.vgg.fold import fold_batch_norm
 from tp_vgg.network.vgg.model import build
 from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import fit
 
 BATCHES = (32,) if TINY else (128, 256, 512, 1024)
@@ -36,15 +37,10 @@ def fitted(data: DataSet, batch: int, teacher: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     dense = dense_model()
     recipe = Recipe(epochs=2, lr=0.02, batch_size=batch, distill_weight=0.5 if teacher else 0.0)
-    history = fit(
-        build(dense.spec),
-        data,
-        recipe,
-        normalisation=data.normalisation,
-        precision=PRECISION,
-        teacher=fold_batch_norm(dense) if teacher else None,
-        quiet=True,
+    setup = TrainingSetup(
+        data, recipe, data.normalisation, PRECISION, teacher=fold_batch_norm(dense) if teacher else None
     )
+    history = fit(build(dense.spec), setup, quiet=True)
     seconds, steps = history[-1].seconds, -(-len(data.train) // batch)
     return {
         "images": len(data.train),

@@ -511,11 +511,11 @@ def test_a_folder_and_its_run_directory(call, at_home: Path, image_folder: Path)
 
 def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, small: list, monkeypatch) -> None:
     """structured with steps, interrupted in its second fine-tuning: the first is not done again, the end is the same."""
-    from tp_vgg.training import trainer
+    from tp_vgg.training.run import TrainingRun
 
     args = [*small, "--ratio", 0.5, "--steps", 2, "--finetune-epochs", 2, "--batch-size", 16]
     assert call("structured", *args, "--out", "straight")[0] == 0
-    step, steps = trainer._Run.train_step, []
+    step, steps = TrainingRun.train_step, []
 
     def interrupting(self):
         steps.append(self.step)
@@ -523,7 +523,7 @@ def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, small: list, 
             os.kill(os.getpid(), 2)
         return step(self)
 
-    monkeypatch.setattr(trainer._Run, "train_step", interrupting)
+    monkeypatch.setattr(TrainingRun, "train_step", interrupting)
     status, out, err = call("structured", *args, "--out", "broken")
     assert (status, out) == (130, "")
     assert "fine-tune 2/2 stopped at step 2 of 4" in err
@@ -614,9 +614,9 @@ def test_ctrl_c_exits_130_and_a_rerun_goes_on(tp_vgg, tmp_path: Path) -> None:
     """A real SIGINT in the third step of a real process."""
     args = ["train", *QUICK, "--epochs", "1", "--batch-size", "16"]
     interrupted = (
-        "import os, sys; from tp_vgg import cli, train; step = train._Run.train_step\n"
+        "import os, sys; from tp_vgg import cli; from tp_vgg.training.run import TrainingRun; step = TrainingRun.train_step\n"
         "def stop(run):\n    run.step == 2 and os.kill(os.getpid(), 2)\n    return step(run)\n"
-        "train._Run.train_step = stop; cli.main(sys.argv[1:])"
+        "TrainingRun.train_step = stop; cli.main(sys.argv[1:])"
     )
     done = subprocess.run(
         [sys.executable, "-c", interrupted, *args], cwd=tmp_path, capture_output=True, text=True, check=False

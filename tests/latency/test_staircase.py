@@ -56,7 +56,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
         built[len(convs)] += 1
         return lambda: str(convs[0][1])
 
-    monkeypatch.setattr("tp_vgg.latency.staircase._conv_call", conv_call)
+    monkeypatch.setattr("tp_vgg.latency.staircase.conv_call", conv_call)
     return built
 
 
@@ -108,7 +108,7 @@ LAUNCH = 1e-4
 def launched(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """A device on which a conv takes a microsecond an output channel, and its launch far longer."""
     cuda = FakeCuda(launch=LAUNCH)
-    monkeypatch.setattr("tp_vgg.latency.staircase._conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
+    monkeypatch.setattr("tp_vgg.latency.staircase.conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
     return cuda
 
 
@@ -138,7 +138,7 @@ def test_a_replay_is_no_longer_than_a_sample_needs(monkeypatch: pytest.MonkeyPat
 
     for seconds, repeats in ((1e-5, REPEATS), (0.002, 5), (0.3, 1)):
         cuda = Spied()
-        monkeypatch.setattr("tp_vgg.latency.staircase._conv_call", lambda *_, c=cuda, s=seconds: c.takes(s))
+        monkeypatch.setattr("tp_vgg.latency.staircase.conv_call", lambda *_, c=cuda, s=seconds: c.takes(s))
         (timed,) = profile_layer(SMALL.rows[1], ((8, 4),), CELL, CPU, CudaClock(cuda), cuda=cuda)
         assert timed.median_us == pytest.approx(1e6 * seconds)
         assert seen.pop() == repeats
@@ -173,7 +173,7 @@ def test_the_timed_convs_are_those_of_the_network() -> None:
 
     def run(row: LayerRow, after: LayerRow | None, cell: Cell) -> torch.Tensor:
         images = staircase._images(row.in_width, row.side, cell, CPU)
-        found = staircase._conv_call(probes._pair(row, after, 5), images, cell)()
+        found = staircase.conv_call(probes._pair(row, after, 5), images, cell)()
         assert isinstance(found, torch.Tensor) and (found >= 0).all()
         return found
 

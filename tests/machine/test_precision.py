@@ -34,6 +34,7 @@ import tp_vgg
 from tp_vgg.data import load_data
 from tp_vgg.machine.device import fp32_arithmetic
 from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import fit
 warnings.simplefilter("error")
 LEAVES = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
@@ -75,7 +76,7 @@ data = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 
 torch.manual_seed(0)
 model = tp_vgg.build(tp_vgg.VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=()))
 model.meta = {{"mean": [0.3] * 3, "std": [0.3] * 3}}
-fit(model, data, Recipe(epochs=1, lr=0.01, batch_size=32), normalisation=data.normalisation, quiet=True)
+fit(model, TrainingSetup(data, Recipe(epochs=1, lr=0.01, batch_size=32), data.normalisation), quiet=True)
 table = tp_vgg.sweep(model, data.val, "structured", levels=[0.5], layers=["features.4"], precision="fp32")
 times = tp_vgg.measure_latency({{"dense": model}}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu")
 assert times.rows[0].median_ms

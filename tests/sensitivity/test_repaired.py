@@ -50,8 +50,12 @@ def test_logits_are_those_of_each_network_recalibrated(variant: str, kind: Kind,
     model = make_model(VARIANTS[variant])
     few = ("features.0", "features.8", "features.25", "classifier.0")
     layers = tuple(name for name in model.spec.prunable if name in few)
-    asked = ResolvedSweep.of(SweepQuestion(kind, LEVELS, layers, precision="fp32", repair="recalibrate"), model)
-    work = Engine(model, few_digits.val, asked, ALONE, calibration_sample(few_digits.train))
+    asked = ResolvedSweep.of(
+        SweepQuestion(kind, LEVELS, layers, precision="fp32", repair="recalibrate"),
+        model,
+        calibration_sample(few_digits.train),
+    )
+    work = Engine(model, few_digits.val, asked, ALONE)
     images = Normalisation.of(model.meta)(few_digits.val.images)
     for layer in layers:
         logits = work.logits(layer)
@@ -65,14 +69,15 @@ def test_logits_are_those_of_each_network_recalibrated(variant: str, kind: Kind,
 
 
 def test_the_table_says_so_and_drops_are_smaller(digits) -> None:
+    from helpers.training import fit
+
     from tp_vgg.network.vgg.model import build
     from tp_vgg.training.recipe import Recipe
-    from tp_vgg.training.trainer import fit
 
     torch.manual_seed(0)
     model = build(replace(SMALL, widths=(16, 24, 32, 32, 40, 40, 48, 48), hidden=()))
     model.meta = {"mean": list(digits.normalisation.mean), "std": list(digits.normalisation.std)}
-    fit(model, digits, Recipe(epochs=4, lr=0.05, batch_size=32), normalisation=digits.normalisation, quiet=True)
+    fit(model, digits, Recipe(epochs=4, lr=0.05, batch_size=32))
     options = {"levels": (0.5, 0.75), "precision": "fp32"}
     plain, renewed = (
         sweep(model, digits.test, **options),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.networks import SMALL, WIDE, variants
 from helpers.sweeps import interrupted
+from helpers.training import fit
 
 import tp_vgg
 from tp_vgg.data.split import Normalisation, Split
@@ -38,7 +39,6 @@ from tp_vgg.sensitivity.screening import MOST_REDONE, SAFETY, Classifier, calibr
 from tp_vgg.sensitivity.sweep import run, sweep
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.recipe import Recipe
-from tp_vgg.training.trainer import fit
 
 LEVELS = (0.0, 0.3, 0.5, 0.96)
 """0.96 leaves one channel of 12 to 36: the largest that is legal for the thinnest layer but one."""
@@ -61,7 +61,7 @@ def trained(digits) -> Callable[[VGGSpec], VGG]:
             model.meta = {"mean": list(digits.normalisation.mean), "std": list(digits.normalisation.std)}
             epochs = epochs or (3 if spec.batch_norm else 6)  # a plain one wakes up late
             recipe = Recipe(epochs=epochs, lr=0.02, batch_size=64, seed=0)
-            fit(model, digits, recipe, normalisation=digits.normalisation, quiet=True)
+            fit(model, digits, recipe)
             held[spec] = model.eval()
         return held[spec]
 

@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.networks import VARIANTS, fresh, weights
+from helpers.training import fit
 
+from tp_vgg.errors import WorkFailed
 from tp_vgg.machine.precision import fp32_flags
 from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.pruning.unstructured import mask_layers, remove_masks
-from tp_vgg.training import trainer
+from tp_vgg.training import run as training_run
 from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.run import TrainingRun
+from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.step import EAGER_STEPS, ReplayedStep, TrainingStep, draw_epoch
-from tp_vgg.training.trainer import fit
 
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=20, seed=1)
 """96 images: four whole batches and one of 16."""
@@ -51,9 +54,7 @@ def test_images_are_mirrored_every_other_epoch() -> None:
 
 def stepped(data, steps: int, *, replayed: bool, on_device: bool = True, capture=lambda call: call):
     model = fresh().train()
-    step = TrainingStep(
-        model, data.train, RECIPE, data.normalisation.on(torch.device("cpu")), torch.float32, on_device=on_device
-    )
+    step = TrainingStep(model, TrainingSetup(data, RECIPE, data.normalisation), on_device=on_device)
     run = ReplayedStep(step, RECIPE.batch_size, capture) if replayed else step
     draws = draw_epoch(RECIPE, 0, len(data.train), flip=False)
     for i in range(steps):
@@ -103,8 +104,8 @@ def test_a_step_that_can_not_be_captured_is_run_without(few_digits) -> None:
 def replayed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """fit() as on CUDA, with graphs that are the call itself."""
     captured: list[object] = []
-    monkeypatch.setattr(trainer, "replays", lambda *_: True)
-    monkeypatch.setattr(trainer, "capture_graph", lambda call, **_: captured.append(call) or call)
+    monkeypatch.setattr(training_run, "replays", lambda *_: True)
+    monkeypatch.setattr(training_run, "capture_graph", lambda call, **_: captured.append(call) or call)
     return captured
 
 
@@ -115,12 +116,12 @@ def test_a_replayed_fit_goes_on_where_it_was_interrupted(
     """Before the capture, after it, and at an epoch's end, with dropout on the way: bit for bit the same."""
 
     def trained(model, **options):
-        return fit(model, few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True, **options)
+        return fit(model, few_digits, RECIPE, **options)
 
     straight, resumed = fresh(), fresh()
     history = trained(straight)
     assert len(replayed) == 1
-    step = trainer._Run.train_step
+    step = TrainingRun.train_step
 
     def interrupting(self):
         if self.step == stop_at:
@@ -128,7 +129,7 @@ def test_a_replayed_fit_goes_on_where_it_was_interrupted(
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "train_step", interrupting)
+        patch.setattr(TrainingRun, "train_step", interrupting)
         with pytest.raises(KeyboardInterrupt):
             trained(resumed, partial=tmp_path / "m.partial.pth")
     kept = torch.load(tmp_path / "m.partial.pth", weights_only=True)
@@ -154,9 +155,9 @@ def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(few_digits
         )
         return call
 
-    monkeypatch.setattr(trainer, "replays", lambda *_: True)
-    monkeypatch.setattr(trainer, "capture_graph", capture)
-    fit(model, few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True)
+    monkeypatch.setattr(training_run, "replays", lambda *_: True)
+    monkeypatch.setattr(training_run, "capture_graph", capture)
+    fit(model, few_digits, RECIPE)
     assert not alive
     remove_masks(model)
     assert all(
@@ -176,12 +177,12 @@ def test_a_finished_fit_keeps_nothing_of_its_graph(few_digits, monkeypatch) -> N
         def __call__(self) -> None:
             self.call()
 
-    monkeypatch.setattr(trainer, "replays", lambda *_: True)
-    monkeypatch.setattr(trainer, "capture_graph", lambda call, **_: Graph(call))
+    monkeypatch.setattr(training_run, "replays", lambda *_: True)
+    monkeypatch.setattr(training_run, "capture_graph", lambda call, **_: Graph(call))
     gc.collect()
     gc.disable()
     try:
-        fit(fresh(), few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True)
+        fit(fresh(), few_digits, RECIPE)
         assert [one() for one in held] == [None]
     finally:
         gc.enable()
@@ -190,11 +191,11 @@ def test_a_finished_fit_keeps_nothing_of_its_graph(few_digits, monkeypatch) -> N
 def test_masks_that_grow_are_seen_by_a_replayed_step(few_digits, monkeypatch, replayed: list[object]) -> None:
     models = []
     for replays in (True, False):
-        monkeypatch.setattr(trainer, "replays", lambda *_, on=replays: on)
+        monkeypatch.setattr(training_run, "replays", lambda *_, on=replays: on)
         model = fresh(VARIANTS["bn-linear"])
         gradual = Gradual(None, 0.7, every=1)
         gradual.begin(model)
-        fit(model, few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True, masking=gradual)
+        fit(model, few_digits, RECIPE, masking=gradual)
         models.append(model)
     masks = [[b for name, b in model.named_buffers() if name.endswith("mask")] for model in models]
     assert all(map(torch.equal, *masks))
@@ -204,9 +205,9 @@ def test_masks_that_grow_are_seen_by_a_replayed_step(few_digits, monkeypatch, re
 def test_fp32_training_is_fp32(few_digits, monkeypatch) -> None:
     """As evaluation is: no TF32 stands in for it on CUDA, and cuDNN repeats its bits."""
     found = []
-    step = trainer._Run.train_step
-    monkeypatch.setattr(trainer._Run, "train_step", lambda self: (found.append(fp32_flags()), step(self))[1])
-    fit(fresh(), few_digits, replace(RECIPE, epochs=1), normalisation=few_digits.normalisation, quiet=True)
+    step = TrainingRun.train_step
+    monkeypatch.setattr(TrainingRun, "train_step", lambda self: (found.append(fp32_flags()), step(self))[1])
+    fit(fresh(), few_digits, replace(RECIPE, epochs=1))
     wanted = {"cuda_matmul": "ieee", "cudnn_conv": "ieee", "cudnn_benchmark": False, "cudnn_deterministic": True}
     assert found and all(flags == wanted for flags in found)
 
@@ -215,21 +216,19 @@ def test_fp32_training_is_fp32(few_digits, monkeypatch) -> None:
 @pytest.mark.parametrize("where", ["weight", "running_var"])
 def test_one_number_that_is_none_is_found(value: float, where: str, few_digits) -> None:
     model = fresh()
-    run = trainer._Run(
-        model, few_digits, RECIPE, few_digits.normalisation, torch.float32, None, None, trainer.ALONE, None
-    )
+    run = TrainingRun(model, TrainingSetup(few_digits, RECIPE, few_digits.normalisation))
     run.train_step()
     run.check_finite()
     with torch.no_grad():
         tensor = next(v for name, v in model.state_dict().items() if name.endswith(where))
         tensor[(0,) * tensor.ndim] = value
-    with pytest.raises(trainer.WorkFailed, match="non-finite at step 1 of 15"):
+    with pytest.raises(WorkFailed, match="non-finite at step 1 of 15"):
         run.check_finite()
 
 
 def test_what_is_kept_of_a_finished_fit_is_its_best_epoch(few_digits, tmp_path: Path) -> None:
     model, partial = fresh(), tmp_path / "m.partial.pth"
-    fit(model, few_digits, RECIPE, normalisation=few_digits.normalisation, quiet=True, partial=partial)
+    fit(model, few_digits, RECIPE, partial=partial)
     kept = torch.load(partial, weights_only=True)
     assert "optimizer" not in kept
     size = sum(value.nbytes for value in model.state_dict().values())
@@ -246,7 +245,7 @@ def test_a_cuda_graph_trains_as_single_kernels_do(precision: torch.dtype, masked
     data = load_data("digits", Path("x"), torch.device("cuda"), limits=(320, 60, 60))
     states = []
     for replays in (True, True, False):
-        monkeypatch.setattr(trainer, "replays", lambda *_, on=replays: on)
+        monkeypatch.setattr(training_run, "replays", lambda *_, on=replays: on)
         model = fresh()
         if masked:
             mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.networks import SMALL, VARIANTS, fresh, weights
+from helpers.training import fit
 
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluation.evaluate import accuracy
@@ -18,16 +19,16 @@ from tp_vgg.network.vgg.model import build
 from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.pruning.unstructured import mask_layers, remove_masks
-from tp_vgg.training import trainer
+from tp_vgg.training import run as training_run
 from tp_vgg.training.recipe import Recipe
-from tp_vgg.training.trainer import fit
+from tp_vgg.training.run import TrainingRun
 
 LINEAR = VARIANTS["bn-linear"]
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=32, seed=1)
 
 
 def run(model, data, recipe=RECIPE, **options):
-    return fit(model, data, recipe, normalisation=data.normalisation, quiet=True, **options)
+    return fit(model, data, recipe, **options)
 
 
 @pytest.mark.parametrize("name", ["bn-linear", "plain-linear"])
@@ -67,7 +68,7 @@ def test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers(
     straight = fresh()
     history = run(straight, few_digits)
     partial = tmp_path / "m.partial.pth"
-    step = trainer._Run.train_step
+    step = TrainingRun.train_step
     steps = []
 
     def interrupting(self):
@@ -76,7 +77,7 @@ def test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers(
             os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
-    monkeypatch.setattr(trainer._Run, "train_step", interrupting)
+    monkeypatch.setattr(TrainingRun, "train_step", interrupting)
     with pytest.raises(KeyboardInterrupt):
         run(fresh(), few_digits, partial=partial)
     assert steps == list(range(stop_at)), "the step in hand was finished"
@@ -91,7 +92,7 @@ def test_a_finished_fit_is_not_done_again(few_digits, tmp_path: Path, monkeypatc
     partial = tmp_path / "m.partial.pth"
     first = fresh()
     run(first, few_digits, partial=partial)
-    monkeypatch.setattr(trainer._Run, "train_step", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(TrainingRun, "train_step", lambda _: pytest.fail("trained again"))
     second = fresh()
     run(second, few_digits, partial=partial)
     assert torch.equal(weights(first), weights(second))
@@ -121,7 +122,7 @@ def test_a_partial_of_other_work_is_ignored(change: str, few_digits, tmp_path: P
 def test_other_works_partial_is_put_aside_and_found_again(few_digits, tmp_path: Path, monkeypatch) -> None:
     """A, interrupted; B, from start to end under the same name; A again goes on where it was."""
     partial = tmp_path / "m.partial.pth"
-    step = trainer._Run.train_step
+    step = TrainingRun.train_step
 
     def interrupting(self):
         if self.step == 4:
@@ -129,20 +130,20 @@ def test_other_works_partial_is_put_aside_and_found_again(few_digits, tmp_path: 
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "train_step", interrupting)
+        patch.setattr(TrainingRun, "train_step", interrupting)
         with pytest.raises(KeyboardInterrupt):
             run(fresh(), few_digits, partial=partial)
     run(fresh(), few_digits, replace(RECIPE, lr=0.01), partial=partial)
     partial.unlink()
     seen = []
-    monkeypatch.setattr(trainer._Run, "train_step", lambda self: (seen.append(self.step), step(self))[1])
+    monkeypatch.setattr(TrainingRun, "train_step", lambda self: (seen.append(self.step), step(self))[1])
     run(fresh(), few_digits, partial=partial)
     assert seen == [5, 6, 7, 8]
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch(few_digits, tmp_path: Path, monkeypatch) -> None:
     partial = tmp_path / "m.partial.pth"
-    step = trainer._Run.train_step
+    step = TrainingRun.train_step
 
     def poisoned(self):
         if self.step == 5:
@@ -150,7 +151,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch(few_digits, tmp_p
                 self.model.features[0].weight.fill_(float("nan"))
         return step(self)
 
-    monkeypatch.setattr(trainer._Run, "train_step", poisoned)
+    monkeypatch.setattr(TrainingRun, "train_step", poisoned)
     with pytest.raises(WorkFailed, match=r"non-finite at step 6 of 9; the last good epoch is kept in .*smaller --lr"):
         run(fresh(), few_digits, partial=partial)
     kept = torch.load(partial, weights_only=True)
@@ -261,7 +262,7 @@ def test_gradual_masks_end_where_masks_at_once_do(goal: str, few_digits) -> None
 def test_an_epoch_before_the_masks_are_final_is_never_the_best(few_digits, monkeypatch) -> None:
     right = iter([40, 1, 0])  # as if pruning had cost everything
     labels = few_digits.val.labels
-    monkeypatch.setattr(trainer, "predictions", lambda *_: labels + (torch.arange(len(labels)) >= next(right)))
+    monkeypatch.setattr(training_run, "predictions", lambda *_: labels + (torch.arange(len(labels)) >= next(right)))
     model = fresh(LINEAR)
     gradual = Gradual(Plan(dict.fromkeys(LINEAR.prunable, 0.8), "t"))
     gradual.begin(model)
@@ -277,7 +278,7 @@ def test_a_gradual_fit_goes_on_from_its_partial(few_digits, tmp_path: Path, monk
     for model in (straight, resumed):
         gradual.begin(model)
     run(straight, few_digits, masking=gradual)
-    step = trainer._Run.train_step
+    step = TrainingRun.train_step
 
     def interrupting(self):
         if self.step == 4:
@@ -285,7 +286,7 @@ def test_a_gradual_fit_goes_on_from_its_partial(few_digits, tmp_path: Path, monk
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "train_step", interrupting)
+        patch.setattr(TrainingRun, "train_step", interrupting)
         with pytest.raises(KeyboardInterrupt):
             run(resumed, few_digits, masking=gradual, partial=tmp_path / "m.partial.pth")
     resumed = fresh(LINEAR)

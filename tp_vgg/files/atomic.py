@@ -42,7 +42,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def rename(source: Path, target: Path) -> None:
     """Give a finished file its final name, in the same directory, and make that last."""
     source.replace(target)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,7 +61,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

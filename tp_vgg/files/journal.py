@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.atomic import _sync_directory
+from tp_vgg.files.atomic import sync_directory
 
 
 def aside(path: Path, key: str) -> Path:
@@ -43,7 +43,7 @@ class Journal:
         if not whole:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.append({"key": key})
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
 
     @staticmethod
     def key_of(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from tp_vgg.latency.interleave import interleave
 from tp_vgg.latency.modes import Unavailable, check_available, prepare, ring_of
 from tp_vgg.latency.quoted import is_quoted
 from tp_vgg.latency.schedule import SIMPLE, Schedule, arithmetic, why_not
-from tp_vgg.latency.staircase import _conv_call, _images, _without_launches
+from tp_vgg.latency.staircase import conv_call, random_images, without_launches
 from tp_vgg.latency.table import FEW_TRIALS, Cell, LatencyRow, Ratio
 from tp_vgg.latency.timing_device import Bench
 from tp_vgg.latency.verdicts import Step, needs_reason
@@ -108,9 +108,9 @@ def probe_layers(
         lower = lower_widths(row.out_width)
         if not lower:
             continue
-        images = _images(row.in_width, row.side, cell, device)
-        calls = {width: _conv_call(_pair(row, after, width), images, cell) for width in (row.out_width, *lower)}
-        timed = _without_launches({str(w): call for w, call in calls.items()}, clock, cuda, trials, warm_up=(1, 3))
+        images = random_images(row.in_width, row.side, cell, device)
+        calls = {width: conv_call(_pair(row, after, width), images, cell) for width in (row.out_width, *lower)}
+        timed = without_launches({str(w): call for w, call in calls.items()}, clock, cuda, trials, warm_up=(1, 3))
         found = [
             Step(
                 f"{row.name} at {width} channels instead of {row.out_width}",

@@ -69,16 +69,16 @@ def profile_layer(
     cuda: CudaCalls | None = None,
 ) -> Iterator[Timed]:
     """Time one conv at each (in, out); the points take turns. ``cuda``: where they are captured in graphs, so that launches do not count."""
-    images = {i: _images(i, row.side, cell, device) for i, _ in points}
-    calls = {f"{i},{o}": _conv_call([(i, o, row.side, False)], images[i], cell) for i, o in points}
-    times = _without_launches(calls, clock, cuda, trials, warm_up=(1, 1))
+    images = {i: random_images(i, row.side, cell, device) for i, _ in points}
+    calls = {f"{i},{o}": conv_call([(i, o, row.side, False)], images[i], cell) for i, o in points}
+    times = without_launches(calls, clock, cuda, trials, warm_up=(1, 1))
     for (i, o), seconds in zip(points, times.values(), strict=True):
         low, middle, high = quartiles(seconds)
         yield Timed(row.name, i, o, 1e6 * middle, 1e6 * (high - low))
 
 
 @torch.inference_mode()
-def _without_launches(
+def without_launches(
     calls: Mapping[str, Call], clock: Clock, cuda: CudaCalls | None, trials: int, warm_up: tuple[int, int]
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of one call of each, a value a block.
@@ -102,12 +102,12 @@ def _without_launches(
     return {name: tuple(value / repeats for value in values) for name, values in seconds.items()}
 
 
-def _images(width: int, side: int, cell: Cell, device: torch.device) -> torch.Tensor:
+def random_images(width: int, side: int, cell: Cell, device: torch.device) -> torch.Tensor:
     images = torch.randn(cell.batch_size, width, side, side).to(device=device, dtype=DTYPE[cell.dtype])
     return images.contiguous(memory_format=layout(cell))
 
 
-def _conv_call(convs: list[tuple[int, int, int, bool]], images: torch.Tensor, cell: Cell) -> Call:
+def conv_call(convs: list[tuple[int, int, int, bool]], images: torch.Tensor, cell: Cell) -> Call:
     """Convs (in, out, side, whether a pool follows) one behind the other, each with its ReLU, on ``images``."""
     layers: list[nn.Module] = []
     for before, width, _, pool in convs:

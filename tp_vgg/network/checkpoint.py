@@ -16,7 +16,7 @@ from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.network import Network
 from tp_vgg.network.safetensors_format import from_file, to_bytes
 from tp_vgg.network.spec import Spec
-from tp_vgg.network.state_dict import _clean, _fill
+from tp_vgg.network.state_dict import checked_tensors, filled_network
 from tp_vgg.network.torchvision_weights import from_state_dict
 from tp_vgg.network.vgg.spec import MAX_WIDTH
 
@@ -94,7 +94,7 @@ def _from_own(raw: dict[str, Any]) -> Network:
         value = meta.get(name, [])
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise BadInput(f"meta: {name}: must be a list of strings")
-    model = _fill(spec, _clean(state), meta)
+    model = filled_network(spec, checked_tensors(state), meta)
     model.kept = _checked_kept(raw["kept"], spec, meta)
     return model
 

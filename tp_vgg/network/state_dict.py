@@ -14,7 +14,7 @@ from tp_vgg.network.network import Network
 from tp_vgg.network.spec import Spec
 
 
-def _fill(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
+def filled_network(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
     model = empty_network(spec)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in wanted:
@@ -36,7 +36,7 @@ def _fill(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
     return model.eval()
 
 
-def _clean(state: Mapping[str, torch.Tensor]) -> State:
+def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
     """fp32 copies of what is dense, real and finite; anything else is refused."""
     clean: State = {}
     for name, value in state.items():

@@ -10,7 +10,7 @@ import torch
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.bitmask import State
 from tp_vgg.network.network import Meta, Network
-from tp_vgg.network.state_dict import _clean, _fill
+from tp_vgg.network.state_dict import checked_tensors, filled_network
 from tp_vgg.network.vgg.fold import can_fold_head, fold_head_columns
 from tp_vgg.network.vgg.spec import STAGES, VGGSpec
 
@@ -40,7 +40,7 @@ def from_state_dict(state: object) -> Network:
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
         raise BadInput("neither a tp_vgg checkpoint nor a plain state dict of tensors")
-    checked = _clean(state)
+    checked = checked_tensors(state)
     spec = _infer_spec(checked)
     notes = ["plain state dict: normalisation assumed to be CIFAR-10's, image size 32"]
     if can_fold_head(spec):
@@ -48,7 +48,7 @@ def from_state_dict(state: object) -> Network:
         checked[first] = fold_head_columns(checked[first])
         spec = replace(spec, pool=1)
         notes.append(f"head folded: {first} summed over the 49 equal columns of its 7x7 pool (exact at 32x32)")
-    return _fill(spec, checked, {"notes": notes})
+    return filled_network(spec, checked, {"notes": notes})
 
 
 def _infer_spec(state: State) -> VGGSpec:

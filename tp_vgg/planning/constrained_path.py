@@ -168,9 +168,17 @@ def _price(chain: Chain, limit: np.ndarray) -> tuple[Path | None, _Tables | None
             break
         prices = np.maximum(found.x[1:], 0)
     chosen = [weights for _, weights in sorted(duals, key=lambda dual: -dual[0])[:BOUNDS]]
+    return best, _tables(chain, limit, least, chosen)
+
+
+def _tables(
+    chain: Chain, limit: np.ndarray, least: Sequence[Sequence[np.ndarray]], chosen: Sequence[np.ndarray]
+) -> _Tables:
+    """Of the ``chosen`` weights; ``least``: the least of each limited cost that is still to come."""
+    count = len(limit)
     to_gos = [_to_go(chain, weights) for weights in chosen]
     layers = range(1, len(chain) + 1)
-    return best, _Tables(
+    return _Tables(
         np.array(chosen),
         np.array([weights[1:] @ limit for weights in chosen]),
         tuple(np.array([to_go[layer] for to_go in to_gos]) for layer in layers),

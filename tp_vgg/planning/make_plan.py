@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,8 @@ def make_plan(
     Raises :class:`BadInput` for a budget that is none, or that nothing swept can meet, and for a ``profile`` with zeroed weights.
     """
     limits = read_budget(budget, table.kind)
-    if "latency" in limits and profile is None:
-        raise BadInput(
-            "--budget latency: needs a profile of this network; run `python -m tp_vgg benchmark --profile` first"
-        )
-    if profile is not None and table.kind == "unstructured":
-        raise BadInput("--profile: zeros save no time on dense kernels; leave it out, or plan with --kind structured")
-    if round_to < 1:
-        raise BadInput("--round-to: must be 1 or more")
+    asked = _Request(table, limits, round_to, profile, dict(sweep or {}))
+    asked.check()
     problem = structured(table, round_to, profile) if table.kind == "structured" else unstructured(table)
     costs = [name for name in limits if name != "drop"]
     first = "drop" if "drop" not in limits else costs[0] if costs else "params"
@@ -69,23 +64,39 @@ def make_plan(
         ) from None
     if found is None:
         raise BadInput(_unreachable(problem, bounded, limits))
-    return _allocation(problem, found, limits, first, round_to, table, profile, dict(sweep or {}))
+    return _allocation(asked, problem, found, first)
 
 
 class Undecided(BadInput):
     """The search neither found a plan nor showed that there is none."""
 
 
-def _allocation(
-    problem: Problem,
-    found: Path,
-    budget: dict[BudgetKind, float],
-    first: BudgetKind,
-    round_to: int,
-    table: Sensitivity,
-    profile: Staircase | None,
-    sweep: dict[str, Any],
-) -> Allocation:
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of :func:`make_plan`."""
+
+    table: Sensitivity
+    budget: dict[BudgetKind, float]
+    round_to: int
+    profile: Staircase | None
+    sweep: dict[str, Any]
+
+    def check(self) -> None:
+        """Raise :class:`BadInput` for what does not go together."""
+        if "latency" in self.budget and self.profile is None:
+            raise BadInput(
+                "--budget latency: needs a profile of this network; run `python -m tp_vgg benchmark --profile` first"
+            )
+        if self.profile is not None and self.table.kind == "unstructured":
+            raise BadInput(
+                "--profile: zeros save no time on dense kernels; leave it out, or plan with --kind structured"
+            )
+        if self.round_to < 1:
+            raise BadInput("--round-to: must be 1 or more")
+
+
+def _allocation(asked: _Request, problem: Problem, found: Path, first: BudgetKind) -> Allocation:
+    table = asked.table
     left = {
         row.name: options[i] for row, options, i in zip(problem.spec.rows, problem.options, found.choice, strict=True)
     }
@@ -101,9 +112,26 @@ def _allocation(
         for layer in table.layers
     )
     _check_resolves(layers, problem.spec, table)
+    profile = None if asked.profile is None else _about(asked.profile, problem.dense["latency"])
+    return Allocation(
+        kind=table.kind,
+        budget=asked.budget,
+        minimised=first,
+        round_to=asked.round_to,
+        importance=table.importance,
+        layers=layers,
+        prediction=_prediction(problem, found),
+        gap=problem.points(found) if first == "drop" else found.gap,
+        recalibrated=table.recalibrated,
+        sweep={"key": table.key, "n": table.baseline.n, "accuracy": table.baseline.accuracy, **asked.sweep},
+        profile=profile,
+    )
+
+
+def _prediction(problem: Problem, found: Path) -> Prediction:
     sums = problem.sums(found.choice)
     drop = problem.curves.drop_of(sums["drop"])
-    prediction = Prediction(
+    return Prediction(
         drop=drop,
         accuracy=problem.curves.accuracy - drop,
         params=round(sums["params"]),
@@ -112,19 +140,6 @@ def _allocation(
         macs_share=sums["macs"] / problem.dense["macs"],
         sparsity=1 - sums["sparsity"] / problem.dense["sparsity"] if "sparsity" in sums else 0.0,
         latency_share=sums["latency"] / problem.dense["latency"] if "latency" in sums else None,
-    )
-    return Allocation(
-        kind=table.kind,
-        budget=budget,
-        minimised=first,
-        round_to=round_to,
-        importance=table.importance,
-        layers=layers,
-        prediction=prediction,
-        gap=problem.points(found) if first == "drop" else found.gap,
-        recalibrated=table.recalibrated,
-        sweep={"key": table.key, "n": table.baseline.n, "accuracy": table.baseline.accuracy, **sweep},
-        profile=None if profile is None else _about(profile, problem.dense["latency"]),
     )
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from tp_vgg.network.masks import is_masked
 from tp_vgg.network.network import Network, prunable_layers
 from tp_vgg.pruning.ratios import Plan, resolve_sparsity
-from tp_vgg.pruning.unstructured import _maskable_layers, _refuse_dead, magnitude_masks
+from tp_vgg.pruning.unstructured import magnitude_masks, maskable_layers, refuse_dead
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Gradual:
         """Attach masks that mask nothing yet. Raises as :func:`mask_layers` does."""
         if self.plan is not None:
             resolve_sparsity(self.plan, model.spec)
-        for name, layer in _maskable_layers(model).items():
+        for name, layer in maskable_layers(model).items():
             if self.plan is None or name in self.plan.values:
                 prune.identity(layer, "weight")
 
@@ -69,4 +69,4 @@ class Gradual:
         if step == end:
             for layer in layers.values():
                 layer.weight = layer.get_parameter("weight_orig") * layer.get_buffer("weight_mask")
-            _refuse_dead(model, self.sparsity)
+            refuse_dead(model, self.sparsity)

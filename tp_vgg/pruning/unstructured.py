@@ -71,7 +71,7 @@ def mask_layers(model: Network, plan: Plan, scores: Scores | None = None) -> Non
     The masks stay through training (``weight_orig`` and ``weight_mask``) until :func:`remove_masks`.
     Raises :class:`BadInput` for unknown layers and for values that would zero a whole layer.
     """
-    layers = _maskable_layers(model)
+    layers = maskable_layers(model)
     for name, zeros in resolve_sparsity(plan, model.spec).items():
         LeastImportant.apply(layers[name], "weight", zeros, importance_scores=scores and scores[name])  # type: ignore[no-untyped-call]
 
@@ -83,23 +83,23 @@ def mask_global(model: Network, sparsity: float, scores: Scores | None = None) -
     the network dead.
     """
     Plan.uniform(sparsity, (), "sparsity")
-    layers = _maskable_layers(model)
+    layers = maskable_layers(model)
     prune.global_unstructured(
         [(layer, "weight") for layer in layers.values()],
         pruning_method=LeastImportant,
         importance_scores=scores and {(layers[name], "weight"): score for name, score in scores.items()},
         amount=float(sparsity),
     )
-    _refuse_dead(model, sparsity)
+    refuse_dead(model, sparsity)
 
 
-def _refuse_dead(model: Network, sparsity: float) -> None:
+def refuse_dead(model: Network, sparsity: float) -> None:
     for name, layer in prunable_layers(model):
         if not layer.weight.any():
             raise WorkFailed(f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one")
 
 
-def _maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:
+def maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:
     """The prunable layers, their weights in contiguous memory: torch's pruning flattens by a view, which channels_last has not."""
     layers = dict(prunable_layers(model))
     for layer in layers.values():

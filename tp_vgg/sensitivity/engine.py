@@ -50,15 +50,12 @@ class _Chunk:
 class Engine:
     """A network as chains of steps, its images, and what is asked of it."""
 
-    def __init__(
-        self, model: Network, split: Split, asked: ResolvedSweep, ranks: Ranks, sample: Split | None = None
-    ) -> None:
-        """``sample``: the images for new statistics of batch norm, where the sweep asks for them."""
+    def __init__(self, model: Network, split: Split, asked: ResolvedSweep, ranks: Ranks) -> None:
         self._model, self._split, self._asked, self._ranks = model, split, asked, ranks
         self._device = split.labels.device
         self._normalise = Normalisation.of(model.meta).on(self._device)
         steps = steps_of(model, split.images.shape[-1])
-        self._refit = Refit(model, sample, split.images.shape[-1]) if sample is not None else None
+        self._refit = Refit(model, asked.sample, split.images.shape[-1]) if asked.sample is not None else None
         self._orders: dict[str, torch.Tensor] = {}
         if asked.kind == "structured":
             with torch.inference_mode(False):

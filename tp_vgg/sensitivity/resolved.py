@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from tp_vgg.data.split import Normalisation, Split
 from tp_vgg.errors import BadInput
@@ -32,10 +32,12 @@ class ResolvedSweep:
     """``fp32``, ``bf16`` or ``screened``."""
     repair: Repair = "none"
     needs_gradients: bool = False
+    sample: Split | None = field(default=None, compare=False, repr=False)
+    """The images that a repair works with; ``None`` where there is none."""
 
     @classmethod
-    def of(cls, question: SweepQuestion, model: Network) -> ResolvedSweep:
-        """Raises :class:`BadInput` for a masked model, and as :meth:`SweepQuestion.removed` does."""
+    def of(cls, question: SweepQuestion, model: Network, sample: Split | None = None) -> ResolvedSweep:
+        """``sample``: images for the question's repair. Raises :class:`BadInput` for a masked model, and as :meth:`SweepQuestion.removed` does."""
         if any(is_masked(module) for module in model.modules()):
             raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before a sweep")
         removed, precision = question.removed(model.spec), question.precision
@@ -50,16 +52,17 @@ class ResolvedSweep:
             precision,
             question.repair,
             question.needs_gradients,
+            sample,
         )
 
-    def key(self, model: Network, split: Split, sample: Split | None = None) -> str:
-        """Fingerprint of everything that the counts depend on; ``sample``: the images for new statistics."""
+    def key(self, model: Network, split: Split) -> str:
+        """Fingerprint of everything that the counts over ``split`` depend on."""
         state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
         shapes = [(name, str(value.dtype), list(value.shape)) for name, value in state.items()]
         images = split.images.permute(0, 2, 3, 1).cpu()
         tensors = [*state.values(), images, split.labels.cpu()]
-        if sample is not None:
-            tensors.append(sample.images.permute(0, 2, 3, 1).cpu())
+        if self.sample is not None:
+            tensors.append(self.sample.images.permute(0, 2, 3, 1).cpu())
         if self.needs_gradients:
             tensors += [value.grad.cpu() for value in model.parameters() if value.grad is not None]
         about = {

@@ -51,12 +51,12 @@ def sweep(
     names = None if layers is None else tuple(layers)
     repair: Repair = "none" if recalibrate is None else "recalibrate"
     question = SweepQuestion(kind, tuple(levels), names, importance, repair, seed, precision)
-    asked = ResolvedSweep.of(question, model)
     sample = None if recalibrate is None else calibration_sample(recalibrate)
+    asked = ResolvedSweep.of(question, model, sample)
     if not len(split):
         raise BadInput("split: has no images to evaluate on")
-    key = asked.key(model, split, sample)
-    return run(model, split, asked, key, Journal(Path(journal), key) if journal else None, sample=sample, quiet=quiet)
+    key = asked.key(model, split)
+    return run(model, split, asked, key, Journal(Path(journal), key) if journal else None, quiet=quiet)
 
 
 def run(
@@ -67,16 +67,14 @@ def run(
     journal: Journal | None = None,
     ranks: Ranks = ALONE,
     *,
-    sample: Split | None = None,
     quiet: bool = True,
 ) -> Sensitivity:
-    """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one, ``sample`` is what batch norm
-    is recalibrated on."""
+    """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one."""
     tally = Tally.of(asked, len(split), journal, ranks)
     if tally.unknown(range(len(asked.rows)), slice(None)).any():
         try:
             with exact_fp32():
-                Engine(model, split, asked, ranks, sample).fill(tally, quiet)
+                Engine(model, split, asked, ranks).fill(tally, quiet)
         except KeyboardInterrupt:
             kept = f"{tally.finished} of {len(asked.rows)} points are kept" if journal else ""
             raise KeyboardInterrupt(kept) from None

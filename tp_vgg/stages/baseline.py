@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
@@ -90,7 +89,7 @@ def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
         work.discard(partial)
         return _current_record(work, path, "baseline", ())
     model.to(work.device)
-    seconds = estimate_seconds(model, work.data, recipe, Normalisation.of(model.meta), work.precision, work.ranks)
+    seconds = estimate_seconds(model, work.training(model, recipe))
     log.info(
         f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(work.data.train)} images"
         f" of {work.data.name}: about {duration(seconds)} here ({work.device.type})"

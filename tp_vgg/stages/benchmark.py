@@ -29,7 +29,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.outputs import keep_figure
-from tp_vgg.stages.profile import _available
+from tp_vgg.stages.profile import available_cells
 from tp_vgg.stages.session import load_given, stage
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def benchmark(settings: Settings, options: BenchmarkOptions, checkpoints: tuple[
     device = pick_device(settings.device)
     bench = Bench.of(device, options.threads)
     with muted():
-        _available(options, bench)
+        available_cells(options, bench)
     contents, paths = _paths(settings, checkpoints)
     run = contents.run
     models = {name: checkpoint.load(path) for name, path in paths.items()}

@@ -21,7 +21,7 @@ from tp_vgg.rundir.layout import MODELS, RunDir
 from tp_vgg.sensitivity.table import Sensitivity
 
 
-def _drawn(
+def drawn_figures(
     contents: RunContents, found: Comparison, sweeps: dict[Kind, Sensitivity], profile: Staircase | None
 ) -> Iterator[Drawn]:
     """All figures that the run directory has the data of."""

@@ -47,7 +47,7 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     own = run.own_baseline(settings)
     spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
     bench = Bench.of(device, options.threads)
-    cells = _available(options, bench)
+    cells = available_cells(options, bench)
     trials = options.trials or PROFILE_TRIALS
     with locked(run.root), bench.at_work():
         found = [_profiled(settings, run, spec, cell, bench, grid, trials) for cell in cells]
@@ -55,7 +55,7 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     return tuple(found)
 
 
-def _available(options: BenchmarkOptions, bench: Bench) -> list[Cell]:
+def available_cells(options: BenchmarkOptions, bench: Bench) -> list[Cell]:
     """The cells that this device does not lack from the outset. Raises :class:`BadInput` where that leaves none."""
     cells, why = [], ""
     for cell in options.cells:

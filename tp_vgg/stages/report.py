@@ -18,7 +18,7 @@ from tp_vgg.rundir.comparison import Comparison, compared
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import HISTORIES, MODELS, RunDir
 from tp_vgg.rundir.settings import Settings, flags
-from tp_vgg.stages.findings import _drawn
+from tp_vgg.stages.findings import drawn_figures
 from tp_vgg.stages.session import load_given, stage
 
 
@@ -38,6 +38,13 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
     key = _key(asked, run, found)
     if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
         return path
+    text = render(_findings(asked, contents, found, key), quiet=settings.quiet)
+    write_text(path, text)
+    return path
+
+
+def _findings(asked: Settings, contents: RunContents, found: Comparison, key: str) -> Findings:
+    """All that the page shows: what the run directory holds of this dense model."""
     dense = found.records[MODELS[0]]
     sweeps, commands = {}, [record.command for record in found.records.values()]
     for kind in reversed(get_args(Kind)):
@@ -57,28 +64,22 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
     profile = next((table for table in profiles if table.key == used), profiles[0] if profiles else None)
     if found.latency is not None:
         commands.append(str(found.latency.conditions.get("command", "")))
-    page = render(
-        Findings(
-            records=found.records,
-            sweeps=sweeps,
-            plans=plans,
-            latency=found.latency if found.quoted() else None,
-            quoted=found.quoted(),
-            profile=profile,
-            foreseen=tuple(one.line() for one in found.foreseen),
-            drawn=tuple(
-                progress_bar("report", _drawn(contents, found, sweeps, profile), unit=" figures", quiet=settings.quiet)
-            ),
-            prune_command=shlex.join(
-                ["python", "-m", "tp_vgg", "structured", "--ratios", "ratios.json", *flags(asked), "--tag", "mine"]
-            ),
-            key=key,
-            commands=tuple(dict.fromkeys(line for line in commands if line)),
+    drawn = progress_bar("report", drawn_figures(contents, found, sweeps, profile), unit=" figures", quiet=asked.quiet)
+    return Findings(
+        records=found.records,
+        sweeps=sweeps,
+        plans=plans,
+        latency=found.latency if found.quoted() else None,
+        quoted=found.quoted(),
+        profile=profile,
+        foreseen=tuple(one.line() for one in found.foreseen),
+        drawn=tuple(drawn),
+        prune_command=shlex.join(
+            ["python", "-m", "tp_vgg", "structured", "--ratios", "ratios.json", *flags(asked), "--tag", "mine"]
         ),
-        quiet=settings.quiet,
+        key=key,
+        commands=tuple(dict.fromkeys(line for line in commands if line)),
     )
-    write_text(path, page)
-    return path
 
 
 def _key(asked: Settings, run: RunDir, found: Comparison) -> str:

@@ -102,13 +102,13 @@ def _swept(asked: _Asked, given: Network | None, contents: RunContents, ranks: R
         question = asked.question
         question.removed(dense.spec)
         work.accumulate_gradients(dense, question.importance)
-        resolved = ResolvedSweep.of(question, dense)
         sample = calibration_sample(work.data.train) if question.repair == "recalibrate" else None
+        resolved = ResolvedSweep.of(question, dense, sample)
         key = asked.key(baseline.sha256, work.data.fingerprint)
         files = _Files(settings, work.run, question.kind)
         journal = Journal(files.journal, asked.journal_key(key, resolved.precision)) if ranks.leads else None
         images = work.data.val if asked.split == "val" else work.data.test
-        table = run(dense.eval(), images, resolved, key, journal, ranks, sample=sample, quiet=settings.quiet)
+        table = run(dense.eval(), images, resolved, key, journal, ranks, quiet=settings.quiet)
         if journal is not None:
             files.replace(
                 {

@@ -34,13 +34,14 @@ from tp_vgg.network.count import count_nonzero, layer_sparsity
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.gradients import accumulate_gradients
-from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.outputs import scalars
 from tp_vgg.training.history import Epoch
+from tp_vgg.training.masking import Masking
 from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import fit
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,13 @@ class Session:
         if not same:
             raise WorkFailed(f"{path}: reloaded, it gives other logits than the model that was saved; removed")
 
+    def training(
+        self, model: Network, recipe: Recipe, teacher: Network | None = None, masking: Masking | None = None
+    ) -> TrainingSetup:
+        """Of ``model`` on this session's data, in its precision, over its ranks."""
+        normalisation = Normalisation.of(model.meta)
+        return TrainingSetup(self.data, recipe, normalisation, self.precision, teacher, masking, self.ranks)
+
     def fit(
         self,
         model: Network,
@@ -153,25 +161,13 @@ class Session:
         partial: Path,
         label: str,
         teacher: Network | None = None,
-        masking: Gradual | None = None,
+        masking: Masking | None = None,
     ) -> tuple[Epoch, ...]:
         """:func:`tp_vgg.training.trainer.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
         shown = replace(self.settings, tensorboard=self.settings.tensorboard and self.ranks.leads)
         with scalars(shown, self.run, partial.stem.removesuffix(".partial")) as epoch_done:
-            history = fit(
-                model,
-                self.data,
-                recipe,
-                normalisation=Normalisation.of(model.meta),
-                precision=self.precision,
-                teacher=teacher,
-                partial=partial,
-                label=label,
-                quiet=self.settings.quiet,
-                ranks=self.ranks,
-                masking=masking,
-                epoch_done=epoch_done,
-            )
+            setup = self.training(model, recipe, teacher, masking)
+            history = fit(model, setup, partial=partial, label=label, quiet=self.settings.quiet, epoch_done=epoch_done)
         precision = str(self.precision).removeprefix("torch.")
         model.meta = {**model.meta, "training": {**asdict(recipe), "precision": precision}}
         return tuple(history)

@@ -10,12 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tp_vgg.data.datasets import DataSet
-from tp_vgg.data.split import Normalisation
-from tp_vgg.machine.distributed import ALONE, Ranks
 from tp_vgg.machine.memory import release_memory
 from tp_vgg.machine.precision import autocast, exact_fp32
-from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import steps_alone
 
 CPU_IMAGES = 32
@@ -24,37 +21,21 @@ CUDA_STEPS = 12, 24
 """Of the training itself, on a GPU: the first ones, which capture a graph, and those that are timed."""
 
 
-def estimate_seconds(
-    model: nn.Module,
-    data: DataSet,
-    recipe: Recipe,
-    normalisation: Normalisation,
-    precision: torch.dtype,
-    ranks: Ranks = ALONE,
-) -> float:
+def estimate_seconds(model: nn.Module, setup: TrainingSetup) -> float:
     """How long :func:`tp_vgg.training.trainer.fit` will take here, in seconds, by a few steps on a copy of the model.
 
-    On a GPU these are steps of the training itself, of all ``ranks`` together, since what they take is not in proportion to the images.
+    On a GPU these are steps of the training itself, of all ranks together, since what they take is not in proportion to the images.
     """
-    device = data.train.labels.device
-    probe = copy.deepcopy(model)
-    if device.type == "cuda":
-        a_step = _step_seconds(probe, data, recipe, normalisation, precision, ranks)
-        return a_step * recipe.epochs * -(-len(data.train) // recipe.batch_size)
-    return _image_seconds(probe, data, normalisation, precision) * len(data.train) * recipe.epochs / ranks.size
+    probe, epochs = copy.deepcopy(model), setup.recipe.epochs
+    if setup.device.type == "cuda":
+        return _step_seconds(probe, setup) * epochs * setup.steps_per_epoch
+    return _image_seconds(probe, setup) * len(setup.data.train) * epochs / setup.ranks.size
 
 
-def _step_seconds(
-    probe: nn.Module,
-    data: DataSet,
-    recipe: Recipe,
-    normalisation: Normalisation,
-    precision: torch.dtype,
-    ranks: Ranks,
-) -> float:
+def _step_seconds(probe: nn.Module, setup: TrainingSetup) -> float:
     before, timed = CUDA_STEPS
-    step = steps_alone(probe, data, replace(recipe, epochs=before + timed), normalisation, precision, ranks)
-    device = data.train.labels.device
+    enough = replace(setup, recipe=replace(setup.recipe, epochs=before + timed))
+    step, device = steps_alone(probe, enough), setup.device
     with exact_fp32():
         for _ in range(before):
             step()
@@ -69,15 +50,15 @@ def _step_seconds(
     return seconds
 
 
-def _image_seconds(probe: nn.Module, data: DataSet, normalisation: Normalisation, precision: torch.dtype) -> float:
-    device = data.train.labels.device
+def _image_seconds(probe: nn.Module, setup: TrainingSetup) -> float:
+    device, data = setup.device, setup.data
     probe.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     count = min(CPU_IMAGES, len(data.train))
-    inputs, labels = normalisation(data.train.images[:count]), data.train.labels[:count]
+    inputs, labels = setup.normalisation(data.train.images[:count]), data.train.labels[:count]
     best = float("inf")
     for _ in range(2):
         start = time.perf_counter()
-        with autocast(device, precision):
+        with autocast(device, setup.precision):
             F.cross_entropy(probe(inputs).float(), labels).backward()
         best = min(best, time.perf_counter() - start)
     return best / count

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from tp_vgg.data.augment import PAD, augment
-from tp_vgg.data.split import Normaliser, Split
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.precision import autocast
 from tp_vgg.network.masks import detach_masked_weights
 from tp_vgg.training.loss import training_loss
 from tp_vgg.training.recipe import Recipe
+from tp_vgg.training.setup import TrainingSetup
 
 EAGER_STEPS = 3
 """Steps before a graph is captured: by then the optimiser has its momentum, and the libraries their plans."""
@@ -47,7 +47,7 @@ def seeded(seed: int, index: int, stream: int) -> torch.Generator:
 
 
 class TrainingStep:
-    """SGD with Nesterov momentum and decoupled weight decay on batches of ``split``, and what the steps have come to so far.
+    """SGD with Nesterov momentum and decoupled weight decay on batches of the train images, and what the steps have come to so far.
 
     With ``on_device`` the learning rate is a tensor on the device, so that a captured step can be replayed at another rate.
     """
@@ -55,23 +55,24 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        split: Split,
-        recipe: Recipe,
-        normalise: Normaliser,
-        precision: torch.dtype,
-        teacher: nn.Module | None = None,
+        setup: TrainingSetup,
         *,
         network: nn.Module | None = None,
         on_device: bool = False,
     ) -> None:
         """``network``: what is called in the place of ``model``, such as one that averages its gradients over processes."""
-        self._model, self._network, self._split, self._recipe = model, network or model, split, recipe
-        self._normalise, self._precision, self._teacher = normalise, precision, teacher
-        self._device = split.labels.device
+        self._model, self._network, self._split = model, network or model, setup.data.train
+        self._recipe, self._precision, self._teacher = setup.recipe, setup.precision, setup.teacher
+        self._device = setup.device
+        self._normalise = setup.normalisation.on(self._device)
         self._decayed: list[torch.Tensor] = [p for p in model.parameters() if p.ndim > 1]
         self._rate: Any = torch.zeros((), device=self._device) if on_device else 0.0
         self._optimizer = torch.optim.SGD(
-            model.parameters(), self._rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
+            model.parameters(),
+            self._rate,
+            momentum=setup.recipe.momentum,
+            nesterov=setup.recipe.momentum > 0,
+            fused=True,
         )
         self.loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
         """Of the images since :meth:`reset`."""
