@@ -62,7 +62,7 @@ def test_fingerprints_tell_parts_apart() -> None:
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    script = f"import sys; from tp_vgg.files.atomic import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    script = f"import sys; from tp_vgg.files.lock import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:

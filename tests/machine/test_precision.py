@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 import tp_vgg
 from tp_vgg.data import load_data
-from tp_vgg.machine.device import fp32_arithmetic
+from tp_vgg.machine.precision import fp32_arithmetic
 from tp_vgg.training.recipe import Recipe
 from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import fit

@@ -97,7 +97,7 @@ def test_nothing_is_kept_that_does_not_match(make_model, tmp_path: Path, monkeyp
         with pytest.raises(WorkFailed, match="differ by inf"):
             export(model, tmp_path / "m.pt2", "torch")
         patch.setattr(
-            "tp_vgg.files.bitmask.pack",
+            "tp_vgg.network.safetensors_format.pack",
             lambda state: (dict(state, **{k: v + 1 for k, v in state.items() if k.endswith("bias")}), {}),
         )
         with pytest.raises(WorkFailed, match="other weights"):

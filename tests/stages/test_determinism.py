@@ -17,7 +17,7 @@ from tp_vgg.network.checkpoint import load
 DRIVER = """
 import json, sys
 import torch
-from tp_vgg import cli, spec
+from tp_vgg import cli; from tp_vgg.network.vgg import spec
 torch.set_num_threads(int(sys.argv[2]))
 spec.STAGE_WIDTHS = (8, 12, 16, 20, 24)
 for command in json.loads(sys.argv[1]):
