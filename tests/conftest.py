@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import quick
 from helpers.commands import QUICK
 from helpers.networks import SMALL, VARIANTS
 
@@ -139,9 +141,38 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def read_digits() -> Callable:
+    """What reads the digits, once a process."""
+    from tp_vgg.data import datasets
+
+    return functools.cache(datasets._digits)
+
+
 @pytest.fixture
-def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
+def undrawn() -> Iterator[None]:
+    with quick.undrawn():
+        yield
+
+
+@pytest.fixture
+def brief() -> Iterator[None]:
+    with quick.brief():
+        yield
+
+
+@pytest.fixture
+def thin() -> Iterator[None]:
+    with quick.thin():
+        yield
+
+
+@pytest.fixture
+def call(
+    at_home: Path, capsys: pytest.CaptureFixture[str], read_digits: Callable, monkeypatch: pytest.MonkeyPatch
+) -> Callable:
     """Run a command in this process: (exit status, stdout, stderr)."""
+    monkeypatch.setattr("tp_vgg.data.datasets._digits", read_digits)
 
     def run(*args: object) -> tuple[int, str, str]:
         from tp_vgg import cli
