@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers import quick
 from helpers.commands import QUICK
-from helpers.networks import SMALL, VARIANTS
+from helpers.networks import VARIANTS, lively
 
 from tp_vgg.network.vgg.spec import VGGSpec
 
@@ -35,32 +35,7 @@ def spec(request: pytest.FixtureRequest) -> VGGSpec:
 
 @pytest.fixture
 def make_model() -> Callable:
-    """A network whose batch norms and biases are anything but neutral, and whose linears pass on what they
-    see, so that no term can hide; in eval mode."""
-    import torch
-
-    from tp_vgg.network.vgg.model import build
-
-    def make(spec: VGGSpec = SMALL, seed: int = 0):
-        torch.manual_seed(seed)
-        model = build(spec)
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if name.endswith("running_var"):
-                    value.uniform_(0.5, 2)
-                elif value.ndim == 2:
-                    torch.nn.init.kaiming_normal_(value)
-                elif value.ndim == 1 and value.is_floating_point():
-                    value.normal_(0.3, 0.5)
-        model.meta = {
-            "mean": [0.5, 0.4, 0.3],
-            "std": [0.2, 0.25, 0.3],
-            "dataset": "digits",
-            "classes": list("0123456789"),
-        }
-        return model.eval()
-
-    return make
+    return lively
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,4 +55,14 @@ def thin() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tp_vgg.network.vgg.spec.STAGE_WIDTHS", (16, 24, 32, 40, 48))
         patch.setattr(VGGSpec, "preset", narrow)
+        yield
+
+
+@contextmanager
+def digits_once() -> Iterator[None]:
+    """The digits are read once."""
+    from tp_vgg.data import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "_digits", functools.cache(datasets._digits))
         yield
