@@ -28,6 +28,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def settled() -> None:
+    quick.settle()
+
+
 @pytest.fixture(params=VARIANTS, ids=str)
 def spec(request: pytest.FixtureRequest) -> VGGSpec:
     return VARIANTS[request.param]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import functools
+import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +15,15 @@ import pytest
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 """A whole PNG."""
+_LOADED = [0]
+
+
+def settle() -> None:
+    """What libraries are made of is not looked through at each collection of garbage, as it is at the start and end of every stage."""
+    if len(sys.modules) > _LOADED[0] + 30:
+        gc.collect()
+        gc.freeze()
+        _LOADED[0] = len(sys.modules)
 
 
 @contextmanager

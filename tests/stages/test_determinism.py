@@ -14,13 +14,19 @@ from helpers.commands import QUICK
 
 from tp_vgg.network.checkpoint import load
 
+TESTS = Path(__file__).parents[1]
 DRIVER = """
 import json, sys
+sys.path.append(sys.argv[3])
 import torch
+from helpers import quick
 from tp_vgg import cli
 from tp_vgg.network.vgg import spec
 torch.set_num_threads(int(sys.argv[2]))
 spec.STAGE_WIDTHS = (8, 12, 16, 20, 24)
+undrawn = quick.undrawn()
+undrawn.__enter__()
+quick.settle()
 for command in json.loads(sys.argv[1]):
     status = cli.execute(command)
     if status:
@@ -41,7 +47,7 @@ def left_by(seed: int, threads: int, where: Path, wanted: tuple[str, ...]) -> di
     commands = [
         [*command, *QUICK, "--seed", str(seed), "--out", "o", "-q"] for command in COMMANDS if command[0] in wanted
     ]
-    words = [sys.executable, "-c", DRIVER, json.dumps(commands), str(threads)]
+    words = [sys.executable, "-c", DRIVER, json.dumps(commands), str(threads), str(TESTS)]
     done = subprocess.run(words, cwd=where, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = {"stdout": [line.split("  ")[0] for line in done.stdout.splitlines()]}
