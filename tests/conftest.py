@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import quick
 from helpers.commands import QUICK
-from helpers.networks import SMALL, VARIANTS
+from helpers.networks import VARIANTS, lively
 
 from tp_vgg.network.vgg.spec import VGGSpec
 
@@ -26,6 +28,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def settled() -> None:
+    quick.settle()
+
+
 @pytest.fixture(params=VARIANTS, ids=str)
 def spec(request: pytest.FixtureRequest) -> VGGSpec:
     return VARIANTS[request.param]
@@ -33,32 +40,7 @@ def spec(request: pytest.FixtureRequest) -> VGGSpec:
 
 @pytest.fixture
 def make_model() -> Callable:
-    """A network whose batch norms and biases are anything but neutral, and whose linears pass on what they
-    see, so that no term can hide; in eval mode."""
-    import torch
-
-    from tp_vgg.network.vgg.model import build
-
-    def make(spec: VGGSpec = SMALL, seed: int = 0):
-        torch.manual_seed(seed)
-        model = build(spec)
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if name.endswith("running_var"):
-                    value.uniform_(0.5, 2)
-                elif value.ndim == 2:
-                    torch.nn.init.kaiming_normal_(value)
-                elif value.ndim == 1 and value.is_floating_point():
-                    value.normal_(0.3, 0.5)
-        model.meta = {
-            "mean": [0.5, 0.4, 0.3],
-            "std": [0.2, 0.25, 0.3],
-            "dataset": "digits",
-            "classes": list("0123456789"),
-        }
-        return model.eval()
-
-    return make
+    return lively
 
 
 @pytest.fixture(scope="session")
@@ -139,9 +121,38 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def read_digits() -> Callable:
+    """What reads the digits, once a process."""
+    from tp_vgg.data import datasets
+
+    return functools.cache(datasets._digits)
+
+
 @pytest.fixture
-def call(at_home: Path, capsys: pytest.CaptureFixture[str]):
+def undrawn() -> Iterator[None]:
+    with quick.undrawn():
+        yield
+
+
+@pytest.fixture
+def brief() -> Iterator[None]:
+    with quick.brief():
+        yield
+
+
+@pytest.fixture
+def thin() -> Iterator[None]:
+    with quick.thin():
+        yield
+
+
+@pytest.fixture
+def call(
+    at_home: Path, capsys: pytest.CaptureFixture[str], read_digits: Callable, monkeypatch: pytest.MonkeyPatch
+) -> Callable:
     """Run a command in this process: (exit status, stdout, stderr)."""
+    monkeypatch.setattr("tp_vgg.data.datasets._digits", read_digits)
 
     def run(*args: object) -> tuple[int, str, str]:
         from tp_vgg import cli

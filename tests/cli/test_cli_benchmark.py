@@ -8,18 +8,12 @@ import pytest
 import torch
 from helpers.commands import QUICK, files, one_line
 
-from tp_vgg.latency.clock import CpuClock
 from tp_vgg.latency.table import MODES
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.pruning.structured import prune_structured
 
+pytestmark = pytest.mark.usefixtures("brief")
 FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp32", "--trials", "9", "--threads", "1"]
-
-
-@pytest.fixture(autouse=True)
-def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times are not judged here."""
-    monkeypatch.setattr("tp_vgg.latency.timing_device.CpuClock", lambda threads, *_: CpuClock(threads, 1e-4))
 
 
 @pytest.fixture
@@ -145,6 +139,7 @@ def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small,
     assert "latency" not in json.loads(Path("o/metrics.json").read_text())["models"]["structured_pruned"]
 
 
+@pytest.mark.usefixtures("thin")
 def test_benchmark_brings_metrics_up_to_date(call, at_home: Path) -> None:
     status, _, err = call("structured", *QUICK, "--ratio", 0.5, "--finetune-epochs", 0, "--out", "o")
     assert status == 0, err

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from helpers.commands import files, one_line
-from helpers.networks import SMALL
+from helpers import quick
+from helpers.commands import QUICK, files, one_line
+from helpers.networks import SMALL, lively
 
+from tp_vgg.cli import execute
+from tp_vgg.network.checkpoint import save
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.pruning.ratios import plan_files, read_ratios, resolve
 
 EVERY = ",".join(SMALL.prunable)
+FEW = ["--dataset", "digits", *QUICK[4:], "--checkpoint", "../small.pth"]
+
+
+pytestmark = pytest.mark.usefixtures("undrawn", "brief")
+
+
+@pytest.fixture(scope="module")
+def both_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a run directory ``o`` that holds both sweeps; their network lies beside it, as in every test."""
+    where = tmp_path_factory.mktemp("swept")
+    save(lively(SMALL), where / "small.pth")
+    levels = ["--levels", "0.25,0.5,0.75,0.9", "--layers", EVERY, "-q"]
+    home = where / "home"
+    home.mkdir()
+    with contextlib.chdir(home), quick.undrawn():
+        for kind in ("structured", "unstructured"):
+            assert execute(["sensitivity", *FEW, "--kind", kind, "--out", "o", *levels]) == 0
+    return home
 
 
 @pytest.fixture
-def swept(call, at_home: Path, small: list) -> list:
+def swept(both_sweeps: Path, small: list, at_home: Path) -> list:
     """Options of a run directory that holds both sweeps."""
-    for kind in ("structured", "unstructured"):
-        options = ["--kind", kind, "--levels", "0.25,0.5,0.75,0.9", "--layers", EVERY]
-        status, _, err = call("sensitivity", *small, "--out", "o", *options)
-        assert status == 0, err
+    assert (both_sweeps.parent / "small.pth").read_bytes() == Path(small[-1]).read_bytes()
+    shutil.copytree(both_sweeps / "o", at_home / "o")
     return [*small, "--out", "o"]
 
 
@@ -152,8 +173,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(options: list, said: str, call
 
 
 def test_needs_a_sweep_of_these_very_weights(call, at_home: Path, small: list, make_model, swept: list) -> None:
-    from tp_vgg.network.checkpoint import save
-
     status, _, err = call("plan", *small, "--out", "elsewhere", "--budget", "macs=0.5")
     assert (status, "sensitivity --kind structured" in one_line(err)) == (2, True)
     assert not (at_home / "elsewhere").exists()

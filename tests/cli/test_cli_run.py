@@ -38,7 +38,7 @@ LEFT = {
 
 
 @pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def quickly(brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "BENCHMARK", QUICKLY)
     monkeypatch.setattr(pipeline, "ENOUGH", 1)
 
@@ -143,6 +143,7 @@ def test_a_budget_that_the_search_leaves_open_is_not_refused_before_the_sweep(mo
     pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.5, "macs": 0.5}))
 
 
+@pytest.mark.usefixtures("brief", "undrawn")
 def test_a_time_that_no_width_meets_is_known_before_training(call, small, at_home: Path) -> None:
     """Thin convs take as long at any width."""
     status, out, err = call("run", *small, *ARGS, "--budget", "latency=0.01", "-q")
@@ -179,6 +180,7 @@ def test_a_report_of_one_model_and_damaged_files(call, small, at_home: Path) -> 
     assert f"{record['params']:,}" in out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_a_tag_shows_the_sweep_that_it_shares(call, small, at_home: Path) -> None:
     sweep = ["sensitivity", *small, "--kind", "structured", "--levels", "0.5", "--layers", "features.4", "--out", "o"]
     assert call(*sweep)[0] == 0
@@ -190,6 +192,7 @@ def test_a_report_of_a_tag_shows_the_sweep_that_it_shares(call, small, at_home: 
     assert "--kind structured" in page
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_baseline_that_is_measured_again_is_still_the_one_that_was_made(call, at_home: Path) -> None:
     train = ["--dataset", "digits", "--head", "linear", "--limit-train", "40", "--limit-val", "20", "--out", "o"]
     assert call("train", *train, "--limit-test", "20", "--epochs", "1")[0] == 0

@@ -54,6 +54,7 @@ def test_a_sweep_leaves_its_table_and_figures(kind: str, call, at_home: Path, sm
     assert not [name for name in files(at_home) if "partial" in name]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_val_is_the_default_and_layers_can_be_named(call, at_home: Path, small: list) -> None:
     options = ["--kind", "structured", "--out", "o", "--layers", "classifier.0, features.8", "--levels", "0.75,0"]
     options += ["--precision", "fp32"]
@@ -67,6 +68,7 @@ def test_val_is_the_default_and_layers_can_be_named(call, at_home: Path, small: 
     assert out.splitlines()[1].split() == ["structured", "drop", "0", "0.75"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_sweep_answers_from_its_record(call, at_home: Path, small: list, monkeypatch, make_model) -> None:
     again = ["sensitivity", *small, "--kind", "structured", "--out", "o"]
     first = call(*again)
@@ -102,6 +104,7 @@ def test_a_finished_sweep_answers_from_its_record(call, at_home: Path, small: li
     assert json.loads((at_home / "o/records/structured_sensitivity.json").read_text())["baseline"]["n"] == 30
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_kill_among_the_outputs_leaves_no_older_sweeps_files(call, at_home: Path, small: list, monkeypatch) -> None:
     again = ["sensitivity", *small, "--kind", "structured", "--layers", "features.4", "--out"]
     assert call(*again, "o", "--levels", "0,0.5")[0] == 0
@@ -120,6 +123,7 @@ def test_a_kill_among_the_outputs_leaves_no_older_sweeps_files(call, at_home: Pa
         assert call(*again, "o", "--levels", "0,0.5")[0] == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_record_is_swept_again(call, at_home: Path, small: list) -> None:
     again = [
         "sensitivity",
@@ -176,6 +180,7 @@ def test_refusals_come_before_the_data(call, at_home: Path, small: list, monkeyp
     assert files(at_home) == {"bad.pth"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_runs_own_pruned_model_can_be_swept(call, at_home: Path, small: list, make_model) -> None:
     (at_home / "o").mkdir()
     own = at_home / "o/vgg11_digits_structured_pruned.pth"
@@ -185,6 +190,7 @@ def test_a_runs_own_pruned_model_can_be_swept(call, at_home: Path, small: list, 
     assert status == 0, err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_answer_still_refuses_a_contradicting_flag(call, at_home: Path, small: list) -> None:
     again = ["sensitivity", *small, "--kind", "structured", "--out", "o", "--levels", "0.5"]
     assert call(*again)[0] == 0
@@ -200,6 +206,7 @@ def test_bad_layers_of_a_checkpoint_write_nothing(call, at_home: Path, small: li
     assert files(at_home) == set()
 
 
+@pytest.mark.usefixtures("thin", "undrawn")
 def test_a_missing_baseline_is_trained_first(call, at_home: Path, monkeypatch) -> None:
     monkeypatch.setattr("tp_vgg.stages.baseline.baseline_recipe", _one_step)
     status, _, err = call("sensitivity", *QUICK, "--kind", "structured", "--levels", "0.5", "--layers", "features.25")
@@ -216,6 +223,7 @@ def _one_step(settings, spec, *_):
     return Recipe(epochs=1, lr=0.01, batch_size=64, seed=0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_taylor_reads_gradients_of_the_train_split(call, at_home: Path, small: list, few_digits) -> None:
     options = [
         "--kind",
@@ -234,6 +242,7 @@ def test_taylor_reads_gradients_of_the_train_split(call, at_home: Path, small: l
     assert point["removed"] == 8
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_keeps_finished_layers_and_says_so(call, at_home: Path, small: list, monkeypatch) -> None:
     from helpers.sweeps import interrupted
 
@@ -252,8 +261,9 @@ def test_ctrl_c_keeps_finished_layers_and_says_so(call, at_home: Path, small: li
     assert outputs(at_home / "o", "unstructured") == outputs(at_home / "straight", "unstructured")
 
 
-def test_two_ranks_give_what_one_does(tmp_path: Path, make_model) -> None:
-    save(make_model(), tmp_path / "small.pth")
+@pytest.mark.usefixtures("undrawn")
+def test_two_ranks_give_what_one_does(call, at_home: Path, make_model) -> None:
+    save(make_model(), at_home / "small.pth")
     options = [
         "sensitivity",
         "--dataset",
@@ -265,13 +275,16 @@ def test_two_ranks_give_what_one_does(tmp_path: Path, make_model) -> None:
         "--levels",
         "0,0.4,0.8",
     ]
-    one = finish(launch([*options, "--kind", "structured", "--out", "one"], tmp_path))
-    two = finish(launch([*options, "--kind", "structured", "--out", "two"], tmp_path, ranks=2))
+    sweep = [*options, "--kind", "structured", "--out"]
+    status, one, err = call(*sweep, "one")
+    assert status == 0, err
+    refused = ["sensitivity", "--kind", "structured", "--levels", "2"]
+    ranks = launch([*sweep, "two"], refused, cwd=at_home, ranks=2)
+    two, err = ranks.communicate(timeout=300)
     assert one == two, "the leader alone prints"
-    assert outputs(tmp_path / "one", "structured") == outputs(tmp_path / "two", "structured")
-    refused = launch(["sensitivity", "--kind", "structured", "--levels", "2"], tmp_path, ranks=2)
-    assert "error: --levels" in refused.communicate(timeout=300)[1]
-    assert refused.returncode == 1, "torchrun's own"
+    assert outputs(at_home / "one", "structured") == outputs(at_home / "two", "structured")
+    assert "error: --levels" in err
+    assert ranks.returncode == 1, "torchrun's own"
 
 
 @pytest.mark.slow
@@ -288,12 +301,12 @@ def test_ten_kills_leave_the_table_of_a_straight_run(tmp_path: Path, make_model)
         "--kind",
         "unstructured",
     ]
-    finish(launch([*options, "--out", "straight"], tmp_path))
+    finish(launch([*options, "--out", "straight"], cwd=tmp_path))
     journal = tmp_path / "o/unstructured_sensitivity.partial.jsonl"
     rng = random.Random(0)
     killed, kept = 0, []
     for _ in range(10):
-        process = launch([*options, "--out", "o"], tmp_path)
+        process = launch([*options, "--out", "o"], cwd=tmp_path)
         before = journal.stat().st_size if journal.is_file() else -1
         while process.poll() is None and (not journal.is_file() or journal.stat().st_size == before):
             time.sleep(0.01)  # until it has begun to write
@@ -304,10 +317,11 @@ def test_ten_kills_leave_the_table_of_a_straight_run(tmp_path: Path, make_model)
         kept.append(journal.stat().st_size if journal.is_file() else 0)
     assert killed >= 8, "the sweep was over before it could be killed"
     assert kept == sorted(kept) or kept[-1] == 0, "nothing finished is lost"
-    finish(launch([*options, "--out", "o"], tmp_path))
+    finish(launch([*options, "--out", "o"], cwd=tmp_path))
     assert outputs(tmp_path / "o", "unstructured") == outputs(tmp_path / "straight", "unstructured")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_python_and_command_line_count_alike(call, at_home: Path, small: list, make_model, digits, few_digits) -> None:
     assert call("sensitivity", *small, "--kind", "structured", "--out", "o", "--levels", "0.5")[0] == 0
     record = json.loads((at_home / "o/records/structured_sensitivity.json").read_text())

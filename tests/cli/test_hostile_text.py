@@ -7,7 +7,7 @@ import io
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +17,17 @@ import torch
 from helpers.commands import QUICK, one_line
 from helpers.hostility import Page, in_time
 from helpers.networks import SMALL
+from helpers.quick import brief, undrawn
 from helpers.texts import mutate
-from markupsafe import Markup
 
 from tp_vgg import cli
-from tp_vgg.files.atomic import write_text
 from tp_vgg.files.journal import Journal
 from tp_vgg.network.checkpoint import save
 from tp_vgg.network.vgg.model import build
 from tp_vgg.training.history import Epoch, history_csv
 
-SHORT, LONG = 150, 3000
-"""Cases of the default run and of the long one."""
+FEW, SHORT, LONG = 50, 150, 3000
+"""Cases of the default run, of the slow and of the long one."""
 DRAWN = 20
 """Of so many cases, one draws its figures."""
 EVERY = ",".join(SMALL.prunable)
@@ -91,8 +90,9 @@ def executed(args: list[str]) -> tuple[int, str, str]:
 
 
 @pytest.fixture(autouse=True)
-def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def terminal(monkeypatch: pytest.MonkeyPatch, read_digits: Callable) -> None:
     """What click would take out of a text that goes to no terminal is left in."""
+    monkeypatch.setattr("tp_vgg.data.datasets._digits", read_digits)
     monkeypatch.setattr(click._compat, "should_strip_ansi", lambda *_: False)
     monkeypatch.setattr(click.utils, "should_strip_ansi", lambda *_: False)
 
@@ -100,7 +100,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
     home = tmp_path_factory.mktemp("home")
-    with contextlib.chdir(home), undrawn(), pytest.MonkeyPatch.context() as patch:
+    with contextlib.chdir(home), undrawn(), brief(), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(0)
         model = build(SMALL)
         model.meta = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "dataset": "digits", "classes": list("0123456789")}  # fmt: skip
@@ -134,15 +134,6 @@ def targets(made: Place) -> list[str]:
     return names + 3 * [name for name in names if name.endswith(".json")]
 
 
-@contextlib.contextmanager
-def undrawn() -> Iterator[None]:
-    """Figures are made, but take no time to be drawn."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tp_vgg.report.page.inline_svg", lambda *_: Markup("<svg></svg>"))
-        patch.setattr("tp_vgg.stages.outputs.save_png", lambda _, path: write_text(path, "png"))
-        yield
-
-
 def check(status: int, out: str, err: str, before: dict[str, bytes], home: Path) -> str:
     """The rule, and in which way it was kept."""
     assert all(char == "\n" or char.isprintable() for char in out + err), (out[-500:], err[-500:])
@@ -159,7 +150,9 @@ def check(status: int, out: str, err: str, before: dict[str, bytes], home: Path)
     return "refused"
 
 
-@pytest.mark.parametrize("count", [SHORT, pytest.param(LONG, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "count", [FEW, pytest.param(SHORT, marks=pytest.mark.slow), pytest.param(LONG, marks=pytest.mark.long)]
+)
 def test_a_run_directory_of_others_works_or_is_refused(count: int, made: Place, monkeypatch, record_property) -> None:
     monkeypatch.chdir(made.home)
     monkeypatch.setattr("tp_vgg.stages.run._Pipeline.steps", lambda _: [])  # what comes before any work

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,6 +19,23 @@ from helpers.networks import SMALL
 from tp_vgg.network.checkpoint import save
 
 ROOT = Path(__file__).parents[2]
+FEW = ["--dataset", "digits", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60", "--out", "o"]
+
+
+@pytest.fixture
+def experiment(call: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Run a script as a user does, but in this process: (exit status, stdout, stderr)."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+
+    def run(name: str, *args: object) -> tuple[object, str, str]:
+        script = str(ROOT / "experiments" / name)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 @pytest.mark.slow
@@ -45,22 +63,21 @@ def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> Non
     assert report["environment"]["torch"]
 
 
-def test_sensitivity_sweep_runs_both_kinds(make_model, tmp_path: Path) -> None:
-    save(make_model(), tmp_path / "small.pth")
-    script = ROOT / "experiments" / "sensitivity_sweep.py"
+def test_sensitivity_sweep_runs_both_kinds(make_model, experiment, at_home: Path) -> None:
+    save(make_model(), at_home / "small.pth")
     options = ["--checkpoint", "small.pth", "--dataset", "digits", "--out", "o", "--levels", "0.5", "--limit-val", "20"]
-    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "o" / "plots").iterdir()} == {
+    status, _, err = experiment("sensitivity_sweep.py", *options)
+    assert status == 0, err
+    assert {path.name for path in (at_home / "o" / "plots").iterdir()} == {
         f"{kind}_sensitivity{name}.png" for kind in ("structured", "unstructured") for name in ("", "_cost")
     }
-    refused = subprocess.run([sys.executable, script, "--levels", "2"], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: ")
+    status, _, err = experiment("sensitivity_sweep.py", "--levels", "2")
+    assert status == 2
+    assert err.startswith("error: ")
 
 
-def test_latency_times_every_model(plan_file, tmp_path: Path) -> None:
-    script = ROOT / "experiments" / "latency.py"
+@pytest.mark.usefixtures("brief", "thin")
+def test_latency_times_every_model(plan_file, experiment, at_home: Path) -> None:
     options = [
         "--batch-sizes",
         "1",
@@ -74,19 +91,19 @@ def test_latency_times_every_model(plan_file, tmp_path: Path) -> None:
         "l.json",
     ]
     options += ["--ratios", str(plan_file({"features.4": 0.5})), "--only", "ratios.json,uniform 70 %,95% zeros"]
-    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "l.json").read_text())
+    status, out, err = experiment("latency.py", *options)
+    assert status == 0, err
+    report = json.loads((at_home / "l.json").read_text())
     assert list(report["models"]) == ["dense", "uniform 70 %", "ratios.json", "95% zeros"]
     assert len(report["rows"]) == 8 and report["environment"]["torch"]
-    assert "not available: CUDA graphs need a CUDA device" in done.stdout and "masks save nothing" in done.stdout
+    assert "not available: CUDA graphs need a CUDA device" in out and "masks save nothing" in out
     for wrong, message in (
         (["--only", "x"], "--only"),
         (["--ratios", "none.json"], "none.json"),
         (["--batch-sizes", "x"], "--batch-sizes"),
     ):
-        refused = subprocess.run([sys.executable, script, *wrong], capture_output=True, text=True, check=False)
-        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+        status, _, err = experiment("latency.py", *wrong)
+        assert status == 2 and message in err and "Traceback" not in err
 
 
 @pytest.mark.slow
@@ -103,120 +120,113 @@ def test_latency_honesty_compares_both_ways() -> None:
     assert len(report["runs"]) == 2 and all(len(found) == 3 for run in report["runs"] for found in run.values())
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
-def test_help_is_there(script: Path) -> None:
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "experiments").glob("*.py")))
+def test_help_is_there(script: str, experiment) -> None:
+    status, out, _ = experiment(script, "--help")
+    assert status == 0
+    assert "Usage" in out
+
+
+def test_a_script_works_in_a_process_of_its_own() -> None:
+    script = ROOT / "experiments" / "pareto.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
     assert "Usage" in done.stdout
 
 
-def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(make_model, tmp_path: Path) -> None:
-    save(make_model(), tmp_path / "small.pth")
-    few = ["--dataset", "digits", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60", "--out", "o"]
-    common = [*few, "--checkpoint", "small.pth"]
-    sweep = [sys.executable, "-m", "tp_vgg", "sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common]
-    assert subprocess.run(sweep, cwd=tmp_path, capture_output=True, check=False).returncode == 0
-    script = ROOT / "experiments" / "pareto.py"
+@pytest.mark.usefixtures("brief")
+def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(make_model, call, experiment, at_home: Path) -> None:
+    save(make_model(), at_home / "small.pth")
+    common = [*FEW, "--checkpoint", "small.pth"]
+    assert call("sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common)[0] == 0
     options = ["--budget", "macs=0.6", "--budget", "params=0.5+macs=0.7", "--round-to", "2", "--finetune-epochs", "1"]
 
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, script, *common, *options, *more]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    def run(*more: str) -> tuple[int, str, str]:
+        return experiment("pareto.py", *common, *options, *more)
 
-    done = run("--batch-size-timed", "2")
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(done.stdout.splitlines()))
+    status, out, err = run("--batch-size-timed", "2")
+    assert status == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
     assert [row["budget"] for row in rows] == ["macs=0.6", "params=0.5+macs=0.7"]
     assert float(rows[0]["macs_share"]) <= 0.6
     assert all(float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"]) for row in rows)
-    assert (tmp_path / "o/plots/pareto.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "o/pareto.csv").read_text() == done.stdout
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("o/pareto-*/*.pth")}
-    again = run("--batch-size-timed", "0")
-    assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("o/pareto-*/*.pth")} == made
-    before = set(tmp_path.rglob("*.pth"))
+    assert (at_home / "o/plots/pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert (at_home / "o/pareto.csv").read_text() == out
+    made = {path: path.stat().st_mtime_ns for path in at_home.glob("o/pareto-*/*.pth")}
+    status, _, err = run("--batch-size-timed", "0")
+    assert status == 0, err
+    assert {path: path.stat().st_mtime_ns for path in at_home.glob("o/pareto-*/*.pth")} == made
+    before = set(at_home.rglob("*.pth"))
     for budget, said in (("macs", "error: --budget"), ("macs=0.5+macs=0.4", "given twice"), ("macs=0.0001", "at best")):
-        refused = run("--budget", "macs=0.8", "--budget", budget)
-        assert (refused.returncode, said in refused.stderr) == (2, True)
-    assert set(tmp_path.rglob("*.pth")) == before, "nothing was trained for the budgets that can be met"
+        status, _, err = run("--budget", "macs=0.8", "--budget", budget)
+        assert (status, said in err) == (2, True)
+    assert set(at_home.rglob("*.pth")) == before, "nothing was trained for the budgets that can be met"
 
 
-def test_controls_compare_arms_by_image_and_resume(make_model, tmp_path: Path) -> None:
-    save(make_model(), tmp_path / "small.pth")
-    few = ["--dataset", "digits", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60", "--out", "o"]
-    common = [*few, "--checkpoint", "small.pth"]
-    sweep = [sys.executable, "-m", "tp_vgg", "sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common]
-    assert subprocess.run(sweep, cwd=tmp_path, capture_output=True, check=False).returncode == 0
-    script = ROOT / "experiments" / "controls.py"
+@pytest.mark.usefixtures("undrawn")
+def test_controls_compare_arms_by_image_and_resume(make_model, call, experiment, at_home: Path) -> None:
+    save(make_model(), at_home / "small.pth")
+    common = [*FEW, "--checkpoint", "small.pth"]
+    sweep = ["sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common]
+    assert call(*sweep)[0] == 0
     options = ["--sweep", "o/records/structured_sensitivity.json", "--budget", "0.6", "--round-to", "2", "--seeds", "2"]
-    command = [sys.executable, script, *common, *options, "--finetune-epochs", "1", "--arms", "dense,stock,random,ours"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    runs = [json.loads(path.read_text()) for path in (tmp_path / "o/controls").glob("*.json")]
+    options += ["--finetune-epochs", "1", "--arms", "dense,stock,random,ours"]
+
+    def run(*more: str) -> tuple[int, str, str]:
+        return experiment("controls.py", *common, *options, *more)
+
+    status, out, err = run()
+    assert status == 0, err
+    runs = [json.loads(path.read_text()) for path in (at_home / "o/controls").glob("*.json")]
     assert len(runs) == 8
-    for run in runs:
-        assert run["arm"] == "dense" or run["macs"] <= 0.6 * SMALL.macs()
-        assert run["test"]["n"] == 60
-        assert run["precision"] in ("float32", "bfloat16")
-    assert len({tuple(run["widths"]) for run in runs if run["arm"] in ("ours", "random")}) == 1
-    assert [line.split()[0] for line in done.stdout.splitlines()[-4:]] == ["dense", "stock", "random", "ours"]
-    again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert again.stdout == done.stdout
-    assert "fine-tune" not in again.stderr
-    save(make_model(seed=1), tmp_path / "small.pth")
-    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (refused.returncode, "is of another model" in refused.stderr) == (2, True)
-    assert (
-        subprocess.run([*sweep, "--checkpoint", "small.pth"], cwd=tmp_path, capture_output=True, check=False).returncode
-        == 0
-    )
-    before = {path: path.read_bytes() for path in (tmp_path / "o/controls").glob("*.json")}
-    other = subprocess.run(
-        [*command, "--arms", "dense", "--seeds", "1"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert other.returncode == 0, other.stderr
+    for found in runs:
+        assert found["arm"] == "dense" or found["macs"] <= 0.6 * SMALL.macs()
+        assert found["test"]["n"] == 60
+        assert found["precision"] in ("float32", "bfloat16")
+    assert len({tuple(found["widths"]) for found in runs if found["arm"] in ("ours", "random")}) == 1
+    assert [line.split()[0] for line in out.splitlines()[-4:]] == ["dense", "stock", "random", "ours"]
+    _, again, err = run()
+    assert again == out
+    assert "fine-tune" not in err
+    save(make_model(seed=1), at_home / "small.pth")
+    status, _, err = run()
+    assert (status, "is of another model" in err) == (2, True)
+    assert call(*sweep)[0] == 0
+    before = {path: path.read_bytes() for path in (at_home / "o/controls").glob("*.json")}
+    status, _, err = run("--arms", "dense", "--seeds", "1")
+    assert status == 0, err
     assert {path: path.read_bytes() for path in before} == before, "the other model's runs stay"
-    first, second = (json.loads(path.read_text()) for path in (tmp_path / "o/controls").glob("dense-s0-*.json"))
+    first, second = (json.loads(path.read_text()) for path in (at_home / "o/controls").glob("dense-s0-*.json"))
     assert first["weights"] != second["weights"], "done anew"
-    (tmp_path / "o/records/structured_sensitivity.json").write_text("[")
-    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (refused.returncode, "can't be read as JSON" in refused.stderr) == (2, True)
+    (at_home / "o/records/structured_sensitivity.json").write_text("[")
+    status, _, err = run()
+    assert (status, "can't be read as JSON" in err) == (2, True)
 
 
-def test_scratch_trains_as_long_as_the_dense_model_and_its_fine_tuning(make_model, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_scratch_trains_as_long_as_the_dense_model_and_its_fine_tuning(
+    make_model, call, experiment, at_home: Path
+) -> None:
     model = make_model()
     model.meta = {**model.meta, "training": {"epochs": 2, "lr": 0.03, "batch_size": 16}}
-    save(model, tmp_path / "small.pth")
+    save(model, at_home / "small.pth")
     few = ["--dataset", "digits", "--limit-train", "32", "--limit-val", "40", "--limit-test", "40", "--out", "o"]
     common = [*few, "--checkpoint", "small.pth"]
-    sweep = [sys.executable, "-m", "tp_vgg", "sensitivity", "--kind", "structured", "--levels", "0.3,0.9", *common]
-    assert subprocess.run(sweep, cwd=tmp_path, capture_output=True, check=False).returncode == 0
-    options = [
-        "--sweep",
-        "o/records/structured_sensitivity.json",
-        "--round-to",
-        "2",
-        "--seeds",
-        "1",
-        "--arms",
-        "scratch",
-    ]
-    tuned = ["--finetune-epochs", "1", "--lr", "0.5", "--distill-temperature", "9"]
-    command = [sys.executable, ROOT / "experiments" / "controls.py", *common, *options, *tuned]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "o/controls").glob("*.json")
+    assert call("sensitivity", "--kind", "structured", "--levels", "0.3,0.9", *common)[0] == 0
+    options = ["--sweep", "o/records/structured_sensitivity.json", "--round-to", "2", "--seeds", "1"]
+    tuned = ["--arms", "scratch", "--finetune-epochs", "1", "--lr", "0.5", "--distill-temperature", "9"]
+    status, _, err = experiment("controls.py", *common, *options, *tuned)
+    assert status == 0, err
+    (path,) = (at_home / "o/controls").glob("*.json")
     recipe = json.loads(path.read_text())["recipe"]
     asked = {"epochs": 3, "lr": 0.03, "batch_size": 16, "schedule": "one-cycle", "distill_temperature": 9}
     assert {name: recipe[name] for name in asked} == asked
 
 
-def test_plan_speed_times_every_budget_of_both_networks(tmp_path: Path) -> None:
-    script = ROOT / "experiments" / "plan_speed.py"
-    done = subprocess.run([sys.executable, script, "--trials", "1"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == ["vgg11_bn"] * 5 + ["vgg19_bn"] * 5
-    report = json.loads(done.stderr.splitlines()[-1])
+def test_plan_speed_times_every_budget_of_both_networks(experiment) -> None:
+    status, out, err = experiment("plan_speed.py", "--trials", "1")
+    assert status == 0, err
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["vgg11_bn"] * 5 + ["vgg19_bn"] * 5
+    report = json.loads(err.splitlines()[-1])
     assert all(report[f"{arch} macs=0.5"]["gaps"] == [0.0] for arch in ("vgg11_bn", "vgg19_bn"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,10 +23,15 @@ def one_line(err: str) -> str:
     return err
 
 
-def launch(arguments: list, cwd: Path, *, ranks: int = 1) -> subprocess.Popen[str]:
+def launch(*commands: list, cwd: Path, ranks: int = 1) -> subprocess.Popen[str]:
+    """Start a command, or several of them that follow each other in the same processes."""
     # --standalone takes a free port: torchrun's usual one is one for the whole machine, and pytest's workers run side by side.
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *torchrun, "-m", "tp_vgg", *map(str, arguments)]
+    words = [list(map(str, command)) for command in commands]
+    what = (
+        ["-m", "tp_vgg", *words[0]] if len(words) == 1 else [Path(__file__).with_name("several.py"), json.dumps(words)]
+    )
+    command = [sys.executable, *torchrun, *what]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment

@@ -1,6 +1,6 @@
 """Commands on a disk that fails: a process with torch loaded that forks a child for each, and kills or fails it at a chosen moment of writing, or limits the size of its files.
 
-``python faults.py`` reads a request a line (JSON: ``args``, ``cwd``, ``fault``) and answers each with a line: ``status`` (of the exit, or minus the signal), ``out``, ``err``,
+``python -m helpers.faults`` reads a request a line (JSON: ``args``, ``cwd``, ``fault``) and answers each with a line: ``status`` (of the exit, or minus the signal), ``out``, ``err``,
 ``points`` (moments that were passed) and ``synced`` (bytes that were forced to the disk, by inode).
 """
 
@@ -134,7 +134,8 @@ class Server:
     def __init__(self, told: Path) -> None:
         self._told = told
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "helpers.faults"],
+            cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -159,6 +160,7 @@ def _serve() -> None:
     import tp_vgg.network.vgg.spec
     import tp_vgg.stages.run
     import tp_vgg.training.trainer
+    from helpers import quick
     from tp_vgg.cli import execute
     from tp_vgg.latency.table import cells_of
     from tp_vgg.stages.options import BenchmarkOptions
@@ -167,6 +169,10 @@ def _serve() -> None:
     tp_vgg.stages.run.BENCHMARK = BenchmarkOptions(cells_of(("folded",), ("fp32",), (1,)), 9)
     tp_vgg.training.trainer.SAVE_EVERY = 0.0
     tp_vgg.network.vgg.spec.STAGE_WIDTHS = (8, 12, 16, 20, 24)
+    with contextlib.ExitStack() as for_good:
+        for shortened in (quick.undrawn(), quick.brief(), quick.digits_once()):
+            for_good.enter_context(shortened)
+        for_good.pop_all()
     with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(None):
         few = [
             "--dataset",

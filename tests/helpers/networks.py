@@ -38,6 +38,32 @@ def fresh(spec: VGGSpec = SMALL):
     return build(spec)
 
 
+def lively(spec: VGGSpec = SMALL, seed: int = 0):
+    """A network whose batch norms and biases are anything but neutral, and whose linears pass on what they
+    see, so that no term can hide; in eval mode."""
+    import torch
+
+    from tp_vgg.network.vgg.model import build
+
+    torch.manual_seed(seed)
+    model = build(spec)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 2)
+            elif value.ndim == 2:
+                torch.nn.init.kaiming_normal_(value)
+            elif value.ndim == 1 and value.is_floating_point():
+                value.normal_(0.3, 0.5)
+    model.meta = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.25, 0.3],
+        "dataset": "digits",
+        "classes": list("0123456789"),
+    }
+    return model.eval()
+
+
 def weights(model):
     """All numbers of a network as one vector."""
     import torch

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import files, finish, launch
+from helpers.commands import files, launch
 
+from tp_vgg.cli import execute
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.vgg.model import build
 from tp_vgg.network.vgg.spec import VGGSpec
@@ -17,20 +20,47 @@ THIN = VGGSpec((16, 24, 32, 32, 40, 40, 48, 48))
 OPTIONS = ["--dataset", "digits", "--limit-test", "150", "-q"]
 TRAIN = ["train", *OPTIONS, "--weights", "thin.pth", "--epochs", "4", "--batch-size", "32"]
 PRUNE = ["structured", *OPTIONS, "--ratio", "0.5", "--finetune-epochs", "2", "--batch-size", "32"]
+FEW = ["--dataset", "digits", "--limit-train", "25", "--limit-val", "20", "--limit-test", "20", "-q"]
+STEP = ["train", *FEW, "--weights", "plain.pth", "--epochs", "1", "--batch-size", "16", "--lr", "0.001"]
+STEP += ["--precision", "fp32"]
+REFUSED = ["structured", "--dataset", "digits", "--ratio", "2"]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the jobs left."""
+
+    jobs: dict[int, Path]
+    """By number of processes: training and pruning from nothing."""
+    steps: dict[int, Path]
+    """The same of a few steps alone."""
+    status: int
+    said: str
+    """By torchrun, and on stderr, when at last a command was refused."""
 
 
 @pytest.fixture(scope="module")
-def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The main job from nothing, by one process and by two."""
+def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    """All by one process and by two, which torchrun starts once."""
     where = tmp_path_factory.mktemp("ddp")
     torch.manual_seed(0)
-    model = build(THIN)
-    model.meta = {"mean": [0.3] * 3, "std": [0.3] * 3, "dataset": "digits", "classes": list("0123456789")}
-    save(model, where / "thin.pth")
-    for ranks in (1, 2):
-        finish(launch([*TRAIN, "--out", f"o{ranks}"], where, ranks=ranks))
-        finish(launch([*PRUNE, "--out", f"o{ranks}"], where, ranks=ranks))
-    return {ranks: where / f"o{ranks}" for ranks in (1, 2)}
+    for name, spec in (("thin", THIN), ("plain", replace(THIN, batch_norm=False))):
+        model = build(spec)
+        model.meta = {"mean": [0.3] * 3, "std": [0.3] * 3, "dataset": "digits", "classes": list("0123456789")}
+        save(model, where / f"{name}.pth")
+    commands = {n: [[*TRAIN, "--out", f"o{n}"], [*PRUNE, "--out", f"o{n}"], [*STEP, "--out", f"s{n}"]] for n in (1, 2)}
+    with contextlib.chdir(where):
+        for command in commands[1]:
+            assert execute(command) == 0
+    two = launch(*commands[2], REFUSED, cwd=where, ranks=2)
+    _, said = two.communicate(timeout=300)
+    return Left({n: where / f"o{n}" for n in (1, 2)}, {n: where / f"s{n}" for n in (1, 2)}, two.returncode, said)
+
+
+@pytest.fixture
+def directories(left: Left) -> dict[int, Path]:
+    """The main job from nothing, by one process and by two."""
+    return left.jobs
 
 
 def test_two_processes_reach_what_one_does(directories: dict[int, Path]) -> None:
@@ -57,20 +87,14 @@ def test_the_history_counts_every_image_once(directories: dict[int, Path]) -> No
         assert abs(first[2] - second[2]) < 0.5, "mean loss of an image"
 
 
-def test_gradients_are_of_the_whole_batch(tmp_path: Path) -> None:
+def test_gradients_are_of_the_whole_batch(left: Left) -> None:
     """Without batch norm and dropout one step of two processes is that of one, to rounding; the last batch is uneven."""
-    options = ["--dataset", "digits", "--arch", "vgg11", "--head", "linear", "--limit-train", "25", "--limit-val", "20"]
-    step = ["train", *options, "--limit-test", "20", "--epochs", "1", "--batch-size", "16", "--lr", "0.001", "-q"]
-    step += ["--precision", "fp32"]
-    for ranks in (1, 2):
-        finish(launch([*step, "--out", f"o{ranks}"], tmp_path, ranks=ranks))
-    one, two = (load(tmp_path / f"o{ranks}" / "vgg11_digits_finetuned.pth").state_dict() for ranks in (1, 2))
+    one, two = (load(left.steps[ranks] / "vgg11_digits_finetuned.pth").state_dict() for ranks in (1, 2))
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
 
 
-def test_a_refusal_is_said(tmp_path: Path) -> None:
-    refused = launch(["structured", "--dataset", "digits", "--ratio", "2"], tmp_path, ranks=2)
-    assert "error: --ratio" in refused.communicate(timeout=300)[1]
-    assert refused.returncode == 1, "torchrun's own"
-    assert not files(tmp_path)
+def test_a_refusal_is_said(left: Left) -> None:
+    assert "error: --ratio" in left.said
+    assert left.status == 1, "torchrun's own"
+    assert {path.name for path in left.jobs[1].parent.iterdir()} == {"thin.pth", "plain.pth", "o1", "o2", "s1", "s2"}
