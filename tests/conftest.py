@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -172,3 +173,20 @@ def small(make_model, tmp_path: Path) -> list:
 
     save(make_model(), tmp_path / "small.pth")
     return ["--dataset", "digits", *QUICK[4:], "--checkpoint", tmp_path / "small.pth"]
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the bytes of each file were hashed."""
+    from tp_vgg.files import fingerprint
+
+    counts: Counter[str] = Counter()
+    real = fingerprint.file_fingerprint
+
+    def counted(path: Path) -> str:
+        counts[path.name] += 1
+        return real(path)
+
+    for user in ("rundir.contents", "stages.baseline", "stages.report", "stages.sensitivity"):
+        monkeypatch.setattr(f"tp_vgg.{user}.file_fingerprint", counted)
+    return counts

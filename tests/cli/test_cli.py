@@ -513,6 +513,19 @@ def test_a_folder_and_its_run_directory(call, at_home: Path, image_folder: Path)
     assert trained.spec.num_classes == 2
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], ["--finetune-epochs", 0], ["--show", "features.8"]])
+def test_a_plan_is_resolved_once(call, small: list, plan_file, monkeypatch, more: list) -> None:
+    """Whoever needs the widths that it leaves gets them passed on."""
+    from tp_vgg.stages import options
+
+    asked, real = [], options.resolve
+    monkeypatch.setattr(options, "resolve", lambda plan, *rest: asked.append(plan) or real(plan, *rest))
+    plan = plan_file({"features.8": 0.5})
+    status, _, err = call("structured", *small, "--ratios", plan, "--finetune-epochs", 0, *more, "--out", "o")
+    assert status == 0, err
+    assert len(asked) == 1
+
+
 def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, small: list, monkeypatch) -> None:
     """structured with steps, interrupted in its second fine-tuning: the first is not done again, the end is the same."""
     from tp_vgg.training.run import TrainingRun

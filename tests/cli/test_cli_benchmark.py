@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,11 +141,14 @@ def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small,
 
 
 @pytest.mark.usefixtures("thin")
-def test_benchmark_brings_metrics_up_to_date(call, at_home: Path) -> None:
+def test_benchmark_brings_metrics_up_to_date(call, at_home: Path, hashed: Counter[str]) -> None:
+    """And hashes each checkpoint once on its way."""
     status, _, err = call("structured", *QUICK, "--ratio", 0.5, "--finetune-epochs", 0, "--out", "o")
     assert status == 0, err
+    hashed.clear()
     status, _, err = call("benchmark", *QUICK, "--out", "o", *FEW[:-2], "--modes", "folded")
     assert status == 0, err
+    assert hashed == {path.name: 1 for path in Path("o").glob("*.pth")}
     models = json.loads(Path("o/metrics.json").read_text())["models"]
     assert all(len(model["latency"]) == 2 for model in models.values())
     assert set(models) == {"baseline", "structured_pruned"}

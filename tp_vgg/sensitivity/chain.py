@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,43 @@ class Chain:
     def to(self, dtype: torch.dtype) -> Chain:
         return Chain.of([step.to(dtype) for step in self.steps])
 
+    @property
+    def places(self) -> range:
+        """Of the steps, in the order in which they are walked."""
+        return range(len(self.steps))
+
+    def place_of(self, layer: str) -> int:
+        """Where a layer's step is."""
+        return next(place for place in self.places if self.steps[place].name == layer)
+
+    def follows(self, place: int) -> int:
+        """The place of what reads the output of step ``place``; behind the last one it is no step's."""
+        return place + 1
+
+    def is_last(self, place: int) -> bool:
+        """Whether its output is the logits."""
+        return self.follows(place) not in self.places
+
+    def macs(self, place: int) -> int:
+        """Multiply-accumulates of one step for one image."""
+        step = self.steps[place]
+        return step.weight.numel() * step.side**2
+
+    def macs_from(self, place: int) -> int:
+        """Of step ``place`` and of all that is behind it, for one image."""
+        return sum(self.macs(here) for here in self.places[place:])
+
+    @property
+    def widest(self) -> int:
+        """Elements of the largest output of a step for one image: at one time, the output of one step is alive."""
+        return max(math.prod(step.output_shape) for step in self.steps)
+
+    def input_of(self, place: int, images: torch.Tensor) -> torch.Tensor:
+        """What step ``place`` sees of images [n, side, side, 3]."""
+        for before in self.places[:place]:
+            images = self.roll(images, before)
+        return images
+
     def roll(self, x: torch.Tensor, place: int, buffers: Buffers | None = None) -> torch.Tensor:
         """The output of step ``place`` for its input ``x``; in ``buffers`` where they are given."""
         step = self.steps[place]
@@ -39,7 +77,7 @@ class Chain:
 
     def logits(self, x: torch.Tensor, place: int = 0, buffers: Buffers | None = None) -> torch.Tensor:
         """Logits [n, classes] from the input of step ``place``; gone when ``buffers`` are used again."""
-        for here in range(place, len(self.steps)):
+        for here in self.places[place:]:
             x = self.roll(x, here, buffers)
         return x
 
@@ -63,6 +101,12 @@ def steps_of(model: Network, side: int) -> list[Step]:
             pool, weight = 1, fold_head_columns(weight)
         steps.append(Step(name, weight, bias, 1, pooled=False, relu=place < len(spec.hidden), head_pool=pool))
     return steps
+
+
+def steps_from(steps: Sequence[Step], layer: str, *, own: bool) -> list[Step]:
+    """The steps behind a layer, with ``own`` its own first."""
+    place = next(place for place, step in enumerate(steps) if step.name == layer)
+    return list(steps[place if own else place + 1 :])
 
 
 def with_channels_in_order(steps: Sequence[Step], orders: Mapping[str, torch.Tensor]) -> list[Step]:

@@ -7,7 +7,6 @@ blocks, and shares of memory and of ranks end on block boundaries: the same numb
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +82,7 @@ class Engine:
 
     def _fill(self, tally: Tally, quiet: bool) -> None:
         chunks = self._chunks()
-        rows_of = [self._rows(tally, place) for place in range(len(self._exact.steps))]
+        rows_of = [self._rows(tally, place) for place in self._exact.places]
         images = sum(block.stop - block.start for chunk in chunks for block in chunk.blocks)
         total = images * sum(self._macs(place, rows) for place, rows in enumerate(rows_of))
         label = f"{self._asked.kind} sweep"
@@ -95,10 +94,10 @@ class Engine:
     @torch.inference_mode()
     def logits(self, layer: str) -> torch.Tensor:
         """The fp32 logits behind the counts of one layer's levels, [levels, n, classes], for all images at once."""
-        x = self._images(slice(None))
-        place = next(place for place, step in enumerate(self._exact.steps) if step.name == layer)
-        for before in range(place + (self._asked.kind == "structured")):
-            x = self._exact.roll(x, before)
+        place = self._exact.place_of(layer)
+        x = self._exact.input_of(place, self._images(slice(None)))
+        if self._asked.kind == "structured":
+            x = self._exact.roll(x, place)
         levels = self._levels(self._exact, place, self._masks(layer))
         return torch.stack([logits.clone() for logits in levels.logits(x, range(len(self._asked.levels)))])
 
@@ -136,20 +135,22 @@ class Engine:
 
     def _rows(self, tally: Tally, place: int) -> list[int]:
         """Places in the tally of what is found out at a step: its layer's levels, or the dense model at the last one."""
-        wanted = self._exact.steps[place].name if place + 1 < len(self._exact.steps) else None
+        wanted = None if self._exact.is_last(place) else self._exact.steps[place].name
         return [row for row, (layer, _) in enumerate(tally.rows) if layer == wanted]
 
     def _macs(self, place: int, rows: Sequence[int]) -> int:
         """Of one image: the step's own, and for each level what follows it."""
-        macs = [step.weight.numel() * step.side**2 for step in self._exact.steps]
-        start = place + (self._asked.kind == "structured")
-        return macs[place] + (len(rows) * sum(macs[start:]) if place + 1 < len(macs) else 0)
+        chain = self._exact
+        if chain.is_last(place):
+            return chain.macs(place)
+        start = chain.follows(place) if self._asked.kind == "structured" else place
+        return chain.macs(place) + len(rows) * chain.macs_from(start)
 
     def _chunks(self) -> list[_Chunk]:
         """As many blocks at a time as half of the free memory holds activations of, shared out over the ranks."""
         n, size = len(self._split), self._block
         blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
-        widest = 4 * max(math.prod(step.output_shape) for step in self._exact.steps)
+        widest = 4 * self._exact.widest
         budget = free_memory(self._device) // 2 // self._ranks.on_machine
         at_once = self._ranks.lead(self._ranks.size * max(1, budget // (widest * size)))
         together = [blocks[first : first + at_once] for first in range(0, len(blocks), at_once)]
@@ -182,7 +183,7 @@ class Engine:
             return self._refitted(self._refit, step, masks)
         if self._asked.kind == "structured":
             counts = [len(step.weight) - removed for removed in self._asked.removed[step.name]]
-            return Narrowed(chain, place + 1, counts, self._buffers)
+            return Narrowed(chain, chain.follows(place), counts, self._buffers)
         return Masked(
             chain, place, [chain.kernels[place].prepare(self._masked(step, mask)) for mask in masks], self._buffers
         )

@@ -42,7 +42,7 @@ class Masked:
             outputs = _outputs(self.buffers, x, step.output_shape, len(group))
             self.chain.kernels[self.place].many(step, x, [self.weights[i] for i in group], outputs)
             for output in outputs:
-                yield self.chain.logits(output, self.place + 1, self.buffers)
+                yield self.chain.logits(output, self.chain.follows(self.place), self.buffers)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class Narrowed:
             outputs = _outputs(self.buffers, x, step.output_shape, len(counts))
             self.chain.kernels[self.place].nested(step, x, self.chain.prepared[self.place], counts, outputs)
             for i in group:
-                yield self.chain.logits(outputs[counts.index(self.counts[i])], self.place + 1, self.buffers)
+                yield self.chain.logits(
+                    outputs[counts.index(self.counts[i])], self.chain.follows(self.place), self.buffers
+                )
 
 
 def _groups(chosen: Sequence[int], x: torch.Tensor, shape: tuple[int, ...]) -> list[Sequence[int]]:

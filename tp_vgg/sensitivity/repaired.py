@@ -16,8 +16,7 @@ from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.cut import around
 from tp_vgg.pruning.calibration import renew_statistics
 from tp_vgg.pruning.structured import keep_channels
-from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
-from tp_vgg.sensitivity.fused_layer import Step
+from tp_vgg.sensitivity.chain import Chain, steps_from, steps_of, with_channels_in_order
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Refit:
             _, behind = around(as_vgg(pruned), name, own=False)
             renew_statistics(behind, [x[:, kept.to(x.device)] for x in inputs])
             steps = with_channels_in_order(steps_of(pruned, self.side), {name: order[:count].argsort().argsort()})
-            chains.append(_after(steps, name, 1))
+            chains.append(Chain.of(steps_from(steps, name, own=False)))
         return chains
 
     def masked(self, name: str, masks: Sequence[torch.Tensor]) -> list[Chain]:
@@ -53,7 +52,7 @@ class Refit:
             pruned.get_submodule(name).get_parameter("weight").data.mul_(mask)
             _, behind = around(as_vgg(pruned), name, own=True)
             renew_statistics(behind, inputs)
-            chains.append(_after(steps_of(pruned, self.side), name, 0))
+            chains.append(Chain.of(steps_from(steps_of(pruned, self.side), name, own=True)))
         return chains
 
     def _activations(self, before: nn.Module) -> list[torch.Tensor]:
@@ -73,8 +72,3 @@ class Refitted:
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
         for i in chosen:
             yield self.chains[i].logits(x if self.counts is None else x[..., : self.counts[i]].contiguous())
-
-
-def _after(steps: Sequence[Step], name: str, skip: int) -> Chain:
-    place = next(place for place, step in enumerate(steps) if step.name == name)
-    return Chain.of(steps[place + skip :])

@@ -1,0 +1,30 @@
+"""Notes go through the standard library's logging: to stderr by the command line, and nowhere unasked."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tp_vgg.machine.console import LOGGER, muted, notes_on_stderr, progress_bar
+
+log = logging.getLogger("tp_vgg.somewhere")
+
+
+def test_notes_are_lines_on_stderr_where_the_command_line_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    before = (LOGGER.level, LOGGER.propagate, list(LOGGER.handlers))
+    log.info("unseen")
+    with notes_on_stderr():
+        log.info("one\x1b[2J")
+        with muted():
+            log.info("unseen")
+        with muted(False):
+            log.info("50 % of it")
+    log.info("unseen")
+    assert capsys.readouterr() == ("", "one\\x1b[2J\n50 % of it\n")
+    assert (LOGGER.level, LOGGER.propagate, list(LOGGER.handlers)) == before
+
+
+@pytest.mark.parametrize(("label", "quiet"), [("", False), ("work", True)])
+def test_no_bar_without_a_label_or_where_quiet(label: str, quiet: bool) -> None:
+    assert progress_bar(label, unit="img", quiet=quiet, total=3).disable

@@ -1,0 +1,68 @@
+"""What lies in a run directory is read once, and again only where it has changed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers.records import record
+
+from tp_vgg.errors import BadInput
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.layout import RunDir
+
+
+@pytest.fixture
+def contents(tmp_path: Path) -> RunContents:
+    (tmp_path / "records").mkdir()
+    return RunContents(RunDir(tmp_path, tmp_path, "digits"))
+
+
+def test_a_file_is_hashed_once_until_it_changes(contents: RunContents, tmp_path: Path, hashed: Counter[str]) -> None:
+    path, twin = tmp_path / "m.pth", tmp_path / "n.pth"
+    path.write_bytes(b"weights")
+    twin.write_bytes(b"weights")
+    assert contents.sha256(path) == contents.sha256(path) == contents.sha256(twin)
+    assert hashed == {"m.pth": 1, "n.pth": 1}
+    before = contents.sha256(path)
+    path.write_bytes(b"other weights")
+    assert contents.sha256(path) != before
+    assert hashed["m.pth"] == 2
+
+
+def test_models_are_of_one_baseline_and_of_the_files_as_they_are(
+    contents: RunContents, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    hits = [1, 0, 1, 1]
+    digests = {}
+    for name in ("baseline", "unstructured", "structured_pruned"):
+        path = tmp_path / f"{name}.pth"
+        path.write_text(name)
+        digests[name] = contents.sha256(path)
+        about = record(hits, checkpoint=path.name, sha256=digests[name], baseline=digests["baseline"])
+        (tmp_path / "records" / f"{name}.json").write_text(json.dumps(about.to_dict()))
+    assert list(contents.models) == ["baseline", "unstructured", "structured_pruned"]
+    (tmp_path / "unstructured.pth").write_text("trained again elsewhere")
+    again = RunContents(contents.run)
+    assert list(again.models) == list(again.models) == ["baseline", "structured_pruned"]
+    (said,) = caplog.messages  # once, however often it is asked
+    assert said.startswith("unstructured has no file, or another one than was measured")
+
+
+def test_a_damaged_record_is_refused_and_a_damaged_extra_left_out(
+    contents: RunContents, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "records" / "baseline.json").write_text('{"checkpoint": 1}')
+    with pytest.raises(BadInput, match=r"baseline\.json: not a record of this version"):
+        contents.record("baseline")
+    for name in ("latency.json", "plan.json", "records/structured_sensitivity.json"):
+        (tmp_path / name).write_text("[")
+    (tmp_path / "history.csv").write_text("epoch\n1\n")
+    assert contents.latency is None
+    assert "latency.json: not a benchmark of this version" in caplog.messages[0]
+    assert (contents.plans, contents.plan_commands(), contents.sweep("structured")) == ({}, [], None)
+    assert contents.history("baseline") == ()
