@@ -132,7 +132,7 @@ def test_every_command_has_an_example(call) -> None:
 
 def test_help_says_the_default_epochs(call) -> None:
     for name in ("train", "run"):
-        assert "{digits} on digits, else {cpu} on a CPU, {cuda} on CUDA.".format(**BASELINE_EPOCHS) in " ".join(
+        assert "{small} on digits, else {cpu} on a CPU, {cuda} on CUDA.".format(**BASELINE_EPOCHS) in " ".join(
             call(name, "--help")[1].split()
         )
     tuned = [structured_epochs(Settings(dataset=name), StructuredOptions()) for name in ("digits", "cifar10")]

@@ -9,7 +9,8 @@ import torch
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.network.checkpoint import load, save
-from tp_vgg.network.export import SUFFIXES, TOLERANCE, export, largest_difference, onnx_session, to_onnx
+from tp_vgg.network.export import TOLERANCE, export, largest_difference, onnx_session, to_onnx
+from tp_vgg.network.formats import FORMATS
 from tp_vgg.pruning.structured import prune_structured
 from tp_vgg.pruning.unstructured import prune_unstructured
 
@@ -61,7 +62,7 @@ def test_a_torch_program_needs_no_tp_vgg(make_model, tmp_path: Path) -> None:
 def test_files_of_weights_are_read_back(make_model, tmp_path: Path, form) -> None:
     model = make_model()
     prune_unstructured(model, 0.95, scope="global")
-    path = tmp_path / f"m{SUFFIXES[form]}"
+    path = tmp_path / f"m{FORMATS[form].suffix}"
     assert export(model, path, form) == 0
     again = load(path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())

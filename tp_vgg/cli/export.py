@@ -6,13 +6,14 @@ import click
 
 from tp_vgg.cli.options import PATH, check_file, common_options
 from tp_vgg.errors import printable
+from tp_vgg.network.formats import FORMATS
 from tp_vgg.rundir.settings import Settings
 
 
 @click.command("export")
 @common_options
 @click.argument("checkpoint_file", metavar="CHECKPOINT", type=PATH)
-@click.option("--format", "form", type=click.Choice(["onnx", "safetensors", "sparse", "torch"]), required=True)
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), required=True)
 @click.option("--output", type=PATH, metavar="PATH", help="Where to (beside the checkpoint, by the format's suffix).")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def command(settings: Settings, checkpoint_file: Path, form: str, output: Path | None, force: bool) -> None:
@@ -29,11 +30,9 @@ def command(settings: Settings, checkpoint_file: Path, form: str, output: Path |
 
     from tp_vgg.stages.export import export_checkpoint
 
-    path, difference = export_checkpoint(settings, checkpoint_file, form, output, force)  # type: ignore[arg-type]
+    path, difference = export_checkpoint(settings, checkpoint_file, form, output, force)
     before, after = checkpoint_file.stat().st_size, path.stat().st_size
     checked = (
-        "weights equal to the last bit"
-        if form in ("safetensors", "sparse")
-        else f"logits within {difference:.1e} of the largest"
+        f"logits within {difference:.1e} of the largest" if FORMATS[form].program else "weights equal to the last bit"
     )
     click.echo(f"{printable(str(path))}: {after:,} bytes, {after / before:.3f}× the checkpoint; {checked}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from tp_vgg.data.catalogue import CATALOGUE
 from tp_vgg.errors import BadInput, shown
 from tp_vgg.machine.console import muted
 from tp_vgg.network.spec import Spec, conv_names
@@ -20,7 +21,7 @@ from tp_vgg.planning.budget import BUDGETS
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, read_ratios
 from tp_vgg.rundir.layout import OWN
-from tp_vgg.rundir.settings import DATASETS, Settings
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune
 from tp_vgg.training.recipe import SCHEDULES
 
@@ -43,7 +44,11 @@ _COMMON = [
         "--head", type=click.Choice(HEADS), help="Classifier: torchvision's 4096-4096, or one linear (torchvision)."
     ),
     click.option(
-        "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True, help="folder: an ImageFolder."
+        "--dataset",
+        type=click.Choice(list(CATALOGUE)),
+        default="cifar10",
+        show_default=True,
+        help="folder: an ImageFolder.",
     ),
     click.option("--data-dir", type=PATH, default=Path("data"), show_default=True, help="Where the images are, or go."),
     click.option("--out", type=PATH, help="Run directory (runs/ARCH-HEAD-DATASET)."),
@@ -171,7 +176,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         raise BadInput(f"--tag: {tag!r} is the run directory's own name for something; give another")
     if given["checkpoint"] is not None:
         check_file("--checkpoint", given["checkpoint"])
-    if given["dataset"] == "folder" and not given["data_dir"].is_dir():
+    if CATALOGUE[given["dataset"]].local and not given["data_dir"].is_dir():
         raise BadInput(
             f"--data-dir: {given['data_dir']}: no such directory; expected train/CLASS/IMAGE and test/CLASS/IMAGE in it"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tp_vgg.data.catalogue import CATALOGUE
 from tp_vgg.data.folder import SIZE, channel_statistics, read_folder
 from tp_vgg.data.split import SPLIT_SEED, Normalisation, Split, stratified
 from tp_vgg.errors import BadInput, WorkFailed
@@ -49,14 +50,14 @@ def load_data(
     """Load a data set onto ``device``; ``limits`` cap train, val and test to stratified subsets. ``skip_corrupt``: leave out what can't be
     decoded in a folder. What was left out, and how many classes a split misses, is logged.
 
-    Raises :class:`BadInput` for a folder that is not one, :class:`WorkFailed` when a download fails.
+    Raises :class:`BadInput` for a name that is none and for a folder that is not one, :class:`WorkFailed` when a download fails.
     """
-    if name == "digits":
-        data = _digits()
-    elif name == "cifar10":
-        data = _cifar10(data_dir)
-    else:
+    if name not in CATALOGUE:
+        raise BadInput(f"{name!r}: is not one of {', '.join(CATALOGUE)}")
+    if CATALOGUE[name].local:
         data = _folder(data_dir, quiet, skip_corrupt)
+    else:
+        data = _digits() if name == "digits" else _cifar10(data_dir)
     cut = [
         _place(split if limit is None else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)), device)
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)

@@ -20,6 +20,11 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()
 
 
+def text_fingerprint(text: str) -> str:
+    """SHA-256 (hex) of a text as UTF-8: that of the file that holds it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_fingerprint(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:

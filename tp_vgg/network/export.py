@@ -12,18 +12,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.network import checkpoint
+from tp_vgg.network.formats import FORMATS
 from tp_vgg.network.network import Network
 
-Format = Literal["onnx", "safetensors", "sparse", "torch"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "safetensors": ".safetensors", "sparse": ".sparse", "torch": ".pt2"}
 TOLERANCE = 1e-4
 """Largest difference of a logit that counts as equal, as a share of the largest logit: another runtime sums in another order."""
 _BATCHES = (1, 2, 16)
@@ -31,7 +29,7 @@ _BATCHES = (1, 2, 16)
 _INPUT, _OUTPUT = "images", "logits"
 
 
-def export(model: Network, path: Path, form: Format) -> float:
+def export(model: Network, path: Path, form: str) -> float:
     """Write ``model`` to ``path`` in ``form``, once what was written is known to be it; whole or not at all.
 
     ``onnx`` and ``torch``: a program from normalised images [N, 3, S, S], N free, to logits [N, classes], its logits within
@@ -41,7 +39,7 @@ def export(model: Network, path: Path, form: Format) -> float:
     Raises :class:`WorkFailed` where the check fails, :class:`BadInput` where a package is missing.
     """
     model = copy.deepcopy(model).cpu().eval()
-    if form in ("onnx", "torch"):
+    if FORMATS[form].program:
         raw = to_onnx(model) if form == "onnx" else _to_program(model)
         run = _onnx_runner(raw) if form == "onnx" else _program_runner(raw)
         difference = largest_difference(model, run)
@@ -52,7 +50,7 @@ def export(model: Network, path: Path, form: Format) -> float:
         write_atomic(path, lambda file: file.write(raw))
         return difference
     with TemporaryDirectory() as directory:
-        written = Path(directory) / f"model{SUFFIXES[form]}"
+        written = Path(directory) / f"model{FORMATS[form].suffix}"
         checkpoint.save(model, written)
         _check_same(model, written, path)
         write_atomic(path, lambda file: file.write(written.read_bytes()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tp_vgg.errors import BadInput
+from tp_vgg.files.fingerprint import text_fingerprint
 from tp_vgg.files.read import read_json
 from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.pruning.criteria import Kind
@@ -198,7 +198,7 @@ def _check_value(source: str, layer: str, value: object) -> None:
 
 
 def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) -> None:
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = text_fingerprint(text)
     kinds = {
         made for place in (path.parent, *plan_dirs) for made, digests in plan_files(place).items() if digest in digests
     }

@@ -5,7 +5,6 @@ A damaged record refuses its command; what is an extra (a plan, a benchmark, a p
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -142,7 +141,7 @@ class RunContents:
         return (
             path.is_file()
             and path.stat().st_size <= MAX_BYTES
-            and hashlib.sha256(path.read_bytes()).hexdigest() in plan_files(self.run.work).get(kind, ())
+            and self.sha256(path) in plan_files(self.run.work).get(kind, ())
         )
 
     def profiles(self, spec: Spec) -> dict[Path, Staircase]:

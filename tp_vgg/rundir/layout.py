@@ -39,9 +39,9 @@ class RunDir:
         root = settings.out
         if root is None:
             name = settings.dataset
-            if name == "folder":
+            if settings.images.local:
                 digest = fingerprint or settings.folder_fingerprint()
-                name = f"folder-{settings.data_dir.resolve().name}-{digest[:8]}"
+                name = f"{name}-{settings.data_dir.resolve().name}-{digest[:8]}"
             spec = settings.flag_spec()
             root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
         work = root / settings.tag if settings.tag else root

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tp_vgg.data.catalogue import CATALOGUE, DataSetKind
 from tp_vgg.errors import BadInput
 from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.spec import VGGSpec
-
-DATASETS = ("cifar10", "folder", "digits")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,11 @@ class Settings:
     """Show TensorBoard scalars and figures, under ``tensorboard/``."""
     command: str = ""
     """The command line, for the records; empty from Python."""
+
+    @property
+    def images(self) -> DataSetKind:
+        """What is known of the data set."""
+        return CATALOGUE[self.dataset]
 
     @property
     def limits(self) -> tuple[int | None, int | None, int | None]:

@@ -34,7 +34,8 @@ from tp_vgg.sensitivity.screening import Classifier, calibrated
 
 BLOCK = {"cpu": 250, "cuda": 5000}
 """Images evaluated together; the outputs of one block stay in buffers that every level uses again."""
-CALIBRATION_IMAGES = 256
+SCREENING_IMAGES = 256
+"""On which the error of bf16 is seen before it screens."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,15 @@ class Engine:
 
     def _walk(self, tally: Tally, chunk: _Chunk, rows_of: Sequence[Sequence[int]], bar: tqdm[Any]) -> None:
         held: list[torch.Tensor | None] = [None] * len(chunk.blocks)  # each block's input of the step in hand
-        calibration = self._calibration_images() if self._screen and self._asked.precision == "screened" else None
+        sample = self._screening_sample() if self._screen and self._asked.precision == "screened" else None
         for place, rows in enumerate(rows_of):
             if not tally.unknown([row for later in rows_of[place:] for row in later], chunk.span).any():
                 return
             bar.set_postfix_str(self._exact.steps[place].name)
-            after = None if calibration is None else self._exact.roll(calibration, place)
+            after = None if sample is None else self._exact.roll(sample, place)
             todo = rows if tally.unknown(rows, chunk.span).any() else []
             self._buffers.clear()  # of the layer before, whose shapes were other ones
-            classifier = self._classifier(place, calibration, after) if todo and todo != [0] else None
+            classifier = self._classifier(place, sample, after) if todo and todo != [0] else None
             hits = torch.zeros(len(todo), chunk.span.stop - chunk.span.start, dtype=torch.uint8, device=self._device)
             redone = torch.zeros(len(todo), dtype=torch.int64, device=self._device)
             for i, block in enumerate(chunk.blocks):
@@ -129,7 +130,7 @@ class Engine:
                         hits[row, there] = classes == self._split.labels[block]
                         redone[row] += again * bool(unknown[row])
                 bar.update((block.stop - block.start) * self._macs(place, rows))
-            calibration = after
+            sample = after
             if todo:
                 tally.add(todo, chunk.span.start, hits, redone)
 
@@ -160,22 +161,22 @@ class Engine:
         """Normalised images [n, side, side, 3]."""
         return self._normalise(self._split.images[where]).permute(0, 2, 3, 1).contiguous()
 
-    def _calibration_images(self) -> torch.Tensor:
+    def _screening_sample(self) -> torch.Tensor:
         labels = self._split.labels
-        chosen = stratified(labels.cpu().numpy(), CALIBRATION_IMAGES, 0)
+        chosen = stratified(labels.cpu().numpy(), SCREENING_IMAGES, 0)
         return self._images(torch.from_numpy(chosen).to(labels.device))
 
     def _classifier(self, place: int, before: torch.Tensor | None, after: torch.Tensor | None) -> Classifier:
-        """Of the levels of the layer at ``place``; ``before`` and ``after`` are the calibration images' activations around it."""
+        """Of the levels of the layer at ``place``; ``before`` and ``after`` are the screening sample's activations around it."""
         masks = self._masks(self._exact.steps[place].name)
         if self._screen is None:
             return Classifier(self._levels(self._exact, place, masks), None)
         screen = self._levels(self._screen, place, masks)
         if self._asked.precision == "bf16":
             return Classifier(None, screen)
-        calibration = after if self._asked.kind == "structured" else before
-        assert calibration is not None
-        return calibrated(self._levels(self._exact, place, masks), screen, calibration, len(self._asked.levels))
+        sample = after if self._asked.kind == "structured" else before
+        assert sample is not None
+        return calibrated(self._levels(self._exact, place, masks), screen, sample, len(self._asked.levels))
 
     def _levels(self, chain: Chain, place: int, masks: Sequence[torch.Tensor]) -> Layer:
         step = chain.steps[place]

@@ -12,9 +12,9 @@ from tp_vgg.evaluation.evaluate import classes_of
 from tp_vgg.sensitivity.levels import Layer
 
 SAFETY = 3.0
-"""A screened image is trusted where its margin is over this many times the largest error that calibration saw."""
+"""A screened image is trusted where its margin is over this many times the largest error that the screening sample showed."""
 MOST_REDONE = 0.3
-"""Where more than this share of the calibration images would be redone, bf16 saves nothing: all images run in fp32."""
+"""Where more than this share of the screening sample would be redone, bf16 saves nothing: all images run in fp32."""
 LEAST_REDONE = 32
 """Images of the smallest batch that is done again on such a device."""
 PADDED = ("cuda",)
@@ -60,7 +60,7 @@ class Classifier:
 
 
 def calibrated(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Classifier:
-    """Bounds on the margin from running ``x``, the calibration images' activations, in both precisions.
+    """Bounds on the margin from running ``x``, the screening sample's activations, in both precisions.
 
     The bound of a level is ``SAFETY`` times the largest error that bf16 makes in the margin between its class and any other. That is
     what these images showed, not a proof for others.

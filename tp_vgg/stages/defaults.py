@@ -10,14 +10,14 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune, StructuredOptions
 from tp_vgg.training.recipe import Recipe
 
-BASELINE_EPOCHS = {"digits": 3, "cpu": 12, "cuda": 24}
-"""By data set or else by device: an epoch that takes seconds on CUDA takes minutes on a CPU."""
+BASELINE_EPOCHS = {"small": 3, "cpu": 12, "cuda": 24}
+"""Of a small data set, or else by device: an epoch that takes seconds on CUDA takes minutes on a CPU."""
 
 
 def default_baseline_epochs(settings: Settings) -> int:
     """Raises :class:`BadInput` for a device that this machine lacks."""
-    if settings.dataset in BASELINE_EPOCHS:
-        return BASELINE_EPOCHS[settings.dataset]
+    if settings.images.small:
+        return BASELINE_EPOCHS["small"]
     from tp_vgg.machine.device import pick_device
 
     return BASELINE_EPOCHS[pick_device(settings.device).type]
@@ -27,7 +27,7 @@ def baseline_recipe(
     settings: Settings, spec: Spec, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
 ) -> Recipe:
     """How the dense model is trained where the user says nothing: the same on every device, but for fewer epochs on a CPU."""
-    small = settings.dataset == "digits"
+    small = settings.images.small
     default_lr = (0.02 if small else 0.1) if spec.batch_norm else 0.01
     return Recipe(
         epochs=epochs or default_baseline_epochs(settings),
@@ -45,8 +45,8 @@ def finetune_recipe(
     ``trained``: how the dense model was trained, where its file says so (``meta["training"]``): what ``rewind`` rewinds;
     else the baseline recipe as it is on CUDA.
     """
-    small = settings.dataset == "digits"
-    before = baseline_recipe(settings, spec, BASELINE_EPOCHS.get(settings.dataset, BASELINE_EPOCHS["cuda"]))
+    small = settings.images.small
+    before = baseline_recipe(settings, spec, BASELINE_EPOCHS["small" if small else "cuda"])
     rate = 0.02 if spec.batch_norm else 0.005
     if finetune.schedule == "rewind":
         rate = float((trained or {}).get("lr", before.lr))
@@ -64,7 +64,7 @@ def finetune_recipe(
 
 def structured_epochs(settings: Settings, options: StructuredOptions) -> int:
     """Epochs of fine-tuning in all: one a step at least, where the user says nothing."""
-    usual = 2 if settings.dataset == "digits" else 5
+    usual = 2 if settings.images.small else 5
     return max(usual, options.steps) if options.finetune.epochs is None else options.finetune.epochs
 
 

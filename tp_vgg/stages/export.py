@@ -6,25 +6,26 @@ from pathlib import Path
 
 from tp_vgg.errors import BadInput
 from tp_vgg.network import checkpoint
-from tp_vgg.network.export import SUFFIXES, Format, export
+from tp_vgg.network.export import export
+from tp_vgg.network.formats import FORMATS
 from tp_vgg.rundir.layout import check_parent
 from tp_vgg.rundir.settings import Settings
 
 
 def export_checkpoint(
-    settings: Settings, source: Path, form: Format, output: Path | None, force: bool
+    settings: Settings, source: Path, form: str, output: Path | None, force: bool
 ) -> tuple[Path, float]:
     """Write ``source`` in ``form`` to ``output`` (beside it, with the format's suffix, where ``None``); returns where that is, and the largest
     difference of the logits that the check found. Raises :class:`BadInput` for a bad file, and for an output that is the source, or exists unless ``force``."""
     model = checkpoint.load(source)
     settings.check_spec(model.spec, source)
-    path = output or source.with_suffix(SUFFIXES[form])
+    path = output or source.with_suffix(FORMATS[form].suffix)
     if path.exists() and (path.is_dir() or path.samefile(source)):
         raise BadInput(
             f"--output: {path} is {'a directory' if path.is_dir() else 'the checkpoint itself'}; give another name"
         )
-    if form in ("safetensors", "sparse") and path.suffix != SUFFIXES[form]:
-        raise BadInput(f"--output: {path}: must end in {SUFFIXES[form]}, by which it is read")
+    if not FORMATS[form].program and path.suffix != FORMATS[form].suffix:
+        raise BadInput(f"--output: {path}: must end in {FORMATS[form].suffix}, by which it is read")
     check_parent("--output", path)
     if path.exists() and not force:
         raise BadInput(f"--output: {path} exists; give --force to write over it")

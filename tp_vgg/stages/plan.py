@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json
+from tp_vgg.files.fingerprint import text_fingerprint
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
 from tp_vgg.files.schema import read_table
@@ -64,7 +64,7 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
         raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
     with locked(run.root):
         files = plan_files(run.work)
-        files[options.kind] = sorted({*files.get(options.kind, ()), hashlib.sha256(text.encode()).hexdigest()})
+        files[options.kind] = sorted({*files.get(options.kind, ()), text_fingerprint(text)})
         about = {"command": settings.command, "other": contents.other_plan(options.kind), "files": files}
 
         def write(file: BinaryIO) -> None:

@@ -222,6 +222,6 @@ def _answers(table: Sensitivity, asked: _Asked, weights: str, data: str) -> bool
 
 
 def _data_fingerprint(settings: Settings) -> str:
-    if settings.dataset == "folder":
+    if settings.images.local:
         return settings.folder_fingerprint()
     return load_data(settings.dataset, settings.data_dir, torch.device("cpu")).fingerprint
