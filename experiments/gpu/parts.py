@@ -65,10 +65,15 @@ def prepare_images(r: Round) -> None:
     r.step("decode", [sys.executable, "-c", DECODE, str(images)], box(r, 90))
 
 
+def gpu_test_files(root: Path) -> list[Path]:
+    """The test modules that hold a test for a GPU."""
+    return [path for path in sorted((root / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text()]
+
+
 def tests(r: Round) -> None:
     """Run the gpu tests and the checks, each in a process of its own: a fault of one takes the CUDA context with it."""
     root = Path(r.setting.root)
-    files = [p for p in sorted((root / "tests").glob("test_*.py")) if "@pytest.mark.gpu" in p.read_text()]
+    files = gpu_test_files(root)
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "gpu", "-rA"]
     if r.setting.tiny:
         collected = [str(path.relative_to(root)) for path in files]

@@ -95,6 +95,14 @@ def test_a_dry_run_that_is_cut_keeps_what_it_had(tmp_path: Path) -> None:
         assert "runs/dense-s0/records/baseline.json" in archive.getnames()
 
 
+def test_the_tests_for_a_gpu_are_found_in_every_wing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from gpu.parts import gpu_test_files
+
+    found = {path.parent.name for path in gpu_test_files(ROOT)}
+    assert found >= {"latency", "sensitivity", "training"}
+
+
 POLITE = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('kept')"
 """A step that keeps its work when it is interrupted."""
 
