@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, tensorboard_option
+from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, listed, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cells_of
 from tp_vgg.report.tables import render_benchmark, render_profile
@@ -64,9 +64,9 @@ def command(
         raise BadInput(
             "--profile: times single convs, folded; leave out --modes, --runtime, --hot and --no-probes, and give the network by --checkpoint"
         )
-    chosen = ("folded",) if profiling else MODES if modes is None else _names(modes)
+    chosen = ("folded",) if profiling else MODES if modes is None else listed(modes)
     sizes = _sizes(batch_sizes) if batch_sizes is not None else (64,) if profiling else BATCH_SIZES
-    types = _names(dtypes) if dtypes is not None else ("fp32",) if profiling else ("fp32", "bf16")
+    types = listed(dtypes) if dtypes is not None else ("fp32",) if profiling else ("fp32", "bf16")
     cells = cells_of((*chosen, *([runtime] if runtime else [])), types, sizes)
     options = BenchmarkOptions(cells, trials, threads, hot, probes)
 
@@ -84,7 +84,3 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise BadInput(f"--batch-sizes: {text[:80]!a}: give whole numbers with commas between, such as 1,64") from None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))

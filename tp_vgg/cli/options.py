@@ -124,13 +124,22 @@ def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return training_options(wrapper)
 
 
-def plan_from(
-    file: Path | None, value: float | None, option: str, kind: Kind, settings: Settings
-) -> Callable[[Spec], Plan]:
-    """The plan once the network is known: a file's, or one value for every layer that ``option`` means.
+def listed(text: str) -> tuple[str, ...]:
+    """Names with commas between."""
+    return tuple(part.strip() for part in text.split(","))
 
-    Raises :class:`BadInput` unless exactly one of ``file`` and ``value`` is given, and for all that is wrong with either.
+
+def plan_from(
+    file: Path | None, value: float | None, option: str, kind: Kind, settings: Settings, show: str | None
+) -> Callable[[Spec], Plan]:
+    """The plan once the network is known: a file's, or one value for every layer that ``option`` means; half of the layer to ``show``
+    where neither is given.
+
+    Raises :class:`BadInput` unless one of the three is given, for both a file and a value, and for all that is wrong with either.
     """
+    if file is None and value is None and show is not None:
+        half = Plan({show: 0.5}, "--show")
+        return lambda _spec: half
     if (file is None) == (value is None):
         raise BadInput(f"give either --ratios FILE or {option} VALUE")
     if file is not None:

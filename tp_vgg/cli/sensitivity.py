@@ -5,7 +5,7 @@ from typing import Literal
 import click
 
 from tp_vgg.cli import leads
-from tp_vgg.cli.options import common_options, tensorboard_option
+from tp_vgg.cli.options import common_options, listed, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.pruning.criteria import CRITERIA, Kind
 from tp_vgg.pruning.repair import Repair
@@ -65,7 +65,13 @@ def command(
     """
     repair: Repair = "recalibrate" if recalibrate else "none"
     question = SweepQuestion(
-        kind, _levels(levels), _names(layers), importance, repair, settings.seed, settings.precision
+        kind,
+        _levels(levels),
+        None if layers is None else tuple(dict.fromkeys(listed(layers))),
+        importance,
+        repair,
+        settings.seed,
+        settings.precision,
     )
     if settings.checkpoint is None:
         question.removed(expected_spec(settings))
@@ -84,7 +90,3 @@ def _levels(text: str) -> tuple[float, ...]:
         raise BadInput(
             f"--levels: {text[:80]!a}: give fractions in [0, 1) with commas between, such as 0.1,0.5,0.9"
         ) from None
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(dict.fromkeys(name.strip() for name in text.split(",")))

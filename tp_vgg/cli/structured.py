@@ -10,11 +10,10 @@ from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, pl
 from tp_vgg.errors import printable
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA
-from tp_vgg.pruning.ratios import Plan
 from tp_vgg.report.text_table import text_table
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import PlanFor, StructuredOptions, StructuredRequest
+from tp_vgg.stages.options import StructuredOptions, StructuredRequest
 
 
 @click.command("structured")
@@ -51,11 +50,7 @@ def command(
     \b
     Example: python -m tp_vgg structured --dataset digits --ratios examples/ratios.json
     """
-    only_show = show if ratios is None and ratio is None else None
-    if only_show is not None:
-        plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
-    else:
-        plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings)
+    plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings, show)
     options = StructuredOptions(repair="recalibrate" if recalibrate else "none", **chosen)
     request = StructuredRequest(plan_for, options, show)
     if dry_run:
@@ -66,7 +61,7 @@ def command(
 
     from tp_vgg.stages.structured import show_structured, structured
 
-    if only_show is not None:
+    if ratios is None and ratio is None:
         click.echo(printable(str(show_structured(settings, request))))
     else:
         records = structured(settings, request)

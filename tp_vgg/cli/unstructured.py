@@ -8,10 +8,9 @@ from tp_vgg.cli import leads, print_table
 from tp_vgg.cli.options import PATH, common_options, finetune_options, plan_from
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
-from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import Finetune, PlanFor, UnstructuredOptions, UnstructuredRequest
+from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredRequest
 
 
 @click.command("unstructured")
@@ -55,13 +54,9 @@ def command(
     \b
     Example: python -m tp_vgg unstructured --dataset digits --sparsity 0.9 --scope global --finetune-epochs 2
     """
-    only_show = show if ratios is None and sparsity is None else None
     if scope == "global" and sparsity is None:
         raise BadInput("--scope global: ranks all layers together and needs --sparsity, not --ratios")
-    if only_show is not None:
-        plan_for: PlanFor = lambda _spec: Plan({only_show: 0.5}, "--show")  # noqa: E731
-    else:
-        plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings)
+    plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings, show)
     options = UnstructuredOptions(sparsity if scope == "global" else None, importance, gradual, finetune)
     request = UnstructuredRequest(plan_for, options, show)
     if settings.checkpoint is None:
@@ -69,7 +64,7 @@ def command(
 
     from tp_vgg.stages.unstructured import show_unstructured, unstructured
 
-    if only_show is not None:
+    if ratios is None and sparsity is None:
         click.echo(printable(str(show_unstructured(settings, request))))
     else:
         records = unstructured(settings, request)
