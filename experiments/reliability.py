@@ -25,22 +25,22 @@ from tp_vgg.stages.defaults import duration
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 
 PROMISES = {
-    "A damaged or forged checkpoint is refused in one line, or is whole; nothing in it runs": ("test_hostile.py",),
-    "What the checkpoint reader refuses, by name": ("test_checkpoint.py", "test_packed.py"),
-    "Plans, budgets, tables and run directories of others: used or refused in one line": ("test_hostile_text.py", "test_hostile_names.py", "test_ratios.py"),
-    "Bad options: one line, exit 2, nothing written": ("test_cli.py::test_bad_input_is_one_line_and_writes_nothing", "test_cli.py::test_every_refusal_is_one_line_and_writes_nothing"),
-    "A text from a file stays text in the page": ("test_report.py::test_a_text_stays_text", "test_report.py::test_its_policy_forbids_the_network"),
-    "A kill (SIGKILL, power) at any moment of writing: nothing half or wrong under a final name; a rerun ends where a straight run does": ("test_faults.py::test_a_kill_costs_at_most_the_step_in_hand",),
-    "A kill at any moment of a sweep, and in each stage of `run`": ("test_cli_sensitivity.py::test_ten_kills_leave_the_table_of_a_straight_run", "test_cli_run.py::test_killed_at_each_stage_it_ends_at_the_same_metrics"),
-    "A disk that is full, fails or is read-only: one line, and a rerun completes": ("test_faults.py::test_a_disk_that_fails_is_one_line_and_a_rerun_completes", "test_cli.py::test_a_full_disk_is_one_line_and_leaves_no_final_file"),
-    "Files are whole or absent; one command at a time in a run directory": ("test_storage.py",),
-    "Ctrl-C keeps what is done": ("test_train.py::test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers", "test_cli.py::test_ctrl_c_exits_130_and_a_rerun_goes_on", "test_cli_sensitivity.py::test_ctrl_c_keeps_finished_layers_and_says_so"),
-    "Numbers that lie: worked with, or refused in one line": ("test_odd_numbers.py", "test_train.py::test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch", "test_train.py::test_a_runaway_rate_is_caught"),
-    "Images that can't be decoded are named and counted": ("test_data.py::test_corrupt_images_are_counted_and_left_out_only_where_asked", "test_data.py::test_bad_folders_are_refused_by_name"),
-    "Out of memory: half the block, the same results": ("test_evaluate.py::test_out_of_memory_halves_the_batch_and_says_so", "test_sensitivity.py::test_out_of_memory_goes_on_in_halves_with_the_same_counts"),
-    "Peak memory is within 1.5 times what README says": ("test_peak_memory.py",),
-    "The seed decides every bit, on one machine with one number of threads": ("test_determinism.py",),
-    "An sdist and a wheel hold all that is needed": ("test_packaging.py",),
+    "A damaged or forged checkpoint is refused in one line, or is whole; nothing in it runs": ("files/test_hostile_archives.py",),
+    "What the checkpoint reader refuses, by name": ("network/test_checkpoint.py", "network/test_bitmask.py"),
+    "Plans, budgets, tables and run directories of others: used or refused in one line": ("cli/test_hostile_text.py", "cli/test_hostile_names.py", "pruning/test_ratios.py"),
+    "Bad options: one line, exit 2, nothing written": ("cli/test_cli.py::test_bad_input_is_one_line_and_writes_nothing", "cli/test_cli.py::test_every_refusal_is_one_line_and_writes_nothing"),
+    "A text from a file stays text in the page": ("report/test_page.py::test_a_text_stays_text", "report/test_page.py::test_its_policy_forbids_the_network"),
+    "A kill (SIGKILL, power) at any moment of writing: nothing half or wrong under a final name; a rerun ends where a straight run does": ("stages/test_faults.py::test_a_kill_costs_at_most_the_step_in_hand",),
+    "A kill at any moment of a sweep, and in each stage of `run`": ("cli/test_cli_sensitivity.py::test_ten_kills_leave_the_table_of_a_straight_run", "cli/test_cli_run.py::test_killed_at_each_stage_it_ends_at_the_same_metrics"),
+    "A disk that is full, fails or is read-only: one line, and a rerun completes": ("stages/test_faults.py::test_a_disk_that_fails_is_one_line_and_a_rerun_completes", "cli/test_cli.py::test_a_full_disk_is_one_line_and_leaves_no_final_file"),
+    "Files are whole or absent; one command at a time in a run directory": ("files/test_atomic.py",),
+    "Ctrl-C keeps what is done": ("training/test_trainer.py::test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers", "cli/test_cli.py::test_ctrl_c_exits_130_and_a_rerun_goes_on", "cli/test_cli_sensitivity.py::test_ctrl_c_keeps_finished_layers_and_says_so"),
+    "Numbers that lie: worked with, or refused in one line": ("cli/test_odd_numbers.py", "training/test_trainer.py::test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch", "training/test_trainer.py::test_a_runaway_rate_is_caught"),
+    "Images that can't be decoded are named and counted": ("data/test_datasets.py::test_corrupt_images_are_counted_and_left_out_only_where_asked", "data/test_datasets.py::test_bad_folders_are_refused_by_name"),
+    "Out of memory: half the block, the same results": ("evaluation/test_evaluate.py::test_out_of_memory_halves_the_batch_and_says_so", "sensitivity/test_sweep.py::test_out_of_memory_goes_on_in_halves_with_the_same_counts"),
+    "Peak memory is within 1.5 times what README says": ("machine/test_peak_memory.py",),
+    "The seed decides every bit, on one machine with one number of threads": ("stages/test_determinism.py",),
+    "An sdist and a wheel hold all that is needed": ("project/test_packaging.py",),
 }  # fmt: skip
 
 
