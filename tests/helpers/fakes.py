@@ -47,7 +47,7 @@ class FakeGraph:
 
 
 class FakeCuda:
-    """:class:`tp_vgg.latency.clock.CudaCalls` without a device; its time passes only in calls made by :meth:`takes`."""
+    """:class:`tp_vgg.latency.cuda.CudaCalls` without a device; its time passes only in calls made by :meth:`takes`."""
 
     def __init__(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "tp_vgg"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "tp_vgg"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -14,3 +16,9 @@ def test_only_the_wings_stand_at_the_root() -> None:
 
 def test_no_pyplot_state() -> None:
     assert not [path for path in SOURCES if "pyplot" in path.read_text().replace("no pyplot", "")]
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several need lies in tests/helpers."""
+    imports = re.compile(r"^\s*(?:from|import) (?:test_\w+|conftest)\b", re.M)
+    assert not [path for path in (ROOT / "tests").rglob("*.py") if imports.search(path.read_text())]

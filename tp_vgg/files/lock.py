@@ -12,7 +12,7 @@ from pathlib import Path
 from tp_vgg.errors import BadInput
 
 _TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.partial")
-"""What :func:`write_atomic` calls a file that is not whole."""
+"""What :func:`~tp_vgg.files.atomic.write_atomic` calls a file that is not whole."""
 
 
 @contextlib.contextmanager

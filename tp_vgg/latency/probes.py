@@ -101,7 +101,7 @@ def probe_layers(
     cuda: CudaCalls | None = None,
 ) -> Iterator[Step]:
     """Whether a conv of ``spec`` lies just above a step: its time, with the conv that reads it, at its width and at the multiples
-    of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width. ``cuda``: as in :func:`profile_layer`."""
+    of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width. ``cuda``: as in :func:`~tp_vgg.latency.staircase.profile_layer`."""
     convs = [row for row in spec.rows if row.kind == "conv"]
     for row, after in itertools.pairwise([*convs, None]):
         assert row is not None

@@ -35,7 +35,7 @@ class Gradual:
         return f"gradual {values} {self.sparsity} {self.ramp} {self.every}"
 
     def begin(self, model: Network) -> None:
-        """Attach masks that mask nothing yet. Raises as :func:`mask_layers` does."""
+        """Attach masks that mask nothing yet. Raises as :func:`~tp_vgg.pruning.unstructured.mask_layers` does."""
         if self.plan is not None:
             resolve_sparsity(self.plan, model.spec)
         for name, layer in maskable_layers(model).items():

@@ -45,7 +45,7 @@ def shrink(model: Network, target: Spec, images: torch.Tensor, importance: str =
     """Remove channels of ``model``, in place, until it has the widths of ``target``.
 
     ``images``: normalised floats [N, 3, S, S] for the equivalence proof (the first 16 are used).
-    ``taylor`` and ``hessian`` read the gradients that :func:`accumulate_gradients` (or any backward pass) left in the parameters. All layers are ranked on the weights as they
+    ``taylor`` and ``hessian`` read the gradients that :func:`~tp_vgg.pruning.gradients.accumulate_gradients` (or any backward pass) left in the parameters. All layers are ranked on the weights as they
     come, then pruned; ties keep the lower index. ``model.kept`` is brought up to date.
 
     Raises :class:`BadInput` where the criterion does not fit the network, :class:`WorkFailed` where torch-pruning did not

@@ -23,7 +23,7 @@ EAGER_STEPS = 3
 
 def draw_epoch(recipe: Recipe, epoch: int, images: int, flip: bool) -> torch.Tensor:
     """All that chance decides about an epoch's images, int64 [4, images] on the CPU, in the order in which they are seen; see
-    :func:`tp_vgg.data.augment` for the rows. It follows from the recipe's seed and the epoch (counted from 0) alone.
+    :func:`tp_vgg.data.augment.augment` for the rows. It follows from the recipe's seed and the epoch (counted from 0) alone.
 
     With ``flip`` an image is turned in every second epoch; in which, is drawn once (Jordan 2024, alternating flip).
     """
