@@ -56,7 +56,8 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
         built[len(convs)] += 1
         return lambda: str(convs[0][1])
 
-    monkeypatch.setattr("tp_vgg.latency.staircase.conv_call", conv_call)
+    for user in ("staircase", "probes"):
+        monkeypatch.setattr(f"tp_vgg.latency.{user}.conv_call", conv_call)
     return built
 
 
@@ -108,7 +109,8 @@ LAUNCH = 1e-4
 def launched(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """A device on which a conv takes a microsecond an output channel, and its launch far longer."""
     cuda = FakeCuda(launch=LAUNCH)
-    monkeypatch.setattr("tp_vgg.latency.staircase.conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
+    for user in ("staircase", "probes"):
+        monkeypatch.setattr(f"tp_vgg.latency.{user}.conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
     return cuda
 
 
