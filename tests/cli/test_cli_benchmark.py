@@ -59,6 +59,7 @@ def test_a_refusal_does_not_import_torch(tp_vgg, tmp_path: Path) -> None:
     assert done.returncode == 2 and "no such file" in done.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_checkpoints_are_timed_against_the_dense_one(call, pair) -> None:
     dense, half = pair
     status, out, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW)
@@ -92,6 +93,7 @@ def test_refusals_that_need_the_files(call, pair, at_home: Path) -> None:
     assert files(at_home) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_first_checkpoint_is_the_reference_where_there_is_no_dense_one(call, pair) -> None:
     dense, half = pair
     status, _, err = call("benchmark", dense, half, "--out", "o", *FEW[:-2], "--modes", "eager")
@@ -100,6 +102,7 @@ def test_the_first_checkpoint_is_the_reference_where_there_is_no_dense_one(call,
     assert json.loads(Path("o/latency.json").read_text())["reference"] == str(dense)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small, plan_file) -> None:
     plan = plan_file({"features.0": 0.5, "features.8": 0.5})
     status, _, err = call("structured", *small, "--ratios", plan, "--finetune-epochs", 0, "--out", "o")
@@ -140,7 +143,7 @@ def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small,
     assert "latency" not in json.loads(Path("o/metrics.json").read_text())["models"]["structured_pruned"]
 
 
-@pytest.mark.usefixtures("thin")
+@pytest.mark.usefixtures("thin", "undrawn")
 def test_benchmark_brings_metrics_up_to_date(call, at_home: Path, hashed: Counter[str]) -> None:
     """And hashes each checkpoint once on its way."""
     status, _, err = call("structured", *QUICK, "--ratio", 0.5, "--finetune-epochs", 0, "--out", "o")
@@ -157,6 +160,7 @@ def test_benchmark_brings_metrics_up_to_date(call, at_home: Path, hashed: Counte
     assert status == 0 and "not a benchmark of this version" in err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeypatch) -> None:
     from tp_vgg.latency import benchmark as latency
 
@@ -194,6 +198,7 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
     assert status == 0 and len(measured) == 12  # a finished benchmark is measured anew
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
     """What a device lacks it lacks; how warm it is passes."""
     from tp_vgg.latency import benchmark as latency
@@ -226,6 +231,7 @@ def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
     assert not throttled([lacking]) and throttled([lacking, replace(lacking, slow_blocks=9)])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> None:
     dense, half = pair
     asked: list[bool] = []
@@ -264,6 +270,7 @@ def test_the_help_names_every_mode(call) -> None:
     assert all(f" {mode} (" in out or f" {mode};" in out for mode in MODES)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_onnxruntime_is_one_more_mode(call, pair) -> None:
     dense, half = pair
     options = ["--batch-sizes", "2", "--modes", "eager", "--dtypes", "fp32", "--trials", "9"]

@@ -173,6 +173,7 @@ def classes(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("thin")
 def test_classes_of_any_name_are_trained_compared_and_reported(call, classes: Path, at_home: Path) -> None:
     where = ["--dataset", "folder", "--data-dir", classes, "--head", "linear", "--limit-train", "16"]
     for args in (["train", "--epochs", "1"], ["compare"], ["compare", "--format", "csv"], ["report"]):

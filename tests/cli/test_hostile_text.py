@@ -26,8 +26,8 @@ from tp_vgg.network.checkpoint import save
 from tp_vgg.network.vgg.model import build
 from tp_vgg.training.history import Epoch, history_csv
 
-FEW, SHORT, LONG = 50, 150, 3000
-"""Cases of the default run, of the slow and of the long one."""
+SHORT, LONG = 150, 3000
+"""Cases of the default run and of the long one."""
 DRAWN = 20
 """Of so many cases, one draws its figures."""
 EVERY = ",".join(SMALL.prunable)
@@ -150,9 +150,7 @@ def check(status: int, out: str, err: str, before: dict[str, bytes], home: Path)
     return "refused"
 
 
-@pytest.mark.parametrize(
-    "count", [FEW, pytest.param(SHORT, marks=pytest.mark.slow), pytest.param(LONG, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("count", [SHORT, pytest.param(LONG, marks=pytest.mark.long)])
 def test_a_run_directory_of_others_works_or_is_refused(count: int, made: Place, monkeypatch, record_property) -> None:
     monkeypatch.chdir(made.home)
     monkeypatch.setattr("tp_vgg.stages.run._Pipeline.steps", lambda _: [])  # what comes before any work

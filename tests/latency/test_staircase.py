@@ -174,7 +174,7 @@ def test_the_timed_convs_are_those_of_the_network() -> None:
     first, second, third = SMALL.rows[1], SMALL.rows[2], SMALL.rows[3]
 
     def run(row: LayerRow, after: LayerRow | None, cell: Cell) -> torch.Tensor:
-        images = staircase._images(row.in_width, row.side, cell, CPU)
+        images = staircase.random_images(row.in_width, row.side, cell, CPU)
         found = staircase.conv_call(probes._pair(row, after, 5), images, cell)()
         assert isinstance(found, torch.Tensor) and (found >= 0).all()
         return found

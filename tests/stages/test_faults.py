@@ -101,7 +101,7 @@ def test_a_kill_costs_at_most_the_step_in_hand(
     assert done["status"] == 0, done["err"]
     expected = settled(straight / "o")
     assert not [name for name in expected if "partial" in name]
-    rng = np.random.default_rng(int(4 * times))
+    rng = np.random.default_rng(int(times))
     for kill, at in enumerate(sorted(rng.choice(np.arange(1, done["points"] + 1), kills, replace=False))):
         home = tmp_path / str(kill)
         home.mkdir()
