@@ -222,6 +222,7 @@ def test_scratch_trains_as_long_as_the_dense_model_and_its_fine_tuning(
     assert {name: recipe[name] for name in asked} == asked
 
 
+@pytest.mark.slow
 def test_plan_speed_times_every_budget_of_both_networks(experiment) -> None:
     status, out, err = experiment("plan_speed.py", "--trials", "1")
     assert status == 0, err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 
 import pytest
@@ -25,6 +26,18 @@ def test_notes_are_lines_on_stderr_where_the_command_line_shows_them(capsys: pyt
     assert (LOGGER.level, LOGGER.propagate, list(LOGGER.handlers)) == before
 
 
-@pytest.mark.parametrize(("label", "quiet"), [("", False), ("work", True)])
-def test_no_bar_without_a_label_or_where_quiet(label: str, quiet: bool) -> None:
-    assert progress_bar(label, unit="img", quiet=quiet, total=3).disable
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("label", "quiet", "shown"), [("work", False, True), ("", False, False), ("work", True, False)]
+)
+def test_no_bar_without_a_label_or_where_quiet(label: str, quiet: bool, shown: bool, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    for _ in progress_bar(label, range(3), unit="img", quiet=quiet):
+        pass
+    assert ("3/3" in screen.getvalue()) == shown

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-
-import pytest
 
 SETTINGS = [
     "pass",
@@ -25,7 +25,10 @@ SETTINGS = [
 """What people write at the top of a script."""
 
 SCRIPT = """
+import json
 import os
+import sys
+import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +50,6 @@ def legacy():
             continue
         found.append(None)
     return found
-{setting}
 def then(place, value):
     # What the settings come to where the process says another thing afterwards, seen by a copy of the process.
     read, write = os.pipe()
@@ -60,36 +62,61 @@ def then(place, value):
     with os.fdopen(read) as answer:
         return answer.read()
 def all_then(): return [then(place, value) for place in (torch.backends, torch.backends.cudnn) for value in ("ieee", "tf32", "none")]
-untouched = all_then()
-before = leaves(), legacy(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-with fp32_arithmetic(tf32=False, deterministic=True):
-    assert set(leaves()) == {{"ieee"}}, leaves()
-    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
-with fp32_arithmetic(tf32=True, deterministic=False):
-    assert set(leaves()) == {{"tf32"}}, leaves()
-assert all_then() == untouched, "what followed the process no longer does"
-for tf32, said in ((False, [(0, "highest"), (1, False), (2, False)]), (True, [(0, "high"), (1, True), (2, True)])):
-    with fp32_arithmetic(tf32=tf32, deterministic=False, compiles=True):
-        assert set(leaves()) == {{"tf32" if tf32 else "ieee"}}, leaves()
-        assert legacy() == said, legacy()  # compilers and exporters read these
-data = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 40))
-torch.manual_seed(0)
-model = tp_vgg.build(tp_vgg.VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=()))
-model.meta = {{"mean": [0.3] * 3, "std": [0.3] * 3}}
-fit(model, TrainingSetup(data, Recipe(epochs=1, lr=0.01, batch_size=32), data.normalisation), quiet=True)
-table = tp_vgg.sweep(model, data.val, "structured", levels=[0.5], layers=["features.4"], precision="fp32")
-times = tp_vgg.measure_latency({{"dense": model}}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu")
-assert times.rows[0].median_ms
-assert leaves() == before[0], (leaves(), before)
-assert legacy() == before[1], (before[1], legacy())
-assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before[2:]
-print("held", table.points[0].n)
+def held():
+    untouched = all_then()
+    before = leaves(), legacy(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    with fp32_arithmetic(tf32=False, deterministic=True):
+        assert set(leaves()) == {"ieee"}, leaves()
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    with fp32_arithmetic(tf32=True, deterministic=False):
+        assert set(leaves()) == {"tf32"}, leaves()
+    assert all_then() == untouched, "what followed the process no longer does"
+    for tf32, said in ((False, [(0, "highest"), (1, False), (2, False)]), (True, [(0, "high"), (1, True), (2, True)])):
+        with fp32_arithmetic(tf32=tf32, deterministic=False, compiles=True):
+            assert set(leaves()) == {"tf32" if tf32 else "ieee"}, leaves()
+            assert legacy() == said, legacy()  # compilers and exporters read these
+    data = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 40))
+    torch.manual_seed(0)
+    model = tp_vgg.build(tp_vgg.VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=()))
+    model.meta = {"mean": [0.3] * 3, "std": [0.3] * 3}
+    fit(model, TrainingSetup(data, Recipe(epochs=1, lr=0.01, batch_size=32), data.normalisation), quiet=True)
+    table = tp_vgg.sweep(model, data.val, "structured", levels=[0.5], layers=["features.4"], precision="fp32")
+    times = tp_vgg.measure_latency({"dense": model}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu")
+    assert times.rows[0].median_ms
+    assert leaves() == before[0], (leaves(), before)
+    assert legacy() == before[1], (before[1], legacy())
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before[2:]
+    return table.points[0].n
+def tried(setting):
+    # A copy of this process sets something and works; the settings are a process's own.
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.dup2(write, 2)
+        try:
+            exec(setting)
+            os.write(2, f"held {held()}".encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        said = answer.read()
+    os.wait()
+    return said
+print(json.dumps({setting: tried(setting) for setting in json.loads(sys.argv[1])}))
 """
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_whatever_the_process_has_set(setting: str) -> None:
-    """In a process of its own each, since the settings are the process's."""
-    script = SCRIPT.format(setting=setting)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "held 40\n"), done.stderr[-2000:]
+def test_whatever_the_process_has_set() -> None:
+    """Each setting in a copy of a process that has set nothing yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(SETTINGS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == dict.fromkeys(SETTINGS, "held 40")

@@ -10,6 +10,7 @@ import pytest
 from helpers.records import record
 
 from tp_vgg.errors import BadInput
+from tp_vgg.files import read as reading
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import RunDir
 
@@ -66,3 +67,42 @@ def test_a_damaged_record_is_refused_and_a_damaged_extra_left_out(
     assert "latency.json: not a benchmark of this version" in caplog.messages[0]
     assert (contents.plans, contents.plan_commands(), contents.sweep("structured")) == ({}, [], None)
     assert contents.history("baseline") == ()
+
+
+def test_what_changes_meanwhile_is_seen(contents: RunContents, tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    path.write_text("weights")
+    about = record([1, 1], checkpoint=path.name, sha256=contents.sha256(path))
+    (tmp_path / "records" / "baseline.json").write_text(json.dumps(about.to_dict()))
+    assert list(contents.models) == ["baseline"]
+    path.write_text("written over")
+    assert contents.models == {}
+
+
+def test_each_table_is_parsed_once(contents: RunContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: Counter[str] = Counter()
+    real = reading.read_json
+
+    def counted(path: Path) -> dict | None:
+        reads[path.name] += 1
+        return real(path)
+
+    monkeypatch.setattr("tp_vgg.rundir.contents.read_json", counted)
+    (tmp_path / "plan.json").write_text('{"command": "plan"}')
+    (tmp_path / "records" / "structured_sensitivity.json").write_text("{}")
+    for _ in range(2):
+        assert contents.plans == {}
+        assert contents.plan_commands() == ["plan"]
+        assert contents.other_plan("structured") is None
+        assert contents.sweep("structured") is None
+    assert reads == {"plan.json": 1, "structured_sensitivity.json": 1}
+
+
+def test_a_file_in_the_place_of_the_records_is_refused(contents: RunContents, tmp_path: Path) -> None:
+    """Before any work: nothing could be recorded."""
+    (tmp_path / "records").rmdir()
+    (tmp_path / "records").write_text("a file")
+    with pytest.raises(BadInput, match=r"records/baseline\.json: can't be read"):
+        contents.record("baseline")
+    with pytest.raises(FileNotFoundError):
+        contents.sha256(tmp_path / "none.pth")

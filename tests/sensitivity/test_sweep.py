@@ -35,7 +35,7 @@ from tp_vgg.sensitivity.engine import Engine
 from tp_vgg.sensitivity.hit_table import Tally
 from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.resolved import ResolvedSweep
-from tp_vgg.sensitivity.screening import MOST_REDONE, SAFETY, Classifier, calibrated
+from tp_vgg.sensitivity.screening import MOST_REDONE, SAFETY, Classifier, bounded
 from tp_vgg.sensitivity.sweep import run, sweep
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.recipe import Recipe
@@ -101,8 +101,14 @@ def check_exact(model: VGG, split: Split, kind: Kind, levels: tuple[float, ...],
 VARIANTS = variants(WIDE)
 
 
+QUICK_VARIANTS = ("bn-hidden", "bn-unfolded", "plain-linear")
+"""Each kind of head, with and without batch norm; CI runs the others as slow ones."""
+
+
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [name if name in QUICK_VARIANTS else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_counts_equal_the_naive_loops(variant: str, kind: Kind, trained, digits) -> None:
     model = trained(VARIANTS[variant])
     few = replace(digits.test, images=digits.test.images[:60], labels=digits.test.labels[:60])
@@ -297,7 +303,7 @@ def test_calibration_trusts_only_margins_beyond_its_errors() -> None:
     seen[0] = torch.tensor([0.2, 0.1])  # wrong class: an error of 0.4 in the margin
     x = torch.arange(4.0)[:, None]
     exact, screen = Fixed(true, true), Fixed(seen, true + 100 * torch.tensor([1.0, 0.0]))
-    classifier = calibrated(exact, screen, x, 2)
+    classifier = bounded(exact, screen, x, 2)
     assert classifier.bounds[0] == pytest.approx(SAFETY * 0.4)
     assert classifier.bounds[1] == float("inf"), "all would be redone, more than the share that pays"
     assert 1 / 4 <= MOST_REDONE < 1
@@ -398,7 +404,7 @@ def test_screening_redoes_what_is_not_finite() -> None:
     seen = torch.tensor([[float("nan"), 5.0], [5.0, 0.0]])
     exact, screen = Fixed(true), Fixed(seen)
     x = torch.arange(2.0)[:, None]
-    assert calibrated(exact, screen, x, 1).bounds == (float("inf"),)
+    assert bounded(exact, screen, x, 1).bounds == (float("inf"),)
     ((classes, again),) = Classifier(exact, screen, (0.1,)).predictions(x, 1)
     assert (classes.tolist(), again) == ([1, 0], 1)
 

@@ -25,6 +25,11 @@ COMMANDS: dict[str, list[str]] = {
 }  # fmt: skip
 KILLS = {"train": 14, "sensitivity": 14, "structured": 10, "run": 2}
 """Of the slow run: 40 in all; of the default one a quarter, of the long one five times."""
+CASES = [
+    *((command, 0.25) for command in COMMANDS if command != "run"),  # which takes as long as the others together
+    *(pytest.param(command, 1, marks=pytest.mark.slow) for command in COMMANDS),
+    *(pytest.param(command, 5, marks=pytest.mark.long) for command in COMMANDS),
+]
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +91,7 @@ def _sound(directory: Path) -> None:
                 assert path.read_bytes()[-8:-4] == b"IEND"
 
 
-@pytest.mark.parametrize(
-    "times", [0.25, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.long)]
-)
-@pytest.mark.parametrize("args", COMMANDS, indirect=True)
+@pytest.mark.parametrize(("args", "times"), CASES, indirect=["args"])
 def test_a_kill_costs_at_most_the_step_in_hand(
     times: float, args: list[Any], server: Server, tmp_path: Path, request: pytest.FixtureRequest, record_property: Any
 ) -> None:

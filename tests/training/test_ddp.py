@@ -57,13 +57,15 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     return Left({n: where / f"o{n}" for n in (1, 2)}, {n: where / f"s{n}" for n in (1, 2)}, two.returncode, said)
 
 
-@pytest.fixture
-def directories(left: Left) -> dict[int, Path]:
-    """The main job from nothing, by one process and by two."""
-    return left.jobs
+def test_two_processes_do_what_one_does(left: Left) -> None:
+    """One test of four promises, so that what they look at is made once, and not once a worker."""
+    reach_what_one_does(left.jobs)
+    count_every_image_once(left.jobs)
+    have_the_gradients_of_the_whole_batch(left)
+    say_a_refusal(left)
 
 
-def test_two_processes_reach_what_one_does(directories: dict[int, Path]) -> None:
+def reach_what_one_does(directories: dict[int, Path]) -> None:
     """Accuracies that differ by less than chance lets two seeds differ; far from a network that learned nothing."""
     found = {}
     for ranks, out in directories.items():
@@ -77,7 +79,7 @@ def test_two_processes_reach_what_one_does(directories: dict[int, Path]) -> None
     assert files(directories[1]) == files(directories[2])
 
 
-def test_the_history_counts_every_image_once(directories: dict[int, Path]) -> None:
+def count_every_image_once(directories: dict[int, Path]) -> None:
     rows = {ranks: (out / "history.csv").read_text().splitlines() for ranks, out in directories.items()}
     assert len(rows[1]) == len(rows[2]) == 5
     for one, two in zip(rows[1][1:], rows[2][1:], strict=True):
@@ -87,14 +89,14 @@ def test_the_history_counts_every_image_once(directories: dict[int, Path]) -> No
         assert abs(first[2] - second[2]) < 0.5, "mean loss of an image"
 
 
-def test_gradients_are_of_the_whole_batch(left: Left) -> None:
+def have_the_gradients_of_the_whole_batch(left: Left) -> None:
     """Without batch norm and dropout one step of two processes is that of one, to rounding; the last batch is uneven."""
     one, two = (load(left.steps[ranks] / "vgg11_digits_finetuned.pth").state_dict() for ranks in (1, 2))
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
 
 
-def test_a_refusal_is_said(left: Left) -> None:
+def say_a_refusal(left: Left) -> None:
     assert "error: --ratio" in left.said
     assert left.status == 1, "torchrun's own"
     assert {path.name for path in left.jobs[1].parent.iterdir()} == {"thin.pth", "plain.pth", "o1", "o2", "s1", "s2"}

@@ -10,7 +10,7 @@ from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, pl
 from tp_vgg.errors import printable
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA
-from tp_vgg.report.text_table import text_table
+from tp_vgg.report.tables import render_dry_run
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest
@@ -62,7 +62,9 @@ def command(
     from tp_vgg.stages.structured import show_structured, structured
 
     if ratios is None and ratio is None:
-        click.echo(printable(str(show_structured(settings, request))))
+        path = show_structured(settings, request)
+        if leads():
+            click.echo(printable(str(path)))
     else:
         records = structured(settings, request)
         if leads():
@@ -77,19 +79,4 @@ def _dry_run(settings: Settings, request: StructuredRequest) -> str:
 
         spec = load_dense(settings, settings.checkpoint).spec
     resolved = request.resolve(spec)
-    target, asked = resolved.spec, resolved.plan.values
-    rows = [
-        [
-            before.name,
-            f"{asked[before.name]:g}" if before.name in asked else "-",
-            f"{before.out_width} → {after.out_width}",
-            f"{before.params:,} → {after.params:,}",
-            f"{before.macs:,} → {after.macs:,}",
-        ]
-        for before, after in zip(spec.rows, target.rows, strict=True)
-    ]
-    ratios = f"{target.params() / spec.params():.3f}× params, {target.macs() / spec.macs():.3f}× MACs"
-    rows.append(
-        ["total", "", ratios, f"{spec.params():,} → {target.params():,}", f"{spec.macs():,} → {target.macs():,}"]
-    )
-    return text_table(["layer", "ratio", "channels", "params", "MACs"], rows)
+    return render_dry_run(spec, resolved.spec, resolved.plan.values)

@@ -65,7 +65,9 @@ def command(
     from tp_vgg.stages.unstructured import show_unstructured, unstructured
 
     if ratios is None and sparsity is None:
-        click.echo(printable(str(show_unstructured(settings, request))))
+        path = show_unstructured(settings, request)
+        if leads():
+            click.echo(printable(str(path)))
     else:
         records = unstructured(settings, request)
         if leads():

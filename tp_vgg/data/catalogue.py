@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tp_vgg.errors import BadInput
+
 
 @dataclass(frozen=True)
 class DataSetKind:
@@ -21,3 +23,10 @@ CATALOGUE: Mapping[str, DataSetKind] = {
     "folder": DataSetKind(local=True),
     "digits": DataSetKind(small=True),
 }
+
+
+def kind_of(name: str) -> DataSetKind:
+    """Raises :class:`BadInput` for a name that is none."""
+    if name not in CATALOGUE:
+        raise BadInput(f"{name!r}: is not a data set; give one of {', '.join(CATALOGUE)}")
+    return CATALOGUE[name]

@@ -1,17 +1,18 @@
-"""Data sets as in-memory uint8 tensors with stratified splits, and batched augmentation on the device."""
+"""Data sets as in-memory uint8 tensors on a device, with stratified splits."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tp_vgg.data.catalogue import CATALOGUE
+from tp_vgg.data.catalogue import kind_of
 from tp_vgg.data.folder import SIZE, channel_statistics, read_folder
 from tp_vgg.data.split import SPLIT_SEED, Normalisation, Split, stratified
 from tp_vgg.errors import BadInput, WorkFailed
@@ -52,12 +53,13 @@ def load_data(
 
     Raises :class:`BadInput` for a name that is none and for a folder that is not one, :class:`WorkFailed` when a download fails.
     """
-    if name not in CATALOGUE:
-        raise BadInput(f"{name!r}: is not one of {', '.join(CATALOGUE)}")
-    if CATALOGUE[name].local:
-        data = _folder(data_dir, quiet, skip_corrupt)
-    else:
-        data = _digits() if name == "digits" else _cifar10(data_dir)
+    kind_of(name)
+    read: dict[str, Callable[[], DataSet]] = {
+        "cifar10": lambda: _cifar10(data_dir),
+        "folder": lambda: _folder(data_dir, quiet, skip_corrupt),
+        "digits": lambda: _digits(),
+    }
+    data = read[name]()
     cut = [
         _place(split if limit is None else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)), device)
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)

@@ -1,4 +1,4 @@
-"""The frozen tables that flow from stage to stage, and their JSON and CSV (no torch)."""
+"""What was measured of one model, and its JSON (no torch)."""
 
 from __future__ import annotations
 

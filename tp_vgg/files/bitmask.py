@@ -1,4 +1,4 @@
-"""Tensors with many zeros as a bit-mask and the rest, bit for bit; and a checkpoint in one safetensors file."""
+"""Tensors with many zeros as a bit-mask and the rest, bit for bit."""
 
 from __future__ import annotations
 

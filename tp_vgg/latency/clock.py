@@ -1,4 +1,4 @@
-"""How long one call takes, on the CPU or on CUDA; and what else only the device can tell."""
+"""How long one call takes, and what else a clock can tell; the clock of a CPU."""
 
 from __future__ import annotations
 

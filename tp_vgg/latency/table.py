@@ -1,4 +1,4 @@
-"""The tables of a benchmark: one row a model, mode, dtype and batch; and what a staircase profile measured (no torch)."""
+"""The table of a benchmark: one row a model, mode, dtype and batch (no torch)."""
 
 from __future__ import annotations
 

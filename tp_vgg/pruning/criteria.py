@@ -9,6 +9,8 @@ from typing import Any, Literal
 from tp_vgg.errors import BadInput
 from tp_vgg.network.spec import Spec, conv_names
 
+Kind = Literal["structured", "unstructured"]
+"""Of pruning: channels removed, or weights zeroed."""
 # Only the layer's own filter counts, unscaled; torch-pruning's defaults average over the coupled layers.
 _FIRST: Mapping[str, Any] = {"group_reduction": "first", "normalizer": None}
 
@@ -63,7 +65,3 @@ def check_importance(importance: str, spec: Spec, layers: Iterable[str], kind: K
     bare = [name for name in layers if not (spec.batch_norm and name in conv_names(spec))]
     if bare:
         raise BadInput(f"--importance {importance}: {bare[0]} of {spec.arch} has no batch norm to rank by; use l1")
-
-
-Kind = Literal["structured", "unstructured"]
-"""Of pruning: channels removed, or weights zeroed."""

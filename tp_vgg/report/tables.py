@@ -6,10 +6,12 @@ import csv
 import io
 import itertools
 import json
+from collections.abc import Mapping
 
 from tp_vgg.errors import printable
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import SLOW, Latency, LatencyRow
+from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import Allocation
 from tp_vgg.report.text_table import markdown_table, text_table
 from tp_vgg.rundir.comparison import Comparison, metrics
@@ -224,3 +226,20 @@ def render_sensitivity(table: Sensitivity) -> str:
         header.append("redone in fp32")
     dense = f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images; drops in percentage points, {table.precision}"
     return f"{dense}\n{text_table(header, rows)}"
+
+
+def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str:
+    """What a structured plan would leave of each layer: ``ratios`` as asked, ``target`` as they come out."""
+    rows = [
+        [
+            before.name,
+            f"{ratios[before.name]:g}" if before.name in ratios else "-",
+            f"{before.out_width} → {after.out_width}",
+            f"{before.params:,} → {after.params:,}",
+            f"{before.macs:,} → {after.macs:,}",
+        ]
+        for before, after in zip(spec.rows, target.rows, strict=True)
+    ]
+    shares = f"{target.params() / spec.params():.3f}× params, {target.macs() / spec.macs():.3f}× MACs"
+    params, macs = f"{spec.params():,} → {target.params():,}", f"{spec.macs():,} → {target.macs():,}"
+    return text_table(["layer", "ratio", "channels", "params", "MACs"], [*rows, ["total", "", shares, params, macs]])

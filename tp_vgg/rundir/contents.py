@@ -5,9 +5,10 @@ A damaged record refuses its command; what is an extra (a plan, a benchmark, a p
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,7 @@ class RunContents:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self._kept: dict[tuple[object, ...], Any] = {}
+        self._said: set[str] = set()
 
     @classmethod
     def of(cls, settings: Settings) -> RunContents:
@@ -50,17 +52,19 @@ class RunContents:
 
     def sha256(self, path: Path) -> str:
         """Of the file's bytes."""
-        return self._once("sha256", path, file_fingerprint)
+        digest = self._once("sha256", path, file_fingerprint)
+        if digest is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return digest
 
     def record(self, model: str) -> ModelRecord | None:
         """The record of a finished stage; ``None`` where it has not run. Raises :class:`BadInput` for a damaged one."""
-        path = self.run.record_path(model)
-        return self._once("record", path, _record) if path.exists() else None
+        return self._once("record", self.run.record_path(model), _record)
 
-    @cached_property
+    @property
     def models(self) -> dict[str, ModelRecord]:
         """The records that can stand in one table, the baseline first: of the files as they are, of one baseline, on the same images. What
-        is left out is logged. Empty where there is no baseline."""
+        is left out is logged, once. Empty where there is no baseline."""
         found = {name: record for name in MODELS[1:] if (record := self.record(name)) is not None}
         dense = {record.sha256: record for name in (GIVEN, MODELS[0]) if (record := self.record(name)) is not None}
         if not dense:
@@ -70,7 +74,7 @@ class RunContents:
         records = {MODELS[0]: baseline, **found}
         faults = {name: fault for name in records if (fault := self._fault(name, records))}
         for name, fault in faults.items():
-            log.info(f"{name} {fault}: left out; run its stage again")
+            self._say(f"{name} {fault}: left out; run its stage again")
         return {} if MODELS[0] in faults else {name: record for name, record in records.items() if name not in faults}
 
     def _fault(self, name: str, records: Mapping[str, ModelRecord]) -> str:
@@ -94,11 +98,10 @@ class RunContents:
     @property
     def latency(self) -> Latency | None:
         """The benchmark; ``None`` where there is none, and with a note for a damaged one."""
-        found = read_table(self.run.latency, Latency)
-        if found is None and self.run.latency.exists():
-            log.info(
-                f"{self.run.latency}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again"
-            )
+        path = self.run.latency
+        found, there = self._once("latency", path, lambda path: (read_table(path, Latency), True)) or (None, False)
+        if found is None and there:
+            self._say(f"{path}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again")
         return found
 
     def sweep_path(self, kind: Kind) -> Path:
@@ -110,22 +113,17 @@ class RunContents:
 
     def sweep(self, kind: Kind) -> tuple[dict[str, Any], Sensitivity] | None:
         """The record of a finished sweep, and the table in it; ``None`` where there is none, or a damaged one."""
-        try:
-            record = read_json(self.sweep_path(kind))
-        except BadInput:
-            return None
-        table = table_of(Sensitivity, record)
-        return None if record is None or table is None else (record, table)
+        return self._once("sweep", self.sweep_path(kind), _sweep)
 
     @property
     def plans(self) -> dict[Kind, Allocation]:
         """What ``plan.json`` (of the tag, or else of the run directory) says was predicted, by kind."""
-        parts = [part for path in (self.run.root / "plan.json", self.run.plan) for part in _plan_parts(path)]
+        parts = [part for path in (self.run.root / "plan.json", self.run.plan) for part in self._plan_parts(path)]
         return {plan.kind: plan for part in parts if (plan := table_of(Allocation, part)) is not None}
 
     def other_plan(self, kind: Kind) -> dict[str, Any] | None:
         """The plan of the other kind in ``plan.json``, as it stands there."""
-        for part in _plan_parts(self.run.plan):
+        for part in self._plan_parts(self.run.plan):
             plan = table_of(Allocation, part)
             if plan is not None and plan.kind != kind:
                 return {name: part[name] for name in part if name not in ("other", "files")}
@@ -133,7 +131,7 @@ class RunContents:
 
     def plan_commands(self) -> list[str]:
         """The command lines that made the plans."""
-        return [str(part.get("command", "")) for part in _plan_parts(self.run.plan)]
+        return [str(part.get("command", "")) for part in self._plan_parts(self.run.plan)]
 
     def wrote(self, kind: Kind) -> bool:
         """Whether the plan file of the run directory is one that `plan` wrote."""
@@ -160,12 +158,29 @@ class RunContents:
         except (OSError, TypeError, ValueError):
             return ()
 
-    def _once(self, purpose: str, path: Path, read: Callable[[Path], T]) -> T:
-        there = path.stat()
+    def _plan_parts(self, path: Path) -> list[dict[str, Any]]:
+        try:
+            return self._once("plan", path, _plan_parts) or []
+        except BadInput:
+            return []
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            log.info(text)
+
+    def _once(self, purpose: str, path: Path, read: Callable[[Path], T | None]) -> T | None:
+        """What ``read`` makes of a file; ``None`` where there is none. Raises :class:`BadInput` where something else is in its place."""
+        try:
+            there = path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            raise BadInput(f"{path}: can't be read; move it away, or run its stage again") from None
         key = (purpose, there.st_dev, there.st_ino, there.st_mtime_ns, there.st_size)
         if key not in self._kept:
             self._kept[key] = read(path)
-        found: T = self._kept[key]
+        found: T | None = self._kept[key]
         return found
 
 
@@ -202,10 +217,16 @@ def _record(path: Path) -> ModelRecord:
     return record
 
 
-def _plan_parts(path: Path) -> list[dict[str, Any]]:
-    """What a ``plan.json`` holds: the plan of the other kind, if any, then its own. Nothing of a damaged one."""
+def _sweep(path: Path) -> tuple[dict[str, Any], Sensitivity] | None:
     try:
-        data = read_json(path) or {}
+        record = read_json(path)
     except BadInput:
-        return []
+        return None
+    table = table_of(Sensitivity, record)
+    return None if record is None or table is None else (record, table)
+
+
+def _plan_parts(path: Path) -> list[dict[str, Any]]:
+    """What a ``plan.json`` holds: the plan of the other kind, if any, then its own."""
+    data = read_json(path) or {}
     return [part for part in (data.get("other"), data) if isinstance(part, dict)]

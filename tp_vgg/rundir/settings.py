@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tp_vgg.data.catalogue import CATALOGUE, DataSetKind
+from tp_vgg.data.catalogue import DataSetKind, kind_of
 from tp_vgg.errors import BadInput
 from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.spec import VGGSpec
@@ -31,6 +31,7 @@ class Settings:
     limit_test: int | None = None
     skip_corrupt: bool = False
     quiet: bool = False
+    """No progress bars; notes are the logger's (``tp_vgg``)."""
     tensorboard: bool = False
     """Show TensorBoard scalars and figures, under ``tensorboard/``."""
     command: str = ""
@@ -39,7 +40,7 @@ class Settings:
     @property
     def images(self) -> DataSetKind:
         """What is known of the data set."""
-        return CATALOGUE[self.dataset]
+        return kind_of(self.dataset)
 
     @property
     def limits(self) -> tuple[int | None, int | None, int | None]:

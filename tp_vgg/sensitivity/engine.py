@@ -30,7 +30,7 @@ from tp_vgg.sensitivity.hit_table import Tally
 from tp_vgg.sensitivity.levels import Layer, Masked, Narrowed
 from tp_vgg.sensitivity.repaired import Refit, Refitted
 from tp_vgg.sensitivity.resolved import ResolvedSweep
-from tp_vgg.sensitivity.screening import Classifier, calibrated
+from tp_vgg.sensitivity.screening import Classifier, bounded
 
 BLOCK = {"cpu": 250, "cuda": 5000}
 """Images evaluated together; the outputs of one block stay in buffers that every level uses again."""
@@ -55,7 +55,9 @@ class Engine:
         self._device = split.labels.device
         self._normalise = Normalisation.of(model.meta).on(self._device)
         steps = steps_of(model, split.images.shape[-1])
-        self._refit = Refit(model, asked.sample, split.images.shape[-1]) if asked.sample is not None else None
+        self._refit = (
+            Refit(model, asked.repair, asked.sample, split.images.shape[-1]) if asked.sample is not None else None
+        )
         self._orders: dict[str, torch.Tensor] = {}
         if asked.kind == "structured":
             with torch.inference_mode(False):
@@ -176,7 +178,7 @@ class Engine:
             return Classifier(None, screen)
         sample = after if self._asked.kind == "structured" else before
         assert sample is not None
-        return calibrated(self._levels(self._exact, place, masks), screen, sample, len(self._asked.levels))
+        return bounded(self._levels(self._exact, place, masks), screen, sample, len(self._asked.levels))
 
     def _levels(self, chain: Chain, place: int, masks: Sequence[torch.Tensor]) -> Layer:
         step = chain.steps[place]

@@ -1,4 +1,4 @@
-"""What a sweep asks of a network, and what is known of the answer so far."""
+"""Which images each point of a sweep gets right, as far as it is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One layer of a sweep: its logits at every level, in fp32, in bf16, or screened by the one and verified by the other."""
+"""One layer at several levels: its logits at each of them."""
 
 from __future__ import annotations
 

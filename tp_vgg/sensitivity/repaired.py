@@ -15,6 +15,7 @@ from tp_vgg.network.families import as_vgg
 from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.cut import around
 from tp_vgg.pruning.calibration import renew_statistics
+from tp_vgg.pruning.repair import Repair
 from tp_vgg.pruning.structured import keep_channels
 from tp_vgg.sensitivity.chain import Chain, steps_from, steps_of, with_channels_in_order
 
@@ -24,6 +25,7 @@ class Refit:
     """The dense network and the images whose statistics count."""
 
     model: Network
+    repair: Repair
     sample: Split
     side: int
 
@@ -37,7 +39,7 @@ class Refit:
             pruned = copy.deepcopy(self.model)
             keep_channels(pruned, {name: kept.tolist()})
             _, behind = around(as_vgg(pruned), name, own=False)
-            renew_statistics(behind, [x[:, kept.to(x.device)] for x in inputs])
+            self._repair(behind, [x[:, kept.to(x.device)] for x in inputs])
             steps = with_channels_in_order(steps_of(pruned, self.side), {name: order[:count].argsort().argsort()})
             chains.append(Chain.of(steps_from(steps, name, own=False)))
         return chains
@@ -51,9 +53,14 @@ class Refit:
             pruned = copy.deepcopy(self.model)
             pruned.get_submodule(name).get_parameter("weight").data.mul_(mask)
             _, behind = around(as_vgg(pruned), name, own=True)
-            renew_statistics(behind, inputs)
+            self._repair(behind, inputs)
             chains.append(Chain.of(steps_from(steps_of(pruned, self.side), name, own=True)))
         return chains
+
+    def _repair(self, behind: nn.Module, inputs: Sequence[torch.Tensor]) -> None:
+        """Correct, in place, what is behind the pruned layer, of which ``inputs`` are batches of the input."""
+        assert self.repair == "recalibrate"
+        renew_statistics(behind, inputs)
 
     def _activations(self, before: nn.Module) -> list[torch.Tensor]:
         normalisation = Normalisation.of(self.model.meta)

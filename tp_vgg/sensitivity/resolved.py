@@ -73,7 +73,7 @@ class ResolvedSweep:
             "importance": self.importance,
             "seed": self.seed,
             "precision": self.precision,
-            "recalibrated": self.repair == "recalibrate",
+            "recalibrated": {"none": False, "recalibrate": True}[self.repair],
             "spec": model.spec.to_dict(),
             "normalisation": asdict(Normalisation.of(model.meta)),
         }

@@ -59,7 +59,7 @@ class Classifier:
         return classes, len(near)
 
 
-def calibrated(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Classifier:
+def bounded(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Classifier:
     """Bounds on the margin from running ``x``, the screening sample's activations, in both precisions.
 
     The bound of a level is ``SAFETY`` times the largest error that bf16 makes in the margin between its class and any other. That is

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tp_vgg.evaluation.accuracy import Accuracy, check_counts
 from tp_vgg.files.schema import typed
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
@@ -17,7 +18,6 @@ from tp_vgg.stats import paired_difference
 
 if TYPE_CHECKING:
     import numpy as np
-from tp_vgg.evaluation.accuracy import Accuracy, check_counts
 
 SENSITIVITY = "tp_vgg/sensitivity/2"
 """Format of a sweep's table, and part of its key: raised when the same sweep may count otherwise."""

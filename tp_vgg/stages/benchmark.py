@@ -1,4 +1,4 @@
-"""`benchmark`: the latency of a run directory's models, and the staircase of each conv on this device."""
+"""`benchmark`: the latency of a run directory's models on this device."""
 
 from __future__ import annotations
 

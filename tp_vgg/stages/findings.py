@@ -1,4 +1,4 @@
-"""What the page shows beyond the records: pictures of weights."""
+"""The figures of the page, of all that the run directory has the data of."""
 
 from __future__ import annotations
 

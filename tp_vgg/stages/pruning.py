@@ -61,5 +61,5 @@ def work_key(settings: Settings, baseline: str, plan: Plan, options: StructuredO
     about = asdict(options)
     if isinstance(options, UnstructuredOptions):
         return fingerprint(baseline, dict(plan.values), about, settings.seed)
-    about["recalibrate"] = about.pop("repair") == "recalibrate"
+    about["recalibrate"] = {"none": False, "recalibrate": True}[about.pop("repair")]
     return fingerprint(baseline, dict(plan.values), about, settings.seed, structured_epochs(settings, options))

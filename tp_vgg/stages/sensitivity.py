@@ -13,7 +13,7 @@ import torch
 from tp_vgg.data.datasets import load_data
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json, write_text
-from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
+from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.files.journal import Journal
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
@@ -26,6 +26,7 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
+from tp_vgg.pruning.repair import Repair
 from tp_vgg.report import figures
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import RunDir, partial_of
@@ -64,12 +65,12 @@ class _Asked:
             "layers": sorted(question.layers or ()),
             "split": self.split,
             "importance": question.importance,
-            **({"recalibrate": True} if question.repair == "recalibrate" else {}),
+            **_REPAIRED[question.repair],
         }
         limits = [settings.limit_val if self.split == "val" else settings.limit_test]
         if question.repair != "none" or question.needs_gradients:
             limits.append(settings.limit_train)
-        seed = settings.seed if question.importance == "random" else 0
+        seed = question.seed if question.importance == "random" else 0
         return fingerprint(SENSITIVITY, weights, data, asked, limits, seed)
 
     def journal_key(self, key: str, precision: str) -> str:
@@ -77,10 +78,15 @@ class _Asked:
         return fingerprint(key, precision, self.settings.device.partition(":")[0])
 
 
+_REPAIRED: dict[Repair, dict[str, Any]] = {"none": {}, "recalibrate": {"recalibrate": True}}
+"""What of a key says how the network was repaired."""
+
+
 def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val") -> Sensitivity:
     """Sweep every layer; leaves the table as ``.pth``, CSV and record, and its figures. A finished sweep of the same weights, images
     and options is not done again. Under torchrun every process evaluates its share of the images and the first one writes."""
-    given = None if _swept_before(settings, question) else load_given(settings)
+    contents = RunContents.of(settings) if settings.out is not None else None
+    given = None if contents and _swept_before(settings, question, contents) else load_given(settings)
     if given is not None:
         question.removed(given.spec)
         settings = settings.for_spec(given.spec)
@@ -88,7 +94,9 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
         asked = _Asked(settings, question, split)
         with ranks.leader_first():
             digest = _data_fingerprint(settings)
-            contents = RunContents(RunDir.of(settings, digest))
+            run_dir = RunDir.of(settings, digest)
+            if contents is None or contents.run != run_dir:
+                contents = RunContents(run_dir)
             done = _finished(asked, contents, digest, ranks)
         return ranks.lead(done) or _swept(asked, given or load_given(settings), contents, ranks)
 
@@ -123,13 +131,13 @@ def _swept(asked: _Asked, given: Network | None, contents: RunContents, ranks: R
         return table
 
 
-def _swept_before(settings: Settings, question: SweepQuestion) -> bool:
+def _swept_before(settings: Settings, question: SweepQuestion, contents: RunContents) -> bool:
     """Whether the record in an explicit ``--out`` is of the very ``--checkpoint``, so that its spec stands for the file's and loading that
     can wait. Raises :class:`BadInput` for options that do not fit it."""
-    if settings.out is None or settings.checkpoint is None:
+    if settings.checkpoint is None:
         return False
-    record = read_json(_Files(settings, RunDir.of(settings), question.kind).record) or {}
-    if record.get("weights") != file_fingerprint(settings.checkpoint):
+    record = read_json(_Files(settings, contents.run, question.kind).record) or {}
+    if record.get("weights") != contents.sha256(settings.checkpoint):
         return False
     try:
         spec = spec_from_dict(record["spec"])
@@ -212,7 +220,7 @@ def _answers(table: Sensitivity, asked: _Asked, weights: str, data: str) -> bool
         removed = removals(question.kind, spec, levels, question.layers)
     except BadInput:
         return False
-    wanted = asked.settings.precision
+    wanted = asked.question.precision
     return (
         table.key == asked.key(weights, data)
         and table.removed == removed

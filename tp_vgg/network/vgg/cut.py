@@ -1,4 +1,4 @@
-"""A VGG without some channels of one layer."""
+"""A VGG cut in two at one layer."""
 
 from __future__ import annotations
 

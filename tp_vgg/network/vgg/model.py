@@ -1,4 +1,4 @@
-"""From a spec to an ``nn.Module`` with torchvision's names, and the two exact folds (head, batch norm)."""
+"""From a spec to an ``nn.Module`` with torchvision's names."""
 
 from __future__ import annotations
 
