@@ -37,7 +37,8 @@ T = TypeVar("T")
 class RunContents:
     """The files of one run directory.
 
-    A command makes one and passes it on. Each file is read, and each checkpoint hashed, once; again only after it has changed.
+    A stage makes one and passes it on. A record, sweep, plan or benchmark is read once, and a checkpoint hashed once; again only after it
+    has changed.
     """
 
     def __init__(self, run: RunDir) -> None:
@@ -99,7 +100,10 @@ class RunContents:
     def latency(self) -> Latency | None:
         """The benchmark; ``None`` where there is none, and with a note for a damaged one."""
         path = self.run.latency
-        found, there = self._once("latency", path, lambda path: (read_table(path, Latency), True)) or (None, False)
+        try:
+            found, there = self._once("latency", path, lambda path: (read_table(path, Latency), True)) or (None, False)
+        except BadInput:
+            found, there = None, True
         if found is None and there:
             self._say(f"{path}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again")
         return found
@@ -113,7 +117,10 @@ class RunContents:
 
     def sweep(self, kind: Kind) -> tuple[dict[str, Any], Sensitivity] | None:
         """The record of a finished sweep, and the table in it; ``None`` where there is none, or a damaged one."""
-        return self._once("sweep", self.sweep_path(kind), _sweep)
+        try:
+            return self._once("sweep", self.sweep_path(kind), _sweep)
+        except BadInput:
+            return None
 
     @property
     def plans(self) -> dict[Kind, Allocation]:
@@ -218,10 +225,7 @@ def _record(path: Path) -> ModelRecord:
 
 
 def _sweep(path: Path) -> tuple[dict[str, Any], Sensitivity] | None:
-    try:
-        record = read_json(path)
-    except BadInput:
-        return None
+    record = read_json(path)
     table = table_of(Sensitivity, record)
     return None if record is None or table is None else (record, table)
 
