@@ -32,6 +32,7 @@ for command in json.loads(sys.argv[1]):
     if status:
         sys.exit(status)
 """
+pytestmark = pytest.mark.slow
 COMMANDS = [
     ["train", "--epochs", "2", "--batch-size", "16"],
     ["sensitivity", "--kind", "structured", "--levels", "0.25,0.5", "--importance", "random"],

@@ -57,6 +57,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     return Left({n: where / f"o{n}" for n in (1, 2)}, {n: where / f"s{n}" for n in (1, 2)}, two.returncode, said)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(left: Left) -> None:
     """One test of four promises, so that what they look at is made once, and not once a worker."""
     reach_what_one_does(left.jobs)
