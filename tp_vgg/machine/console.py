@@ -10,11 +10,12 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from tp_vgg.errors import printable
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LOGGER = logging.getLogger("tp_vgg")
 
@@ -26,6 +27,8 @@ def progress_bar(
 
     ``work`` and ``options`` are tqdm's.
     """
+    from tqdm import tqdm  # takes as long as all else that a refusal needs
+
     return tqdm(work, label, unit=unit, disable=True if quiet or not label else None, **options)
 
 
