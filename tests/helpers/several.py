@@ -33,6 +33,7 @@ def main() -> int:
         if place:
             meet_anew(place)
         status = execute(command)
+        sys.stdout.flush()  # a process that refuses the next command is the end of the others
         if status:
             return status
     return 0
