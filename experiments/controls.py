@@ -66,7 +66,8 @@ def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
     for thousandth in range(1, 1000):
         ratio = thousandth / 1000
         widths = {
-            name: int(width * (1 - ratio)) for name, width in zip(dense.spec.conv_names, dense.spec.widths, strict=True)
+            name: int(width * (1 - ratio))
+            for name, width in zip(dense.spec.conv_names, dense.spec.widths, strict=True)
         }
         if dense.spec.with_widths(widths).macs() <= target.macs():
             break
@@ -113,7 +114,14 @@ def unpacked(run: dict[str, Any]) -> np.ndarray:
 
 
 def one_run(
-    work: Session, dense: VGG, weights: str, target: VGGSpec, arm: str, seed: int, finetune: Finetune, folder: Path
+    work: Session,
+    dense: VGG,
+    weights: str,
+    target: VGGSpec,
+    arm: str,
+    seed: int,
+    finetune: Finetune,
+    folder: Path,
 ) -> dict[str, Any]:
     """One arm with one seed: what is in its JSON file, or else done now. ``weights``: the SHA-256 of the dense model's file."""
     settings = replace(work.settings, seed=seed)
@@ -123,10 +131,14 @@ def one_run(
     trained = dense.meta.get("training") or {}
     recipe = finetune_recipe(settings, dense.spec, epochs, finetune, trained)
     if arm == "scratch":
-        start = baseline_recipe(settings, dense.spec, *(trained.get(name) for name in ("epochs", "lr", "batch_size")))
+        start = baseline_recipe(
+            settings, dense.spec, *(trained.get(name) for name in ("epochs", "lr", "batch_size"))
+        )
         learns = {name: getattr(recipe, name) for name in ("distill_weight", "distill_temperature")}
         recipe = replace(start, epochs=start.epochs + epochs, **learns)
-    key = fingerprint(arm, weights, target.to_dict(), asdict(recipe), data_summary(work.data), str(work.precision))
+    key = fingerprint(
+        arm, weights, target.to_dict(), asdict(recipe), data_summary(work.data), str(work.precision)
+    )
     path = folder / f"{arm}-s{seed}-{key[:8]}.json"
     done = read_json(path)
     if done is not None:
@@ -174,7 +186,9 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         ]
         for other in ("dense", "stock", "stock-plain"):
             if other in runs and other != arm:
-                found = paired_runs([unpacked(run) for run in of_arm], [unpacked(run) for run in runs[other]])
+                found = paired_runs(
+                    [unpacked(run) for run in of_arm], [unpacked(run) for run in runs[other]]
+                )
                 mean, low, high = (100 * value for value in found)
                 row.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]")
             else:
@@ -206,10 +220,18 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
 @click.option("--round-to", type=int, default=8, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--finetune-epochs", type=click.IntRange(min=1), help="2 on digits, else 5.")
-@click.option("--arms", default="dense,stock,random,ours", show_default=True, help="scratch is one more.")
+@click.option(
+    "--arms", default="dense,stock,random,ours", show_default=True, help="scratch is one more."
+)
 @finetune_options
 def main(
-    settings: Settings, sweep: Path, budget: float, round_to: int, seeds: int, arms: str, finetune: Finetune
+    settings: Settings,
+    sweep: Path,
+    budget: float,
+    round_to: int,
+    seeds: int,
+    arms: str,
+    finetune: Finetune,
 ) -> None:
     """Print the table of all arms; runs lie in OUT/controls."""
     names = arms.split(",")
@@ -221,7 +243,9 @@ def main(
     swept = sweep_table(sweep, record, "structured")
     weights = file_fingerprint(settings.checkpoint)
     if record["weights"] != weights:
-        raise BadInput(f"--sweep: {sweep}: is of another model than --checkpoint {settings.checkpoint}")
+        raise BadInput(
+            f"--sweep: {sweep}: is of another model than --checkpoint {settings.checkpoint}"
+        )
     plan = make_plan(swept, {"macs": budget}, round_to=round_to)
     dense = load_dense(settings, settings.checkpoint)
     target = dense.spec.with_widths({row.layer: row.after for row in plan.layers})

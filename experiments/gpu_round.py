@@ -18,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = next((place for place in HERE.parents if (place / "tp_vgg" / "__init__.py").is_file()), HERE.parent)
+ROOT = next(
+    (place for place in HERE.parents if (place / "tp_vgg" / "__init__.py").is_file()), HERE.parent
+)
 sys.path[:0] = [*map(str, (HERE / "wheels").glob("click-*.whl")), str(HERE), str(ROOT)]
 
 import click  # noqa: E402  a wheel beside this file comes before a click that may be too old
@@ -48,7 +50,11 @@ DO: dict[str, Callable[[Round], None]] = {
 
 def find_data(named: Path | None) -> Path | None:
     """The folder with images and checkpoint: the named one, or else the kit's own, or a shared one."""
-    places = [named] if named else [HERE / "data", ROOT.parent / "shared" / "data", ROOT / "shared" / "data"]
+    places = (
+        [named]
+        if named
+        else [HERE / "data", ROOT.parent / "shared" / "data", ROOT / "shared" / "data"]
+    )
     return next((p for p in places if (p / ARCHIVE).is_file() and (p / CHECKPOINT).is_file()), None)
 
 
@@ -76,7 +82,9 @@ def run_round(r: Round) -> None:
         r.pack()
     for thread in beside:
         thread.join()
-    r.line(f"{r.ended} steps, {len(r.failed)} failed{', cut short' if r.cut else ''}; {max(r.left(), 0):.0f} s left")
+    r.line(
+        f"{r.ended} steps, {len(r.failed)} failed{', cut short' if r.cut else ''}; {max(r.left(), 0):.0f} s left"
+    )
 
 
 def guarded(r: Round, name: str, do: Callable[[Round], object]) -> None:
@@ -106,16 +114,24 @@ def start_round(setting: Setting, minutes: float, only: tuple[str, ...]) -> None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, r.cut_short)
     version = sys.version.split()[0]
-    r.line(f"{setting.device}, {minutes:g} minutes, Python {version}, work in {r.work}, results in {r.out}")
+    r.line(
+        f"{setting.device}, {minutes:g} minutes, Python {version}, work in {r.work}, results in {r.out}"
+    )
     commit = commit_of(ROOT, HERE)
-    r.record("round", device=setting.device, tiny=setting.tiny, minutes=minutes, only=only, commit=commit)
+    r.record(
+        "round", device=setting.device, tiny=setting.tiny, minutes=minutes, only=only, commit=commit
+    )
     if setting.needs_dense:
-        r.line("CIFAR-10 is downloaded and the dense model trained here first, in at most 5 of the minutes")
+        r.line(
+            "CIFAR-10 is downloaded and the dense model trained here first, in at most 5 of the minutes"
+        )
     run_round(r)
     if r.cut:
         raise KeyboardInterrupt(f"what was done lies in {r.out}")
     if r.failed:
-        raise WorkFailed(f"{len(r.failed)} of {r.ended} steps failed: {', '.join(r.failed)}; the rest lies in {r.out}")
+        raise WorkFailed(
+            f"{len(r.failed)} of {r.ended} steps failed: {', '.join(r.failed)}; the rest lies in {r.out}"
+        )
 
 
 def check_device(name: str, tiny: bool) -> str:
@@ -137,14 +153,22 @@ def check_parts(only: str) -> tuple[str, ...]:
 
 
 @click.command()
-@click.option("--minutes", type=Number(min=0.1, max=1440), help="When it ends, whatever is left (9; a dry run 60).")
+@click.option(
+    "--minutes",
+    type=Number(min=0.1, max=1440),
+    help="When it ends, whatever is left (9; a dry run 60).",
+)
 @click.option("--only", default="", metavar="NAME,NAME,…", help=f"Parts: {','.join(PARTS)} (all).")
 @click.option(
-    "--tiny", is_flag=True, help="Dry run of every part with little work, on the CPU unless --device says otherwise."
+    "--tiny",
+    is_flag=True,
+    help="Dry run of every part with little work, on the CPU unless --device says otherwise.",
 )
 @click.option("--device", help="cuda, or cpu with --tiny.")
 @click.option(
-    "--work", type=click.Path(path_type=Path, file_okay=False), help="Where it works (in the temporary directory)."
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where it works (in the temporary directory).",
 )
 @click.option(
     "--out",
@@ -174,7 +198,12 @@ def check_parts(only: str) -> tuple[str, ...]:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Only print the tables of a results.jsonl; may be repeated.",
 )
-@click.argument("more", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="[FILE]...")
+@click.argument(
+    "more",
+    nargs=-1,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="[FILE]...",
+)
 def main(
     minutes: float | None, only: str, tiny: bool, device: str | None, work: Path | None, out: Path | None, data: Path | None,
     kit: Path | None, python: str, results: tuple[Path, ...], more: tuple[Path, ...],
@@ -196,14 +225,20 @@ def main(
         return
     folder = find_data(data)
     if folder is None and data is not None and not tiny:
-        raise BadInput(f"--data: no folder with {ARCHIVE} and {CHECKPOINT} was found; name one, or leave --data out")
+        raise BadInput(
+            f"--data: no folder with {ARCHIVE} and {CHECKPOINT} was found; name one, or leave --data out"
+        )
     if kit is not None:
         if folder is None:
-            raise BadInput(f"--prepare: {ARCHIVE} and {CHECKPOINT} are needed; name their folder by --data")
+            raise BadInput(
+                f"--prepare: {ARCHIVE} and {CHECKPOINT} are needed; name their folder by --data"
+            )
         prepare(kit, ROOT, Path(__file__).resolve(), folder, python, click.echo)
         return
     device = check_device(device or ("cpu" if tiny else "cuda"), tiny)
-    work = (work or Path(tempfile.gettempdir()) / ("gpu-round-tiny" if tiny else "gpu-round")).resolve()
+    work = (
+        work or Path(tempfile.gettempdir()) / ("gpu-round-tiny" if tiny else "gpu-round")
+    ).resolve()
     out = (out or work / "out").resolve()
     for place in (work / "runs", out):
         place.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import torch
 from tp_vgg import cli
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.benchmark import measure_latency
-from tp_vgg.latency.table import FEWEST_TRIALS, MODES, cells_of
+from tp_vgg.latency.table import FEWEST_TRIALS, MODES, cases_of
 from tp_vgg.network.checkpoint import load
 from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.network.vgg.spec import VGGSpec
@@ -46,18 +46,35 @@ def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
     help="Of fresh weights.",
 )
 @click.option("--ratios", type=click.Path(path_type=Path), help="A plan to time as well.")
-@click.option("--round-to", type=click.IntRange(min=1), default=1, show_default=True, help="For the plan.")
 @click.option(
-    "--sparsity", type=float, default=0.95, show_default=True, help="Of the unstructured model, over all layers."
+    "--round-to", type=click.IntRange(min=1), default=1, show_default=True, help="For the plan."
+)
+@click.option(
+    "--sparsity",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="Of the unstructured model, over all layers.",
 )
 @click.option("--batch-sizes", default="1,64,1024", show_default=True)
-@click.option("--modes", default=",".join(MODES), show_default=True, help="onnxruntime is one more.")
+@click.option(
+    "--modes", default=",".join(MODES), show_default=True, help="onnxruntime is one more."
+)
 @click.option("--dtypes", default="fp32,tf32,bf16", show_default=True)
 @click.option(
-    "--probes/--no-probes", default=True, show_default=True, help="Look for widths just below at which kernels step."
+    "--probes/--no-probes",
+    default=True,
+    show_default=True,
+    help="Look for widths just below at which kernels step.",
 )
-@click.option("--only", help="Names of models to time beside the dense one, with commas between (all).")
-@click.option("--trials", type=click.IntRange(min=FEWEST_TRIALS), help="Blocks a cell (17, or 9 where they take long).")
+@click.option(
+    "--only", help="Names of models to time beside the dense one, with commas between (all)."
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(min=FEWEST_TRIALS),
+    help="Blocks a case (17, or 9 where they take long).",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Where the JSON goes (stderr).")
@@ -69,15 +86,19 @@ def main(
     try:
         sizes = [int(size) for size in batch_sizes.split(",")]
     except ValueError:
-        raise BadInput(f"--batch-sizes: {batch_sizes!a}: give whole numbers with commas between") from None
-    cells_of(modes.split(","), dtypes.split(","), sizes)
+        raise BadInput(
+            f"--batch-sizes: {batch_sizes!a}: give whole numbers with commas between"
+        ) from None
+    cases_of(modes.split(","), dtypes.split(","), sizes)
     if output and not output.parent.is_dir():
         raise BadInput(f"--output: {output.parent}: no such directory")
     torch.manual_seed(0)
     dense = load(checkpoint) if checkpoint else build(VGGSpec.preset("vgg11_bn", head)).eval()
     models = {"dense": dense}
     for percent in (30, 50, 70):
-        models[f"uniform {percent} %"] = narrowed(dense, Plan.uniform(percent / 100, dense.spec.conv_names, "--ratio"))
+        models[f"uniform {percent} %"] = narrowed(
+            dense, Plan.uniform(percent / 100, dense.spec.conv_names, "--ratio")
+        )
     if ratios:
         models[ratios.name] = narrowed(dense, read_ratios(ratios, "structured"), round_to)
     models[f"{sparsity:.0%} zeros"] = copy.deepcopy(dense)
@@ -85,8 +106,12 @@ def main(
     if only:
         unknown = set(only.split(",")) - set(models)
         if unknown:
-            raise click.UsageError(f"--only: {sorted(unknown)[0]!r} is not one of {', '.join(models)}")
-        models = {name: model for name, model in models.items() if name in ("dense", *only.split(","))}
+            raise click.UsageError(
+                f"--only: {sorted(unknown)[0]!r} is not one of {', '.join(models)}"
+            )
+        models = {
+            name: model for name, model in models.items() if name in ("dense", *only.split(","))
+        }
     found = measure_latency(
         models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=sizes,
         trials=trials, device=device, threads=threads, probes=probes, quiet=False,

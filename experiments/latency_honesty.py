@@ -58,7 +58,9 @@ def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int, device: str) 
     return a / b, a / b - reach, a / b + reach
 
 
-def one_run(seed: int, batch: int, mode: str, trials: int | None, repeat: int, device: str) -> dict[str, Found]:
+def one_run(
+    seed: int, batch: int, mode: str, trials: int | None, repeat: int, device: str
+) -> dict[str, Found]:
     torch.manual_seed(seed)
     model = build(VGGSpec.preset("vgg11_bn", "linear")).eval()
     sides = {
@@ -73,12 +75,28 @@ def one_run(seed: int, batch: int, mode: str, trials: int | None, repeat: int, d
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--mode", type=click.Choice(["eager", "folded"]), default="eager", show_default=True)
 @click.option(
-    "--trials", type=click.IntRange(min=FEWEST_TRIALS), help="Blocks of tp_vgg's side (17, or 9 where they take long)."
+    "--trials",
+    type=click.IntRange(min=FEWEST_TRIALS),
+    help="Blocks of tp_vgg's side (17, or 9 where they take long).",
 )
-@click.option("--repeat", type=click.IntRange(min=6), default=300, show_default=True, help="Passes of the other side.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=6),
+    default=300,
+    show_default=True,
+    help="Passes of the other side.",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--run", "only", type=int, hidden=True)
-def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int, device: str, only: int | None) -> None:
+def main(
+    runs: int,
+    batch_size: int,
+    mode: str,
+    trials: int | None,
+    repeat: int,
+    device: str,
+    only: int | None,
+) -> None:
     """Print, for each way, in how many runs its interval covers 1.00, and the median and spread of its ratios."""
     if only is not None:
         click.echo(json.dumps(one_run(only, batch_size, mode, trials, repeat, device)))
@@ -97,7 +115,10 @@ def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int,
     found: list[dict[str, Found]] = []
     for run in range(runs):
         done = subprocess.run(
-            [sys.executable, __file__, "--run", str(run), *options], stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, __file__, "--run", str(run), *options],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         found.append(json.loads(done.stdout.splitlines()[-1]))
         click.echo(f"{run + 1}/{runs}: {found[-1]}", err=True)
@@ -111,10 +132,19 @@ def main(runs: int, batch_size: int, mode: str, trials: int | None, repeat: int,
             side, f"{covered} of {runs}", f"{statistics.median(ratios):.4f}", f"{near} of {runs}",
             f"{min(ratios):.3f} to {max(ratios):.3f}", f"{statistics.median(widths):.3f}",
         ])  # fmt: skip
-    header = ["A/A", "interval covers 1.00", "median ratio", "within ±3 %", "ratios", "median width of interval"]
+    header = [
+        "A/A",
+        "interval covers 1.00",
+        "median ratio",
+        "within ±3 %",
+        "ratios",
+        "median width of interval",
+    ]
     click.echo(f"batch {batch_size}, {mode}, fp32, VGG-11-BN with the linear head, {device}")
     click.echo(text_table(header, rows))
-    click.echo(json.dumps({"runs": found, "environment": environment(torch.device(device))}), err=True)
+    click.echo(
+        json.dumps({"runs": found, "environment": environment(torch.device(device))}), err=True
+    )
 
 
 if __name__ == "__main__":

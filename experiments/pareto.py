@@ -18,8 +18,8 @@ from tp_vgg import cli
 from tp_vgg.cli.options import budget_from, common_options, finetune_options
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
-from tp_vgg.latency.table import LatencyRow, cells_of
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.latency.table import LatencyRow, cases_of
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.pruning.repair import Repair
@@ -49,10 +49,12 @@ def parse(text: str) -> dict[str, float]:
 
 def variant(settings: Settings, budget: dict[str, float]) -> Settings:
     """Where the files of one budget lie."""
-    return replace(settings, tag="pareto-" + "-".join(f"{name}{value:g}" for name, value in budget.items()))
+    return replace(
+        settings, tag="pareto-" + "-".join(f"{name}{value:g}" for name, value in budget.items())
+    )
 
 
-def made(here: Settings, found: Allocation, options: StructuredOptions) -> dict[str, ModelRecord]:
+def made(here: Settings, found: PlanResult, options: StructuredOptions) -> dict[str, ModelRecord]:
     """The records of a plan's networks: there already, or made now."""
     records = RunContents.of(here).models
     ratios = Plan.of(found.ratios, str(here.tag))
@@ -64,9 +66,14 @@ def made(here: Settings, found: Allocation, options: StructuredOptions) -> dict[
 
 
 def row(
-    budget: dict[str, float], found: Allocation, records: dict[str, ModelRecord], timed: LatencyRow | None
+    budget: dict[str, float],
+    found: PlanResult,
+    records: dict[str, ModelRecord],
+    timed: LatencyRow | None,
 ) -> dict[str, Any]:
-    base, pruned, tuned = (records[name] for name in ("baseline", "structured_pruned", "structured_finetuned"))
+    base, pruned, tuned = (
+        records[name] for name in ("baseline", "structured_pruned", "structured_finetuned")
+    )
     values = {
         "budget": "+".join(f"{name}={value:g}" for name, value in budget.items()),
         "macs_share": tuned.macs / base.macs,
@@ -80,18 +87,23 @@ def row(
         "predicted_drop": found.prediction.drop,
     }
     if timed is not None and timed.speedup is not None:
-        latency = (timed.speedup, timed.speedup_low, timed.speedup_high, timed.cell.label)
+        latency = (timed.speedup, timed.speedup_low, timed.speedup_high, timed.case.label)
         values.update(zip(COLUMNS[-4:], latency, strict=True))
     return values
 
 
 def draw(rows: list[dict[str, Any]], dense: float) -> Figure:
     """A panel each for MACs, parameters and (where timed) the share of the dense model's time."""
-    panels = {"MACs": [r["macs_share"] for r in rows], "parameters": [r["params_share"] for r in rows]}
+    panels = {
+        "MACs": [r["macs_share"] for r in rows],
+        "parameters": [r["params_share"] for r in rows],
+    }
     if all("speedup" in r for r in rows):
         panels[f"time ({rows[0]['cell']})"] = [1 / r["speedup"] for r in rows]
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
-    for axis, (name, shares) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axis, (name, shares) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         order = sorted(range(len(rows)), key=shares.__getitem__)
         accuracies = [rows[i]["accuracy"] for i in order]
         reach = [
@@ -100,7 +112,11 @@ def draw(rows: list[dict[str, Any]], dense: float) -> Figure:
         ]
         axis.errorbar([shares[i] for i in order], accuracies, reach, marker="o", capsize=3)
         axis.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
-        axis.set(xlabel=f"{name}, share of the dense model's", ylabel="test accuracy, % [95 %]", xlim=(0, 1.02))
+        axis.set(
+            xlabel=f"{name}, share of the dense model's",
+            ylabel="test accuracy, % [95 %]",
+            xlim=(0, 1.02),
+        )
         axis.legend()
     return figure
 
@@ -108,13 +124,23 @@ def draw(rows: list[dict[str, Any]], dense: float) -> Figure:
 @click.command()
 @common_options
 @click.option(
-    "--budget", "budgets", multiple=True, default=("macs=0.75", "macs=0.5", "macs=0.25", "macs=0.12"), show_default=True
+    "--budget",
+    "budgets",
+    multiple=True,
+    default=("macs=0.75", "macs=0.5", "macs=0.25", "macs=0.12"),
+    show_default=True,
 )
 @click.option("--round-to", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--importance", default="l1", show_default=True)
 @click.option("--recalibrate", is_flag=True)
 @click.option("--finetune-epochs", type=click.IntRange(min=1))
-@click.option("--batch-size-timed", type=click.IntRange(min=0), default=64, show_default=True, help="0: no latency.")
+@click.option(
+    "--batch-size-timed",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="0: no latency.",
+)
 @finetune_options
 def main(
     settings: Settings, budgets: tuple[str, ...], round_to: int, importance: str, recalibrate: bool, batch_size_timed: int, finetune: Finetune
@@ -136,8 +162,10 @@ def main(
     paths = [run.root / records["structured_finetuned"].checkpoint for records in networks]
     timed: dict[str, LatencyRow] = {}
     if batch_size_timed:
-        cells = cells_of(["folded"], ["fp32"], [batch_size_timed])
-        rows = benchmark(replace(settings, tag="pareto"), BenchmarkOptions(cells), tuple(paths)).rows
+        cells = cases_of(["folded"], ["fp32"], [batch_size_timed])
+        rows = benchmark(
+            replace(settings, tag="pareto"), BenchmarkOptions(cells), tuple(paths)
+        ).rows
         timed = {found.model: found for found in rows if found.model != MODELS[0]}
     table = [
         row(budget, found, records, timed.get(str(path)))

@@ -41,9 +41,24 @@ def sweep(spec: VGGSpec, rng: np.random.Generator) -> Sensitivity:
             found = Accuracy.of(correct, N)
             drop = 100 * (dense - correct) / N
             points.append(
-                Point(layer, level, removed, correct, N, found.accuracy, found.low, found.high, drop, drop, drop, 0)
+                Point(
+                    layer,
+                    level,
+                    removed,
+                    correct,
+                    N,
+                    found.accuracy,
+                    found.low,
+                    found.high,
+                    drop,
+                    drop,
+                    drop,
+                    0,
+                )
             )
-    return Sensitivity("made up", "structured", "l1", "fp32", spec.to_dict(), Accuracy.of(dense, N), tuple(points))
+    return Sensitivity(
+        "made up", "structured", "l1", "fp32", spec.to_dict(), Accuracy.of(dense, N), tuple(points)
+    )
 
 
 @click.command()
@@ -60,17 +75,37 @@ def main(trials: int) -> None:
                     record = {**sweep(VGGSpec.preset(arch, "linear"), rng).to_dict(), **ABOUT}
                     write_json(Path(place, "records", "structured_sensitivity.json"), record)
                     options = [part for name in budget.split() for part in ("--budget", name)]
-                    command = [sys.executable, "-m", "tp_vgg", "plan", "--out", place, "--force", "-q", *options]
+                    command = [
+                        sys.executable,
+                        "-m",
+                        "tp_vgg",
+                        "plan",
+                        "--out",
+                        place,
+                        "--force",
+                        "-q",
+                        *options,
+                    ]
                     start = time.perf_counter()
                     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                     seconds.append(time.perf_counter() - start)
                     gaps.append(json.loads(Path(place, "plan.json").read_text())["gap"])
                 rows.append(
-                    [arch, budget, f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}", f"{max(gaps):.2g}"]
+                    [
+                        arch,
+                        budget,
+                        f"{statistics.median(seconds):.2f}",
+                        f"{max(seconds):.2f}",
+                        f"{max(gaps):.2g}",
+                    ]
                 )
                 report[f"{arch} {budget}"] = {"seconds": seconds, "gaps": gaps}
     click.echo(text_table(["", "budget", "median s", "largest s", "largest gap"], rows))
-    about = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
+    about = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+    }
     click.echo(json.dumps({"n": trials, "environment": about, **report}), err=True)
 
 

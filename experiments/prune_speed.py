@@ -21,12 +21,12 @@ from tp_vgg.network.network import realised_spec
 from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.ratios import Plan, resolve
-from tp_vgg.pruning.structured import remove_channels, shrink
+from tp_vgg.pruning.structured import prune_channels, remove_channels
 from tp_vgg.report.text_table import text_table
 
 
 def ours_with_proof(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
-    shrink(model, target, images)
+    prune_channels(model, target, images)
 
 
 def ours(model: VGG, target: VGGSpec, _images: torch.Tensor) -> None:
@@ -44,7 +44,12 @@ def stock(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
     others = [model.get_submodule(name) for name in model.spec.linear_names]
     importance = tp.importance.MagnitudeImportance(p=1, group_reduction="first", normalizer=None)
     pruner = tp.pruner.BasePruner(
-        model, images[:1], importance, pruning_ratio_dict=ratios, pruning_ratio=0.0, ignored_layers=others
+        model,
+        images[:1],
+        importance,
+        pruning_ratio_dict=ratios,
+        pruning_ratio=0.0,
+        ignored_layers=others,
     )
     pruner.step()
 
@@ -64,7 +69,9 @@ def main(trials: int, ratio: float) -> None:
     images = torch.randn(16, 3, 32, 32)
     rows, report = [], {}
     for head, pool in (("linear", 1), ("folded", 1), ("unfolded", 7)):
-        spec = VGGSpec.preset("vgg11_bn", "linear" if head == "linear" else "torchvision", pool=pool)
+        spec = VGGSpec.preset(
+            "vgg11_bn", "linear" if head == "linear" else "torchvision", pool=pool
+        )
         target = resolve(Plan.uniform(ratio, spec.conv_names, "--ratio"), spec)
         seconds: dict[str, list[float]] = {name: [] for name in SIDES}
         for trial in range(trials + 1):
@@ -75,12 +82,28 @@ def main(trials: int, ratio: float) -> None:
                 seconds[name].append(time.perf_counter() - start)
                 assert realised_spec(model) == target, name
         for name, times in seconds.items():
-            pairs = [mine / theirs for mine, theirs in zip(times[1:], seconds["stock BasePruner"][1:], strict=True)]
-            rows.append([head, name, f"{statistics.median(times[1:]):.3f}", f"{statistics.median(pairs):.2f}"])
-            report[f"{head}/{name}"] = {"seconds": times[1:], "median_ratio_to_stock": statistics.median(pairs)}
+            pairs = [
+                mine / theirs
+                for mine, theirs in zip(times[1:], seconds["stock BasePruner"][1:], strict=True)
+            ]
+            rows.append(
+                [
+                    head,
+                    name,
+                    f"{statistics.median(times[1:]):.3f}",
+                    f"{statistics.median(pairs):.2f}",
+                ]
+            )
+            report[f"{head}/{name}"] = {
+                "seconds": times[1:],
+                "median_ratio_to_stock": statistics.median(pairs),
+            }
     click.echo(text_table(["head", "side", "median s", "ratio to stock"], rows))
     click.echo(
-        json.dumps({"n": trials, "ratio": ratio, "environment": environment(torch.device("cpu")), **report}), err=True
+        json.dumps(
+            {"n": trials, "ratio": ratio, "environment": environment(torch.device("cpu")), **report}
+        ),
+        err=True,
     )
 
 

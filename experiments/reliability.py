@@ -84,7 +84,9 @@ def run_tests(where: tuple[str, ...], marks: str, report: Path) -> list[ElementT
 
 
 @click.command()
-@click.option("--long", "everything", is_flag=True, help="The long tests too: about an hour on 2 cores.")
+@click.option(
+    "--long", "everything", is_flag=True, help="The long tests too: about an hour on 2 cores."
+)
 @click.option("--only", metavar="TEXT", default="", help="Promises that contain TEXT.")
 def main(everything: bool, only: str) -> None:
     """Print the table of docs/reliability.md; exit 1 where a promise is not held."""
@@ -97,14 +99,30 @@ def main(everything: bool, only: str) -> None:
             marks = "not gpu and not browser" + ("" if everything else " and not slow and not long")
             found = outcome(run_tests(where, marks, Path(folder) / "report.xml"))
             failures += found.failed
-            ended = f"{found.failed} of {found.failed + found.passed} tests failed" if found.failed else "held"
+            ended = (
+                f"{found.failed} of {found.failed + found.passed} tests failed"
+                if found.failed
+                else "held"
+            )
             if not found.passed + found.failed:
                 ended = "not run"
-            rows.append([promise, ", ".join(f"`{name}`" for name in where), f"{found.cases:,}", ended, found.notes])
+            rows.append(
+                [
+                    promise,
+                    ", ".join(f"`{name}`" for name in where),
+                    f"{found.cases:,}",
+                    ended,
+                    found.notes,
+                ]
+            )
     click.echo(markdown_table(["promise", "tests", "cases", "result", "counted"], rows))
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "pytest", "hypothesis"))
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("torch", "pytest", "hypothesis")
+    )
     kinds = "all tests" if everything else "without slow and long tests"
-    click.echo(f"\n{kinds}; Python {platform.python_version()}, {versions}; {duration(time.monotonic() - start)}")
+    click.echo(
+        f"\n{kinds}; Python {platform.python_version()}, {versions}; {duration(time.monotonic() - start)}"
+    )
     sys.exit(failures > 0)
 
 

@@ -21,11 +21,15 @@ from helpers.networks import VARIANTS, lively
 from tp_vgg.network.vgg.spec import VGGSpec
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: threads of theirs would wait for each other
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # a worker a core: threads of theirs would wait for each other
 
 
 def pytest_configure() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as a shell starts what it puts into the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -74,7 +78,9 @@ def image_folder(tmp_path: Path) -> Path:
             directory = root / split / name
             directory.mkdir(parents=True)
             for i in range(count):
-                pixels = rng.integers(0, 100, (40, 32 + i, 3), dtype=np.uint8) + np.uint8(130 * label)
+                pixels = rng.integers(0, 100, (40, 32 + i, 3), dtype=np.uint8) + np.uint8(
+                    130 * label
+                )
                 mode = ("RGB", "L", "RGBA", "P")[i % 4]
                 Image.fromarray(pixels).convert(mode).save(directory / f"{i}.png")
     return root
@@ -150,7 +156,10 @@ def thin() -> Iterator[None]:
 
 @pytest.fixture
 def call(
-    at_home: Path, capsys: pytest.CaptureFixture[str], read_digits: Callable, monkeypatch: pytest.MonkeyPatch
+    at_home: Path,
+    capsys: pytest.CaptureFixture[str],
+    read_digits: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable:
     """Run a command in this process: (exit status, stdout, stderr)."""
     monkeypatch.setattr("tp_vgg.data.datasets._digits", read_digits)

@@ -30,5 +30,8 @@ def out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or any(mark in str(error) for mark in ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED"))
+        or any(
+            mark in str(error)
+            for mark in ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+        )
     )

@@ -14,7 +14,9 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     return float(interval.low), float(interval.high)
 
 
-def paired_difference(lost: int, gained: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def paired_difference(
+    lost: int, gained: int, n: int, confidence: float = 0.95
+) -> tuple[float, float]:
     """Interval of the difference ``(lost − gained) / n`` of two accuracies on the same ``n`` images, as fractions.
 
     ``lost``: right by the first model alone; ``gained``: by the second alone. Source: Bonett & Price 2012, the adjusted Wald
@@ -24,7 +26,9 @@ def paired_difference(lost: int, gained: int, n: int, confidence: float = 0.95) 
 
     first, second = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
     centre = first - second
-    reach = float(norm.ppf((1 + confidence) / 2)) * math.sqrt((first + second - centre**2) / (n + 2))
+    reach = float(norm.ppf((1 + confidence) / 2)) * math.sqrt(
+        (first + second - centre**2) / (n + 2)
+    )
     return max(centre - reach, -1.0), min(centre + reach, 1.0)
 
 
@@ -38,7 +42,11 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     from scipy.stats import bootstrap
 
     found = bootstrap(
-        (np.asarray(values),), np.median, confidence_level=confidence, method="percentile", rng=np.random.default_rng(0)
+        (np.asarray(values),),
+        np.median,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
@@ -51,7 +59,9 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def paired_runs(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+def paired_runs(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
+) -> tuple[float, float, float]:
     """Mean of ``first − second`` and its 95 % interval: hits [runs, images] each, the same images in the same order in every run.
 
     An image's difference is its mean over the runs, and the interval is Student's over the images (by scipy): it covers the draw of

@@ -18,8 +18,8 @@ from latency import narrowed
 from gpu.common import DEVICE, FAILED, THIN, attempt, dense_model, finish
 from tp_vgg.data.datasets import DataSet, load_data
 from tp_vgg.latency.cuda import TorchCuda
-from tp_vgg.latency.modes import prepare, ring_of
-from tp_vgg.latency.table import GRAPHS, Cell
+from tp_vgg.latency.modes import input_pool, prepare
+from tp_vgg.latency.table import GRAPHS, BenchmarkCase
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.memory import PeakMemory
 from tp_vgg.machine.precision import fp32_arithmetic, pick_precision
@@ -51,20 +51,24 @@ def graph() -> dict[str, Any]:
     """Each replayed graph gives its own network's logits once all networks of a cell are prepared."""
     if DEVICE.type != "cuda":
         return {"holds": True, "note": "no CUDA device: not looked at"}
-    worst = {mode: _graph_error(Cell(mode, "fp32", 4)) for mode in GRAPHS}
+    worst = {mode: _graph_error(BenchmarkCase(mode, "fp32", 4)) for mode in GRAPHS}
     return {"relative_errors": worst, "holds": all(error < 1e-3 for error in worst.values())}
 
 
-def _graph_error(cell: Cell) -> float:
+def _graph_error(cell: BenchmarkCase) -> float:
     """The largest difference between replayed and eager logits, as a share of the largest logit."""
     dense = dense_model()
-    plans = [Plan.uniform(percent / 100, dense.spec.conv_names, "--ratio") for percent in (30, 50, 70)]
+    plans = [
+        Plan.uniform(percent / 100, dense.spec.conv_names, "--ratio") for percent in (30, 50, 70)
+    ]
     models = [dense, *(narrowed(dense, plan) for plan in plans)]
     cuda, worst = KeepsOutputs(), 0.0
     with fp32_arithmetic(tf32=False, deterministic=False), torch.inference_mode():
-        ring = ring_of(models[0].spec.image_size, cell, DEVICE, 0)
+        ring = input_pool(models[0].spec.image_size, cell, DEVICE, 0)
         passes = [prepare(model, cell, ring, cuda, 1) for model in models]
-        noise = [torch.randn(1 << 20, device=DEVICE) for _ in range(64)]  # takes the place of whatever was freed
+        noise = [
+            torch.randn(1 << 20, device=DEVICE) for _ in range(64)
+        ]  # takes the place of whatever was freed
         for model, made, kept in zip(models, passes, cuda.outputs, strict=True):
             made.call()
             torch.cuda.synchronize(DEVICE)
@@ -88,7 +92,9 @@ def _digits(limits: tuple[int, int, int]) -> DataSet:
 
 def _fresh(data: DataSet) -> VGG:
     torch.manual_seed(0)
-    model = build(replace(THIN, hidden=(32, 28)))  # a hidden layer has dropout, whose numbers must repeat too
+    model = build(
+        replace(THIN, hidden=(32, 28))
+    )  # a hidden layer has dropout, whose numbers must repeat too
     model.meta.update(mean=list(data.normalisation.mean), std=list(data.normalisation.std))
     return model
 
@@ -126,7 +132,12 @@ def resume() -> dict[str, Any]:
         partial = Path(place) / "x.partial.pth"
         stopped = False
         try:
-            _trained(model, data, partial=partial, epoch_done=lambda _: signal.raise_signal(signal.SIGINT))
+            _trained(
+                model,
+                data,
+                partial=partial,
+                epoch_done=lambda _: signal.raise_signal(signal.SIGINT),
+            )
         except KeyboardInterrupt:
             stopped = True
         resumed = _trained(start, data, partial=partial)

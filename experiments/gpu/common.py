@@ -15,7 +15,7 @@ from gpu.setting import DEADLINE, Setting
 from gpu.setting import record as append
 from tp_vgg.data.datasets import DataSet, load_data
 from tp_vgg.latency.clock import CpuClock
-from tp_vgg.latency.timing_device import Bench
+from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.machine.device import pick_device
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.vgg.model import VGG, build
@@ -68,9 +68,9 @@ def finish() -> None:
         sys.exit(3)
 
 
-def bench() -> Bench:
+def bench() -> TimingDevice:
     """The product's bench of this device; a dry run's has samples of a millisecond."""
-    timing = Bench.of(DEVICE)
+    timing = TimingDevice.of(DEVICE)
     if TINY and timing.cuda is None:
         clock = CpuClock(timing.threads, 1e-3)
         return replace(timing, clock=clock, quick=clock)
@@ -92,5 +92,8 @@ def make_thin_model() -> None:
     if SETTING.dense.name.startswith("thin-") and not SETTING.dense.is_file():
         torch.manual_seed(0)
         model = build(THIN)
-        model.meta = {"mean": [0.5] * 3, "std": [0.25] * 3}  # of no class names, so that it fits any ten classes
+        model.meta = {
+            "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+        }  # of no class names, so that it fits any ten classes
         save(model, SETTING.dense)

@@ -12,13 +12,21 @@ from gpu.common import DEVICE, TINY, attempt, bench, finish, make_thin_model, re
 from tp_vgg.machine.environment import environment, versions
 from tp_vgg.machine.precision import fp32_arithmetic
 
-PRODUCTS = (("bf16", torch.bfloat16, False), ("tf32", torch.float32, True), ("fp32", torch.float32, False))
+PRODUCTS = (
+    ("bf16", torch.bfloat16, False),
+    ("tf32", torch.float32, True),
+    ("fp32", torch.float32, False),
+)
 
 
 def describe_machine() -> None:
     """Record versions, CPUs, and what the device says of itself."""
     installed = versions(tuple(sorted({package.name for package in metadata.distributions()})))
-    about = {**environment(DEVICE), "kernel": platform.release(), "cpus": len(os.sched_getaffinity(0))}
+    about = {
+        **environment(DEVICE),
+        "kernel": platform.release(),
+        "cpus": len(os.sched_getaffinity(0)),
+    }
     record("machine", **about, packages=installed)
     say(about)
     record("conditions", name="before the round", **bench().clock.conditions())

@@ -38,7 +38,11 @@ def fitted(data: DataSet, batch: int, teacher: bool) -> dict[str, Any]:
     dense = dense_model()
     recipe = Recipe(epochs=2, lr=0.02, batch_size=batch, distill_weight=0.5 if teacher else 0.0)
     setup = TrainingSetup(
-        data, recipe, data.normalisation, PRECISION, teacher=fold_batch_norm(dense) if teacher else None
+        data,
+        recipe,
+        data.normalisation,
+        PRECISION,
+        teacher=fold_batch_norm(dense) if teacher else None,
     )
     history = fit(build(dense.spec), setup, quiet=True)
     seconds, steps = history[-1].seconds, -(-len(data.train) // batch)
@@ -55,7 +59,9 @@ def bare_step(batch: int) -> Callable[[], None]:
     torch.manual_seed(0)
     model: Any = build(dense_model().spec).train().to(DEVICE, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, nesterov=True, fused=True)
-    inputs = torch.randn(batch, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    inputs = torch.randn(batch, 3, 32, 32, device=DEVICE).contiguous(
+        memory_format=torch.channels_last
+    )
     labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
 
     def step() -> None:
@@ -107,7 +113,9 @@ def longest_kernels(batch: int, count: int = 12) -> dict[str, Any]:
     return {
         "batch": batch,
         "all_us": sum(event.self_device_time_total for event in kernels) / STEPS,
-        "longest_us": {event.key[:90]: event.self_device_time_total / STEPS for event in kernels[:count]},
+        "longest_us": {
+            event.key[:90]: event.self_device_time_total / STEPS for event in kernels[:count]
+        },
     }
 
 
@@ -116,11 +124,17 @@ def main() -> None:
     data = images((SETTING.limits[0], 40 if TINY else 500, 1))
     for batch in BATCHES:
         for teacher in (False, True):
-            _try(f"fit{', with a teacher' if teacher else ''}", batch, partial(fitted, data, batch, teacher))
+            _try(
+                f"fit{', with a teacher' if teacher else ''}",
+                batch,
+                partial(fitted, data, batch, teacher),
+            )
     for batch in BATCHES:
         _try("bare step", batch, partial(timed, batch, partial(bare_step, batch)))
     for batch in BATCHES if DEVICE.type == "cuda" else ():
-        _try("bare step, one CUDA graph", batch, partial(timed, batch, partial(graphed_step, batch)))
+        _try(
+            "bare step, one CUDA graph", batch, partial(timed, batch, partial(graphed_step, batch))
+        )
 
     if (
         DEVICE.type == "cuda" and left() > 4
@@ -131,7 +145,11 @@ def main() -> None:
 def _try(variant: str, batch: int, job: Callable[[], dict[str, Any]]) -> None:
     """Record a variant's times, if there is time left."""
     if left() > 4:
-        attempt("step time", f"{variant}, batch {batch}", lambda: {"variant": variant, "batch": batch, **job()})
+        attempt(
+            "step time",
+            f"{variant}, batch {batch}",
+            lambda: {"variant": variant, "batch": batch, **job()},
+        )
 
 
 if __name__ == "__main__":

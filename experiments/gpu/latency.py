@@ -1,4 +1,4 @@
-"""The latency table, by the product's own `measure`, each cell on the disk as it ends: `python -m gpu.latency GROUP`.
+"""The latency table, by the product's own `measure`, each case on the disk as it ends: `python -m gpu.latency GROUP`.
 
 GROUP: bf16, fp32 or compile; or warm, which times nothing and fills the compiler's caches for the group compile.
 """
@@ -17,9 +17,9 @@ from latency import narrowed
 
 from gpu.common import SETTING, TINY, attempt, bench, dense_model, finish, record, say
 from tp_vgg.latency.benchmark import measure
-from tp_vgg.latency.modes import prepare, ring_of
-from tp_vgg.latency.schedule import Schedule, arithmetic
-from tp_vgg.latency.table import FEWEST_TRIALS, Cell, Latency, LatencyRow, cells_of
+from tp_vgg.latency.modes import input_pool, prepare
+from tp_vgg.latency.schedule import BenchmarkSettings, arithmetic
+from tp_vgg.latency.table import FEWEST_TRIALS, BenchmarkCase, Latency, LatencyRow, cases_of
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.ratios import Plan, read_ratios
 from tp_vgg.pruning.unstructured import prune_unstructured
@@ -32,9 +32,9 @@ PLAN = Path(SETTING.root) / "examples" / "half_macs.json"
 FEW = ("uniform 50 %", PLAN.name)
 """The models that are compiled beside the dense one."""
 PROBED = "fp32" if TINY else "bf16"
-"""The group in which widths just below are looked for; in the others that would take the time of their cells."""
-COMPILED = cells_of(("compile",), ("bf16", "fp32"), (64, 1024, 1))
-"""A dry run times one cell in eager mode instead: the compiler takes half a minute on a CPU."""
+"""The group in which widths just below are looked for; in the others that would take the time of their cases."""
+COMPILED = cases_of(("compile",), ("bf16", "fp32"), (64, 1024, 1))
+"""A dry run times one case in eager mode instead: the compiler takes half a minute on a CPU."""
 
 
 def models_of(names: tuple[str, ...] | None = None) -> dict[str, VGG]:
@@ -44,7 +44,11 @@ def models_of(names: tuple[str, ...] | None = None) -> dict[str, VGG]:
     plans = {f"uniform {p} %": Plan.uniform(p / 100, convs, "--ratio") for p in (30, 50, 70)}
     plans[PLAN.name] = read_ratios(PLAN, "structured")
     models = {"dense": dense}
-    models |= {name: narrowed(dense, plan) for name, plan in plans.items() if names is None or name in names}
+    models |= {
+        name: narrowed(dense, plan)
+        for name, plan in plans.items()
+        if names is None or name in names
+    }
     if names is None:
         models["uniform 70 %, multiples of 16"] = narrowed(dense, plans["uniform 70 %"], 16)
         models["95% zeros"] = copy.deepcopy(dense)
@@ -52,38 +56,54 @@ def models_of(names: tuple[str, ...] | None = None) -> dict[str, VGG]:
     return models
 
 
-def group_of(name: str) -> tuple[tuple[Cell, ...], dict[str, VGG]]:
-    """The cells of a group, the most wanted first, and its models."""
+def group_of(name: str) -> tuple[tuple[BenchmarkCase, ...], dict[str, VGG]]:
+    """The cases of a group, the most wanted first, and its models."""
     if name == "compile":
-        return (Cell("eager", "fp32", 2),) if TINY else COMPILED, models_of(() if TINY else FEW)
-    return cells_of(SIMPLE, (name,), SIZES), models_of()
+        return (BenchmarkCase("eager", "fp32", 2),) if TINY else COMPILED, models_of(
+            () if TINY else FEW
+        )
+    return cases_of(SIMPLE, (name,), SIZES), models_of()
 
 
 def time_group(name: str) -> None:
-    """Measure a group: its rows are recorded cell by cell, what is only known at the end once more."""
-    cells, models = group_of(name)
+    """Measure a group: its rows are recorded case by case, what is only known at the end once more."""
+    cases, models = group_of(name)
     begun = [time.perf_counter()]
 
     def cell_done(rows: tuple[LatencyRow, ...]) -> None:
         now = time.perf_counter()
         seconds, begun[0] = now - begun[0], now
         record(
-            "latency", group=name, cell=rows[0].cell.label, wall=round(seconds, 2), rows=[asdict(row) for row in rows]
+            "latency",
+            group=name,
+            cell=rows[0].case.label,
+            wall=round(seconds, 2),
+            rows=[asdict(row) for row in rows],
         )
         for row in rows:
-            figures = f"{row.median_ms:9.4f} ms  {row.speedup:6.3f}" if row.median_ms is not None else row.reasons[0]
-            say(f"{row.cell.label:28} {row.model:16} {figures}  {row.verdict}")
+            figures = (
+                f"{row.median_ms:9.4f} ms  {row.speedup:6.3f}"
+                if row.median_ms is not None
+                else row.reasons[0]
+            )
+            say(f"{row.case.label:28} {row.model:16} {figures}  {row.verdict}")
 
-    schedule = Schedule(cells, FEWEST_TRIALS, probes=name == PROBED)
+    schedule = BenchmarkSettings(cases, FEWEST_TRIALS, probes=name == PROBED)
     table = measure(models, schedule, bench(), done=cell_done, quiet=True)
     record_table(name, table)
     say(render_benchmark(table))
 
 
 def record_table(name: str, table: Latency) -> None:
-    """Record the finished table: the rows with their reasons, and the device's clocks around each cell."""
+    """Record the finished table: the rows with their reasons, and the device's clocks around each case."""
     rows = [asdict(row) for row in table.rows]
-    record("latency table", group=name, conditions=table.conditions, environment=table.environment, rows=rows)
+    record(
+        "latency table",
+        group=name,
+        conditions=table.conditions,
+        environment=table.environment,
+        rows=rows,
+    )
     text = json.dumps(table.to_dict(), indent=1) + "\n"
     (Path(SETTING.work) / f"latency-{name}.json").write_text(text)
 
@@ -91,16 +111,16 @@ def record_table(name: str, table: Latency) -> None:
 def warm() -> None:
     """Compile what the group compile will, so that its caches are on the disk."""
     timing = bench()
-    cells, models = group_of("compile")
-    for cell in cells:
+    cases, models = group_of("compile")
+    for case in cases:
         for name, model in models.items():
 
-            def compiled(cell: Cell = cell, model: VGG = model) -> dict[str, int]:
-                with arithmetic(cell), torch.inference_mode():
-                    ring = ring_of(model.spec.image_size, cell, timing.device, 0)
-                    return {"held": prepare(model, cell, ring, timing.cuda, timing.threads).held}
+            def compiled(case: BenchmarkCase = case, model: VGG = model) -> dict[str, int]:
+                with arithmetic(case), torch.inference_mode():
+                    ring = input_pool(model.spec.image_size, case, timing.device, 0)
+                    return {"held": prepare(model, case, ring, timing.cuda, timing.threads).held}
 
-            attempt("compiled", f"{cell.label}, {name}", compiled)
+            attempt("compiled", f"{case.label}, {name}", compiled)
         torch.compiler.reset()
 
 

@@ -9,16 +9,20 @@ from tp_vgg.latency.table import BATCH_SIZES, MODES
 
 DTYPES = ("fp32", "bf16")
 HALF = "half_macs.json"
-Cell = tuple[int, str, str]
+BenchmarkCase = tuple[int, str, str]
 """Batch, mode and dtype."""
 
 
-def cells(results: Results) -> dict[Cell, dict[str, dict[str, Any]]]:
+def cells(results: Results) -> dict[BenchmarkCase, dict[str, dict[str, Any]]]:
     """The rows of each cell by model; those of a later line stand for those of an earlier one."""
-    by_cell: dict[Cell, dict[str, dict[str, Any]]] = {}
-    for line in sorted(results.of("latency") + results.of("latency table"), key=lambda line: line["time"]):
+    by_cell: dict[BenchmarkCase, dict[str, dict[str, Any]]] = {}
+    for line in sorted(
+        results.of("latency") + results.of("latency table"), key=lambda line: line["time"]
+    ):
         for row in line["rows"]:
-            by_cell.setdefault((row["batch_size"], row["mode"], row["dtype"]), {})[row["model"]] = row
+            by_cell.setdefault((row["batch_size"], row["mode"], row["dtype"]), {})[row["model"]] = (
+                row
+            )
     return by_cell
 
 
@@ -52,7 +56,7 @@ def latency(results: Results) -> str:
     return table(header, rows)
 
 
-def _order(cell: Cell) -> tuple[int, int, str]:
+def _order(cell: BenchmarkCase) -> tuple[int, int, str]:
     batch, mode, dtype = cell
     return batch, MODES.index(mode) if mode in MODES else len(MODES), dtype  # type: ignore[arg-type]
 
@@ -63,9 +67,12 @@ def _row(row: dict[str, Any]) -> list[str]:
     return [
         row["model"],
         amount(row["median_ms"], 4),
-        interval(row["speedup"], row["speedup_low"], row["speedup_high"], 3) + (" (A/A control)" if control else ""),
+        interval(row["speedup"], row["speedup_low"], row["speedup_high"], 3)
+        + (" (A/A control)" if control else ""),
         amount(row["mac_ratio"], 2),
-        "-" if control else interval(row["efficiency"], row["efficiency_low"], row["efficiency_high"], 2),
+        "-"
+        if control
+        else interval(row["efficiency"], row["efficiency_low"], row["efficiency_high"], 2),
         amount(row["over_eager"], 2),
         f"{row['verdict']}: {names}" if names else row["verdict"],
     ]
@@ -90,14 +97,22 @@ def clocks(results: Results) -> str:
     states = list(results.of("conditions"))
     for line in results.of("latency table"):
         about = line["conditions"]
-        states += [about["before"], *about.get("before_each", {}).values(), *about["after"].values()]
+        states += [
+            about["before"],
+            *about.get("before_each", {}).values(),
+            *about["after"].values(),
+        ]
     for state in states:
         for name, value in state.items():
             if name not in ("kind", "time", "name"):
                 said.setdefault(name, []).append(str(value))
     rows = [row for models in cells(results).values() for row in list(models.values())[:1]]
     thrown = [row["slow_blocks"] for row in rows if "slow_blocks" in row]
-    slow = {"blocks thrown away because the clock was low": sum(thrown) if thrown else NOT_MEASURED} if rows else {}
+    slow = (
+        {"blocks thrown away because the clock was low": sum(thrown) if thrown else NOT_MEASURED}
+        if rows
+        else {}
+    )
     return listing({**{name: _spread(values) for name, values in said.items()}, **slow})
 
 

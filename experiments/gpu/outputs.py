@@ -32,7 +32,9 @@ def pack(work: Path, out: Path) -> None:
 
     The archive before stays until this one is whole.
     """
-    candidates = [p for pattern in ("runs/**/*", "latency-*.json", "logs/*.txt") for p in work.glob(pattern)]
+    candidates = [
+        p for pattern in ("runs/**/*", "latency-*.json", "logs/*.txt") for p in work.glob(pattern)
+    ]
     sizes: dict[Path, int] = {}
     for path in candidates:
         with contextlib.suppress(OSError):  # a step may remove its file at any time
@@ -40,7 +42,9 @@ def pack(work: Path, out: Path) -> None:
                 sizes[path] = path.stat().st_size
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for path in sorted((p for p, size in sizes.items() if size < SMALL), key=lambda p: sizes[p]):
+        for path in sorted(
+            (p for p, size in sizes.items() if size < SMALL), key=lambda p: sizes[p]
+        ):
             if buffer.tell() > MOST:
                 break
             with contextlib.suppress(OSError):
@@ -63,12 +67,22 @@ def read_runs(run_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             names = ("arm", "seed", "recipe", "macs", "params", "widths", "one_shot", "test")
             history = data["history"]
             seconds = sum(epoch["seconds"] for epoch in history)
-            yield "run", {**{name: data.get(name) for name in names}, "epochs": len(history), "seconds": seconds}
+            yield (
+                "run",
+                {
+                    **{name: data.get(name) for name in names},
+                    "epochs": len(history),
+                    "seconds": seconds,
+                },
+            )
     for path in sorted(run_dir.glob("*history.csv")):
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         seconds = [float(row["seconds"]) for row in rows]
-        yield "history", {"file": path.name, "epochs": len(rows), "seconds": seconds, "last": rows[-1:]}
+        yield (
+            "history",
+            {"file": path.name, "epochs": len(rows), "seconds": seconds, "last": rows[-1:]},
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -37,8 +37,21 @@ def command_line(*arguments: object) -> list[str]:
 def images_options(r: Round) -> list[str]:
     """The options that say which images and device, and how few images in a dry run."""
     names = ("--limit-train", "--limit-val", "--limit-test")
-    few = [text for name, n in zip(names, r.setting.limits, strict=True) if n for text in (name, str(n))]
-    return ["--dataset", r.setting.dataset, "--data-dir", str(r.setting.images), "--device", r.setting.device, *few]
+    few = [
+        text
+        for name, n in zip(names, r.setting.limits, strict=True)
+        if n
+        for text in (name, str(n))
+    ]
+    return [
+        "--dataset",
+        r.setting.dataset,
+        "--data-dir",
+        str(r.setting.images),
+        "--device",
+        r.setting.device,
+        *few,
+    ]
 
 
 def unpack_wheels(r: Round) -> None:
@@ -58,8 +71,24 @@ def prepare_images(r: Round) -> None:
         archive, partial = Path(r.setting.data) / ARCHIVE, images.with_name("data.partial")
         partial.mkdir(exist_ok=True)
         fast = shutil.which("tar") and shutil.which("xz")
-        slow = [sys.executable, "-m", "tarfile", "--filter", "data", "-e", str(archive), str(partial)]
-        if r.step("unpack", ["tar", "-xJf", str(archive), "-C", str(partial)] if fast else slow, box(r, 120)) != 0:
+        slow = [
+            sys.executable,
+            "-m",
+            "tarfile",
+            "--filter",
+            "data",
+            "-e",
+            str(archive),
+            str(partial),
+        ]
+        if (
+            r.step(
+                "unpack",
+                ["tar", "-xJf", str(archive), "-C", str(partial)] if fast else slow,
+                box(r, 120),
+            )
+            != 0
+        ):
             return
         partial.rename(images)
     r.step("decode", [sys.executable, "-c", DECODE, str(images)], box(r, 90))
@@ -67,14 +96,30 @@ def prepare_images(r: Round) -> None:
 
 def gpu_test_files(root: Path) -> list[Path]:
     """The test modules that hold a test for a GPU."""
-    return [path for path in sorted((root / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text()]
+    return [
+        path
+        for path in sorted((root / "tests").rglob("test_*.py"))
+        if "@pytest.mark.gpu" in path.read_text()
+    ]
 
 
 def tests(r: Round) -> None:
     """Run the gpu tests and the checks, each in a process of its own: a fault of one takes the CUDA context with it."""
     root = Path(r.setting.root)
     files = gpu_test_files(root)
-    pytest = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "gpu", "-rA"]
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "gpu",
+        "-rA",
+    ]
     if r.setting.tiny:
         collected = [str(path.relative_to(root)) for path in files]
         r.step("collect the gpu tests", [*pytest, "--collect-only", *collected], TINY_BOX)
@@ -85,7 +130,9 @@ def tests(r: Round) -> None:
         r.step(f"gpu tests of {path.name}", [*pytest, str(path.relative_to(root))], 95)
         _record_outcomes(r, path.name)
 
-    jobs = [partial(run, path) for path in files] + [partial(r.module, "checks", 60, name) for name in CHECKS]
+    jobs = [partial(run, path) for path in files] + [
+        partial(r.module, "checks", 60, name) for name in CHECKS
+    ]
     r.together(jobs, at_once=len(jobs))
 
 
@@ -100,7 +147,9 @@ def _record_outcomes(r: Round, name: str) -> None:
 
 def latency(r: Round) -> None:
     """The table's groups, the most wanted first; nothing else runs meanwhile."""
-    groups = {"fp32": 0, "compile": 0} if r.setting.tiny else {"bf16": 130, "fp32": 75, "compile": 45}
+    groups = (
+        {"fp32": 0, "compile": 0} if r.setting.tiny else {"bf16": 130, "fp32": 75, "compile": 45}
+    )
     for group, seconds in groups.items():
         r.module("latency", box(r, seconds), group)
 

@@ -22,7 +22,9 @@ CARRIED = ("torch-pruning", "click", "nvidia-ml-py")
 """Requirements that the machine may lack, or have too old, all of pure Python; torch is there."""
 
 
-def prepare(target: Path, root: Path, script: Path, data: Path, python: str, say: Callable[[str], None]) -> None:
+def prepare(
+    target: Path, root: Path, script: Path, data: Path, python: str, say: Callable[[str], None]
+) -> None:
     """Make the kit in ``target``.
 
     ``script``: the file of the round, with the package `gpu` beside it. ``data``: where images and checkpoint lie.
@@ -31,7 +33,9 @@ def prepare(target: Path, root: Path, script: Path, data: Path, python: str, say
     """
     target = target.resolve()
     if (script.parent / MARK).is_file():
-        raise BadInput("--prepare: is done by the project's own experiments/gpu_round.py, and not by a kit's")
+        raise BadInput(
+            "--prepare: is done by the project's own experiments/gpu_round.py, and not by a kit's"
+        )
     check_target(target, root)
     ignore(target, root)
     shutil.rmtree(target, ignore_errors=True)
@@ -39,15 +43,21 @@ def prepare(target: Path, root: Path, script: Path, data: Path, python: str, say
         (target / folder).mkdir(parents=True)
     (target / MARK).write_text(commit_of(root, root))
     shutil.copyfile(script, target / script.name)
-    shutil.copytree(script.parent / "gpu", target / "gpu", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        script.parent / "gpu", target / "gpu", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for name in (ARCHIVE, CHECKPOINT):
         shutil.copyfile(data / name, target / "data" / name)
     download_wheels(target / "wheels", root, python)
     carried, kit, shared = tracked_bytes(root), folder_bytes(target), folder_bytes(root / "shared")
     say(", ".join(sorted(path.name for path in (target / "wheels").iterdir())))
-    say(f"working tree {carried >> 10} KiB, kit {kit >> 10} KiB, shared/ {shared >> 10} KiB; {MOST // MIB} MiB at most")
+    say(
+        f"working tree {carried >> 10} KiB, kit {kit >> 10} KiB, shared/ {shared >> 10} KiB; {MOST // MIB} MiB at most"
+    )
     if carried + kit + shared > MOST:
-        raise WorkFailed(f"{(carried + kit + shared) / MIB:.0f} MiB are to be carried, {MOST // MIB} at most")
+        raise WorkFailed(
+            f"{(carried + kit + shared) / MIB:.0f} MiB are to be carried, {MOST // MIB} at most"
+        )
     place = target.relative_to(root) / script.name
     say(f"dry run here:        OUT=$(mktemp -d) python {place} --tiny")
     say(f"on the GPU machine:  OUT=DIRECTORY python3 {place} --minutes 9")
@@ -57,7 +67,9 @@ def check_target(target: Path, root: Path) -> None:
     """Raise :class:`BadInput` unless the folder lies in the checkout, and is new, empty or an earlier kit."""
     if root not in target.parents:
         raise BadInput(f"--prepare: {target}: must lie inside the checkout {root}")
-    if target.exists() and not (target.is_dir() and ((target / MARK).is_file() or not any(target.iterdir()))):
+    if target.exists() and not (
+        target.is_dir() and ((target / MARK).is_file() or not any(target.iterdir()))
+    ):
         raise BadInput(f"--prepare: {target}: is there and is no earlier kit; give another folder")
 
 
@@ -68,7 +80,9 @@ def ignore(target: Path, root: Path) -> None:
     known = exclude.read_text() if exclude.is_file() else ""
     if line not in known.splitlines():
         exclude.parent.mkdir(parents=True, exist_ok=True)
-        exclude.write_text(f"{known}{'' if not known or known.endswith(chr(10)) else chr(10)}{line}\n")
+        exclude.write_text(
+            f"{known}{'' if not known or known.endswith(chr(10)) else chr(10)}{line}\n"
+        )
 
 
 def requirements(root: Path) -> list[str]:
@@ -111,7 +125,9 @@ def download_wheels(folder: Path, root: Path, python: str) -> None:
 def git(root: Path, *arguments: str) -> str:
     """What a git command prints. Raises :class:`BadInput` where the checkout is none."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         raise BadInput(f"--prepare: {root}: is not a git checkout") from None
     return done.stdout
@@ -123,7 +139,9 @@ def commit_of(root: Path, here: Path) -> str:
         return (here / MARK).read_text()
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -131,7 +149,9 @@ def commit_of(root: Path, here: Path) -> str:
 def tracked_bytes(root: Path) -> int:
     """The bytes of the files that git tracks or would add."""
     names = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    return sum((root / name).stat().st_size for name in set(names) if name and (root / name).is_file())
+    return sum(
+        (root / name).stat().st_size for name in set(names) if name and (root / name).is_file()
+    )
 
 
 def folder_bytes(folder: Path) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu.common import DEVICE, SETTING, TINY, attempt, finish, left, say
 from tp_vgg.latency.staircase import Grid
-from tp_vgg.latency.table import cells_of
+from tp_vgg.latency.table import cases_of
 from tp_vgg.report.tables import render_profile
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import BenchmarkOptions
@@ -29,10 +29,12 @@ def profiled(size: int) -> dict[str, Any]:
         device=SETTING.device,
         quiet=True,
     )
-    (table,) = profile(settings, BenchmarkOptions(cells_of(("folded",), (DTYPE,), (size,))), GRID)
+    (table,) = profile(settings, BenchmarkOptions(cases_of(("folded",), (DTYPE,), (size,))), GRID)
     say(render_profile(table))
     layers = {
-        layer: [(point.out_width, round(point.median_us, 3)) for point in table.at_full_input(layer)]
+        layer: [
+            (point.out_width, round(point.median_us, 3)) for point in table.at_full_input(layer)
+        ]
         for layer in table.layers
     }
     return {"dtype": DTYPE, "batch": size, "points": len(table.points), "at_full_input_us": layers}

@@ -51,12 +51,18 @@ def machine(results: Results) -> str:
     names = ("torch", "torchvision", "triton", "torch-pruning", "numpy", "click")
     about |= {name: packages[name] for name in names if name in packages}
     shown = {"dry run": "the figures mean nothing"} if results.last("round").get("tiny") else {}
-    commits = dict.fromkeys(line["commit"] for line in results.all_of("round") if line.get("commit"))
+    commits = dict.fromkeys(
+        line["commit"] for line in results.all_of("round") if line.get("commit")
+    )
     shown |= {"commit": ", ".join(commits)} if commits else {}
     shown |= {
-        name: value for name, value in about.items() if name not in ("kind", "time", "name") and value is not None
+        name: value
+        for name, value in about.items()
+        if name not in ("kind", "time", "name") and value is not None
     }
-    ceilings = {row["name"]: amount(row["value"], 3) for row in results.of("ceiling") if "value" in row}
+    ceilings = {
+        row["name"]: amount(row["value"], 3) for row in results.of("ceiling") if "value" in row
+    }
     return listing({**shown, **ceilings})
 
 
@@ -64,18 +70,25 @@ def tests(results: Results) -> str:
     """How many tests and checks passed, and the names of those that did not."""
     outcomes = {row["name"]: row["outcome"] for row in results.of("test")}
     checks = {
-        row["name"]: "holds" if row.get("holds") else row.get("error", "does not hold") for row in results.of("check")
+        row["name"]: "holds" if row.get("holds") else row.get("error", "does not hold")
+        for row in results.of("check")
     }
     counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     bad = [f"- {name}: {kind}" for name, kind in outcomes.items() if kind in ("failed", "error")]
     held = [f"- check {name}: {answer}" for name, answer in checks.items()]
-    return "\n".join([f"gpu tests: {said or NOT_MEASURED}", *bad, *(held or [f"- checks: {NOT_MEASURED}"])])
+    return "\n".join(
+        [f"gpu tests: {said or NOT_MEASURED}", *bad, *(held or [f"- checks: {NOT_MEASURED}"])]
+    )
 
 
 def sweeps(results: Results) -> str:
     """Both sweeps by precision, beside the notebook's loop; the command line's time includes start and loading."""
-    by_sweep = {(row.get("sweep_kind"), row.get("precision")): row for row in results.of("sweep") if "warm" in row}
+    by_sweep = {
+        (row.get("sweep_kind"), row.get("precision")): row
+        for row in results.of("sweep")
+        if "warm" in row
+    }
     naive = {row.get("sweep_kind"): row for row in results.of("naive") if row.get("whole")}
     rows = []
     for kind in ("structured", "unstructured"):
@@ -95,7 +108,9 @@ def sweeps(results: Results) -> str:
                     f"{row['redone']:.1%}",
                     amount(row.get("largest_difference"), 0) if precision != "fp32" else "-",
                     *(
-                        f"{amount(loop[name], 1)} ({loop[name] / row['warm']:.1f}×)" if name in loop else NOT_MEASURED
+                        f"{amount(loop[name], 1)} ({loop[name] / row['warm']:.1f}×)"
+                        if name in loop
+                        else NOT_MEASURED
                         for name in ("host loader", "on the device")
                     ),
                 ]
@@ -116,7 +131,11 @@ def sweeps(results: Results) -> str:
         f"its counts differ from the sweep's by {row['largest_difference']} images at most."
         for kind, row in naive.items()
     ]
-    whole = [row for row in results.of("step") if "by the command line" in row["name"] and row.get("outcome") == "ok"]
+    whole = [
+        row
+        for row in results.of("step")
+        if "by the command line" in row["name"] and row.get("outcome") == "ok"
+    ]
     notes += [f"{row['name']}: {amount(row['seconds'], 1)} s in all." for row in whole]
     return "\n".join([table(header, rows), *(f"\n{note}" for note in notes)])
 
@@ -124,11 +143,17 @@ def sweeps(results: Results) -> str:
 def staircase(results: Results) -> str:
     """Each conv at full width, at about half, and its highest step from a width to the next channel."""
     rows = []
-    for name, profile in {row["name"]: row for row in results.of("profile") if "at_full_input_us" in row}.items():
+    for name, profile in {
+        row["name"]: row for row in results.of("profile") if "at_full_input_us" in row
+    }.items():
         for layer, points in profile["at_full_input_us"].items():
             width, full = points[-1]
             half_width, half = min(points, key=lambda point: abs(point[0] - width / 2))
-            climbs = [(b[1] / a[1], a[0]) for a, b in itertools.pairwise(points) if b[0] == a[0] + 1 and a[1]]
+            climbs = [
+                (b[1] / a[1], a[0])
+                for a, b in itertools.pairwise(points)
+                if b[0] == a[0] + 1 and a[1]
+            ]
             climb = max(climbs, default=None)
             rows.append(
                 [
@@ -148,5 +173,9 @@ def steps(results: Results) -> str:
     """The steps that did not end well, and how many did."""
     last = {row["name"]: row for row in results.of("step")}
     ended = [row for row in last.values() if row["outcome"] == "ok"]
-    others = [f"- {row['name']}: {row['outcome']}" for row in last.values() if row["outcome"] != "ok"]
-    return "\n".join([f"{len(ended)} of {len(last)} ended well.", *others]) if last else NOT_MEASURED
+    others = [
+        f"- {row['name']}: {row['outcome']}" for row in last.values() if row["outcome"] != "ok"
+    ]
+    return (
+        "\n".join([f"{len(ended)} of {len(last)} ended well.", *others]) if last else NOT_MEASURED
+    )

@@ -56,4 +56,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def listing(values: Mapping[str, Any]) -> str:
     """Names and values, a line each."""
-    return "\n".join(f"- {printable(f'{name}: {value}')}" for name, value in values.items()) or NOT_MEASURED
+    return (
+        "\n".join(f"- {printable(f'{name}: {value}')}" for name, value in values.items())
+        or NOT_MEASURED
+    )

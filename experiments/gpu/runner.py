@@ -83,7 +83,9 @@ class Round:
 
     def module(self, name: str, box: float, *arguments: str) -> int | None:
         """Run one of the package's modules as a step."""
-        return self.step(" ".join((name, *arguments)), [sys.executable, "-m", f"gpu.{name}", *arguments], box)
+        return self.step(
+            " ".join((name, *arguments)), [sys.executable, "-m", f"gpu.{name}", *arguments], box
+        )
 
     def step(self, name: str, command: list[str], box: float) -> int | None:
         """Run ``command`` for ``box`` seconds at most, and never past the round's end.
@@ -147,7 +149,9 @@ class Round:
         stop(process)
         return True
 
-    def _ended(self, name: str, command: list[str], rc: int, stopped: bool, seconds: float, log: Path) -> None:
+    def _ended(
+        self, name: str, command: list[str], rc: int, stopped: bool, seconds: float, log: Path
+    ) -> None:
         """Say and record how a step ended, and keep what it printed."""
         text = re.sub(r"[^\n]*\r", "", log.read_bytes().decode(errors="replace"))
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "")[:200]
@@ -155,9 +159,18 @@ class Round:
         if rc != 0 and not stopped:
             self.failed.append(name)
         self.ended += 1
-        self.record("step", name=name, outcome=outcome, seconds=round(seconds, 2), command=command, last=last)
+        self.record(
+            "step",
+            name=name,
+            outcome=outcome,
+            seconds=round(seconds, 2),
+            command=command,
+            last=last,
+        )
         with self._lock, (self.out / "logs.txt").open("a") as file:
-            file.write(f"\n===== {name}: {outcome}, {seconds:.1f} s\n{' '.join(command)}\n{_shortened(text)}\n")
+            file.write(
+                f"\n===== {name}: {outcome}, {seconds:.1f} s\n{' '.join(command)}\n{_shortened(text)}\n"
+            )
         self.line(f"{name}: {outcome} in {seconds:.1f} s   | {last[:120]}")
         self.pack(now=False)
 
@@ -165,7 +178,10 @@ class Round:
         """The variables of a step: where things are, and caches of its own."""
         root = Path(self.setting.root)
         places = [self.work / "site", self.here, root, root / "experiments"]
-        usual = {"OMP_NUM_THREADS": "4", "TORCHINDUCTOR_COMPILE_THREADS": "4"}  # many processes share the cores
+        usual = {
+            "OMP_NUM_THREADS": "4",
+            "TORCHINDUCTOR_COMPILE_THREADS": "4",
+        }  # many processes share the cores
         own = {
             "PYTHONPATH": os.pathsep.join(map(str, places)),
             "PYTHONUNBUFFERED": "1",

@@ -78,14 +78,23 @@ def naive(model: VGG, split: Split, kind: Kind, exact: Sensitivity) -> dict[str,
         for point in order:
             if left() < RESERVED[kind] or (len(apart) >= 2 * len(exact.layers) and left() < 25):
                 break
-            pruning, pruned = timed(naive_point, model, kind, point.layer, point.ratio, point.removed)
+            pruning, pruned = timed(
+                naive_point, model, kind, point.layer, point.ratio, point.removed
+            )
             resident, count = timed(naive_correct, pruned, near, DEVICE)
             loading, _ = timed(naive_correct, pruned, host, DEVICE)
-            for name, value in (("prune", pruning), ("on the device", resident), ("host loader", loading)):
+            for name, value in (
+                ("prune", pruning),
+                ("on the device", resident),
+                ("host loader", loading),
+            ):
                 seconds[name] += value
             apart.append(abs(count - point.correct))
     mean = {name: value / max(len(apart), 1) for name, value in seconds.items()}
-    whole = {name: len(exact.points) * (mean["prune"] + mean[name]) for name in ("on the device", "host loader")}
+    whole = {
+        name: len(exact.points) * (mean["prune"] + mean[name])
+        for name in ("on the device", "host loader")
+    }
     return {
         "sweep_kind": kind,
         "timed": len(apart),
@@ -114,7 +123,11 @@ def sweep_both(model: VGG, split: Split, precision: str, tables: Tables) -> None
     """Sweep both kinds in one precision, as far as there is time, and record every point's count."""
     for kind in KINDS:
         if left() > 5:
-            attempt("sweep", f"{kind} {precision}", partial(swept, model, split, kind, precision, tables))
+            attempt(
+                "sweep",
+                f"{kind} {precision}",
+                partial(swept, model, split, kind, precision, tables),
+            )
         if (kind, precision) in tables:
             counts = [point.correct for point in tables[kind, precision].points]
             record("sweep counts", name=f"{kind} {precision}", counts=counts)

@@ -60,8 +60,20 @@ def sweep_for_plans(r: Round, dense: Path) -> Path:
     table = directory / "records" / "structured_sensitivity.json"
     if not table.is_file():
         levels = ["--levels", "0.3,0.6,0.9"] if r.setting.tiny else []
-        options = ["--kind", "structured", "--checkpoint", str(dense), "--out", str(directory), *levels]
-        r.step("sweep for the plans", command_line("sensitivity", *images_options(r), *options), box(r, 45))
+        options = [
+            "--kind",
+            "structured",
+            "--checkpoint",
+            str(dense),
+            "--out",
+            str(directory),
+            *levels,
+        ]
+        r.step(
+            "sweep for the plans",
+            command_line("sensitivity", *images_options(r), *options),
+            box(r, 45),
+        )
     return table
 
 
@@ -114,12 +126,22 @@ def jobs(r: Round, dense: Path, table: Path) -> Iterator[Job]:
     for sparsity in reversed(ZEROS):
         yield zeros(r, dense, sparsity, LONG, *LARGE)
     for budget in BUDGETS:
-        yield control(r, dense, table, budget, "dense,stock" if budget == BUDGETS[0] else "stock", LONG, *LARGE)
+        yield control(
+            r,
+            dense,
+            table,
+            budget,
+            "dense,stock" if budget == BUDGETS[0] else "stock",
+            LONG,
+            *LARGE,
+        )
     for budget in BUDGETS:
         yield control(r, dense, table, budget, "scratch", SHORT)
 
 
-def control(r: Round, dense: Path, table: Path, budget: float, arms: str, epochs: int, *more: str) -> Job:
+def control(
+    r: Round, dense: Path, table: Path, budget: float, arms: str, epochs: int, *more: str
+) -> Job:
     """A budget met in the ways that experiments/controls.py calls arms."""
     name = f"{budget:g} of the MACs, {epochs} epochs, {arms}"
     directory = run_dir(r, f"controls-{budget:g}-{epochs}-{arms.replace(',', '-')}")
@@ -175,7 +197,9 @@ def zeros(r: Round, dense: Path, sparsity: float, epochs: int, *more: str) -> Jo
     )
 
     def do() -> None:
-        if not (directory / "records" / "unstructured.json").is_file():  # else of an earlier round in this place
+        if not (
+            directory / "records" / "unstructured.json"
+        ).is_file():  # else of an earlier round in this place
             r.step(f"fine-tune: {sparsity:.0%} zeros, {epochs} epochs", command, TINY_BOX)
         report(r, f"{sparsity:.0%} zeros", directory, epochs=epochs)
 

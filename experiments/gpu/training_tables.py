@@ -10,9 +10,17 @@ from gpu.training import SEEDS
 
 def steps(results: Results) -> str:
     """Milliseconds a step and seconds an epoch, by variant and batch."""
-    by_variant = {(row["variant"], row["batch"]): row for row in results.of("step time") if "ms_a_step" in row}
+    by_variant = {
+        (row["variant"], row["batch"]): row for row in results.of("step time") if "ms_a_step" in row
+    }
     rows = [
-        [variant, str(batch), amount(row["ms_a_step"], 3), amount(row["seconds_an_epoch"], 3), f"{row['images']:,}"]
+        [
+            variant,
+            str(batch),
+            amount(row["ms_a_step"], 3),
+            amount(row["seconds_an_epoch"], 3),
+            f"{row['images']:,}",
+        ]
         for (variant, batch), row in by_variant.items()
     ]
     return table(("variant", "batch", "ms a step", "seconds an epoch", "images an epoch"), rows)

@@ -20,14 +20,16 @@ from helpers.plans import REFUSED
 from tp_vgg.cli import COMMANDS
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.pruning.equivalence import Proof
+from tp_vgg.pruning.equivalence import EquivalenceCheck
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import BASELINE_EPOCHS, baseline_recipe, structured_epochs
 from tp_vgg.stages.options import StructuredOptions
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: Path, plan_file) -> None:
+def test_every_refusal_is_one_line_and_writes_nothing(
+    case: str, call, at_home: Path, plan_file
+) -> None:
     content, said = REFUSED[case]
     path = plan_file(content)
     for extra in ([], ["--dry-run"]):
@@ -43,24 +45,39 @@ def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: 
     ("args", "said"),
     [
         (["structured"], "either --ratios FILE or --ratio VALUE"),
-        (["structured", "--ratios", "a", "--ratio", "0.5"], "either --ratios FILE or --ratio VALUE"),
+        (
+            ["structured", "--ratios", "a", "--ratio", "0.5"],
+            "either --ratios FILE or --ratio VALUE",
+        ),
         (["structured", "--ratios", "none.json"], "none.json: no such file"),
         (["structured", "--ratio", "nan"], "--ratio.*finite"),
         (["structured", "--ratio", "1"], "--ratio.*1 or more"),
         (["structured", "--ratio", "0.5", "--arch", "resnet18"], "'resnet18' is not one of"),
         (["structured", "--ratio", "0.5", "--round-to", "0"], "--round-to"),
-        (["structured", "--ratio", "0.5", "--arch", "vgg11", "--importance", "bn"], "no batch norm to rank by"),
+        (
+            ["structured", "--ratio", "0.5", "--arch", "vgg11", "--importance", "bn"],
+            "no batch norm to rank by",
+        ),
         (["structured", "--ratio", "0.5", "--checkpoint", "none.pth"], "none.pth: no such file"),
         (["structured", "--ratio", "0.5", "--tag", "../up"], "--tag.*plain directory name"),
-        (["structured", "--ratio", "0.5", "--tag", "records"], "--tag: 'records' is the run directory's own"),
+        (
+            ["structured", "--ratio", "0.5", "--tag", "records"],
+            "--tag: 'records' is the run directory's own",
+        ),
         (
             ["structured", "--ratio", "0.5", "--dataset", "folder", "--data-dir", "none"],
             "--data-dir: none: no such directory",
         ),
         (["structured", "--ratio", "0.5", "--device", "tpu"], "--device: 'tpu'"),
-        (["structured", "--ratio", "0.5", "--device", "cuda:99"], "--device: cuda:99: this machine has"),
+        (
+            ["structured", "--ratio", "0.5", "--device", "cuda:99"],
+            "--device: cuda:99: this machine has",
+        ),
         (["structured", "--show", "features.1"], "--show: features.1: no prunable layer"),
-        (["structured", "--ratio", "0.5", "--show", "classifier.6"], "--show: classifier.6: the last linear layer"),
+        (
+            ["structured", "--ratio", "0.5", "--show", "classifier.6"],
+            "--show: classifier.6: the last linear layer",
+        ),
         (
             ["structured", "--ratio", "0.5", "--importance", "bn", "--show", "classifier.0"],
             "classifier.0 of vgg11_bn has no batch",
@@ -73,30 +90,53 @@ def test_every_refusal_is_one_line_and_writes_nothing(case: str, call, at_home: 
         (["structured", "--ratio", "0.5", "--out", f"{__file__}/deeper"], "is not a directory"),
         (["unstructured"], "either --ratios FILE or --sparsity VALUE"),
         (["unstructured", "--sparsity", "-0.1"], "--sparsity.*negative"),
-        (["unstructured", "--scope", "global", "--ratios", "x.json"], "--scope global.*needs --sparsity"),
+        (
+            ["unstructured", "--scope", "global", "--ratios", "x.json"],
+            "--scope global.*needs --sparsity",
+        ),
         (["train", "--epochs", "0"], "--epochs"),
-        (["train", "--dataset", "digits", "--checkpoint", __file__], "--checkpoint: train makes a dense model"),
+        (
+            ["train", "--dataset", "digits", "--checkpoint", __file__],
+            "--checkpoint: train makes a dense model",
+        ),
         (["train", "--dataset", "digits", "--weights", "none.pth"], "none.pth: no such file"),
         (["compare", "--dataset", "digits"], "nothing to compare yet"),
         (["sensitivity"], "Missing option '--kind'"),
-        (["sensitivity", "--kind", "structured", "--levels", "0.1,half"], "--levels: '0.1,half': give fractions"),
-        (["sensitivity", "--kind", "structured", "--levels", "0.1,0.1"], "--levels: give distinct fractions"),
+        (
+            ["sensitivity", "--kind", "structured", "--levels", "0.1,half"],
+            "--levels: '0.1,half': give fractions",
+        ),
+        (
+            ["sensitivity", "--kind", "structured", "--levels", "0.1,0.1"],
+            "--levels: give distinct fractions",
+        ),
         (["sensitivity", "--kind", "structured", "--levels", "0.5,1"], "--levels.*1 or more"),
         (
             ["sensitivity", "--kind", "structured", "--levels", "0.999"],
             "--levels: features.0: ratio 0.999 would remove all",
         ),
-        (["sensitivity", "--kind", "structured", "--layers", "features.1"], "--layers: features.1: no prunable layer"),
-        (["sensitivity", "--kind", "structured", "--arch", "vgg11", "--importance", "bn"], "no batch norm to rank by"),
+        (
+            ["sensitivity", "--kind", "structured", "--layers", "features.1"],
+            "--layers: features.1: no prunable layer",
+        ),
+        (
+            ["sensitivity", "--kind", "structured", "--arch", "vgg11", "--importance", "bn"],
+            "no batch norm to rank by",
+        ),
         (["unstructured", "--sparsity", "0.5", "--gradual"], "give --finetune-epochs"),
         (["structured", "--ratio", "0.5", "--distill-weight", "2"], "--distill-weight"),
         (["structured", "--ratio", "0.5", "--arch", "vgg11", "--recalibrate"], "no batch norm"),
-        (["sensitivity", "--kind", "unstructured", "--importance", "l2"], "by magnitude alone; use l1"),
+        (
+            ["sensitivity", "--kind", "unstructured", "--importance", "l2"],
+            "by magnitude alone; use l1",
+        ),
         (["prune"], "No such command 'prune'"),
         (["structured", "--rations", "x"], "No such option:? '?--rations"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(args: list[str], said: str, call, at_home: Path) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    args: list[str], said: str, call, at_home: Path
+) -> None:
     status, out, err = call(*args)
     assert status == 2
     assert out == ""
@@ -117,7 +157,11 @@ def test_help_and_refusals_do_without_torch(plan_file, tmp_path: Path) -> None:
         (2, ["sensitivity", "--kind", "structured", "--levels", "2"]),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", probe, *args], capture_output=True, text=True, cwd=tmp_path, check=False
+            [sys.executable, "-c", probe, *args],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
         )
         assert done.returncode == status, done.stderr
     assert files(tmp_path) == {"ratios.json", "good.json"}
@@ -132,17 +176,21 @@ def test_every_command_has_an_example(call) -> None:
 
 def test_help_says_the_default_epochs(call) -> None:
     for name in ("train", "run"):
-        assert "{small} on digits, else {cpu} on a CPU, {cuda} on CUDA.".format(**BASELINE_EPOCHS) in " ".join(
-            call(name, "--help")[1].split()
-        )
-    tuned = [structured_epochs(Settings(dataset=name), StructuredOptions()) for name in ("digits", "cifar10")]
+        assert "{small} on digits, else {cpu} on a CPU, {cuda} on CUDA.".format(
+            **BASELINE_EPOCHS
+        ) in " ".join(call(name, "--help")[1].split())
+    tuned = [
+        structured_epochs(Settings(dataset=name), StructuredOptions())
+        for name in ("digits", "cifar10")
+    ]
     for name in ("structured", "run"):
         assert "{} on digits, else {}.".format(*tuned) in " ".join(call(name, "--help")[1].split())
 
 
 def test_the_baseline_takes_fewer_epochs_on_a_cpu(monkeypatch) -> None:
     monkeypatch.setattr(
-        "tp_vgg.machine.device.pick_device", lambda name: torch.device({"auto": "cuda"}.get(name, name))
+        "tp_vgg.machine.device.pick_device",
+        lambda name: torch.device({"auto": "cuda"}.get(name, name)),
     )
     recipes = {
         (data, device): baseline_recipe(Settings(dataset=data, device=device), VGGSpec.preset())
@@ -158,7 +206,9 @@ def test_the_baseline_takes_fewer_epochs_on_a_cpu(monkeypatch) -> None:
 def test_bash_completes_the_console_script(tmp_path: Path) -> None:
     """The line that the README gives, typed into a real bash."""
     script = tmp_path / "tp-vgg"
-    script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c 'from tp_vgg.cli import main; main()' \"$@\"\n")
+    script.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'from tp_vgg.cli import main; main()' \"$@\"\n"
+    )
     script.chmod(0o755)
     asked = """
         eval "$(_TP_VGG_COMPLETE=bash_source tp-vgg)"
@@ -168,7 +218,9 @@ def test_bash_completes_the_console_script(tmp_path: Path) -> None:
         echo "${COMPREPLY[@]}"
     """
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", asked], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", asked], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == [
         "complete -o nosort -F _tp_vgg_completion tp-vgg",
         "sensitivity vgg19 vgg19_bn",
@@ -188,7 +240,9 @@ def test_a_traceback_free_module_entry(tp_vgg, tmp_path: Path) -> None:
 
 
 def test_dry_run_prints_the_arithmetic(call, plan_file, at_home: Path) -> None:
-    status, out, err = call("structured", "--ratios", plan_file({"features.0": 0.1, "classifier.0": 0.5}), "--dry-run")
+    status, out, err = call(
+        "structured", "--ratios", plan_file({"features.0": 0.1, "classifier.0": 0.5}), "--dry-run"
+    )
     assert (status, err) == (0, "")
     spec = VGGSpec.preset()
     target = spec.with_widths({"features.0": 58, "classifier.0": 2048})
@@ -201,13 +255,24 @@ def test_dry_run_prints_the_arithmetic(call, plan_file, at_home: Path) -> None:
     assert files(at_home) == set()
 
 
-def test_dry_run_reads_the_spec_off_a_checkpoint(call, make_model, tmp_path: Path, plan_file) -> None:
+def test_dry_run_reads_the_spec_off_a_checkpoint(
+    call, make_model, tmp_path: Path, plan_file
+) -> None:
     save(make_model(), tmp_path / "small.pth")
-    status, out, _ = call("structured", "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth", "--dry-run")
+    status, out, _ = call(
+        "structured", "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth", "--dry-run"
+    )
     assert status == 0
     assert "8 → 4" in out
     status, _, err = call(
-        "structured", "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth", "--dry-run", "--arch", "vgg16"
+        "structured",
+        "--ratio",
+        0.5,
+        "--checkpoint",
+        tmp_path / "small.pth",
+        "--dry-run",
+        "--arch",
+        "vgg16",
     )
     assert status == 2
     assert "holds vgg11_bn, but --arch vgg16 was given" in one_line(err)
@@ -218,7 +283,16 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
     """train on the way, structured, unstructured, compare: the files, the records and the table agree."""
     plan = plan_file({"features.0": 0.25, "features.25": 0.5})
     status, out, err = call(
-        "structured", *QUICK, "--ratios", plan, "--finetune-epochs", 1, "--show", "features.25", "--batch-size", 32
+        "structured",
+        *QUICK,
+        "--ratios",
+        plan,
+        "--finetune-epochs",
+        1,
+        "--show",
+        "features.25",
+        "--batch-size",
+        32,
     )
     assert status == 0, err
     assert "training it first" in err
@@ -247,7 +321,9 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
     assert header == "epoch,lr,train_loss,train_accuracy,val_accuracy,seconds"
     assert len(epochs) == 1
 
-    status, out, err = call("unstructured", *QUICK, "--sparsity", 0.9, "--scope", "global", "--show", "features.0")
+    status, out, err = call(
+        "unstructured", *QUICK, "--sparsity", 0.9, "--scope", "global", "--show", "features.0"
+    )
     assert status == 0, err
     assert "training" not in err
     assert "zeros by layer: features.0 " in err
@@ -263,7 +339,12 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
     document = json.loads(out)
     assert document == json.loads((root / "metrics.json").read_text())
     assert document["schema"] == 1
-    assert list(document["models"]) == ["baseline", "unstructured", "structured_pruned", "structured_finetuned"]
+    assert list(document["models"]) == [
+        "baseline",
+        "unstructured",
+        "structured_pruned",
+        "structured_finetuned",
+    ]
     assert document["data"]["dataset"] == "digits"
     assert document["environment"]["torch"] == str(torch.__version__).split("+")[0]
     base = document["models"]["baseline"]
@@ -290,7 +371,9 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
         assert status == 0
         assert mark in out
         assert len(out.splitlines()) == (5 if form == "csv" else 6)
-    status, out, _ = call("compare", *QUICK, "--format", "json", root / "vgg11_digits_structured_pruned.pth")
+    status, out, _ = call(
+        "compare", *QUICK, "--format", "json", root / "vgg11_digits_structured_pruned.pth"
+    )
     assert status == 0
     added = [m for n, m in json.loads(out)["models"].items() if n.endswith("pruned.pth")]
     assert added[0]["accuracy"] == document["models"]["structured_pruned"]["accuracy"]
@@ -309,9 +392,28 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
 
 def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_path: Path) -> None:
     save(make_model(), tmp_path / "small.pth")
-    args = [*QUICK[:2], *QUICK[4:], "--checkpoint", tmp_path / "small.pth", "--out", "o", "--tag", "try"]
+    args = [
+        *QUICK[:2],
+        *QUICK[4:],
+        "--checkpoint",
+        tmp_path / "small.pth",
+        "--out",
+        "o",
+        "--tag",
+        "try",
+    ]
     status, out, err = call(
-        "structured", *args, "--ratio", 0.5, "--steps", 2, "--finetune-epochs", 2, "--round-to", 4, "--distill"
+        "structured",
+        *args,
+        "--ratio",
+        0.5,
+        "--steps",
+        2,
+        "--finetune-epochs",
+        2,
+        "--round-to",
+        4,
+        "--distill",
     )
     assert status == 0, err
     assert "step 2/2: equivalence proved" in err
@@ -337,7 +439,9 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
     assert status == 0, err
     status, out, err = call("compare", *args)
     assert status == 0
-    assert "structured_finetuned was made with other settings than structured_pruned: left out" in err
+    assert (
+        "structured_finetuned was made with other settings than structured_pruned: left out" in err
+    )
     assert "structured_finetuned" not in out
     (at_home / "o/try/vgg11_digits_structured_pruned.pth").write_bytes(b"other")
     status, out, err = call("compare", *args)
@@ -347,7 +451,15 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
 
 def test_schedules_of_a_structured_fine_tuning(call, at_home: Path, small: list) -> None:
     """Rewinding, the teacher's weight and temperature, and recalibration arrive where they work."""
-    given = ["--schedule", "rewind", "--distill-weight", "0.3", "--distill-temperature", "2", "--recalibrate"]
+    given = [
+        "--schedule",
+        "rewind",
+        "--distill-weight",
+        "0.3",
+        "--distill-temperature",
+        "2",
+        "--recalibrate",
+    ]
     options = ["--ratio", 0.5, "--finetune-epochs", 2, "--steps", 2, "--importance", "hessian"]
     status, _, err = call("structured", *small, "--out", "o", *options, *given)
     assert status == 0, err
@@ -355,13 +467,22 @@ def test_schedules_of_a_structured_fine_tuning(call, at_home: Path, small: list)
     training = load(at_home / "o/vgg11_digits_structured_pruned_finetuned.pth").meta["training"]
     assert (training["schedule"], training["rewound"], training["lr"]) == ("rewind", 3, 0.02)
     assert (training["distill_weight"], training["distill_temperature"]) == (0.3, 2)
-    status, _, err = call("structured", *small, "--out", "p", "--ratio", 0.5, "--finetune-epochs", 1, "--no-distill")
+    status, _, err = call(
+        "structured", *small, "--out", "p", "--ratio", 0.5, "--finetune-epochs", 1, "--no-distill"
+    )
     assert status == 0, err
-    assert load(at_home / "p/vgg11_digits_structured_pruned_finetuned.pth").meta["training"]["distill_weight"] == 0
+    assert (
+        load(at_home / "p/vgg11_digits_structured_pruned_finetuned.pth").meta["training"][
+            "distill_weight"
+        ]
+        == 0
+    )
     plain = load(at_home / "p/vgg11_digits_structured_pruned.pth").state_dict()
     dense = load(small[-1]).state_dict()
     kept = load(at_home / "p/vgg11_digits_structured_pruned.pth").kept["features.0"]
-    assert torch.equal(plain["features.1.running_mean"], dense["features.1.running_mean"][kept]), "as proved"
+    assert torch.equal(plain["features.1.running_mean"], dense["features.1.running_mean"][kept]), (
+        "as proved"
+    )
 
 
 @pytest.mark.parametrize("options", [["--gradual"], ["--importance", "taylor"]], ids=" ".join)
@@ -378,15 +499,23 @@ def test_ways_to_zero(scope: str, options: list, call, at_home: Path, small: lis
 
 
 @pytest.mark.usefixtures("thin")
-def test_imagenet_weights_are_a_start_with_their_own_normalisation(call, at_home: Path, monkeypatch) -> None:
+def test_imagenet_weights_are_a_start_with_their_own_normalisation(
+    call, at_home: Path, monkeypatch
+) -> None:
     """torchvision's features under a new head; the rest of the job as ever."""
     from tp_vgg.network.vgg.model import build
 
     torch.manual_seed(0)
-    features = {n: v for n, v in build(VGGSpec.preset("vgg11", "linear")).state_dict().items() if "features" in n}
+    features = {
+        n: v
+        for n, v in build(VGGSpec.preset("vgg11", "linear")).state_dict().items()
+        if "features" in n
+    }
     meta = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "source": "torchvision"}
     monkeypatch.setattr("tp_vgg.stages.baseline.imagenet_weights", lambda _: (features, meta))
-    status, _, err = call("train", *QUICK, "--arch", "vgg11", "--weights", "imagenet", "--epochs", 1, "--lr", "1e-9")
+    status, _, err = call(
+        "train", *QUICK, "--arch", "vgg11", "--weights", "imagenet", "--epochs", 1, "--lr", "1e-9"
+    )
     assert status == 0, err
     trained = load(at_home / "runs/vgg11-linear-digits/vgg11_digits_finetuned.pth")
     assert trained.meta["mean"] == meta["mean"]
@@ -436,8 +565,12 @@ def test_a_checkpoint_from_elsewhere_leaves_the_own_baseline_alone(
     status, out, err = call("compare", *QUICK, "--out", "o")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["baseline", "unstructured"]
-    assert json.loads((at_home / "o/metrics.json").read_text())["models"]["baseline"]["widths"] == list(SMALL.widths)
-    status, out, err = call("structured", *QUICK, "--out", "o", "--ratio", 0.5, "--finetune-epochs", 0)
+    assert json.loads((at_home / "o/metrics.json").read_text())["models"]["baseline"][
+        "widths"
+    ] == list(SMALL.widths)
+    status, out, err = call(
+        "structured", *QUICK, "--out", "o", "--ratio", 0.5, "--finetune-epochs", 0
+    )
     assert status == 0, err
     assert "training" not in err
     assert (at_home / "o/vgg11_digits_finetuned.pth").read_bytes() == own
@@ -462,12 +595,16 @@ def test_a_checkpoint_from_elsewhere_leaves_the_own_baseline_alone(
     assert status == 0
     assert "the baseline was trained with other --limit options" in err
 
-    status, _, err = call("compare", *QUICK[:-1], 20, "--out", "o", at_home / "o/vgg11_digits_structured_pruned.pth")
+    status, _, err = call(
+        "compare", *QUICK[:-1], 20, "--out", "o", at_home / "o/vgg11_digits_structured_pruned.pth"
+    )
     assert status == 2
     assert "measured on other images" in one_line(err.splitlines(keepends=True)[-1])
 
 
-def test_the_default_out_follows_the_checkpoint(call, at_home: Path, make_model, tmp_path: Path) -> None:
+def test_the_default_out_follows_the_checkpoint(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
     save(make_model(VGGSpec((4,) * 13, hidden=())), tmp_path / "small16.pth")
     args = ["--dataset", "digits", *QUICK[4:], "--checkpoint", tmp_path / "small16.pth"]
     status, _, err = call("structured", *args, "--ratio", 0.5, "--finetune-epochs", 0)
@@ -478,7 +615,9 @@ def test_the_default_out_follows_the_checkpoint(call, at_home: Path, make_model,
     assert "structured_pruned" in out
 
 
-def test_a_checkpoint_is_never_written_over(call, at_home: Path, make_model, tmp_path: Path) -> None:
+def test_a_checkpoint_is_never_written_over(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
     save(make_model(), tmp_path / "small.pth")
     args = ["--dataset", "digits", *QUICK[4:], "--out", "o", "--ratio", 0.5, "--finetune-epochs", 0]
     assert call("structured", *args, "--checkpoint", tmp_path / "small.pth")[0] == 0
@@ -493,7 +632,9 @@ def test_a_checkpoint_is_never_written_over(call, at_home: Path, make_model, tmp
     again = load(at_home / "o/more/vgg11_digits_structured_pruned.pth")
     assert again.spec.widths[0] == 2
     assert set(again.kept["features.0"]) < set(load(pruned).kept["features.0"])
-    status, _, err = call("train", "--dataset", "digits", *QUICK[4:], "--out", "w", "--epochs", 1, "--weights", pruned)
+    status, _, err = call(
+        "train", "--dataset", "digits", *QUICK[4:], "--out", "w", "--epochs", 1, "--weights", pruned
+    )
     assert status == 0, err
     dense = load(at_home / "w/vgg11_digits_finetuned.pth")
     assert (dense.spec, dense.kept) == (load(pruned).spec, {})
@@ -513,20 +654,28 @@ def test_a_folder_and_its_run_directory(call, at_home: Path, image_folder: Path)
     assert trained.spec.num_classes == 2
 
 
-@pytest.mark.parametrize("more", [["--dry-run"], ["--finetune-epochs", 0], ["--show", "features.8"]])
+@pytest.mark.parametrize(
+    "more", [["--dry-run"], ["--finetune-epochs", 0], ["--show", "features.8"]]
+)
 def test_a_plan_is_resolved_once(call, small: list, plan_file, monkeypatch, more: list) -> None:
     """Whoever needs the widths that it leaves gets them passed on."""
     from tp_vgg.stages import options
 
     asked, real = [], options.resolve
-    monkeypatch.setattr(options, "resolve", lambda plan, *rest: asked.append(plan) or real(plan, *rest))
+    monkeypatch.setattr(
+        options, "resolve", lambda plan, *rest: asked.append(plan) or real(plan, *rest)
+    )
     plan = plan_file({"features.8": 0.5})
-    status, _, err = call("structured", *small, "--ratios", plan, "--finetune-epochs", 0, *more, "--out", "o")
+    status, _, err = call(
+        "structured", *small, "--ratios", plan, "--finetune-epochs", 0, *more, "--out", "o"
+    )
     assert status == 0, err
     assert len(asked) == 1
 
 
-def test_fine_tuning_resumes_to_the_same_bits(at_home: Path, call, small: list, monkeypatch) -> None:
+def test_fine_tuning_resumes_to_the_same_bits(
+    at_home: Path, call, small: list, monkeypatch
+) -> None:
     """structured with steps, interrupted in its second fine-tuning: the first is not done again, the end is the same."""
     from tp_vgg.training.run import TrainingRun
 
@@ -574,15 +723,21 @@ def test_a_terminal_without_the_signs_still_gets_its_table(tmp_path: Path) -> No
     assert "64 ? 32" in done.stdout
 
 
-def test_a_contradicting_flag_or_data_set_is_refused(call, at_home: Path, make_model, tmp_path: Path) -> None:
+def test_a_contradicting_flag_or_data_set_is_refused(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
     model = make_model()
     save(model, tmp_path / "small.pth")
     model.meta["classes"] = ["other"] * 10
     save(model, tmp_path / "other.pth")
-    status, _, err = call("structured", *QUICK, "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth")
+    status, _, err = call(
+        "structured", *QUICK, "--ratio", 0.5, "--checkpoint", tmp_path / "small.pth"
+    )
     assert status == 2
     assert "holds torchvision, but --head linear was given" in one_line(err)
-    status, _, err = call("structured", *QUICK[:2], "--ratio", 0.5, "--checkpoint", tmp_path / "other.pth")
+    status, _, err = call(
+        "structured", *QUICK[:2], "--ratio", 0.5, "--checkpoint", tmp_path / "other.pth"
+    )
     assert status == 2
     assert "other class names" in one_line(err)
     assert files(at_home) == set()
@@ -641,7 +796,11 @@ def test_ctrl_c_exits_130_and_a_rerun_goes_on(call, at_home: Path) -> None:
         "TrainingRun.train_step = stop; cli.main(sys.argv[1:])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", interrupted, *args], cwd=at_home, capture_output=True, text=True, check=False
+        [sys.executable, "-c", interrupted, *args],
+        cwd=at_home,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 130
     assert done.stdout == ""
@@ -655,11 +814,18 @@ def test_ctrl_c_exits_130_and_a_rerun_goes_on(call, at_home: Path) -> None:
     status, out, _ = call(*args)
     assert status == 0
     assert "baseline" in out
-    assert files(root) == {".lock", "history.csv", "vgg11_digits_finetuned.pth", "records/baseline.json"}
+    assert files(root) == {
+        ".lock",
+        "history.csv",
+        "vgg11_digits_finetuned.pth",
+        "records/baseline.json",
+    }
 
 
 @pytest.mark.usefixtures("thin")
-def test_a_full_disk_is_one_line_and_leaves_no_final_file(call, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line_and_leaves_no_final_file(
+    call, at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_args) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
@@ -676,9 +842,18 @@ def test_a_failed_proof_keeps_nothing(
     from tp_vgg.pruning import structured
 
     save(make_model(), tmp_path / "small.pth")
-    monkeypatch.setattr(structured, "prove", lambda *_: Proof(16, 1.0, 1.0))
+    monkeypatch.setattr(structured, "check_equivalence", lambda *_: EquivalenceCheck(16, 1.0, 1.0))
     status, out, err = call(
-        "structured", *QUICK[:2], *QUICK[4:], "--checkpoint", tmp_path / "small.pth", "--out", "o", "--ratio", 0.5, "-q"
+        "structured",
+        *QUICK[:2],
+        *QUICK[4:],
+        "--checkpoint",
+        tmp_path / "small.pth",
+        "--out",
+        "o",
+        "--ratio",
+        0.5,
+        "-q",
     )
     assert (status, out) == (1, "")
     assert "equivalence proof failed" in one_line(err)

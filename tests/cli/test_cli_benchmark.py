@@ -14,7 +14,18 @@ from tp_vgg.network.checkpoint import load, save
 from tp_vgg.pruning.structured import prune_structured
 
 pytestmark = pytest.mark.usefixtures("brief")
-FEW = ["--batch-sizes", "1,2", "--modes", "eager,folded,graph", "--dtypes", "fp32", "--trials", "9", "--threads", "1"]
+FEW = [
+    "--batch-sizes",
+    "1,2",
+    "--modes",
+    "eager,folded,graph",
+    "--dtypes",
+    "fp32",
+    "--trials",
+    "9",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture
@@ -44,7 +55,9 @@ def pair(make_model, at_home: Path) -> tuple[Path, Path]:
         ([], "nothing to time yet"),
     ],
 )
-def test_refusals_are_one_line_and_leave_nothing(call, at_home: Path, args: list[str], message: str) -> None:
+def test_refusals_are_one_line_and_leave_nothing(
+    call, at_home: Path, args: list[str], message: str
+) -> None:
     status, out, err = call("benchmark", "--dataset", "digits", *args)
     assert (status, out) == (2, "")
     assert message in one_line(err)
@@ -84,8 +97,14 @@ def test_refusals_that_need_the_files(call, pair, at_home: Path) -> None:
     before = files(at_home)
     for args, message in (
         ([half, "--arch", "vgg16", "--out", "o"], "holds vgg11_bn, but --arch vgg16"),
-        (["baseline", "--checkpoint", dense, "--out", "o"], "is what the dense model is called here"),
-        ([half, "--checkpoint", dense, "--out", "o", "--modes", "graph"], "this device has none of them"),
+        (
+            ["baseline", "--checkpoint", dense, "--out", "o"],
+            "is what the dense model is called here",
+        ),
+        (
+            [half, "--checkpoint", dense, "--out", "o", "--modes", "graph"],
+            "this device has none of them",
+        ),
     ):
         status, out, err = call("benchmark", *args)
         assert (status, out) == (2, "")
@@ -105,7 +124,9 @@ def test_the_first_checkpoint_is_the_reference_where_there_is_no_dense_one(call,
 @pytest.mark.usefixtures("undrawn")
 def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small, plan_file) -> None:
     plan = plan_file({"features.0": 0.5, "features.8": 0.5})
-    status, _, err = call("structured", *small, "--ratios", plan, "--finetune-epochs", 0, "--out", "o")
+    status, _, err = call(
+        "structured", *small, "--ratios", plan, "--finetune-epochs", 0, "--out", "o"
+    )
     assert status == 0, err
     status, out, err = call("compare", *small, "--out", "o")
     assert status == 0 and "speed-up" not in out
@@ -135,18 +156,27 @@ def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small,
     assert rows[0]["n"] == 9
     status, out, _ = call("compare", *small, "--out", "o", "--format", "csv")
     header, first, second = (line.split(",") for line in out.splitlines())
-    assert first[header.index("verdict")] == "reference" and float(second[header.index("speedup")]) > 0
-    status, _, err = call("structured", *small, "--ratio", 0.25, "--finetune-epochs", 0, "--out", "o")
+    assert (
+        first[header.index("verdict")] == "reference" and float(second[header.index("speedup")]) > 0
+    )
+    status, _, err = call(
+        "structured", *small, "--ratio", 0.25, "--finetune-epochs", 0, "--out", "o"
+    )
     assert status == 0, err
     status, out, _ = call("compare", *small, "--out", "o")
     assert "not measured" in out  # another file now
-    assert "latency" not in json.loads(Path("o/metrics.json").read_text())["models"]["structured_pruned"]
+    assert (
+        "latency"
+        not in json.loads(Path("o/metrics.json").read_text())["models"]["structured_pruned"]
+    )
 
 
 @pytest.mark.usefixtures("thin", "undrawn")
 def test_benchmark_brings_metrics_up_to_date(call, at_home: Path, hashed: Counter[str]) -> None:
     """And hashes each checkpoint once on its way."""
-    status, _, err = call("structured", *QUICK, "--ratio", 0.5, "--finetune-epochs", 0, "--out", "o")
+    status, _, err = call(
+        "structured", *QUICK, "--ratio", 0.5, "--finetune-epochs", 0, "--out", "o"
+    )
     assert status == 0, err
     hashed.clear()
     status, _, err = call("benchmark", *QUICK, "--out", "o", *FEW[:-2], "--modes", "folded")
@@ -166,32 +196,34 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
 
     dense, half = pair
     args = ["benchmark", half, "--checkpoint", dense, "--out", "o", *FEW]
-    real, measured = latency._measure_cell, []
+    real, measured = latency._measure_case, []
 
-    def interrupted(models, cell, *rest):
+    def interrupted(models, case, *rest):
         if len(measured) == 2:
             raise KeyboardInterrupt
-        measured.append(cell)
-        return real(models, cell, *rest)
+        measured.append(case)
+        return real(models, case, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(latency, "_measure_cell", interrupted)
+        patch.setattr(latency, "_measure_case", interrupted)
         status, out, err = call(*args)
     assert (status, out) == (130, "")
     assert files(Path("o")) == {"latency.partial.jsonl", ".lock"}
-    first = [cell.label for cell in measured]
+    first = [case.label for case in measured]
     with Path("o/latency.partial.jsonl").open("a") as journal:
-        journal.write('{"rows": [{"model": "x"}]}\n{"cells": 1}\n')  # of nobody: passed over
+        journal.write('{"rows": [{"model": "x"}]}\n{"cases": 1}\n')  # of nobody: passed over
 
-    def counted(models, cell, *rest):
-        measured.append(cell)
-        return real(models, cell, *rest)
+    def counted(models, case, *rest):
+        measured.append(case)
+        return real(models, case, *rest)
 
-    monkeypatch.setattr(latency, "_measure_cell", counted)
+    monkeypatch.setattr(latency, "_measure_case", counted)
     status, out, err = call(*args)
     assert status == 0, err
-    assert "2 of 6 cells were measured before" in err
-    assert [cell.label for cell in measured[2:]] and not set(first) & {cell.label for cell in measured[2:]}
+    assert "2 of 6 cases were measured before" in err
+    assert [case.label for case in measured[2:]] and not set(first) & {
+        case.label for case in measured[2:]
+    }
     assert len(measured) == 6
     assert "latency.partial.jsonl" not in files(Path("o"))
     status, _, err = call(*args)
@@ -207,27 +239,34 @@ def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
 
     dense, half = pair
     args = ["benchmark", half, "--checkpoint", dense, "--out", "o", *FEW]
-    real, measured = latency._measure_cell, []
+    real, measured = latency._measure_case, []
 
-    def hot(models, cell, *rest):
+    def hot(models, case, *rest):
         if len(measured) == 2:
             raise KeyboardInterrupt
-        measured.append(cell)
+        measured.append(case)
         why = ("throttled: the clock was low",)
         return tuple(
-            LatencyRow(n, cell.mode, cell.dtype, cell.batch_size, "not available", why, slow_blocks=9) for n in models
+            LatencyRow(
+                n, case.mode, case.dtype, case.batch_size, "not available", why, slow_blocks=9
+            )
+            for n in models
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(latency, "_measure_cell", hot)
+        patch.setattr(latency, "_measure_case", hot)
         assert call(*args)[0] == 130
     again = []
     monkeypatch.setattr(
-        latency, "_measure_cell", lambda models, cell, *rest: (again.append(cell), real(models, cell, *rest))[1]
+        latency,
+        "_measure_case",
+        lambda models, case, *rest: (again.append(case), real(models, case, *rest))[1],
     )
     assert call(*args)[0] == 0
     assert set(measured) <= set(again) and len(again) == 6
-    lacking = LatencyRow("m", "graph", "fp32", 1, "not available", ("CUDA graphs need a CUDA device",))
+    lacking = LatencyRow(
+        "m", "graph", "fp32", 1, "not available", ("CUDA graphs need a CUDA device",)
+    )
     assert not throttled([lacking]) and throttled([lacking, replace(lacking, slow_blocks=9)])
 
 
@@ -235,9 +274,13 @@ def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
 def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> None:
     dense, half = pair
     asked: list[bool] = []
-    monkeypatch.setattr("tp_vgg.latency.benchmark.steps_of", lambda *given: asked.append(given[2].probes) or {})
+    monkeypatch.setattr(
+        "tp_vgg.latency.benchmark.steps_of", lambda *given: asked.append(given[2].probes) or {}
+    )
     for options in (["--no-probes"], []):
-        status, out, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW, *options)
+        status, out, err = call(
+            "benchmark", half, "--checkpoint", dense, "--out", "o", *FEW, *options
+        )
         assert status == 0, err
         assert ("steps at slightly smaller widths were not looked for" in out) is bool(options)
     assert asked == [False, True]
@@ -245,9 +288,14 @@ def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> 
 
 @pytest.mark.parametrize(
     ("device", "modes", "dtypes"),
-    [("cpu", {"eager", "folded"}, {"fp32"}), ("cuda", {"eager", "folded", "folded-graph"}, {"fp32", "bf16"})],
+    [
+        ("cpu", {"eager", "folded"}, {"fp32"}),
+        ("cuda", {"eager", "folded", "folded-graph"}, {"fp32", "bf16"}),
+    ],
 )
-def test_run_measures_what_the_device_is_fast_in(device: str, modes: set, dtypes: set, at_home, monkeypatch) -> None:
+def test_run_measures_what_the_device_is_fast_in(
+    device: str, modes: set, dtypes: set, at_home, monkeypatch
+) -> None:
     from tp_vgg.network.vgg.spec import VGGSpec
     from tp_vgg.rundir.layout import RunDir
     from tp_vgg.rundir.settings import Settings
@@ -260,8 +308,11 @@ def test_run_measures_what_the_device_is_fast_in(device: str, modes: set, dtypes
     monkeypatch.setattr(run, "benchmark", lambda _, options: asked.append(options))
     run._Pipeline(settings, run.RunOptions(), VGGSpec.preset(), RunDir.of(settings)).benchmark()
     (options,) = asked
-    assert ({cell.mode for cell in options.cells}, {cell.dtype for cell in options.cells}) == (modes, dtypes)
-    assert {cell.batch_size for cell in options.cells} == {1, 64}
+    assert ({case.mode for case in options.cases}, {case.dtype for case in options.cases}) == (
+        modes,
+        dtypes,
+    )
+    assert {case.batch_size for case in options.cases} == {1, 64}
 
 
 def test_the_help_names_every_mode(call) -> None:
@@ -274,7 +325,9 @@ def test_the_help_names_every_mode(call) -> None:
 def test_onnxruntime_is_one_more_mode(call, pair) -> None:
     dense, half = pair
     options = ["--batch-sizes", "2", "--modes", "eager", "--dtypes", "fp32", "--trials", "9"]
-    status, _, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *options, "--runtime", "onnxruntime")
+    status, _, err = call(
+        "benchmark", half, "--checkpoint", dense, "--out", "o", *options, "--runtime", "onnxruntime"
+    )
     assert status == 0, err
     rows = json.loads(Path("o/latency.json").read_text())["rows"]
     assert [(row["mode"], row["speedup"] is not None) for row in rows] == [("eager", True)] * 2 + [
@@ -283,7 +336,9 @@ def test_onnxruntime_is_one_more_mode(call, pair) -> None:
     assert rows[2]["over_eager"] > 0
 
 
-def test_a_profile_is_journaled_cached_and_drawn(call, make_model, at_home: Path, monkeypatch) -> None:
+def test_a_profile_is_journaled_cached_and_drawn(
+    call, make_model, at_home: Path, monkeypatch
+) -> None:
     from tp_vgg.stages import profile
 
     save(make_model(), at_home / "dense.pth")
@@ -320,7 +375,9 @@ def test_a_profile_is_journaled_cached_and_drawn(call, make_model, at_home: Path
     assert status == 0, err
     assert "tf32, batch 2: not available" in err
     assert len(timed) == len(set(timed)) == 8
-    assert [line.split()[0] for line in out.splitlines()[2:]] == sorted(timed, key=lambda n: int(n.split(".")[1]))
+    assert [line.split()[0] for line in out.splitlines()[2:]] == sorted(
+        timed, key=lambda n: int(n.split(".")[1])
+    )
     (path,) = Path("o/profiles").iterdir()
     table = json.loads(path.read_text())
     assert table["format"] == "tp_vgg/staircase/1" and table["batch_size"] == 2
@@ -342,9 +399,12 @@ def test_a_profile_of_what_the_device_lacks_is_refused(call, at_home: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("form", "end"), [("onnx", ".onnx"), ("torch", ".pt2"), ("safetensors", ".safetensors"), ("sparse", ".sparse")]
+    ("form", "end"),
+    [("onnx", ".onnx"), ("torch", ".pt2"), ("safetensors", ".safetensors"), ("sparse", ".sparse")],
 )
-def test_export_writes_beside_the_checkpoint_and_says_what_it_checked(call, pair, form: str, end: str) -> None:
+def test_export_writes_beside_the_checkpoint_and_says_what_it_checked(
+    call, pair, form: str, end: str
+) -> None:
     dense, _ = pair
     status, out, err = call("export", dense, "--format", form)
     assert status == 0, err

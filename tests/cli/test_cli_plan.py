@@ -15,7 +15,7 @@ from helpers.networks import SMALL, lively
 
 from tp_vgg.cli import execute
 from tp_vgg.network.checkpoint import save
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.ratios import plan_files, read_ratios, resolve
 
 EVERY = ",".join(SMALL.prunable)
@@ -52,7 +52,7 @@ def test_a_budget_becomes_a_plan_that_structured_takes(call, at_home: Path, swep
     assert status == 0, err
     assert "wrote o/ratios.json" in err
     assert "no plan within the budget has less of it" in out
-    written = Allocation.from_dict(json.loads((at_home / "o/plan.json").read_text()))
+    written = PlanResult.from_dict(json.loads((at_home / "o/plan.json").read_text()))
     target = resolve(read_ratios(at_home / "o/ratios.json"), SMALL)
     assert target.macs() == written.prediction.macs <= 0.5 * SMALL.macs()
     assert f"({target.macs():,})" in out
@@ -64,7 +64,9 @@ def test_a_budget_becomes_a_plan_that_structured_takes(call, at_home: Path, swep
     assert f"{SMALL.macs():,} → {target.macs():,}" in out
 
 
-def test_compare_says_what_was_predicted_and_what_came_of_it(call, at_home: Path, swept: list) -> None:
+def test_compare_says_what_was_predicted_and_what_came_of_it(
+    call, at_home: Path, swept: list
+) -> None:
     assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
     assert call("plan", *swept, "--kind", "unstructured", "--budget", "sparsity=0.8")[0] == 0
     assert call("structured", *swept, "--ratios", "o/ratios.json", "--finetune-epochs", "1")[0] == 0
@@ -78,7 +80,9 @@ def test_compare_says_what_was_predicted_and_what_came_of_it(call, at_home: Path
     assert structured["realised"]["drop"] == drop
     assert f"→ {drop:+.2f} on val" in out
     assert structured["realised"]["macs_share"] == structured["predicted"]["macs_share"]
-    assert structured["realised"]["params_share"] == pytest.approx(structured["predicted"]["params_share"])
+    assert structured["realised"]["params_share"] == pytest.approx(
+        structured["predicted"]["params_share"]
+    )
     assert structured["realised"]["finetuned_drop"] is not None
     assert unstructured["realised"]["params_share"] == pytest.approx(
         unstructured["predicted"]["params_share"], abs=0.01
@@ -99,17 +103,29 @@ def test_either_kind_is_refused_for_the_other(call, at_home: Path, swept: list) 
     assert (status, "wrote it for structured pruning" in one_line(err)) == (2, True)
 
 
-def test_also_where_it_was_written_elsewhere_or_before_another(call, at_home: Path, small: list) -> None:
+def test_also_where_it_was_written_elsewhere_or_before_another(
+    call, at_home: Path, small: list
+) -> None:
     """In the default run directory, and by a plan that is no longer the last."""
     options = ["--kind", "unstructured", "--levels", "0.5,0.9"]
     assert call("sensitivity", *small, *options)[0] == 0
     for sparsity, tag in (("0.8", []), ("0.7", []), ("0.6", ["--tag", "t"])):
-        asked = ["--kind", "unstructured", "--budget", f"sparsity={sparsity}", "--output", f"{sparsity}.json", *tag]
+        asked = [
+            "--kind",
+            "unstructured",
+            "--budget",
+            f"sparsity={sparsity}",
+            "--output",
+            f"{sparsity}.json",
+            *tag,
+        ]
         status, _, err = call("plan", *small, *asked)
         assert status == 0, err
     for sparsity in ("0.8", "0.7", "0.6"):
         for place in ([], ["--tag", "t"], ["--out", "p"]):
-            status, _, err = call("structured", *small, "--ratios", f"{sparsity}.json", "--dry-run", *place)
+            status, _, err = call(
+                "structured", *small, "--ratios", f"{sparsity}.json", "--dry-run", *place
+            )
             assert (status, "wrote it for unstructured pruning" in one_line(err)) == (2, True)
 
 
@@ -142,7 +158,20 @@ def test_a_profile_prices_time(call, at_home: Path, swept: list) -> None:
     status, _, err = call("plan", *swept, "--budget", "latency=1", "--round-to", "1", "--force")
     assert (status, "give one as --profile" in one_line(err)) == (2, True)
     profile = next((at_home / "o/profiles").glob("*-b2-*.json"))
-    assert call("plan", *swept, "--budget", "latency=1", "--round-to", "1", "--force", "--profile", profile)[0] == 0
+    assert (
+        call(
+            "plan",
+            *swept,
+            "--budget",
+            "latency=1",
+            "--round-to",
+            "1",
+            "--force",
+            "--profile",
+            profile,
+        )[0]
+        == 0
+    )
     status, _, err = call("plan", *swept, "--budget", "latency=1", "--profile", "o/plan.json")
     assert (status, "not a profile" in one_line(err)) == (2, True)
 
@@ -164,7 +193,9 @@ def test_a_profile_prices_time(call, at_home: Path, swept: list) -> None:
         (["--budget", "macs=0.001"], "at best"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(options: list, said: str, call, at_home: Path, swept: list) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(
+    options: list, said: str, call, at_home: Path, swept: list
+) -> None:
     before = files(at_home)
     status, out, err = call("plan", *swept, *options)
     assert (status, out) == (2, "")
@@ -172,7 +203,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(options: list, said: str, call
     assert files(at_home) == before
 
 
-def test_needs_a_sweep_of_these_very_weights(call, at_home: Path, small: list, make_model, swept: list) -> None:
+def test_needs_a_sweep_of_these_very_weights(
+    call, at_home: Path, small: list, make_model, swept: list
+) -> None:
     status, _, err = call("plan", *small, "--out", "elsewhere", "--budget", "macs=0.5")
     assert (status, "sensitivity --kind structured" in one_line(err)) == (2, True)
     assert not (at_home / "elsewhere").exists()
@@ -189,12 +222,18 @@ def test_needs_a_sweep_of_these_very_weights(call, at_home: Path, small: list, m
 def test_no_torch_on_the_way(tp_vgg, at_home: Path, swept: list) -> None:
     """All of `plan` works without torch: an import of it would fail."""
     (at_home / "torch.py").write_text("raise ImportError('not here')\n")
-    options = [option for option in swept if option != "--checkpoint" and not str(option).endswith("small.pth")]
+    options = [
+        option
+        for option in swept
+        if option != "--checkpoint" and not str(option).endswith("small.pth")
+    ]
     done = tp_vgg("plan", *options, "--budget", "macs=0.6", cwd=at_home, PYTHONPATH=str(at_home))
     assert done.returncode == 0, done.stderr
 
 
-def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list, monkeypatch) -> None:
+def test_a_plan_cut_short_leaves_the_one_before(
+    call, at_home: Path, swept: list, monkeypatch
+) -> None:
     """Which is not taken for somebody's own, nor for what the new prediction is of."""
     from tp_vgg.files import atomic
     from tp_vgg.rundir.contents import RunContents
@@ -208,7 +247,9 @@ def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list
     def dies(source: Path, target: Path) -> None:
         if target.name == "ratios.json":
             digest = hashlib.sha256(source.read_bytes()).hexdigest()
-            assert digest in plan_files(at_home / "o")["structured"], "the prediction is there first"
+            assert digest in plan_files(at_home / "o")["structured"], (
+                "the prediction is there first"
+            )
             raise KeyboardInterrupt
         rename(source, target)
 
@@ -224,7 +265,9 @@ def test_a_plan_cut_short_leaves_the_one_before(call, at_home: Path, swept: list
     assert (contents.wrote("structured"), planned(settings, contents, asked)) == (True, True)
 
 
-def test_what_can_t_be_written_changes_nothing(call, at_home: Path, swept: list, monkeypatch) -> None:
+def test_what_can_t_be_written_changes_nothing(
+    call, at_home: Path, swept: list, monkeypatch
+) -> None:
     from tp_vgg.files import atomic
 
     assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
@@ -234,7 +277,11 @@ def test_what_can_t_be_written_changes_nothing(call, at_home: Path, swept: list,
         raise PermissionError(13, "Permission denied")
 
     make = atomic.tempfile.mkstemp
-    monkeypatch.setattr(atomic.tempfile, "mkstemp", lambda **o: refused() if "mine.json" in o["prefix"] else make(**o))
+    monkeypatch.setattr(
+        atomic.tempfile,
+        "mkstemp",
+        lambda **o: refused() if "mine.json" in o["prefix"] else make(**o),
+    )
     status, _, err = call("plan", *swept, "--budget", "macs=0.6", "--output", "mine.json")
     assert (status, "Permission denied" in err) == (1, True)
     assert (files(at_home), (at_home / "o/plan.json").read_bytes()) == before
@@ -251,7 +298,16 @@ def test_a_sweep_of_the_other_kind_is_none(call, at_home: Path, swept: list) -> 
 def test_all_layers_are_swept_by_one_word(call, at_home: Path, small: list, swept: list) -> None:
     """And are the same question as all of their names."""
     before = (at_home / "o/structured_sensitivity.csv").read_bytes()
-    again = ["sensitivity", *swept, "--kind", "structured", "--levels", "0.25,0.5,0.75,0.9", "--layers", "all"]
+    again = [
+        "sensitivity",
+        *swept,
+        "--kind",
+        "structured",
+        "--levels",
+        "0.25,0.5,0.75,0.9",
+        "--layers",
+        "all",
+    ]
     status, out, err = call(*again)
     assert (status, "swept before; nothing to do" in err) == (0, True)
     assert all(layer in out for layer in SMALL.prunable)

@@ -19,13 +19,13 @@ import pytest
 from helpers.commands import files, one_line
 
 from tp_vgg.errors import BadInput
-from tp_vgg.latency.table import FEWEST_TRIALS, cells_of
+from tp_vgg.latency.table import FEWEST_TRIALS, cases_of
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.constrained_path import NotFound
 from tp_vgg.stages import run as pipeline
 from tp_vgg.stages.options import BenchmarkOptions
 
-QUICKLY = BenchmarkOptions(cells_of(("folded",), ("fp32",), (1,)), FEWEST_TRIALS)
+QUICKLY = BenchmarkOptions(cases_of(("folded",), ("fp32",), (1,)), FEWEST_TRIALS)
 ARGS = ["--out", "o", "--finetune-epochs", "1", "--round-to", "1"]
 LEFT = {
     "history.csv", "latency.json", "metrics.json", "plan.json", "ratios.json", "sparsity.json", "report.html", "structured_history.csv",
@@ -49,7 +49,10 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
     status, out, err = call("run", *small, *ARGS)
     assert status == 0, err
     found = files(at_home / "o")
-    given = {"history.csv", "vgg11_digits_finetuned.pth"}  # of a baseline of its own; here one was given
+    given = {
+        "history.csv",
+        "vgg11_digits_finetuned.pth",
+    }  # of a baseline of its own; here one was given
     assert found >= LEFT - given
     assert not [name for name in found if "partial" in name]
     assert [row.split()[0] for row in out.splitlines()[2:6]] == [
@@ -65,7 +68,11 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
     assert "python -m tp_vgg run --dataset digits" in page
     assert "structured plan (macs=0.5), predicted → realised" in page
 
-    kept = {name: (at_home / "o" / name).stat().st_mtime_ns for name in found if name not in ("metrics.json", ".lock")}
+    kept = {
+        name: (at_home / "o" / name).stat().st_mtime_ns
+        for name in found
+        if name not in ("metrics.json", ".lock")
+    }
     metrics = (at_home / "o" / "metrics.json").read_text()
     status, again, err = call("run", *small, *ARGS)
     assert status == 0, err
@@ -76,7 +83,12 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
     status, _, err = call("run", *small, *ARGS[:-1], "4")
     assert status == 0, err
     changed = {name for name in kept if (at_home / "o" / name).stat().st_mtime_ns != kept[name]}
-    assert {"ratios.json", "latency.json", "report.html", "vgg11_digits_structured_pruned.pth"} <= changed
+    assert {
+        "ratios.json",
+        "latency.json",
+        "report.html",
+        "vgg11_digits_structured_pruned.pth",
+    } <= changed
     assert not {name for name in changed if "sensitivity" in name or "features.0" in name}
     assert "unstructured_pruned_vgg11.pth" not in changed
 
@@ -107,7 +119,9 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
         (["--checkpoint", "none.pth"], "none.pth: no such file"),
     ],
 )
-def test_what_can_be_refused_is_refused_before_any_work(args: list[str], said: str, call, at_home: Path) -> None:
+def test_what_can_be_refused_is_refused_before_any_work(
+    args: list[str], said: str, call, at_home: Path
+) -> None:
     status, out, err = call("run", "--dataset", "digits", *args)
     assert (status, out) == (2, "")
     assert re.search(said, one_line(err))
@@ -131,7 +145,9 @@ def test_a_budget_is_shared_out_by_what_each_kind_can_meet() -> None:
 
 def test_what_no_sweep_allows_is_known_before() -> None:
     with pytest.raises(BadInput, match=r"params=0\.0001"):
-        pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.0001}))
+        pipeline.check_attainable(
+            VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.0001})
+        )
     pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.1}))
 
 
@@ -139,8 +155,10 @@ def test_a_budget_that_the_search_leaves_open_is_not_refused_before_the_sweep(mo
     def gives_up(*_args: object) -> None:
         raise NotFound
 
-    monkeypatch.setattr("tp_vgg.planning.make_plan.cheapest", gives_up)
-    pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.5, "macs": 0.5}))
+    monkeypatch.setattr("tp_vgg.planning.make_plan.constrained_shortest_path", gives_up)
+    pipeline.check_attainable(
+        VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.5, "macs": 0.5})
+    )
 
 
 @pytest.mark.usefixtures("brief", "undrawn")
@@ -148,7 +166,10 @@ def test_a_time_that_no_width_meets_is_known_before_training(call, small, at_hom
     """Thin convs take as long at any width."""
     status, out, err = call("run", *small, *ARGS, "--budget", "latency=0.01", "-q")
     assert (status, out) == (2, "")
-    assert "--budget latency=0.01: structured pruning would have to take more than 0.9 of a layer" in one_line(err)
+    assert (
+        "--budget latency=0.01: structured pruning would have to take more than 0.9 of a layer"
+        in one_line(err)
+    )
     assert not [name for name in files(at_home / "o") if name.endswith((".pth", ".csv"))]
 
 
@@ -161,7 +182,9 @@ def test_a_report_needs_something_to_report(call, at_home: Path) -> None:
 
 def test_a_report_of_one_model_and_damaged_files(call, small, at_home: Path) -> None:
     """What is missing or torn is left out; the rest is shown."""
-    assert call("structured", *small, "--ratio", "0.5", "--finetune-epochs", "0", "--out", "o")[0] == 0
+    assert (
+        call("structured", *small, "--ratio", "0.5", "--finetune-epochs", "0", "--out", "o")[0] == 0
+    )
     for name in ("records/structured_sensitivity.json", "plan.json", "history.csv"):
         (at_home / "o" / name).write_text("{")
     status, out, err = call("report", *small, "--out", "o")
@@ -182,9 +205,34 @@ def test_a_report_of_one_model_and_damaged_files(call, small, at_home: Path) -> 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_report_of_a_tag_shows_the_sweep_that_it_shares(call, small, at_home: Path) -> None:
-    sweep = ["sensitivity", *small, "--kind", "structured", "--levels", "0.5", "--layers", "features.4", "--out", "o"]
+    sweep = [
+        "sensitivity",
+        *small,
+        "--kind",
+        "structured",
+        "--levels",
+        "0.5",
+        "--layers",
+        "features.4",
+        "--out",
+        "o",
+    ]
     assert call(*sweep)[0] == 0
-    assert call("structured", *small, "--ratio", "0.5", "--finetune-epochs", "0", "--out", "o", "--tag", "t")[0] == 0
+    assert (
+        call(
+            "structured",
+            *small,
+            "--ratio",
+            "0.5",
+            "--finetune-epochs",
+            "0",
+            "--out",
+            "o",
+            "--tag",
+            "t",
+        )[0]
+        == 0
+    )
     status, _, err = call("report", *small, "--out", "o", "--tag", "t")
     assert status == 0, err
     page = (at_home / "o" / "t" / "report.html").read_text()
@@ -193,12 +241,34 @@ def test_a_report_of_a_tag_shows_the_sweep_that_it_shares(call, small, at_home: 
 
 
 @pytest.mark.usefixtures("thin")
-def test_a_baseline_that_is_measured_again_is_still_the_one_that_was_made(call, at_home: Path) -> None:
-    train = ["--dataset", "digits", "--head", "linear", "--limit-train", "40", "--limit-val", "20", "--out", "o"]
+def test_a_baseline_that_is_measured_again_is_still_the_one_that_was_made(
+    call, at_home: Path
+) -> None:
+    train = [
+        "--dataset",
+        "digits",
+        "--head",
+        "linear",
+        "--limit-train",
+        "40",
+        "--limit-val",
+        "20",
+        "--out",
+        "o",
+    ]
     assert call("train", *train, "--limit-test", "20", "--epochs", "1")[0] == 0
     before = json.loads((at_home / "o" / "records" / "baseline.json").read_text())
     status, _, err = call(
-        "structured", *train, "--limit-test", "30", "--ratio", "0.5", "--finetune-epochs", "0", "--seed", "3"
+        "structured",
+        *train,
+        "--limit-test",
+        "30",
+        "--ratio",
+        "0.5",
+        "--finetune-epochs",
+        "0",
+        "--seed",
+        "3",
     )
     assert status == 0, err
     assert "is kept, trained for 1 epochs with seed 0" in err
@@ -211,7 +281,17 @@ def test_a_baseline_that_is_measured_again_is_still_the_one_that_was_made(call, 
 @pytest.mark.usefixtures("quickly")
 def test_tensorboard_gets_scalars_and_figures(call, small, at_home: Path) -> None:
     pytest.importorskip("tensorboard")
-    args = ["--ratio", "0.5", "--finetune-epochs", "2", "--out", "o", "--show", "features.0", "--tensorboard"]
+    args = [
+        "--ratio",
+        "0.5",
+        "--finetune-epochs",
+        "2",
+        "--out",
+        "o",
+        "--show",
+        "features.0",
+        "--tensorboard",
+    ]
     status, _, err = call("structured", *small, *args)
     assert status == 0, err
     probe = """
@@ -224,14 +304,18 @@ for name in ("figures", "vgg11_digits_structured_pruned_finetuned"):
     found.update({tag: len(events.Images(tag)) for tag in events.Tags()["images"]})
 print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", probe], cwd=at_home, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=at_home, capture_output=True, text=True, check=True
+    )
     found = json.loads(done.stdout)
     steps = {"loss/train", "accuracy/train", "accuracy/val", "rate"}
     assert {tag: found[tag] for tag in steps} == {tag: [1, 2] for tag in steps}
     assert found["structured_features.0"] == 1
 
 
-def test_without_tensorboard_it_is_refused(call, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_it_is_refused(
+    call, at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     status, _, err = call("train", "--dataset", "digits", "--tensorboard")
     assert status == 2
@@ -241,10 +325,10 @@ def test_without_tensorboard_it_is_refused(call, at_home: Path, monkeypatch: pyt
 DRIVER = """
 import sys
 from tp_vgg.cli import main
-from tp_vgg.latency.table import cells_of
+from tp_vgg.latency.table import cases_of
 from tp_vgg.stages import run
 from tp_vgg.stages.options import BenchmarkOptions
-run.BENCHMARK = BenchmarkOptions(cells_of(("folded",), ("fp32",), (1,)), 9)
+run.BENCHMARK = BenchmarkOptions(cases_of(("folded",), ("fp32",), (1,)), 9)
 main(sys.argv[1:])
 """
 
@@ -285,5 +369,7 @@ def test_killed_at_each_stage_it_ends_at_the_same_metrics(small, at_home: Path) 
     last = started(args, at_home)
     _, err = last.communicate()
     assert last.returncode == 0, err
-    assert settled(at_home / "killed" / "metrics.json") == settled(at_home / "straight" / "metrics.json")
+    assert settled(at_home / "killed" / "metrics.json") == settled(
+        at_home / "straight" / "metrics.json"
+    )
     assert (at_home / "killed" / "report.html").is_file()

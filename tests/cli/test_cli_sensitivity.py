@@ -35,7 +35,9 @@ def test_a_sweep_leaves_its_table_and_figures(kind: str, call, at_home: Path, sm
     status, out, err = call("sensitivity", *small, "--kind", kind, "--out", "o", "--split", "test")
     assert status == 0, err
     for name in ("", "_cost"):
-        assert (at_home / f"o/plots/{kind}_sensitivity{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (
+            (at_home / f"o/plots/{kind}_sensitivity{name}.png").read_bytes().startswith(b"\x89PNG")
+        )
     with (at_home / f"o/{kind}_sensitivity.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["layer", "ratio", "correct", "n", "accuracy", "low", "high", "drop"]
@@ -56,7 +58,16 @@ def test_a_sweep_leaves_its_table_and_figures(kind: str, call, at_home: Path, sm
 
 @pytest.mark.usefixtures("undrawn")
 def test_val_is_the_default_and_layers_can_be_named(call, at_home: Path, small: list) -> None:
-    options = ["--kind", "structured", "--out", "o", "--layers", "classifier.0, features.8", "--levels", "0.75,0"]
+    options = [
+        "--kind",
+        "structured",
+        "--out",
+        "o",
+        "--layers",
+        "classifier.0, features.8",
+        "--levels",
+        "0.75,0",
+    ]
     options += ["--precision", "fp32"]
     status, out, err = call("sensitivity", *small, *options)
     assert status == 0, err
@@ -69,7 +80,9 @@ def test_val_is_the_default_and_layers_can_be_named(call, at_home: Path, small: 
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_finished_sweep_answers_from_its_record(call, at_home: Path, small: list, monkeypatch, make_model) -> None:
+def test_a_finished_sweep_answers_from_its_record(
+    call, at_home: Path, small: list, monkeypatch, make_model
+) -> None:
     again = ["sensitivity", *small, "--kind", "structured", "--out", "o"]
     first = call(*again)
     assert first[0] == 0, first[2]
@@ -101,11 +114,16 @@ def test_a_finished_sweep_answers_from_its_record(call, at_home: Path, small: li
                 call(*again, *options)
     assert len(asked) == 7
     assert call(*again, "--limit-val", "30")[0] == 0
-    assert json.loads((at_home / "o/records/structured_sensitivity.json").read_text())["baseline"]["n"] == 30
+    assert (
+        json.loads((at_home / "o/records/structured_sensitivity.json").read_text())["baseline"]["n"]
+        == 30
+    )
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_kill_among_the_outputs_leaves_no_older_sweeps_files(call, at_home: Path, small: list, monkeypatch) -> None:
+def test_a_kill_among_the_outputs_leaves_no_older_sweeps_files(
+    call, at_home: Path, small: list, monkeypatch
+) -> None:
     again = ["sensitivity", *small, "--kind", "structured", "--layers", "features.4", "--out"]
     assert call(*again, "o", "--levels", "0,0.5")[0] == 0
     assert call(*again, "straight", "--levels", "0.25")[0] == 0
@@ -173,7 +191,11 @@ def test_refusals_come_before_the_data(call, at_home: Path, small: list, monkeyp
     monkeypatch.setattr("tp_vgg.stages.sensitivity.load_data", never)
     (at_home / "bad.pth").write_text("no model")
     head = ["sensitivity", "--kind", "structured", "--out", "o", "--checkpoint"]
-    for options in ([at_home / "bad.pth"], [small[-1], "--layers", "bogus"], [small[-1], "--arch", "vgg19"]):
+    for options in (
+        [at_home / "bad.pth"],
+        [small[-1], "--layers", "bogus"],
+        [small[-1], "--arch", "vgg19"],
+    ):
         status, _, err = call(*head, *options)
         assert status == 2
         one_line(err)
@@ -186,7 +208,9 @@ def test_a_runs_own_pruned_model_can_be_swept(call, at_home: Path, small: list, 
     own = at_home / "o/vgg11_digits_structured_pruned.pth"
     save(make_model(), own)
     options = ["--dataset", "digits", *QUICK[4:], "--levels", "0.5", "--layers", "features.25"]
-    status, _, err = call("sensitivity", "--kind", "structured", *options, "--checkpoint", own, "--out", "o")
+    status, _, err = call(
+        "sensitivity", "--kind", "structured", *options, "--checkpoint", own, "--out", "o"
+    )
     assert status == 0, err
 
 
@@ -200,7 +224,9 @@ def test_an_answer_still_refuses_a_contradicting_flag(call, at_home: Path, small
 
 
 def test_bad_layers_of_a_checkpoint_write_nothing(call, at_home: Path, small: list) -> None:
-    status, _, err = call("sensitivity", *small, "--kind", "structured", "--levels", "0.95", "--out", "o")
+    status, _, err = call(
+        "sensitivity", *small, "--kind", "structured", "--levels", "0.95", "--out", "o"
+    )
     assert status == 2
     assert "ratio 0.95 would remove all 8 channels" in one_line(err)
     assert files(at_home) == set()
@@ -209,7 +235,9 @@ def test_bad_layers_of_a_checkpoint_write_nothing(call, at_home: Path, small: li
 @pytest.mark.usefixtures("thin", "undrawn")
 def test_a_missing_baseline_is_trained_first(call, at_home: Path, monkeypatch) -> None:
     monkeypatch.setattr("tp_vgg.stages.baseline.baseline_recipe", _one_step)
-    status, _, err = call("sensitivity", *QUICK, "--kind", "structured", "--levels", "0.5", "--layers", "features.25")
+    status, _, err = call(
+        "sensitivity", *QUICK, "--kind", "structured", "--levels", "0.5", "--layers", "features.25"
+    )
     assert status == 0, err
     assert "training it first" in err
     home = at_home / "runs/vgg11_bn-linear-digits"
@@ -224,7 +252,9 @@ def _one_step(settings, spec, *_):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_taylor_reads_gradients_of_the_train_split(call, at_home: Path, small: list, few_digits) -> None:
+def test_taylor_reads_gradients_of_the_train_split(
+    call, at_home: Path, small: list, few_digits
+) -> None:
     options = [
         "--kind",
         "structured",
@@ -243,7 +273,9 @@ def test_taylor_reads_gradients_of_the_train_split(call, at_home: Path, small: l
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_ctrl_c_keeps_finished_layers_and_says_so(call, at_home: Path, small: list, monkeypatch) -> None:
+def test_ctrl_c_keeps_finished_layers_and_says_so(
+    call, at_home: Path, small: list, monkeypatch
+) -> None:
     from helpers.sweeps import interrupted
 
     again = ["sensitivity", *small, "--kind", "unstructured", "--out"]
@@ -308,7 +340,9 @@ def test_ten_kills_leave_the_table_of_a_straight_run(tmp_path: Path, make_model)
     for _ in range(10):
         process = launch([*options, "--out", "o"], cwd=tmp_path)
         before = journal.stat().st_size if journal.is_file() else -1
-        while process.poll() is None and (not journal.is_file() or journal.stat().st_size == before):
+        while process.poll() is None and (
+            not journal.is_file() or journal.stat().st_size == before
+        ):
             time.sleep(0.01)  # until it has begun to write
         time.sleep(rng.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
@@ -322,8 +356,12 @@ def test_ten_kills_leave_the_table_of_a_straight_run(tmp_path: Path, make_model)
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_python_and_command_line_count_alike(call, at_home: Path, small: list, make_model, digits, few_digits) -> None:
-    assert call("sensitivity", *small, "--kind", "structured", "--out", "o", "--levels", "0.5")[0] == 0
+def test_python_and_command_line_count_alike(
+    call, at_home: Path, small: list, make_model, digits, few_digits
+) -> None:
+    assert (
+        call("sensitivity", *small, "--kind", "structured", "--out", "o", "--levels", "0.5")[0] == 0
+    )
     record = json.loads((at_home / "o/records/structured_sensitivity.json").read_text())
     from tp_vgg.data.datasets import load_data
 

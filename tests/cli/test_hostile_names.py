@@ -26,9 +26,9 @@ from tp_vgg.files.read import read_json
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency
 from tp_vgg.network.checkpoint import load, save
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
-from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch, history_csv, read_history
@@ -77,11 +77,13 @@ def test_any_budget_is_one_or_refused(texts: list[str], kind: Any) -> None:
     if said:
         assert said.isprintable() and len(said) < 300
     else:
-        assert found and all(0 <= value <= (100 if name == "drop" else 1) for name, value in found.items())
+        assert found and all(
+            0 <= value <= (100 if name == "drop" else 1) for name, value in found.items()
+        )
 
 
 def _sweep_used(found: Sensitivity) -> None:
-    Curves.of(found)
+    LossCurves.of(found)
     found.csv()
     assert all(0 <= share < 1 for point in found.points for share in found.cost_removed(point))
 
@@ -99,7 +101,11 @@ def _record_used(found: ModelRecord) -> None:
 TABLES: dict[str, tuple[Any, Any, Callable[[Any], object]]] = {
     "sweep": (Sensitivity, pages.sweep(SMALL), _sweep_used),
     "zeros": (Sensitivity, pages.sweep(SMALL, "unstructured"), _sweep_used),
-    "plan": (Allocation, make_plan(pages.sweep(SMALL), {"macs": 0.9}, round_to=1), lambda found: found.file_text),
+    "plan": (
+        PlanResult,
+        make_plan(pages.sweep(SMALL), {"macs": 0.9}, round_to=1),
+        lambda found: found.file_text,
+    ),
     "record": (ModelRecord, record([1, 0, 1]), _record_used),
     "benchmark": (Latency, pages.latency(("a", "b", "c")), Latency.headline),
     "profile": (Staircase, pages.profile(SMALL), _profile_used),
@@ -126,8 +132,15 @@ def test_a_changed_table_is_whole_or_refused(name: str, tmp_path: Path) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5) | st.sampled_from(EVIL),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(EVIL),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -149,9 +162,15 @@ def test_any_field_of_a_table_is_whole_or_refused(name: str, data: st.DataObject
 @given(st.integers(0, 10**6) | st.text())
 def test_any_history_is_read_or_refused(change: int | str) -> None:
     whole = history_csv([Epoch(1, 0.1, 2.0, 20.0, 30.0, 1.0), Epoch(2, 0.0, 1.0, 80.0, 90.0, 1.0)])
-    text = change if isinstance(change, str) else mutate(change, "x.csv", whole.encode())[1].decode(errors="replace")
+    text = (
+        change
+        if isinstance(change, str)
+        else mutate(change, "x.csv", whole.encode())[1].decode(errors="replace")
+    )
     try:
-        assert all(abs(value) < 2**61 for epoch in read_history(text) for value in vars(epoch).values())
+        assert all(
+            abs(value) < 2**61 for epoch in read_history(text) for value in vars(epoch).values()
+        )
     except (TypeError, ValueError):
         return
 
@@ -174,9 +193,25 @@ def classes(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("thin")
-def test_classes_of_any_name_are_trained_compared_and_reported(call, classes: Path, at_home: Path) -> None:
-    where = ["--dataset", "folder", "--data-dir", classes, "--head", "linear", "--limit-train", "16"]
-    for args in (["train", "--epochs", "1"], ["compare"], ["compare", "--format", "csv"], ["report"]):
+def test_classes_of_any_name_are_trained_compared_and_reported(
+    call, classes: Path, at_home: Path
+) -> None:
+    where = [
+        "--dataset",
+        "folder",
+        "--data-dir",
+        classes,
+        "--head",
+        "linear",
+        "--limit-train",
+        "16",
+    ]
+    for args in (
+        ["train", "--epochs", "1"],
+        ["compare"],
+        ["compare", "--format", "csv"],
+        ["report"],
+    ):
         status, out, err = call(*args, *where)
         assert status == 0, err
         assert is_plain(out + err)
@@ -202,7 +237,12 @@ def test_an_odd_name_in_a_refusal_is_printable(call, classes: Path, at_home: Pat
 @pytest.mark.parametrize("evil", [text for text in EVIL if len(text) < 1000], ids=ascii)
 def test_texts_in_a_checkpoint_stay_texts(evil: str, call, make_model, at_home: Path) -> None:
     model = make_model()
-    model.meta |= {"dataset": evil, "notes": [evil], "source": evil, "training": {"epochs": evil, "seed": evil}}
+    model.meta |= {
+        "dataset": evil,
+        "notes": [evil],
+        "source": evil,
+        "training": {"epochs": evil, "seed": evil},
+    }
     save(model, "odd.pth")
     where = ["--dataset", "digits", *QUICK[4:], "--out", "o"]
     status, out, err = call("compare", "odd.pth", *where, "--checkpoint", "odd.pth")

@@ -32,12 +32,32 @@ DRAWN = 20
 """Of so many cases, one draws its figures."""
 EVERY = ",".join(SMALL.prunable)
 WHERE = ["--dataset", "digits", *QUICK[4:], "--out", "o", "-q"]
-JOURNALED = ["sensitivity", "--kind", "structured", "--levels", "0.5", "--layers", "features.4", "--tag", "j"]
-COMPARE, REPORT = [["compare", "--format", form] for form in ("text", "markdown", "json", "csv")], ["report"]
+JOURNALED = [
+    "sensitivity",
+    "--kind",
+    "structured",
+    "--levels",
+    "0.5",
+    "--layers",
+    "features.4",
+    "--tag",
+    "j",
+]
+COMPARE, REPORT = (
+    [["compare", "--format", form] for form in ("text", "markdown", "json", "csv")],
+    ["report"],
+)
 PLANS = [["plan", "--kind", kind, "--budget", "macs=0.6", "--round-to", "2", "--force"] for kind in ("structured", "unstructured")]  # fmt: skip
 SWEEPS = [["sensitivity", "--kind", kind, "--levels", "0.25,0.5,0.9", "--layers", EVERY] for kind in ("structured", "unstructured")]  # fmt: skip
 TIMED = ["plan", "--budget", "latency=1", "--round-to", "2", "--force"]
-RATIOS = ["structured", "--ratios", "o/ratios.json", "--dry-run", "--checkpoint", "o/vgg11_digits_finetuned.pth"]
+RATIOS = [
+    "structured",
+    "--ratios",
+    "o/ratios.json",
+    "--dry-run",
+    "--checkpoint",
+    "o/vgg11_digits_finetuned.pth",
+]
 RUN = ["run", "--budget", "macs=0.9", "--round-to", "2"]
 REFUSED = ["benchmark", "--modes", "graph"]
 READERS: dict[str, list[list[str]]] = {
@@ -112,7 +132,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
             *PLANS,
             ["structured", "--ratios", "o/ratios.json", "--finetune-epochs", "1"],
             ["unstructured", "--ratios", "o/sparsity.json"],
-            ["benchmark", "--modes", "folded", "--dtypes", "fp32", "--batch-sizes", "1", "--trials", "9"],
+            [
+                "benchmark",
+                "--modes",
+                "folded",
+                "--dtypes",
+                "fp32",
+                "--batch-sizes",
+                "1",
+                "--trials",
+                "9",
+            ],
             ["benchmark", "--profile", "--batch-sizes", "1"],
         ):
             status, _, err = executed([*args, *WHERE])
@@ -130,7 +160,11 @@ def readers(name: str) -> list[list[str]]:
 
 def targets(made: Place) -> list[str]:
     """The files to change, those of JSON more often, because reading them is quick."""
-    names = sorted(name for name in made.kept if Path(name).suffix in (".json", ".jsonl", ".csv") and readers(name))
+    names = sorted(
+        name
+        for name in made.kept
+        if Path(name).suffix in (".json", ".jsonl", ".csv") and readers(name)
+    )
     return names + 3 * [name for name in names if name.endswith(".json")]
 
 
@@ -151,9 +185,13 @@ def check(status: int, out: str, err: str, before: dict[str, bytes], home: Path)
 
 
 @pytest.mark.parametrize("count", [SHORT, pytest.param(LONG, marks=pytest.mark.long)])
-def test_a_run_directory_of_others_works_or_is_refused(count: int, made: Place, monkeypatch, record_property) -> None:
+def test_a_run_directory_of_others_works_or_is_refused(
+    count: int, made: Place, monkeypatch, record_property
+) -> None:
     monkeypatch.chdir(made.home)
-    monkeypatch.setattr("tp_vgg.stages.run._Pipeline.steps", lambda _: [])  # what comes before any work
+    monkeypatch.setattr(
+        "tp_vgg.stages.run._Pipeline.steps", lambda _: []
+    )  # what comes before any work
     names = targets(made)
     told: Counter[tuple[str, str]] = Counter()
     wrong = []
@@ -197,7 +235,9 @@ def test_nothing_waits_for_what_is_no_file(name: str, kind: str, made: Place, mo
     monkeypatch.chdir(made.home)
     path = made.home / name
     path.unlink(missing_ok=True)
-    {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "directory": Path.mkdir}[kind](path)
+    {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "directory": Path.mkdir}[
+        kind
+    ](path)
     try:
         with undrawn():
             for args in ODD[name]:

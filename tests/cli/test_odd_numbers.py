@@ -39,13 +39,17 @@ def decode(*paths: Path) -> tuple[np.ndarray, dict[int, str]]:
     return folder._decode(list(paths), 32, "", True)
 
 
-def pictures(root: Path, classes: list[str], train: int, test: int, mode: str = "RGB", side: int = 4) -> Path:
+def pictures(
+    root: Path, classes: list[str], train: int, test: int, mode: str = "RGB", side: int = 4
+) -> Path:
     for split, count in (("train", train), ("test", test)):
         for place, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 shade = (97 * place + 31 * i) % 256
-                Image.new("L", (side, side), shade).convert(mode).save(root / split / name / f"{i}.png")
+                Image.new("L", (side, side), shade).convert(mode).save(
+                    root / split / name / f"{i}.png"
+                )
     return root
 
 
@@ -59,10 +63,14 @@ SAVED: dict[str, Callable[[Path], object]] = {
     "palette.png": lambda path: PICTURE.convert("P").save(path, transparency=bytes(range(256))),
     "deep.png": lambda path: Image.fromarray((GREY * 257).astype(np.uint16)).save(path),
     "deep.tif": lambda path: Image.fromarray((GREY * 257).astype(np.uint16)).save(path),
-    "deep.pgm": lambda path: path.write_bytes(b"P5 64 64 65535\n" + (GREY * 257).astype(">u2").tobytes()),
+    "deep.pgm": lambda path: path.write_bytes(
+        b"P5 64 64 65535\n" + (GREY * 257).astype(">u2").tobytes()
+    ),
     "cmyk.jpg": lambda path: PICTURE.convert("CMYK").save(path),
     "lab.tif": lambda path: PICTURE.convert("LAB").save(path),
-    "animated.webp": lambda path: PICTURE.save(path, save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+    "animated.webp": lambda path: PICTURE.save(
+        path, save_all=True, append_images=[Image.new("RGB", (64, 64))]
+    ),
     "turned.jpg": lambda path: PICTURE.rotate(90).save(path, exif=_turn(6)),
 }
 
@@ -139,7 +147,10 @@ def test_labels_follow_names_whatever_the_order_on_the_disk(tmp_path: Path) -> N
     data = load_data("folder", root, CPU)
     assert data.classes == ("10", "9", "B", "a", "b")
     seen = [
-        {(int(label), int(image[0, 0, 0])) for image, label in zip(split.images, split.labels, strict=True)}
+        {
+            (int(label), int(image[0, 0, 0]))
+            for image, label in zip(split.images, split.labels, strict=True)
+        }
         for split in (data.train, data.test)
     ]
     assert seen[0] <= seen[1]
@@ -155,7 +166,9 @@ def test_too_few_images_are_refused(train: int, test: int, said: str, call, at_h
     assert files(at_home) - before <= {f"p/{folder.CACHE}"}
 
 
-def test_a_split_without_some_classes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_split_without_some_classes_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     load_data("folder", pictures(tmp_path / "p", list("abcdefgh"), 2, 1), CPU)
     assert caplog.messages == ["folder: 7 of 8 classes have no image in val"]
@@ -183,7 +196,9 @@ def chain(call, common: list, kind: str, pruning: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "train", "mode"), [(1, 20, "1"), (2, 10, "RGBA"), (1000, 1, "L")], ids=["one", "two", "thousand"]
+    ("classes", "train", "mode"),
+    [(1, 20, "1"), (2, 10, "RGBA"), (1000, 1, "L")],
+    ids=["one", "two", "thousand"],
 )
 def test_a_folder_of_few_classes_or_many(
     classes: int, train: int, mode: str, call, at_home: Path, make_model: Callable[..., VGG]
@@ -195,7 +210,12 @@ def test_a_folder_of_few_classes_or_many(
     model.meta["classes"] = names
     save(model, "small.pth")
     common = ["--dataset", "folder", "--data-dir", "p", "--checkpoint", "small.pth"]
-    chain(call, common, "unstructured", ["unstructured", "--ratios", "o/sparsity.json", "--finetune-epochs", "1"])
+    chain(
+        call,
+        common,
+        "unstructured",
+        ["unstructured", "--ratios", "o/sparsity.json", "--finetune-epochs", "1"],
+    )
 
 
 def gammas_zero(model: VGG) -> None:
@@ -215,38 +235,50 @@ def one_class(model: VGG) -> None:
 
 
 @pytest.mark.parametrize("spoil", [gammas_zero, equal_norms, one_class])
-def test_a_dead_network_goes_through(spoil: Callable[[VGG], None], call, at_home: Path, make_model) -> None:
+def test_a_dead_network_goes_through(
+    spoil: Callable[[VGG], None], call, at_home: Path, make_model
+) -> None:
     model = make_model(replace(SMALL, hidden=()))
     with torch.no_grad():
         spoil(model)
     save(model, "small.pth")
     limits = ["--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
     pruning = ["structured", "--ratio", "0.5", "--importance", "bn", "--finetune-epochs", "0"]
-    chain(call, ["--dataset", "digits", "--checkpoint", "small.pth", *limits], "structured", pruning)
+    chain(
+        call, ["--dataset", "digits", "--checkpoint", "small.pth", *limits], "structured", pruning
+    )
     pruned = load("o/vgg11_digits_structured_pruned.pth")
     assert pruned.spec.widths == tuple(width // 2 for width in SMALL.widths)
     notes = json.loads(Path("o/records/given_baseline.json").read_text())["notes"]
     assert any("can't be told from chance" in note for note in notes)
-    status, _, err = call("plan", "--checkpoint", "small.pth", "--out", "o", "--budget", "drop=5", "--round-to", "1")
+    status, _, err = call(
+        "plan", "--checkpoint", "small.pth", "--out", "o", "--budget", "drop=5", "--round-to", "1"
+    )
     assert (status, "nothing to predict a drop from" in err) == (0, True)
 
 
 # Not lamp: its score of an equal channel counts those sorted after it.
-@pytest.mark.parametrize("importance", sorted(set(CRITERIA) - {"random", "taylor", "hessian", "lamp"}))
+@pytest.mark.parametrize(
+    "importance", sorted(set(CRITERIA) - {"random", "taylor", "hessian", "lamp"})
+)
 def test_of_equal_channels_the_first_are_kept(importance: str, make_model) -> None:
     model = make_model(replace(SMALL, hidden=()))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(0.01)
-    kept = prune_structured(model, dict.fromkeys(model.spec.conv_names, 0.5), importance=importance).kept
-    assert kept == {name: list(range(width // 2)) for name, width in SMALL.prunable.items() if name in kept}
+    kept = prune_structured(
+        model, dict.fromkeys(model.spec.conv_names, 0.5), importance=importance
+    ).kept
+    assert kept == {
+        name: list(range(width // 2)) for name, width in SMALL.prunable.items() if name in kept
+    }
     assert len(kept) == 8
 
 
 def test_chance_is_the_lower_end_of_the_interval() -> None:
-    assert Accuracy.of(12, 100).doubts(10)
-    assert Accuracy.of(50, 50).doubts(100)
-    assert not Accuracy.of(30, 100).doubts(10)
+    assert Accuracy.of(12, 100).chance_warnings(10)
+    assert Accuracy.of(50, 50).chance_warnings(100)
+    assert not Accuracy.of(30, 100).chance_warnings(10)
 
 
 # Numbers that are none.
@@ -263,7 +295,9 @@ def test_a_class_that_is_not_a_number_is_never_right(few_digits, make_model) -> 
     model.meta.update(mean=[0.5] * 3, std=[0.2] * 3)
     assert accuracy(model, few_digits.val, Normalisation.of(model.meta)).correct == 0
     for kind in ("structured", "unstructured"):
-        table = sweep(model, few_digits.val, kind=kind, levels=[0.5], layers=["features.8"], quiet=True)
+        table = sweep(
+            model, few_digits.val, kind=kind, levels=[0.5], layers=["features.8"], quiet=True
+        )
         assert [table.baseline.correct, *(point.correct for point in table.points)] == [0, 0]
 
 

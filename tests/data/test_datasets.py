@@ -38,7 +38,10 @@ def test_digits_are_real_scans_in_fixed_splits(digits) -> None:
 
 
 def test_no_image_is_in_two_splits(digits) -> None:
-    hashes = [{image.numpy().tobytes() for image in s.images} for s in (digits.train, digits.val, digits.test)]
+    hashes = [
+        {image.numpy().tobytes() for image in s.images}
+        for s in (digits.train, digits.val, digits.test)
+    ]
     assert sum(map(len, hashes)) == len(set.union(*hashes)) >= 1790
 
 
@@ -49,7 +52,9 @@ def test_limits_take_stratified_subsets_and_keep_the_fingerprint(digits) -> None
     assert few.fingerprint == digits.fingerprint
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(0, 250), st.integers(0, 3))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(0, 250), st.integers(0, 3)
+)
 def test_stratified_is_in_proportion(labels: list[int], n: int, seed: int) -> None:
     array = np.array(labels)
     picked = stratified(array, n, seed)
@@ -78,7 +83,9 @@ def test_measured_normalisation_centres_the_data(digits) -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_augmentation_is_a_reflect_padded_crop_and_flip(flip: bool) -> None:
     """Every augmented image is one of the 81 crops (or their mirrors) that torch's own reflect padding gives."""
-    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
     split = Split(images, torch.arange(12))
     where = torch.tensor([5, 5, 0, 11, 7, 7, 7, 3] * 8)
     turn = (torch.arange(64) % 3 == 0) & flip
@@ -90,7 +97,9 @@ def test_augmentation_is_a_reflect_padded_crop_and_flip(flip: bool) -> None:
     shifts, mirrored = set(), []
     for image, source in zip(found, where.tolist(), strict=True):
         crops = {
-            (y, x): padded[source, :, y : y + 16, x : x + 16] for y in range(2 * PAD + 1) for x in range(2 * PAD + 1)
+            (y, x): padded[source, :, y : y + 16, x : x + 16]
+            for y in range(2 * PAD + 1)
+            for x in range(2 * PAD + 1)
         }
         straight = [at for at, crop in crops.items() if torch.equal(crop, image)]
         turned = [at for at, crop in crops.items() if torch.equal(crop.flip(2), image)]
@@ -105,7 +114,9 @@ def test_augmentation_is_a_reflect_padded_crop_and_flip(flip: bool) -> None:
 
 def test_a_normaliser_gives_what_its_normalisation_gives(few_digits) -> None:
     there = few_digits.normalisation.on(CPU)
-    assert torch.equal(there(few_digits.val.images), few_digits.normalisation(few_digits.val.images))
+    assert torch.equal(
+        there(few_digits.val.images), few_digits.normalisation(few_digits.val.images)
+    )
 
 
 def test_folder_images_become_rgb_32(image_folder: Path) -> None:
@@ -123,7 +134,9 @@ def test_folder_order_is_torchvisions(image_folder: Path) -> None:
 
     theirs = ImageFolder(str(image_folder / "test"))
     listing = folder._list(image_folder, "test")
-    ours = [str(image_folder / "test" / name / entry[0]) for name in listing for entry in listing[name]]
+    ours = [
+        str(image_folder / "test" / name / entry[0]) for name in listing for entry in listing[name]
+    ]
     assert ours == [path for path, _ in theirs.samples]
 
 
@@ -149,7 +162,9 @@ def test_a_changed_file_is_never_served_from_the_cache(image_folder: Path) -> No
     assert second.fingerprint != first.fingerprint
     cache = image_folder / folder.CACHE
     cache.write_bytes(cache.read_bytes()[:100])
-    assert load_data("folder", image_folder, CPU).fingerprint == second.fingerprint, "a torn cache is decoded again"
+    assert load_data("folder", image_folder, CPU).fingerprint == second.fingerprint, (
+        "a torn cache is decoded again"
+    )
 
 
 def test_bad_folders_are_refused_by_name(image_folder: Path) -> None:
@@ -179,14 +194,18 @@ def test_corrupt_images_are_counted_and_left_out_only_where_asked(
         load_data("folder", image_folder, CPU)
     assert "\n" not in str(refusal.value)
     found = load_data("folder", image_folder, CPU, skip_corrupt=True)
-    assert caplog.messages == [f"3 of 52 images in {image_folder} can't be decoded and are left out"]
+    assert caplog.messages == [
+        f"3 of 52 images in {image_folder} can't be decoded and are left out"
+    ]
     assert [len(s) for s in (found.train, found.val, found.test)] == [35, 3, 11]
     assert counts(found.test) == [5, 6]
     assert found.fingerprint != whole.fingerprint
     bright = found.test.images.float().mean((1, 2, 3)) > 100
     assert torch.equal(bright.long(), found.test.labels), "labels stay with their images"
     again = load_data("folder", image_folder, CPU, skip_corrupt=True)
-    assert (again.fingerprint, len(caplog.messages)) == (found.fingerprint, 2), "told from the cache too"
+    assert (again.fingerprint, len(caplog.messages)) == (found.fingerprint, 2), (
+        "told from the cache too"
+    )
     with pytest.raises(BadInput, match="can't be decoded"):
         load_data("folder", image_folder, CPU)
     for path in (image_folder / "test" / "dark").iterdir():
@@ -195,7 +214,9 @@ def test_corrupt_images_are_counted_and_left_out_only_where_asked(
         load_data("folder", image_folder, CPU, skip_corrupt=True)
 
 
-def test_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_the_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torchvision.datasets.cifar as cifar
 
     def refuse(*_args, **_kwargs):
@@ -207,7 +228,9 @@ def test_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.
     assert "\n" not in str(failure.value)
 
 
-def test_cifar10_is_read_as_torchvision_stores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_is_read_as_torchvision_stores_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A miniature in CIFAR-10's own pickled format, through the real torchvision class."""
     import pickle
 
@@ -217,9 +240,14 @@ def test_cifar10_is_read_as_torchvision_stores_it(tmp_path: Path, monkeypatch: p
     base.mkdir()
     rng = np.random.default_rng(0)
     for name, _ in CIFAR10.train_list + CIFAR10.test_list:
-        batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
+        batch = {
+            "data": rng.integers(0, 256, (20, 3072), dtype=np.uint8),
+            "labels": [i % 10 for i in range(20)],
+        }
         (base / name).write_bytes(pickle.dumps(batch))
-    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    (base / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [f"class {i}" for i in range(10)]})
+    )
     monkeypatch.setattr(CIFAR10, "_check_integrity", lambda _: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     data = load_data("cifar10", tmp_path, CPU)

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from torch import nn
 
 from tp_vgg.evaluation.accuracy import Accuracy
-from tp_vgg.evaluation.evaluate import BLOCK, accuracy, predictions
+from tp_vgg.evaluation.evaluate import EVALUATION_BLOCK, accuracy, predictions
 
 
 def test_counts_what_a_plain_loop_counts(make_model, digits) -> None:
@@ -17,10 +17,11 @@ def test_counts_what_a_plain_loop_counts(make_model, digits) -> None:
     found = accuracy(model, digits.train, digits.normalisation)
     assert model.training, "the mode is put back"
     model.eval()
-    assert len(digits.train) > 2 * BLOCK
+    assert len(digits.train) > 2 * EVALUATION_BLOCK
     with torch.no_grad():
         expected = sum(
-            int((model(digits.normalisation(x)).argmax(1) == y).sum()) for x, y in digits.train.blocks(BLOCK)
+            int((model(digits.normalisation(x)).argmax(1) == y).sum())
+            for x, y in digits.train.blocks(EVALUATION_BLOCK)
         )
     assert (found.correct, found.n) == (expected, 1295)
     assert predictions(model, digits.val, digits.normalisation).shape == (143,)
@@ -40,7 +41,9 @@ def test_interval_is_wilsons(correct: int, n: int) -> None:
 class Cramped(nn.Module):
     """A network on a device with room for so many images at a time."""
 
-    def __init__(self, model: nn.Module, room: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+    def __init__(
+        self, model: nn.Module, room: int, error: type[Exception] = torch.OutOfMemoryError
+    ) -> None:
         super().__init__()
         self.model, self.room, self.error = model, room, error
         self.sizes: list[int] = []
@@ -53,12 +56,15 @@ class Cramped(nn.Module):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
-def test_out_of_memory_halves_the_batch_and_says_so(error: type[Exception], make_model, digits) -> None:
+def test_out_of_memory_halves_the_batch_and_says_so(
+    error: type[Exception], make_model, digits
+) -> None:
     model = make_model()
     expected = predictions(model, digits.train, digits.normalisation)
     cramped = Cramped(model, 130, error)
     with pytest.warns(
-        UserWarning, match=r"out of memory with (500|250) images at a time; going on with (250|125)$"
+        UserWarning,
+        match=r"out of memory with (500|250) images at a time; going on with (250|125)$",
     ) as said:
         found = predictions(cramped, digits.train, digits.normalisation)
     assert len(said) == 2  # 250 were too many as well

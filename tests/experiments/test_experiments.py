@@ -19,11 +19,24 @@ from helpers.networks import SMALL
 from tp_vgg.network.checkpoint import save
 
 ROOT = Path(__file__).parents[2]
-FEW = ["--dataset", "digits", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60", "--out", "o"]
+FEW = [
+    "--dataset",
+    "digits",
+    "--limit-train",
+    "64",
+    "--limit-val",
+    "40",
+    "--limit-test",
+    "60",
+    "--out",
+    "o",
+]
 
 
 @pytest.fixture
-def experiment(call: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable:
+def experiment(
+    call: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable:
     """Run a script as a user does, but in this process: (exit status, stdout, stderr)."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
 
@@ -41,7 +54,9 @@ def experiment(call: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: 
 @pytest.mark.slow
 def test_prune_speed_prints_its_table() -> None:
     script = ROOT / "experiments" / "prune_speed.py"
-    done = subprocess.run([sys.executable, script, "--trials", "1"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, "--trials", "1"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     heads = [line.split()[0] for line in done.stdout.splitlines()[2:]]
     assert heads == ["linear"] * 3 + ["folded"] * 3 + ["unfolded"] * 3
@@ -52,8 +67,19 @@ def test_prune_speed_prints_its_table() -> None:
 def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> None:
     save(make_model(), tmp_path / "small.pth")
     script = ROOT / "experiments" / "sweep_speed.py"
-    options = ["--checkpoint", tmp_path / "small.pth", "--dataset", "digits", "--images", "60", "--trials", "1"]
-    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False)
+    options = [
+        "--checkpoint",
+        tmp_path / "small.pth",
+        "--dataset",
+        "digits",
+        "--images",
+        "60",
+        "--trials",
+        "1",
+    ]
+    done = subprocess.run(
+        [sys.executable, script, *options], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("largest difference in correct-count: 0 to (a), 0 to (b)") == 2
     for kind in ("structured", "unstructured"):
@@ -65,11 +91,24 @@ def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> Non
 
 def test_sensitivity_sweep_runs_both_kinds(make_model, experiment, at_home: Path) -> None:
     save(make_model(), at_home / "small.pth")
-    options = ["--checkpoint", "small.pth", "--dataset", "digits", "--out", "o", "--levels", "0.5", "--limit-val", "20"]
+    options = [
+        "--checkpoint",
+        "small.pth",
+        "--dataset",
+        "digits",
+        "--out",
+        "o",
+        "--levels",
+        "0.5",
+        "--limit-val",
+        "20",
+    ]
     status, _, err = experiment("sensitivity_sweep.py", *options)
     assert status == 0, err
     assert {path.name for path in (at_home / "o" / "plots").iterdir()} == {
-        f"{kind}_sensitivity{name}.png" for kind in ("structured", "unstructured") for name in ("", "_cost")
+        f"{kind}_sensitivity{name}.png"
+        for kind in ("structured", "unstructured")
+        for name in ("", "_cost")
     }
     status, _, err = experiment("sensitivity_sweep.py", "--levels", "2")
     assert status == 2
@@ -90,7 +129,12 @@ def test_latency_times_every_model(plan_file, experiment, at_home: Path) -> None
         "--output",
         "l.json",
     ]
-    options += ["--ratios", str(plan_file({"features.4": 0.5})), "--only", "ratios.json,uniform 70 %,95% zeros"]
+    options += [
+        "--ratios",
+        str(plan_file({"features.4": 0.5})),
+        "--only",
+        "ratios.json,uniform 70 %,95% zeros",
+    ]
     status, out, err = experiment("latency.py", *options)
     assert status == 0, err
     report = json.loads((at_home / "l.json").read_text())
@@ -110,17 +154,23 @@ def test_latency_times_every_model(plan_file, experiment, at_home: Path) -> None
 def test_latency_honesty_compares_both_ways() -> None:
     script = ROOT / "experiments" / "latency_honesty.py"
     options = ["--runs", "2", "--trials", "9", "--repeat", "12"]
-    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, *options], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert [line[:12].strip() for line in done.stdout.splitlines()[3:]] in (
         ["tp_vgg", "mean of runs"],
         ["mean of runs", "tp_vgg"],
     )
     report = json.loads(done.stderr.splitlines()[-1])
-    assert len(report["runs"]) == 2 and all(len(found) == 3 for run in report["runs"] for found in run.values())
+    assert len(report["runs"]) == 2 and all(
+        len(found) == 3 for run in report["runs"] for found in run.values()
+    )
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "experiments").glob("*.py")))
+@pytest.mark.parametrize(
+    "script", sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
+)
 def test_help_is_there(script: str, experiment) -> None:
     status, out, _ = experiment(script, "--help")
     assert status == 0
@@ -129,16 +179,29 @@ def test_help_is_there(script: str, experiment) -> None:
 
 def test_a_script_works_in_a_process_of_its_own() -> None:
     script = ROOT / "experiments" / "pareto.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, check=True
+    )
     assert "Usage" in done.stdout
 
 
 @pytest.mark.usefixtures("brief")
-def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(make_model, call, experiment, at_home: Path) -> None:
+def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(
+    make_model, call, experiment, at_home: Path
+) -> None:
     save(make_model(), at_home / "small.pth")
     common = [*FEW, "--checkpoint", "small.pth"]
     assert call("sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common)[0] == 0
-    options = ["--budget", "macs=0.6", "--budget", "params=0.5+macs=0.7", "--round-to", "2", "--finetune-epochs", "1"]
+    options = [
+        "--budget",
+        "macs=0.6",
+        "--budget",
+        "params=0.5+macs=0.7",
+        "--round-to",
+        "2",
+        "--finetune-epochs",
+        "1",
+    ]
 
     def run(*more: str) -> tuple[int, str, str]:
         return experiment("pareto.py", *common, *options, *more)
@@ -148,7 +211,10 @@ def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(make_model, call, e
     rows = list(csv.DictReader(out.splitlines()))
     assert [row["budget"] for row in rows] == ["macs=0.6", "params=0.5+macs=0.7"]
     assert float(rows[0]["macs_share"]) <= 0.6
-    assert all(float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"]) for row in rows)
+    assert all(
+        float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"])
+        for row in rows
+    )
     assert (at_home / "o/plots/pareto.png").read_bytes().startswith(b"\x89PNG")
     assert (at_home / "o/pareto.csv").read_text() == out
     made = {path: path.stat().st_mtime_ns for path in at_home.glob("o/pareto-*/*.pth")}
@@ -156,19 +222,36 @@ def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(make_model, call, e
     assert status == 0, err
     assert {path: path.stat().st_mtime_ns for path in at_home.glob("o/pareto-*/*.pth")} == made
     before = set(at_home.rglob("*.pth"))
-    for budget, said in (("macs", "error: --budget"), ("macs=0.5+macs=0.4", "given twice"), ("macs=0.0001", "at best")):
+    for budget, said in (
+        ("macs", "error: --budget"),
+        ("macs=0.5+macs=0.4", "given twice"),
+        ("macs=0.0001", "at best"),
+    ):
         status, _, err = run("--budget", "macs=0.8", "--budget", budget)
         assert (status, said in err) == (2, True)
-    assert set(at_home.rglob("*.pth")) == before, "nothing was trained for the budgets that can be met"
+    assert set(at_home.rglob("*.pth")) == before, (
+        "nothing was trained for the budgets that can be met"
+    )
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_controls_compare_arms_by_image_and_resume(make_model, call, experiment, at_home: Path) -> None:
+def test_controls_compare_arms_by_image_and_resume(
+    make_model, call, experiment, at_home: Path
+) -> None:
     save(make_model(), at_home / "small.pth")
     common = [*FEW, "--checkpoint", "small.pth"]
     sweep = ["sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common]
     assert call(*sweep)[0] == 0
-    options = ["--sweep", "o/records/structured_sensitivity.json", "--budget", "0.6", "--round-to", "2", "--seeds", "2"]
+    options = [
+        "--sweep",
+        "o/records/structured_sensitivity.json",
+        "--budget",
+        "0.6",
+        "--round-to",
+        "2",
+        "--seeds",
+        "2",
+    ]
     options += ["--finetune-epochs", "1", "--arms", "dense,stock,random,ours"]
 
     def run(*more: str) -> tuple[int, str, str]:
@@ -182,8 +265,15 @@ def test_controls_compare_arms_by_image_and_resume(make_model, call, experiment,
         assert found["arm"] == "dense" or found["macs"] <= 0.6 * SMALL.macs()
         assert found["test"]["n"] == 60
         assert found["precision"] in ("float32", "bfloat16")
-    assert len({tuple(found["widths"]) for found in runs if found["arm"] in ("ours", "random")}) == 1
-    assert [line.split()[0] for line in out.splitlines()[-4:]] == ["dense", "stock", "random", "ours"]
+    assert (
+        len({tuple(found["widths"]) for found in runs if found["arm"] in ("ours", "random")}) == 1
+    )
+    assert [line.split()[0] for line in out.splitlines()[-4:]] == [
+        "dense",
+        "stock",
+        "random",
+        "ours",
+    ]
     _, again, err = run()
     assert again == out
     assert "fine-tune" not in err
@@ -195,7 +285,9 @@ def test_controls_compare_arms_by_image_and_resume(make_model, call, experiment,
     status, _, err = run("--arms", "dense", "--seeds", "1")
     assert status == 0, err
     assert {path: path.read_bytes() for path in before} == before, "the other model's runs stay"
-    first, second = (json.loads(path.read_text()) for path in (at_home / "o/controls").glob("dense-s0-*.json"))
+    first, second = (
+        json.loads(path.read_text()) for path in (at_home / "o/controls").glob("dense-s0-*.json")
+    )
     assert first["weights"] != second["weights"], "done anew"
     (at_home / "o/records/structured_sensitivity.json").write_text("[")
     status, _, err = run()
@@ -209,16 +301,49 @@ def test_scratch_trains_as_long_as_the_dense_model_and_its_fine_tuning(
     model = make_model()
     model.meta = {**model.meta, "training": {"epochs": 2, "lr": 0.03, "batch_size": 16}}
     save(model, at_home / "small.pth")
-    few = ["--dataset", "digits", "--limit-train", "32", "--limit-val", "40", "--limit-test", "40", "--out", "o"]
+    few = [
+        "--dataset",
+        "digits",
+        "--limit-train",
+        "32",
+        "--limit-val",
+        "40",
+        "--limit-test",
+        "40",
+        "--out",
+        "o",
+    ]
     common = [*few, "--checkpoint", "small.pth"]
     assert call("sensitivity", "--kind", "structured", "--levels", "0.3,0.9", *common)[0] == 0
-    options = ["--sweep", "o/records/structured_sensitivity.json", "--round-to", "2", "--seeds", "1"]
-    tuned = ["--arms", "scratch", "--finetune-epochs", "1", "--lr", "0.5", "--distill-temperature", "9"]
+    options = [
+        "--sweep",
+        "o/records/structured_sensitivity.json",
+        "--round-to",
+        "2",
+        "--seeds",
+        "1",
+    ]
+    tuned = [
+        "--arms",
+        "scratch",
+        "--finetune-epochs",
+        "1",
+        "--lr",
+        "0.5",
+        "--distill-temperature",
+        "9",
+    ]
     status, _, err = experiment("controls.py", *common, *options, *tuned)
     assert status == 0, err
     (path,) = (at_home / "o/controls").glob("*.json")
     recipe = json.loads(path.read_text())["recipe"]
-    asked = {"epochs": 3, "lr": 0.03, "batch_size": 16, "schedule": "one-cycle", "distill_temperature": 9}
+    asked = {
+        "epochs": 3,
+        "lr": 0.03,
+        "batch_size": 16,
+        "schedule": "one-cycle",
+        "distill_temperature": 9,
+    }
     assert {name: recipe[name] for name in asked} == asked
 
 
@@ -243,7 +368,10 @@ def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results() -> None
     for precision, runs in tables.items():
         for arm, of_arm in runs.items():
             assert [run["seed"] for run in of_arm] == list(range(len(of_arm)))
-            assert ", ".join(f"{run['test']['accuracy']:.2f}" for run in of_arm) + " %" in said, (precision, arm)
+            assert ", ".join(f"{run['test']['accuracy']:.2f}" for run in of_arm) + " %" in said, (
+                precision,
+                arm,
+            )
         differences = re.findall(r"[+-][0-9.]+ \[.*?\]", script["table"](runs))
         assert differences
         for difference in differences:

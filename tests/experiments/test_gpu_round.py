@@ -23,7 +23,18 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "gpu_round.py"
 STEPS = 13
 """Steps of a dry run."""
-KINDS = {"machine", "ceiling", "check", "latency", "latency table", "sweep", "naive", "step time", "run", "profile"}
+KINDS = {
+    "machine",
+    "ceiling",
+    "check",
+    "latency",
+    "latency table",
+    "sweep",
+    "naive",
+    "step time",
+    "run",
+    "profile",
+}
 FILES = {"results.jsonl", "summary.txt", "logs.txt", "files.tar.gz"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -44,9 +55,19 @@ def gpu_round(tmp_path: Path) -> Run:
 def dry_run(tmp_path: Path) -> subprocess.Popen[str]:
     """Start a dry run on digits, whatever data lies beside the checkout; results go to tmp_path/out."""
     (tmp_path / "nothing").mkdir()
-    command = [sys.executable, SCRIPT, "--tiny", "--data", tmp_path / "nothing", "--work", tmp_path / "work"]
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--tiny",
+        "--data",
+        tmp_path / "nothing",
+        "--work",
+        tmp_path / "work",
+    ]
     env = {**os.environ, "OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
@@ -64,14 +85,23 @@ def test_a_dry_run_ends_every_part(tmp_path: Path, gpu_round: Run) -> None:
     assert set(steps.values()) == {"ok"} and len(steps) == STEPS, steps
     assert not [line for line in lines if "error" in line]
     assert {line["kind"] for line in lines} >= KINDS
-    assert {path.name for path in out.iterdir()} == {*FILES, "dense.pth.0", "dense.pth.1", "dense.pth.2"}
+    assert {path.name for path in out.iterdir()} == {
+        *FILES,
+        "dense.pth.0",
+        "dense.pth.1",
+        "dense.pth.2",
+    }
     whole = b"".join((out / f"dense.pth.{number}").read_bytes() for number in range(3))
     assert whole == (tmp_path / "work/runs/dense-s0/vgg11_digits_finetuned.pth").read_bytes()
     with tarfile.open(out / "files.tar.gz") as archive:
         assert "runs/zeros-0.95-1/records/unstructured.json" in archive.getnames()
     tables = gpu_round("--render", out / "results.jsonl").stdout
     assert f"{STEPS} of {STEPS} ended well." in tables
-    for row in ("| fit |", "| 0.6 of the MACs | 1 | ours, seed 0 |", "| 95% zeros | 1 | zeros, seed 0 |"):
+    for row in (
+        "| fit |",
+        "| 0.6 of the MACs | 1 | ours, seed 0 |",
+        "| 95% zeros | 1 | zeros, seed 0 |",
+    ):
         assert row in tables
 
 
@@ -79,7 +109,9 @@ def test_a_dry_run_ends_every_part(tmp_path: Path, gpu_round: Run) -> None:
 def test_a_dry_run_that_is_cut_keeps_what_it_had(tmp_path: Path) -> None:
     out, process, half = tmp_path / "out", dry_run(tmp_path), STEPS // 2
     summary = out / "summary.txt"
-    while process.poll() is None and not (summary.is_file() and summary.read_text().count(": ok in ") >= half):
+    while process.poll() is None and not (
+        summary.is_file() and summary.read_text().count(": ok in ") >= half
+    ):
         time.sleep(0.1)
     time.sleep(1)  # into the next step
     process.send_signal(signal.SIGTERM)
@@ -107,7 +139,9 @@ POLITE = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('kep
 """A step that keeps its work when it is interrupted."""
 
 
-def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(ROOT / "experiments")
     from gpu import runner
     from gpu.setting import Setting
@@ -119,7 +153,11 @@ def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(tmp_path: Path, m
     assert r.step("wrong", [sys.executable, "-c", "raise SystemExit(3)"], 30) == 3
     r.cut_short(signal.SIGTERM)
     assert r.step("late", [sys.executable, "-c", POLITE], 30) is None
-    assert [line["outcome"] for line in lines_of(tmp_path)] == ["stopped", "exit status 3", "not run"]
+    assert [line["outcome"] for line in lines_of(tmp_path)] == [
+        "stopped",
+        "exit status 3",
+        "not run",
+    ]
     assert (tmp_path / "logs" / "polite.txt").read_text() == "kept\n"
     assert (r.failed, r.ended) == (["wrong"], 2)
 
@@ -127,7 +165,10 @@ def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--only", "tests,speed"], "--only: 'speed' is not one of tests, latency, sweeps, training, profile"),
+        (
+            ["--only", "tests,speed"],
+            "--only: 'speed' is not one of tests, latency, sweeps, training, profile",
+        ),
         (["--minutes", "0"], "--minutes"),
         (["--minutes", "nan", "--tiny"], "NaN is not a number"),
         (["--device", "nonsense", "--tiny"], "--device: 'nonsense' is not one of"),
@@ -138,7 +179,9 @@ def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(tmp_path: Path, m
         (["--tiny", "there"], "there: files are given with --render"),
     ],
 )
-def test_what_is_wrong_is_refused_in_one_line(tmp_path: Path, gpu_round: Run, options: list[str], said: str) -> None:
+def test_what_is_wrong_is_refused_in_one_line(
+    tmp_path: Path, gpu_round: Run, options: list[str], said: str
+) -> None:
     (tmp_path / "there").touch()
     done = gpu_round(*options)
     assert done.returncode == 2
@@ -160,7 +203,11 @@ def recorded() -> list[dict[str, Any]]:
     dense, half = row("dense", "reference", 1.0, 1.0), row("half_macs.json", "faster", 1.8, 2.0)
     test = {"correct": 9000, "n": 10000, "accuracy": 90.0, "low": 89.4, "high": 90.57}
     common = {"macs": 76e6, "params": 4e6, "test": test}
-    conditions = {"before": {"clock": "1980 MHz"}, "before_each": {}, "after": {"a": {"clock": "1965 MHz"}}}
+    conditions = {
+        "before": {"clock": "1980 MHz"},
+        "before_each": {},
+        "after": {"a": {"clock": "1965 MHz"}},
+    }
     return [
         {"kind": "round", "commit": "abc"},
         {"kind": "round", "commit": "abc-dirty"},
@@ -184,7 +231,9 @@ def recorded() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def test_the_tables_hold_what_was_measured_and_say_what_was_not(tmp_path: Path, gpu_round: Run) -> None:
+def test_the_tables_hold_what_was_measured_and_say_what_was_not(
+    tmp_path: Path, gpu_round: Run
+) -> None:
     path = tmp_path / "results.jsonl"
     lines = [json.dumps({"time": place, **line}) for place, line in enumerate(recorded())]
     path.write_text("\n".join([*lines, '{"kind": "half a li']))
@@ -213,7 +262,9 @@ def test_the_tables_hold_what_was_measured_and_say_what_was_not(tmp_path: Path, 
         assert said in done.stdout, said
 
 
-def test_of_nothing_the_tables_say_that_nothing_was_measured(tmp_path: Path, gpu_round: Run) -> None:
+def test_of_nothing_the_tables_say_that_nothing_was_measured(
+    tmp_path: Path, gpu_round: Run
+) -> None:
     (tmp_path / "results.jsonl").write_text('{"kind": "round", "tiny": false}\n')
     done = gpu_round("--render", "results.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
@@ -238,7 +289,9 @@ for name in ("click-9.0", "torch_pruning-1.6.1", "nvidia_ml_py-13.0"):
 def checkout(tmp_path: Path) -> Path:
     """A git checkout of the project's code, with small stand-ins for the data and for pip beside it."""
     root = tmp_path / "checkout"
-    shutil.copytree(ROOT / "experiments", root / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "experiments", root / "experiments", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copytree(ROOT / "tp_vgg", root / "tp_vgg", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.cfg", root)
     author = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -253,51 +306,81 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
-def test_prepare_makes_a_kit_that_git_ignores(tmp_path: Path, checkout: Path, gpu_round: Run) -> None:
+def test_prepare_makes_a_kit_that_git_ignores(
+    tmp_path: Path, checkout: Path, gpu_round: Run
+) -> None:
     script = checkout / "experiments" / "gpu_round.py"
 
     def prepare(where: Path) -> subprocess.CompletedProcess[str]:
-        return gpu_round("--prepare", where, "--data", "images", script=script, PYTHONPATH=str(tmp_path / "fake"))
+        return gpu_round(
+            "--prepare", where, "--data", "images", script=script, PYTHONPATH=str(tmp_path / "fake")
+        )
 
     for _ in range(2):  # the second replaces the first
         done = prepare(checkout / ".kit")
         assert done.returncode == 0, done.stderr
     kit = checkout / ".kit"
     assert (kit / "gpu_round.py").read_bytes() == SCRIPT.read_bytes()
-    assert {p.name for p in (kit / "gpu").iterdir()} == {p.name for p in (SCRIPT.parent / "gpu").glob("*.py")}
-    assert {path.name for path in (kit / "data").iterdir()} == {path.name for path in (tmp_path / "images").iterdir()}
+    assert {p.name for p in (kit / "gpu").iterdir()} == {
+        p.name for p in (SCRIPT.parent / "gpu").glob("*.py")
+    }
+    assert {path.name for path in (kit / "data").iterdir()} == {
+        path.name for path in (tmp_path / "images").iterdir()
+    }
     assert len(list((kit / "wheels").iterdir())) == 3
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True
+    ).stdout
     assert (kit / ".made-by-gpu_round").read_text() == head[:12]
     asked = (kit / "asked.txt").read_text().splitlines()
     assert asked[0] == "download" and asked[asked.index("--python-version") + 1] == "3.12"
-    assert [re.split("[<>=]", text)[0] for text in asked[-3:]] == ["torch-pruning", "click", "nvidia-ml-py"]
-    assert "python3 .kit/gpu_round.py --minutes 9" in done.stdout and "python .kit/gpu_round.py --tiny" in done.stdout
+    assert [re.split("[<>=]", text)[0] for text in asked[-3:]] == [
+        "torch-pruning",
+        "click",
+        "nvidia-ml-py",
+    ]
+    assert (
+        "python3 .kit/gpu_round.py --minutes 9" in done.stdout
+        and "python .kit/gpu_round.py --tiny" in done.stdout
+    )
     assert (checkout / ".git/info/exclude").read_text().splitlines().count("/.kit/") == 1
     status = ["git", "status", "--porcelain", "--untracked-files=all"]
-    assert b".kit" not in subprocess.run(status, cwd=checkout, capture_output=True, check=True).stdout
+    assert (
+        b".kit" not in subprocess.run(status, cwd=checkout, capture_output=True, check=True).stdout
+    )
     assert gpu_round("--help", script=kit / "gpu_round.py").returncode == 0
 
 
-def test_prepare_writes_over_nothing_of_others(tmp_path: Path, checkout: Path, gpu_round: Run) -> None:
+def test_prepare_writes_over_nothing_of_others(
+    tmp_path: Path, checkout: Path, gpu_round: Run
+) -> None:
     script = checkout / "experiments" / "gpu_round.py"
     for where, said in (
         (tmp_path / "outside", "must lie inside the checkout"),
         (checkout / "experiments", "is there and is no earlier kit"),
         (checkout / "setup.cfg", "is there and is no earlier kit"),
     ):
-        done = gpu_round("--prepare", where, "--data", "images", script=script, PYTHONPATH=str(tmp_path / "fake"))
+        done = gpu_round(
+            "--prepare", where, "--data", "images", script=script, PYTHONPATH=str(tmp_path / "fake")
+        )
         assert done.returncode == 2
         assert said in one_line(done.stderr)
     assert not (tmp_path / "outside").exists() and script.is_file()
 
 
-def test_prepare_refuses_what_is_too_much_to_carry(tmp_path: Path, checkout: Path, gpu_round: Run) -> None:
+def test_prepare_refuses_what_is_too_much_to_carry(
+    tmp_path: Path, checkout: Path, gpu_round: Run
+) -> None:
     with (tmp_path / "images" / "cifar10-jpeg.tar.xz").open("wb") as file:
         file.truncate(61 << 20)
     script = checkout / "experiments" / "gpu_round.py"
     done = gpu_round(
-        "--prepare", checkout / "kit", "--data", "images", script=script, PYTHONPATH=str(tmp_path / "fake")
+        "--prepare",
+        checkout / "kit",
+        "--data",
+        "images",
+        script=script,
+        PYTHONPATH=str(tmp_path / "fake"),
     )
     assert done.returncode == 1
     assert "60 at most" in one_line(done.stderr)
@@ -331,7 +414,9 @@ def test_where_no_data_is_given_cifar10_is_downloaded_and_the_dense_model_traine
     assert sweep[sweep.index("--checkpoint") + 1] == str(trained) == str(setting.dense)
 
 
-def test_a_job_that_fails_keeps_none_of_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_fails_keeps_none_of_the_others_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(SCRIPT.parent)
     from gpu.runner import Round
     from gpu.setting import Setting

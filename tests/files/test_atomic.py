@@ -11,7 +11,7 @@ import pytest
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json, write_text
 from tp_vgg.files.fingerprint import fingerprint
-from tp_vgg.files.journal import Journal, aside
+from tp_vgg.files.journal import Journal, parked_path
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
 
@@ -52,11 +52,22 @@ def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
 def test_a_scalars_fingerprint_is_the_same_on_every_python() -> None:
     """That of Python 3.11, so that keys from before stay good; from 3.12 on a buffer without dimensions has no length."""
     scalar, table = memoryview(ctypes.c_int64(7)), memoryview(bytes(range(6))).cast("B", (2, 3))
-    assert fingerprint("a", scalar, table) == "3d5e093b2b5a065248062d1ccbeb5c2a3e669379a88d866258d56b337b2a562e"
+    assert (
+        fingerprint("a", scalar, table)
+        == "3d5e093b2b5a065248062d1ccbeb5c2a3e669379a88d866258d56b337b2a562e"
+    )
 
 
 def test_fingerprints_tell_parts_apart() -> None:
-    parts = [("ab", "c"), ("a", "bc"), ("abc",), (b"abc",), (["ab", "c"],), ({"a": 1},), ({"a": 1.5},)]
+    parts = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("abc",),
+        (b"abc",),
+        (["ab", "c"],),
+        ({"a": 1},),
+        ({"a": 1.5},),
+    ]
     assert len({fingerprint(*p) for p in parts}) == len(parts)
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
 
@@ -108,24 +119,28 @@ def test_what_a_killed_process_was_writing_goes(where: str, tmp_path: Path) -> N
     for name in ("figure.png.a1b2c3d4.partial", "model.partial.pth"):
         (directory / name).touch()
     with locked(tmp_path):
-        assert {path.name for path in directory.iterdir() if path.is_file()} - {".lock"} == {"model.partial.pth"}
+        assert {path.name for path in directory.iterdir() if path.is_file()} - {".lock"} == {
+            "model.partial.pth"
+        }
 
 
 def test_other_works_journal_is_put_aside_and_found_again(tmp_path: Path) -> None:
     path, first, second = tmp_path / "work.jsonl", "a" * 64, "b" * 64
     Journal(path, first).append({"n": 1})
     Journal(path, second).append({"n": 2})
-    assert aside(path, first).is_file()
+    assert parked_path(path, first).is_file()
     assert Journal(path, first).entries == [{"n": 1}]
-    assert aside(path, second).is_file()
-    assert not aside(path, first).exists()
+    assert parked_path(path, second).is_file()
+    assert not parked_path(path, first).exists()
     assert Journal(path, second).entries == [{"n": 2}]
 
 
 def test_appended_lines_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "work.jsonl", "a")
     synced: list[bytes] = []
-    monkeypatch.setattr(os, "fsync", lambda _handle: synced.append((tmp_path / "work.jsonl").read_bytes()))
+    monkeypatch.setattr(
+        os, "fsync", lambda _handle: synced.append((tmp_path / "work.jsonl").read_bytes())
+    )
     journal.append({"n": 1})
     assert synced[-1].endswith(b'{"n": 1}\n')
 

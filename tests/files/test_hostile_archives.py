@@ -38,7 +38,9 @@ def test_mutated_files_are_refused_in_one_line_or_whole(
     context = multiprocessing.get_context("fork")
     logs = [tmp_path / f"{place}.log" for place in range(workers)]
     started = [
-        context.Process(target=_work, args=(range(place, count, workers), bases, tmp_path / str(place), log))
+        context.Process(
+            target=_work, args=(range(place, count, workers), bases, tmp_path / str(place), log)
+        )
         for place, log in enumerate(logs)
     ]
     for worker in started:
@@ -57,9 +59,9 @@ def test_mutated_files_are_refused_in_one_line_or_whole(
     found = Counter((line["kind"], line["outcome"]) for line in told)
     for (kind, outcome), times in sorted(found.items()):
         record_property(f"{kind} {outcome}", times)
-    assert {kind for kind, outcome in found if outcome == "refused"} == {kind for kind, _ in found}, (
-        "each kind is refused at times"
-    )
+    assert {kind for kind, outcome in found if outcome == "refused"} == {
+        kind for kind, _ in found
+    }, "each kind is refused at times"
 
 
 def _work(seeds: range, bases: Bases, directory: Path, log: Path) -> None:
@@ -82,7 +84,12 @@ def _outcome(path: Path, content: bytes, kind: str, bases: Bases) -> str:
         model = load(path)
     except BadInput as refusal:
         line = str(refusal)
-        good = line.isprintable() and line.isascii() and str(path) in line and len(line) < len(str(path)) + 300
+        good = (
+            line.isprintable()
+            and line.isascii()
+            and str(path) in line
+            and len(line) < len(str(path)) + 300
+        )
         return "refused" if good else f"said: {line[:500]!r}"
     except BaseException as error:  # noqa: BLE001
         return f"raised: {error!r:.300}"
@@ -97,7 +104,10 @@ def _outcome(path: Path, content: bytes, kind: str, bases: Bases) -> str:
 def _whole(model: Any, kind: str, suffixes: list[str], bases: Bases) -> str:
     """What loaded is a network; and where only bytes were changed, the very network that was saved."""
     with torch.inference_mode():
-        if model(torch.zeros(1, 3, model.spec.image_size, model.spec.image_size)).shape != (1, model.spec.num_classes):
+        if model(torch.zeros(1, 3, model.spec.image_size, model.spec.image_size)).shape != (
+            1,
+            model.spec.num_classes,
+        ):
             return "no network"
     if kind in ("flips", "cut", "headers", "archive") and suffixes != [
         ".legacy",
@@ -105,9 +115,17 @@ def _whole(model: Any, kind: str, suffixes: list[str], bases: Bases) -> str:
     ]:  # these have no sums to check
         saved = bases.checkpoint["state_dict"]
         same = all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
-        if kind == "archive" and not same:  # tensors that changed places, with sums made anew, are another model
-            same = sorted(map(_raw, model.state_dict().values())) == sorted(map(_raw, saved.values()))
-        return "whole" if same and model.spec.to_dict() == bases.checkpoint["spec"] else "other weights"
+        if (
+            kind == "archive" and not same
+        ):  # tensors that changed places, with sums made anew, are another model
+            same = sorted(map(_raw, model.state_dict().values())) == sorted(
+                map(_raw, saved.values())
+            )
+        return (
+            "whole"
+            if same and model.spec.to_dict() == bases.checkpoint["spec"]
+            else "other weights"
+        )
     return "whole"
 
 
@@ -126,5 +144,7 @@ def test_a_tensor_marked_as_a_directory_is_refused(make_model, tmp_path: Path) -
             info = zipfile.ZipInfo(name)
             info.external_attr = 0x10 if name.endswith("/data/3") else 0
             archive.writestr(info, content)
-    with pytest.raises(BadInput, match=r"marked\.pth: .*data/3' is not one that torch\.save writes"):
+    with pytest.raises(
+        BadInput, match=r"marked\.pth: .*data/3' is not one that torch\.save writes"
+    ):
         load(path)

@@ -8,7 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-QUICK = ["--dataset", "digits", "--head", "linear", "--limit-train", "64", "--limit-val", "40", "--limit-test", "60"]
+QUICK = [
+    "--dataset",
+    "digits",
+    "--head",
+    "linear",
+    "--limit-train",
+    "64",
+    "--limit-val",
+    "40",
+    "--limit-test",
+    "60",
+]
 """Options of a run on few digits."""
 
 
@@ -26,10 +37,16 @@ def one_line(err: str) -> str:
 def launch(*commands: list, cwd: Path, ranks: int = 1) -> subprocess.Popen[str]:
     """Start a command, or several of them that follow each other in the same processes."""
     # --standalone takes a free port: torchrun's usual one is one for the whole machine, and pytest's workers run side by side.
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    torchrun = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        if ranks > 1
+        else []
+    )
     words = [list(map(str, command)) for command in commands]
     what = (
-        ["-m", "tp_vgg", *words[0]] if len(words) == 1 else [Path(__file__).with_name("several.py"), json.dumps(words)]
+        ["-m", "tp_vgg", *words[0]]
+        if len(words) == 1
+        else [Path(__file__).with_name("several.py"), json.dumps(words)]
     )
     command = [sys.executable, *torchrun, *what]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

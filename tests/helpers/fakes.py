@@ -94,7 +94,9 @@ class FakeCuda:
             return None
         for _ in range(count):
             call()
-        return self._busy * self.last  # of the same calls once more; on a real CPU they would not take as long
+        return (
+            self._busy * self.last
+        )  # of the same calls once more; on a real CPU they would not take as long
 
     def allocated_peak(self, call: Call) -> int:
         call()

@@ -48,7 +48,13 @@ class Disk:
         """In the place of what ``tp_vgg.files.atomic`` calls."""
         from tp_vgg.files import atomic, journal
 
-        disk, fsync, replace, unlink, append = self, os.fsync, Path.replace, Path.unlink, journal.Journal.append
+        disk, fsync, replace, unlink, append = (
+            self,
+            os.fsync,
+            Path.replace,
+            Path.unlink,
+            journal.Journal.append,
+        )
 
         def synced(handle: int) -> None:
             disk.reach()
@@ -142,10 +148,14 @@ class Server:
             env={**os.environ, "TOLD": str(told), "OMP_NUM_THREADS": "1"},
         )
 
-    def __call__(self, args: list[Any], cwd: Path, fault: dict[str, Any] | None = None) -> dict[str, Any]:
+    def __call__(
+        self, args: list[Any], cwd: Path, fault: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"args": list(map(str, args)), "cwd": str(cwd), "fault": fault}) + "\n")
+        self._process.stdin.write(
+            json.dumps({"args": list(map(str, args)), "cwd": str(cwd), "fault": fault}) + "\n"
+        )
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return {**answer, **json.loads(self._told.read_text())}
@@ -162,11 +172,11 @@ def _serve() -> None:
     import tp_vgg.training.trainer
     from helpers import quick
     from tp_vgg.cli import execute
-    from tp_vgg.latency.table import cells_of
+    from tp_vgg.latency.table import cases_of
     from tp_vgg.stages.options import BenchmarkOptions
 
     torch.set_num_threads(1)
-    tp_vgg.stages.run.BENCHMARK = BenchmarkOptions(cells_of(("folded",), ("fp32",), (1,)), 9)
+    tp_vgg.stages.run.BENCHMARK = BenchmarkOptions(cases_of(("folded",), ("fp32",), (1,)), 9)
     tp_vgg.training.trainer.SAVE_EVERY = 0.0
     tp_vgg.network.vgg.spec.STAGE_WIDTHS = (8, 12, 16, 20, 24)
     with contextlib.ExitStack() as for_good:
@@ -222,7 +232,14 @@ def _serve() -> None:
             out.seek(0)
             err.seek(0)
             sys.stdout.write(
-                json.dumps({"status": os.waitstatus_to_exitcode(ended), "out": out.read(), "err": err.read()}) + "\n"
+                json.dumps(
+                    {
+                        "status": os.waitstatus_to_exitcode(ended),
+                        "out": out.read(),
+                        "err": err.read(),
+                    }
+                )
+                + "\n"
             )
             sys.stdout.flush()
 

@@ -143,8 +143,13 @@ def _archive(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
         members[place] = (name, bytes(64 << 20))
         return ".pth", _zipped(members, zipfile.ZIP_DEFLATED)
     elif change == 6:
-        other_text = content[: rng.randrange(len(content) + 1)] + rng.randbytes(rng.choice((0, 4, 4096)))
-        members[place] = (name, other_text + bytes(len(other_text) == len(content)))  # as long, it is another model
+        other_text = content[: rng.randrange(len(content) + 1)] + rng.randbytes(
+            rng.choice((0, 4, 4096))
+        )
+        members[place] = (
+            name,
+            other_text + bytes(len(other_text) == len(content)),
+        )  # as long, it is another model
     else:
         members += [(f"{name.split('/')[0]}/data/{i}", b"") for i in range(1000, 3000)]
     return ".pth", _zipped(members)
@@ -192,14 +197,20 @@ def _forged(rng: random.Random, text: bytes, canary: Path) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         place = rng.randrange(len(parts))
         change = rng.randrange(7)
-        numbers = [i for i, (code, _, _) in enumerate(codes) if code.name.startswith(("BININT", "LONG1"))]
+        numbers = [
+            i for i, (code, _, _) in enumerate(codes) if code.name.startswith(("BININT", "LONG1"))
+        ]
         names = [i for i, (code, _, _) in enumerate(codes) if code.name == "GLOBAL"]
         if change <= 1 and numbers:
             parts[rng.choice(numbers)] = _number(
-                rng.choice([0, 1, 2, 3, 255, 2**31 - 1, -1, 2**40, 2**62, 2**70, rng.randrange(10**6)])
+                rng.choice(
+                    [0, 1, 2, 3, 255, 2**31 - 1, -1, 2**40, 2**62, 2**70, rng.randrange(10**6)]
+                )
             )
         elif change == 2 and names:
-            parts[rng.choice(names)] = b"c" + rng.choice(GLOBALS).replace(" ", "\n").encode() + b"\n"
+            parts[rng.choice(names)] = (
+                b"c" + rng.choice(GLOBALS).replace(" ", "\n").encode() + b"\n"
+            )
         elif change == 3:
             parts[place] = b""
         elif change == 4:
@@ -244,7 +255,9 @@ def _fields(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
     for part in ("spec", "meta", "kept"):
         checkpoint[part] = json.loads(json.dumps(checkpoint[part]))
     for _ in range(rng.choice((1, 1, 2))):
-        part = rng.choice(["spec", "spec", "meta", "kept", "state_dict", "state_dict", "state_dict", ""])
+        part = rng.choice(
+            ["spec", "spec", "meta", "kept", "state_dict", "state_dict", "state_dict", ""]
+        )
         target = checkpoint.get(part) if part else checkpoint
         if not isinstance(target, dict):
             continue
@@ -309,11 +322,15 @@ def _safetensors(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
         elif change == 3:
             del header[name]
         else:
-            header[rng.choice(["x:mask", "../x", "<b>", "features.0.weight:values", "a" * 70000])] = entry
+            header[
+                rng.choice(["x:mask", "../x", "<b>", "features.0.weight:values", "a" * 70000])
+            ] = entry
         if "__metadata__" not in header:
             break
     text = json.dumps(header).encode()
-    told = rng.choice([len(text)] * 8 + [0, 1, len(text) - 1, len(text) + 1, 10**9, 2**63, 2**64 - 1])
+    told = rng.choice(
+        [len(text)] * 8 + [0, 1, len(text) - 1, len(text) + 1, 10**9, 2**63, 2**64 - 1]
+    )
     return suffix, struct.pack("<Q", told) + text + raw[8 + length :]
 
 

@@ -70,9 +70,15 @@ def profile(spec: VGGSpec, seed: int = 0) -> Staircase:
     points = []
     for row in spec.rows:
         if row.kind == "conv":
-            ins = (3,) if row.in_width == 3 else (row.in_width // 4, row.in_width // 2, row.in_width)
+            ins = (
+                (3,) if row.in_width == 3 else (row.in_width // 4, row.in_width // 2, row.in_width)
+            )
             outs = (row.out_width // 4, row.out_width // 2, row.out_width)
-            points += [Timed(row.name, i, o, float(i * o * rng.uniform(0.8, 1.2)), 0.0) for i in ins for o in outs]
+            points += [
+                Timed(row.name, i, o, float(i * o * rng.uniform(0.8, 1.2)), 0.0)
+                for i in ins
+                for o in outs
+            ]
     place = {"device": "cpu"}
     return Staircase("00" * 32, spec.to_dict(), "fp32", 64, place, tuple(points))
 
@@ -82,7 +88,15 @@ def latency(names: tuple[str, ...], reason: str = "a reason") -> Latency:
     numbers = {"median_ms": 2.0, "iqr_ms": 0.1, "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6, "over_eager": 1.5, "mac_ratio": 2.0, "efficiency": 0.75,
                "efficiency_low": 0.7, "efficiency_high": 0.8, "seconds": (0.002,) * 9}  # fmt: skip
     rows = [
-        LatencyRow(name, "eager", "fp32", 64, "faster" if place else "reference", (reason,) if place else (), **numbers)
+        LatencyRow(
+            name,
+            "eager",
+            "fp32",
+            64,
+            "faster" if place else "reference",
+            (reason,) if place else (),
+            **numbers,
+        )
         for place, name in enumerate(names)
     ]
     rows += [LatencyRow(name, "graph", "fp32", 64, "not available", (reason,)) for name in names]
@@ -102,7 +116,9 @@ def findings(spec: VGGSpec, *, profiled: bool = True, **changed: Any) -> Finding
     epochs = (Epoch(1, 0.1, 2.0, 20.0, 30.0, 1.0), Epoch(2, 0.0, 1.0, 80.0, 90.0, 1.0))
     drawn = (
         Drawn.of("sweep", "Structured sensitivity", "How to read it.", figures.sensitivity(table)),
-        Drawn.of("training", "Training curves", "How to read it.", figures.history({"baseline": epochs})),
+        Drawn.of(
+            "training", "Training curves", "How to read it.", figures.history({"baseline": epochs})
+        ),
     )
     timed = latency(tuple(records))
     found = Findings(

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 """A whole PNG."""
 _LOADED = [0]
 
@@ -48,7 +50,9 @@ def brief() -> Iterator[None]:
     from tp_vgg.latency.clock import CpuClock
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tp_vgg.latency.timing_device.CpuClock", lambda threads, *_: CpuClock(threads, 1e-4))
+        patch.setattr(
+            "tp_vgg.latency.timing_device.CpuClock", lambda threads, *_: CpuClock(threads, 1e-4)
+        )
         yield
 
 

@@ -21,7 +21,9 @@ def meet_anew(place: int) -> None:
     """Let the processes of the next command meet where those of another have left nothing."""
 
     def init(backend: str, **options: Any) -> None:
-        met = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        met = distributed.TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+        )
         where = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
         INIT(backend, store=distributed.PrefixStore(str(place), met), **where, **options)
 

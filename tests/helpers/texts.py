@@ -48,7 +48,9 @@ def _lines(rng: random.Random, content: bytes) -> bytes:
         place, other = rng.randrange(len(lines)), rng.randrange(len(lines))
         change = rng.randrange(4)
         if change == 0 and lines[place].startswith("{"):
-            lines[place] = _dumped(_changed(rng, json.loads(lines[place]), rng.choice([*_VALUES, *EVIL])))
+            lines[place] = _dumped(
+                _changed(rng, json.loads(lines[place]), rng.choice([*_VALUES, *EVIL]))
+            )
         elif change <= 1:
             fields = lines[place].split(",")
             fields[rng.randrange(len(fields))] = str(rng.choice(["nan", "inf", "-1", "1e999", "1" * 5000, '"', "", "\x00", "١", *EVIL]))  # fmt: skip
@@ -139,7 +141,13 @@ def _places(data: Any) -> list[tuple[Any, Any]]:
     found, todo = [], [data]
     while todo:
         holder = todo.pop()
-        keys = list(holder) if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ()
+        keys = (
+            list(holder)
+            if isinstance(holder, dict)
+            else range(len(holder))
+            if isinstance(holder, list)
+            else ()
+        )
         for key in keys:
             found.append((holder, key))
             todo.append(holder[key])

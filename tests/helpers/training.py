@@ -18,4 +18,6 @@ WHERE = ("partial", "label", "epoch_done")
 def fit(model: torch.nn.Module, data: DataSet, recipe: Recipe, **options: Any) -> list[Epoch]:
     """:func:`tp_vgg.training.trainer.fit`; what of ``options`` is none of its own belongs to the setup."""
     where = {name: options.pop(name) for name in WHERE if name in options}
-    return trainer.fit(model, TrainingSetup(data, recipe, data.normalisation, **options), quiet=True, **where)
+    return trainer.fit(
+        model, TrainingSetup(data, recipe, data.normalisation, **options), quiet=True, **where
+    )

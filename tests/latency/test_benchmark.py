@@ -19,9 +19,9 @@ from tp_vgg.latency.benchmark import measure, measure_latency
 from tp_vgg.latency.clock import CpuClock
 from tp_vgg.latency.cuda import CudaClock
 from tp_vgg.latency.probes import steps_of
-from tp_vgg.latency.schedule import Schedule
-from tp_vgg.latency.table import Cell, Latency, LatencyRow, cells_of
-from tp_vgg.latency.timing_device import Bench
+from tp_vgg.latency.schedule import BenchmarkSettings
+from tp_vgg.latency.table import BenchmarkCase, Latency, LatencyRow, cases_of
+from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.pruning.structured import prune_structured
 from tp_vgg.pruning.unstructured import prune_unstructured
 from tp_vgg.report.tables import render_benchmark
@@ -41,21 +41,23 @@ def models(make_model) -> dict[str, Any]:
 
 
 @pytest.fixture
-def cpu() -> Bench:
-    return Bench(CPU, CpuClock(1, FAST), CpuClock(1, FAST), None, 1)
+def cpu() -> TimingDevice:
+    return TimingDevice(CPU, CpuClock(1, FAST), CpuClock(1, FAST), None, 1)
 
 
 @pytest.fixture
-def gpu() -> Bench:
+def gpu() -> TimingDevice:
     """All of the CUDA path but the device."""
     cuda = CudaOnCpu(busy=0.3)
-    return Bench(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
+    return TimingDevice(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
 
 
-def test_a_table_has_a_row_for_every_model_and_cell(models, cpu: Bench) -> None:
-    schedule = Schedule(cells_of(["eager", "folded", "graph"], ["fp32"], [1, 2]), 9)
+def test_a_table_has_a_row_for_every_model_and_cell(models, cpu: TimingDevice) -> None:
+    schedule = BenchmarkSettings(cases_of(["eager", "folded", "graph"], ["fp32"], [1, 2]), 9)
     found = measure(models, schedule, cpu)
-    assert [(row.cell, row.model) for row in found.rows] == [(cell, name) for cell in schedule.cells for name in models]
+    assert [(row.case, row.model) for row in found.rows] == [
+        (case, name) for case in schedule.cases for name in models
+    ]
     assert found.reference == "dense"
     for row in found.rows:
         if row.mode == "graph":
@@ -73,13 +75,22 @@ def test_a_table_has_a_row_for_every_model_and_cell(models, cpu: Bench) -> None:
     ratios = {row.model: row.mac_ratio for row in found.rows if row.mode == "eager"}
     macs = models["dense"].spec.macs() / models["narrow"].spec.macs()
     assert ratios == {"dense": 1, "narrow": macs, "masked": 1} and macs > 1.5
-    assert any("masks save nothing" in reason for row in found.rows if row.model == "masked" for reason in row.reasons)
+    assert any(
+        "masks save nothing" in reason
+        for row in found.rows
+        if row.model == "masked"
+        for reason in row.reasons
+    )
     assert found.models["masked"]["density"] == pytest.approx(0.1, abs=0.05)
 
 
-def test_networks_of_the_same_widths_are_timed_once_and_say_so(models, cpu: Bench) -> None:
-    models = {**models, "tuned": copy.deepcopy(models["narrow"]), "again": copy.deepcopy(models["dense"])}
-    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
+def test_networks_of_the_same_widths_are_timed_once_and_say_so(models, cpu: TimingDevice) -> None:
+    models = {
+        **models,
+        "tuned": copy.deepcopy(models["narrow"]),
+        "again": copy.deepcopy(models["dense"]),
+    }
+    found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1]), 9), cpu)
     rows = {row.model: row for row in found.rows}
     assert list(rows) == list(models)
     assert replace(rows["tuned"], model="narrow") == rows["narrow"]
@@ -89,8 +100,8 @@ def test_networks_of_the_same_widths_are_timed_once_and_say_so(models, cpu: Benc
     assert rows["again"].seconds != rows["dense"].seconds != rows["masked"].seconds
 
 
-def test_a_table_survives_json(models, cpu: Bench) -> None:
-    found = measure(models, Schedule(cells_of(["eager", "graph"], ["fp32"], [1]), 9), cpu)
+def test_a_table_survives_json(models, cpu: TimingDevice) -> None:
+    found = measure(models, BenchmarkSettings(cases_of(["eager", "graph"], ["fp32"], [1]), 9), cpu)
     assert Latency.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
     with pytest.raises(ValueError, match="version"):
         Latency.from_dict({**found.to_dict(), "format": "x"})
@@ -116,7 +127,9 @@ def test_a_damaged_table_is_refused(change: dict[str, Any]) -> None:
         "environment": {"device": "cpu", "cpu": "a CPU", "threads": 1},
         "conditions": {},
     }
-    assert Latency.from_dict({**table, "rows": [row]}).headline() == Cell("eager", "fp32", 1)
+    assert Latency.from_dict({**table, "rows": [row]}).headline() == BenchmarkCase(
+        "eager", "fp32", 1
+    )
     for bad in (
         {**table, "rows": [{**row, **change}]},
         {**table, "rows": [row], "models": []},
@@ -126,8 +139,8 @@ def test_a_damaged_table_is_refused(change: dict[str, Any]) -> None:
             Latency.from_dict(bad)
 
 
-def test_memory_is_weights_input_and_activations(models, cpu: Bench) -> None:
-    found = measure(models, Schedule(cells_of(["eager", "folded"], ["fp32"], [4]), 9), cpu)
+def test_memory_is_weights_input_and_activations(models, cpu: TimingDevice) -> None:
+    found = measure(models, BenchmarkSettings(cases_of(["eager", "folded"], ["fp32"], [4]), 9), cpu)
     peak = {(row.mode, row.model): row.peak_bytes for row in found.rows}
     dense = models["dense"]
     weights = sum(value.nbytes for value in dense.state_dict().values())
@@ -137,15 +150,23 @@ def test_memory_is_weights_input_and_activations(models, cpu: Bench) -> None:
     assert peak["folded", "narrow"] < peak["folded", "dense"] < peak["eager", "dense"]  # type: ignore[operator]
 
 
-def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: Bench) -> None:
+def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: TimingDevice) -> None:
     """Graphs are captured, busy time explains, memory is the allocator's, conditions are the device's."""
-    found = measure(models, Schedule(cells_of(["eager", "folded", "graph", "onnxruntime"], ["fp32"], [2]), 9), gpu)
+    found = measure(
+        models,
+        BenchmarkSettings(cases_of(["eager", "folded", "graph", "onnxruntime"], ["fp32"], [2]), 9),
+        gpu,
+    )
     rows = {(row.mode, row.model): row for row in found.rows}
     assert all(row.speedup for (mode, _), row in rows.items() if mode != "onnxruntime")
     assert rows["onnxruntime", "dense"].verdict == "not available"
     assert all((row.busy is not None) is (row.mode in ("eager", "folded")) for row in found.rows)
     assert all(row.busy == pytest.approx(0.3) for row in found.rows if row.busy is not None)
-    narrow = [row for row in found.rows if row.model == "narrow" and row.busy is not None and row.efficiency < 0.9]  # type: ignore[operator]
+    narrow = [
+        row
+        for row in found.rows
+        if row.model == "narrow" and row.busy is not None and row.efficiency < 0.9
+    ]  # type: ignore[operator]
     assert all(any("launch-bound" in reason for reason in row.reasons) for row in narrow)
     assert found.conditions["before"] == {"pstate": "P0"}
     assert found.conditions["before_each"]["graph fp32, batch 2"] == {"pstate": "P0"}
@@ -159,40 +180,44 @@ def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: Bench) -> None
     assert any("masks" in reason for reason in reasons)
 
 
-def test_finished_cells_are_not_measured_again(models, cpu: Bench) -> None:
-    schedule = Schedule(cells_of(["eager", "folded"], ["fp32"], [1]), 9)
+def test_finished_cells_are_not_measured_again(models, cpu: TimingDevice) -> None:
+    schedule = BenchmarkSettings(cases_of(["eager", "folded"], ["fp32"], [1]), 9)
     done: list[tuple[LatencyRow, ...]] = []
     first = measure(models, schedule, cpu, done=done.append)
-    assert [rows[0].cell for rows in done] == list(schedule.cells)
+    assert [rows[0].case for rows in done] == list(schedule.cases)
     again: list[tuple[LatencyRow, ...]] = []
-    second = measure(models, schedule, cpu, known={done[0][0].cell: done[0]}, done=again.append)
-    assert [rows[0].cell for rows in again] == [schedule.cells[1]]
+    second = measure(models, schedule, cpu, known={done[0][0].case: done[0]}, done=again.append)
+    assert [rows[0].case for rows in again] == [schedule.cases[1]]
     assert [row.seconds for row in second.rows[:3]] == [row.seconds for row in first.rows[:3]]
 
 
-def test_no_memory_is_a_row_and_not_a_crash(models, cpu: Bench, monkeypatch) -> None:
+def test_no_memory_is_a_row_and_not_a_crash(models, cpu: TimingDevice, monkeypatch) -> None:
     def full(*_args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("tp_vgg.latency.benchmark.prepare", full)
-    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
-    assert {(row.verdict, row.reasons) for row in found.rows} == {("not available", ("out of memory",))}
+    found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1]), 9), cpu)
+    assert {(row.verdict, row.reasons) for row in found.rows} == {
+        ("not available", ("out of memory",))
+    }
     assert found.headline() is None
 
 
-def test_a_compiler_that_fails_says_why_in_its_row(models, cpu: Bench, monkeypatch) -> None:
+def test_a_compiler_that_fails_says_why_in_its_row(models, cpu: TimingDevice, monkeypatch) -> None:
     """torch.compile's own error says only which backend raised it; what that said is behind it."""
 
     def backend(_graph: Any, _inputs: Any) -> Any:
         raise RuntimeError("no C++ compiler here\nand a long story")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    found = measure({"dense": models["dense"]}, Schedule(cells_of(["compile"], ["fp32"], [1]), 9), cpu)
+    found = measure(
+        {"dense": models["dense"]}, BenchmarkSettings(cases_of(["compile"], ["fp32"], [1]), 9), cpu
+    )
     assert found.rows[0].verdict == "not available"
     assert found.rows[0].reasons == ("torch.compile failed (RuntimeError: no C++ compiler here)",)
 
 
-def test_a_compiler_that_warns_is_timed(models, cpu: Bench, monkeypatch) -> None:
+def test_a_compiler_that_warns_is_timed(models, cpu: TimingDevice, monkeypatch) -> None:
     """As Inductor does of TF32 in its first pass, and of its own parts where it is imported."""
 
     def compiling(call: Any, **_: Any) -> Any:
@@ -201,7 +226,9 @@ def test_a_compiler_that_warns_is_timed(models, cpu: Bench, monkeypatch) -> None
 
         def compiled(images: torch.Tensor) -> Any:
             if not passes:
-                warnings.warn("TensorFloat32 tensor cores are not enabled", UserWarning, stacklevel=1)
+                warnings.warn(
+                    "TensorFloat32 tensor cores are not enabled", UserWarning, stacklevel=1
+                )
             passes.append(1)
             return call(images)
 
@@ -209,26 +236,26 @@ def test_a_compiler_that_warns_is_timed(models, cpu: Bench, monkeypatch) -> None
 
     monkeypatch.setattr(torch, "compile", compiling)
     with warnings.catch_warnings(action="error"):
-        found = measure(models, Schedule(cells_of(["compile"], ["fp32"], [1]), 9), cpu)
+        found = measure(models, BenchmarkSettings(cases_of(["compile"], ["fp32"], [1]), 9), cpu)
     assert all(row.speedup for row in found.rows)
 
 
-def test_a_model_may_have_any_name(models, cpu: Bench) -> None:
+def test_a_model_may_have_any_name(models, cpu: TimingDevice) -> None:
     odd = {"dense in eager mode": models["dense"], "control": models["narrow"]}
-    found = measure(odd, Schedule(cells_of(["folded"], ["fp32"], [1]), 9), cpu)
+    found = measure(odd, BenchmarkSettings(cases_of(["folded"], ["fp32"], [1]), 9), cpu)
     assert [(row.model, row.mac_ratio == 1) for row in found.rows] == [
         ("dense in eager mode", True),
         ("control", False),
     ]
 
 
-def test_a_probe_without_memory_costs_nothing(models, cpu: Bench, monkeypatch) -> None:
+def test_a_probe_without_memory_costs_nothing(models, cpu: TimingDevice, monkeypatch) -> None:
     def full(*_args: Any, **_options: Any) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr("tp_vgg.latency.probes.probe_layers", full)
     monkeypatch.setattr("tp_vgg.latency.probes.needs_reason", lambda row: row.model == "narrow")
-    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
+    found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1]), 9), cpu)
     assert all(row.speedup for row in found.rows)
 
 
@@ -237,15 +264,16 @@ def probed(monkeypatch) -> list[tuple[int, str]]:
     """(first width, mode) of each probe, none of which is made; every row but the dense one's is in need of one."""
     seen: list[tuple[int, str]] = []
     monkeypatch.setattr(
-        "tp_vgg.latency.probes._probed", lambda model, cell, *_: seen.append((model.spec.widths[0], cell.label)) or ()
+        "tp_vgg.latency.probes._probed",
+        lambda model, case, *_: seen.append((model.spec.widths[0], case.label)) or (),
     )
     monkeypatch.setattr("tp_vgg.latency.probes.needs_reason", lambda row: row.model != "dense")
     return seen
 
 
-def test_only_cells_that_are_quoted_are_probed(models, cpu: Bench, probed) -> None:
+def test_only_cells_that_are_quoted_are_probed(models, cpu: TimingDevice, probed) -> None:
     """At batch 64, in each dtype: the dense model's fastest mode and the model's own."""
-    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
+    found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1]), 9), cpu)
     (dense, narrow, _) = found.rows
     times = {
         ("eager", "fp32"): (3.0, 1.0), ("folded", "fp32"): (2.0, 2.0), ("graph", "fp32"): (4.0, 3.0),
@@ -259,25 +287,33 @@ def test_only_cells_that_are_quoted_are_probed(models, cpu: Bench, probed) -> No
     ]
     probed.clear()
     two = {name: models[name] for name in ("dense", "narrow")}
-    steps = steps_of(rows, two, Schedule((dense.cell,)), cpu)
+    steps = steps_of(rows, two, BenchmarkSettings((dense.case,)), cpu)
     wanted = ["eager fp32, batch 64", "folded fp32, batch 64", "folded bf16, batch 64"]
     assert [label for _, label in probed] == wanted
-    assert [(name, cell.label) for name, cell in steps] == [("narrow", label) for label in wanted]
+    assert [(name, case.label) for name, case in steps] == [("narrow", label) for label in wanted]
 
 
-def test_probes_can_be_left_out(models, cpu: Bench, probed) -> None:
-    cells = cells_of(["eager"], ["fp32"], [1])
-    measure(models, Schedule(cells, 9, probes=False), cpu)
+def test_probes_can_be_left_out(models, cpu: TimingDevice, probed) -> None:
+    cases = cases_of(["eager"], ["fp32"], [1])
+    measure(models, BenchmarkSettings(cases, 9, probes=False), cpu)
     assert not probed
-    measure(models, Schedule(cells, 9), cpu)
+    measure(models, BenchmarkSettings(cases, 9), cpu)
     assert len(probed) == 2
-    measure_latency(models, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu", probes=False)
+    measure_latency(
+        models,
+        modes=["eager"],
+        dtypes=["fp32"],
+        batch_sizes=[1],
+        trials=9,
+        device="cpu",
+        probes=False,
+    )
     assert len(probed) == 2
 
 
-def throttled_bench(mhz: Callable[[float], float]) -> Bench:
+def throttled_bench(mhz: Callable[[float], float]) -> TimingDevice:
     cuda = CudaOnCpu(busy=0.3, mhz=mhz)
-    return Bench(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
+    return TimingDevice(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
 
 
 def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
@@ -285,24 +321,29 @@ def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
     monkeypatch.setattr("tp_vgg.latency.interleave.PAUSE_SECONDS", 0.0)
     asked = itertools.count()
     some = throttled_bench(lambda _: 1000.0 if next(asked) in (2, 3, 4) else DEFAULT_MHZ)
-    schedule = Schedule(cells_of(["eager", "folded"], ["fp32"], [1]), 9, probes=False)
+    schedule = BenchmarkSettings(cases_of(["eager", "folded"], ["fp32"], [1]), 9, probes=False)
     found = measure(models, schedule, some)
     assert all(row.speedup and len(row.seconds) == 9 for row in found.rows)
-    assert {row.cell.mode: row.slow_blocks for row in found.rows} == {"eager": 2, "folded": 0}
-    assert "2 blocks thrown away, in which the clock was under 75% of its default rate" in render_benchmark(found)
+    assert {row.case.mode: row.slow_blocks for row in found.rows} == {"eager": 2, "folded": 0}
+    assert (
+        "2 blocks thrown away, in which the clock was under 75% of its default rate"
+        in render_benchmark(found)
+    )
     low = measure(models, schedule, throttled_bench(lambda _: 1000.0))
-    assert {(row.verdict, row.reasons[0].partition(":")[0], row.slow_blocks) for row in low.rows} == {
-        ("not available", "throttled", 18)
-    }
+    assert {
+        (row.verdict, row.reasons[0].partition(":")[0], row.slow_blocks) for row in low.rows
+    } == {("not available", "throttled", 18)}
     assert "36 blocks thrown away" in render_benchmark(
         low
     ) and "throttled: the clock was under 75%" in render_benchmark(low)
-    assert "thrown away" not in render_benchmark(measure(models, schedule, throttled_bench(lambda _: DEFAULT_MHZ)))
+    assert "thrown away" not in render_benchmark(
+        measure(models, schedule, throttled_bench(lambda _: DEFAULT_MHZ))
+    )
     assert Latency.from_dict(json.loads(json.dumps(low.to_dict()))) == low
 
 
-def test_a_table_of_before_has_no_slow_blocks(models, cpu: Bench) -> None:
-    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1]), 9), cpu)
+def test_a_table_of_before_has_no_slow_blocks(models, cpu: TimingDevice) -> None:
+    found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1]), 9), cpu)
     old = found.to_dict()
     for row in old["rows"]:
         del row["slow_blocks"]
@@ -311,17 +352,25 @@ def test_a_table_of_before_has_no_slow_blocks(models, cpu: Bench) -> None:
     assert Latency.from_dict(old).rows == found.rows
 
 
-def test_the_headline_is_batch_64_where_the_dense_model_is_fastest(models, cpu: Bench) -> None:
-    found = measure(models, Schedule(cells_of(["eager"], ["fp32"], [1, 2]), 9), cpu)
-    assert found.headline() == Cell("eager", "fp32", 2)
+def test_the_headline_is_batch_64_where_the_dense_model_is_fastest(
+    models, cpu: TimingDevice
+) -> None:
+    found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1, 2]), 9), cpu)
+    assert found.headline() == BenchmarkCase("eager", "fp32", 2)
     rows = tuple(replace(row, batch_size=64, mode="folded", median_ms=1e-9) for row in found.rows)
-    assert replace(found, rows=found.rows + rows).headline() == Cell("folded", "fp32", 64)
+    assert replace(found, rows=found.rows + rows).headline() == BenchmarkCase("folded", "fp32", 64)
 
 
 def test_threads_are_put_back_and_bad_input_is_refused(models) -> None:
     before = torch.get_num_threads()
     found = measure_latency(
-        {"dense": models["dense"]}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu", threads=1
+        {"dense": models["dense"]},
+        modes=["eager"],
+        dtypes=["fp32"],
+        batch_sizes=[1],
+        trials=9,
+        device="cpu",
+        threads=1,
     )
     assert found.environment["threads"] == 1 and found.conditions["before"]["threads"] == 1
     assert torch.get_num_threads() == before
@@ -334,7 +383,7 @@ def test_threads_are_put_back_and_bad_input_is_refused(models) -> None:
         ({"threads": 0}, "threads: 0"),
         ({"threads": -1}, "threads: -1"),
         ({"trials": 1}, "9 trials or more"),
-        ({"modes": []}, "one or more cells"),
+        ({"modes": []}, "one or more cases"),
     ):
         with pytest.raises(BadInput, match=message):
             measure_latency({"dense": models["dense"]}, **wrong)  # type: ignore[arg-type]
@@ -362,6 +411,6 @@ def test_every_mode_on_a_real_gpu(models) -> None:
 @NEEDS_CUDA
 def test_a_compiled_network_on_a_real_gpu(models) -> None:
     """Apart, because a compiler takes most of a minute."""
-    cell = {"modes": ["compile"], "dtypes": ["fp32"], "batch_sizes": [64]}
-    found = measure_latency(models, **cell, trials=9, device="cuda", probes=False)
+    case = {"modes": ["compile"], "dtypes": ["fp32"], "batch_sizes": [64]}
+    found = measure_latency(models, **case, trials=9, device="cuda", probes=False)
     assert all(row.median_ms for row in found.rows), [row.reasons for row in found.rows]

@@ -19,7 +19,13 @@ def test_a_cuda_sample_fills_its_time_with_one_synchronisation_at_each_end() -> 
     cuda = FakeCuda()
     clock = CudaClock(cuda)
     assert clock.sample(cuda.takes(0.001)) == pytest.approx(0.001)
-    assert cuda.log[:5] == ["sync", "record", "call", "record", "sync"]  # which tells how many calls to take
+    assert cuda.log[:5] == [
+        "sync",
+        "record",
+        "call",
+        "record",
+        "sync",
+    ]  # which tells how many calls to take
     inside = cuda.log[5:]
     assert inside.count("call") == round(CUDA_SAMPLE_SECONDS / 0.001) == 10
     assert inside[:2] == ["sync", "record"] and inside[-2:] == ["record", "sync"]
@@ -42,7 +48,9 @@ def test_how_long_a_sample_takes_is_known_beforehand() -> None:
         clock.sample(cuda.takes(seconds))
         assert cuda.now() - before == pytest.approx(clock.sample_seconds(seconds))
     cpu = CpuClock(1, seconds=0.05)
-    assert [cpu.sample_seconds(one) for one in (0.001, 0.07, 0.1, 2.0)] == pytest.approx([0.051, 0.14, 0.1, 2.0])
+    assert [cpu.sample_seconds(one) for one in (0.001, 0.07, 0.1, 2.0)] == pytest.approx(
+        [0.051, 0.14, 0.1, 2.0]
+    )
 
 
 def test_the_speed_of_a_device_is_its_clock_over_its_default_clock() -> None:
@@ -60,7 +68,9 @@ def test_busy_is_kernel_time_over_wall_time() -> None:
     assert CudaClock(cuda).busy(cuda.takes(0.001)) == pytest.approx(0.3)
     assert CpuClock(1).busy(lambda: None) is None
     blind = FakeCuda(busy=0)
-    assert CudaClock(blind).busy(blind.takes(0.001)) is None  # a profiler that sees no kernel says nothing
+    assert (
+        CudaClock(blind).busy(blind.takes(0.001)) is None
+    )  # a profiler that sees no kernel says nothing
 
 
 def test_a_cpu_sample_is_the_time_of_one_call() -> None:
@@ -142,7 +152,9 @@ def test_the_real_device_answers() -> None:
 
 
 @pytest.mark.parametrize(("usual", "own"), [(None, False), (0, True), (1, False)])
-def test_a_graph_is_captured_on_its_own_device(usual: int | None, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_captured_on_its_own_device(
+    usual: int | None, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch keeps one stream for all captures of a process; kernels of another device would not be recorded."""
     current, streams = [0], []
 

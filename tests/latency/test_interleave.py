@@ -35,14 +35,18 @@ def test_every_block_is_a_palindrome_of_all_sides_in_an_order_of_its_own() -> No
 
 def test_a_real_difference_is_found_through_noise() -> None:
     noise = random.Random(0)
-    clock = ScriptedClock(lambda name, _: {"a": 2.0, "b": 1.0, "c": 2.0}[name] * noise.lognormvariate(0, 0.05))
+    clock = ScriptedClock(
+        lambda name, _: {"a": 2.0, "b": 1.0, "c": 2.0}[name] * noise.lognormvariate(0, 0.05)
+    )
     seconds = interleave(SIDES, clock).seconds
     gain, none = Ratio.of(seconds["a"], seconds["b"]), Ratio.of(seconds["a"], seconds["c"])
     assert gain.low > 1.8 and gain.low < gain.value < gain.high < 2.2
     assert none.includes_one
 
 
-@pytest.mark.parametrize(("fall", "rounds", "warm"), [(0.0, 3, True), (0.02, 3, True), (0.3, WARM_UP_ROUNDS[1], False)])
+@pytest.mark.parametrize(
+    ("fall", "rounds", "warm"), [(0.0, 3, True), (0.02, 3, True), (0.3, WARM_UP_ROUNDS[1], False)]
+)
 def test_warm_up_goes_on_while_times_fall(fall: float, rounds: int, warm: bool) -> None:
     clock = ScriptedClock(lambda _, i: (1 - fall) ** ((i - 1) // 3))
     samples = interleave(SIDES, clock, 5)
@@ -60,8 +64,8 @@ def test_a_block_is_as_long_as_its_samples() -> None:
     for seconds, trials in ((0.1, TRIALS), (LONG_BLOCK / 4, FEW_TRIALS)):
         cuda = FakeCuda()
         clock = CudaClock(cuda, seconds)
-        sides = {name: cuda.takes(0.001) for name in "ab"}
-        assert len(interleave(sides, clock, warm_up=(1, 1)).seconds["a"]) == trials
+        candidates = {name: cuda.takes(0.001) for name in "ab"}
+        assert len(interleave(candidates, clock, warm_up=(1, 1)).seconds["a"]) == trials
 
 
 def throttling(mhz: Callable[[float], float], **options: Any) -> Samples:
@@ -99,7 +103,10 @@ def test_a_clock_that_stays_low_ends_after_twice_the_blocks() -> None:
     enough = throttling(falls, trials=17)
     assert 9 <= len(enough.seconds["a"]) < 17 and enough.slow + len(enough.seconds["a"]) == 2 * 17
     assert set(enough.seconds["a"]) == {1.0}
-    with pytest.raises(Throttled, match=r"^throttled: the clock was under 75% of its default rate in 34 of 34 blocks"):
+    with pytest.raises(
+        Throttled,
+        match=r"^throttled: the clock was under 75% of its default rate in 34 of 34 blocks",
+    ):
         throttling(lambda _: 1400, trials=17)
     with pytest.raises(Throttled, match="in 10 of 10 blocks"):
         throttling(lambda _: 1400, trials=5)

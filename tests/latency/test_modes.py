@@ -13,48 +13,50 @@ from helpers.fakes import CudaOnCpu, FakeCuda
 from torch import nn
 
 from tp_vgg.latency.cuda import TorchCuda
-from tp_vgg.latency.modes import Unavailable, check_available, flush_denormals, prepare, ring_of
-from tp_vgg.latency.table import GRAPHS, Cell
+from tp_vgg.latency.modes import Unavailable, check_available, flush_denormals, input_pool, prepare
+from tp_vgg.latency.table import GRAPHS, BenchmarkCase
 
 CPU = torch.device("cpu")
-ONE = ring_of(32, Cell("eager", "fp32", 1), CPU, 0)
+ONE = input_pool(32, BenchmarkCase("eager", "fp32", 1), CPU, 0)
 
 
 @pytest.mark.parametrize(
-    ("cell", "why"),
+    ("case", "why"),
     [
-        (Cell("graph", "fp32", 1), "CUDA graphs need a CUDA device"),
-        (Cell("eager", "tf32", 1), "no TF32 hardware"),
-        (Cell("onnxruntime", "bf16", 1), "fp32 only"),
+        (BenchmarkCase("graph", "fp32", 1), "CUDA graphs need a CUDA device"),
+        (BenchmarkCase("eager", "tf32", 1), "no TF32 hardware"),
+        (BenchmarkCase("onnxruntime", "bf16", 1), "fp32 only"),
     ],
 )
-def test_what_a_cpu_lacks(cell: Cell, why: str) -> None:
+def test_what_a_cpu_lacks(case: BenchmarkCase, why: str) -> None:
     with pytest.raises(Unavailable, match=why):
-        check_available(cell, None)
+        check_available(case, None)
 
 
 def test_what_a_gpu_lacks_follows_from_its_capability() -> None:
     old, new = CudaOnCpu(capability=(7, 5)), CudaOnCpu(capability=(9, 0))
     for dtype in ("tf32", "bf16"):
-        check_available(Cell("graph", dtype, 1), new)
+        check_available(BenchmarkCase("graph", dtype, 1), new)
         with pytest.raises(Unavailable, match="hardware"):
-            check_available(Cell("eager", dtype, 1), old)
+            check_available(BenchmarkCase("eager", dtype, 1), old)
     with pytest.raises(Unavailable, match="on the CPU"):
-        check_available(Cell("onnxruntime", "fp32", 1), new)
+        check_available(BenchmarkCase("onnxruntime", "fp32", 1), new)
 
 
 def test_a_cpu_without_bf16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for fast in (False, True):
         monkeypatch.setattr("tp_vgg.latency.modes.has_fast_bf16", lambda _, fast=fast: fast)
         if fast:
-            check_available(Cell("eager", "bf16", 1), None)
+            check_available(BenchmarkCase("eager", "bf16", 1), None)
         else:
             with pytest.raises(Unavailable, match="no bf16 hardware"):
-                check_available(Cell("eager", "bf16", 1), None)
+                check_available(BenchmarkCase("eager", "bf16", 1), None)
 
 
 @pytest.mark.parametrize("mode", ["eager", "folded", "graph", "folded-graph", "onnxruntime"])
-def test_every_mode_runs_the_network_over_rotating_inputs(make_model, mode: str, monkeypatch) -> None:
+def test_every_mode_runs_the_network_over_rotating_inputs(
+    make_model, mode: str, monkeypatch
+) -> None:
     """The logits are the model's, of a ring of inputs that is as large as asked and comes round again."""
     model, cuda = make_model(), CudaOnCpu() if mode in GRAPHS else None
     seen: list[torch.Tensor] = []
@@ -66,9 +68,9 @@ def test_every_mode_runs_the_network_over_rotating_inputs(make_model, mode: str,
             seen.append(out.clone())
         return out
 
-    cell = Cell(mode, "fp32", 2)  # type: ignore[arg-type]
+    case = BenchmarkCase(mode, "fp32", 2)  # type: ignore[arg-type]
     with torch.inference_mode():
-        ready = prepare(model, cell, ring_of(32, cell, CPU, 5 * 2 * 3 * 32 * 32 * 4), cuda, 1)
+        ready = prepare(model, case, input_pool(32, case, CPU, 5 * 2 * 3 * 32 * 32 * 4), cuda, 1)
         monkeypatch.setattr(nn.Module, "__call__", spy)
         if mode == "onnxruntime":
             seen = [torch.from_numpy(ready.call()[0]) for _ in range(6)]  # type: ignore[index]
@@ -103,7 +105,9 @@ class _Graph:
 
 @pytest.mark.parametrize("mode", ["graph", "folded-graph"])
 @pytest.mark.parametrize("real", [True, False])
-def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(make_model, mode, real, monkeypatch) -> None:
+def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(
+    make_model, mode, real, monkeypatch
+) -> None:
     """A graph holds addresses alone: weights that nothing else refers to would be freed, and their memory given to others."""
     for name in ("Stream", "stream", "graph", "device", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, _Context)
@@ -117,10 +121,10 @@ def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(make_model, m
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(nn.Module, "__call__", spy)
-    cell = Cell(mode, "fp32", 1)
+    case = BenchmarkCase(mode, "fp32", 1)
     with torch.inference_mode():
         cuda = TorchCuda(CPU) if real else FakeCuda()
-        ready = prepare(make_model(), cell, ring_of(32, cell, CPU, 0), cuda, 1)
+        ready = prepare(make_model(), case, input_pool(32, case, CPU, 0), cuda, 1)
         gc.collect()
         assert len(parameters) > 10 and all(one() is not None for one in parameters)
         ready.call()
@@ -131,11 +135,11 @@ def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(make_model, m
 
 def test_networks_take_turns_at_the_inputs(make_model) -> None:
     """No pass finds an input that the other network has just had."""
-    cell = Cell("eager", "fp32", 1)
-    ring = ring_of(32, cell, CPU, 4 * 3 * 32 * 32 * 4)
+    case = BenchmarkCase("eager", "fp32", 1)
+    ring = input_pool(32, case, CPU, 4 * 3 * 32 * 32 * 4)
     model = make_model()
     with torch.inference_mode():
-        first, second = (prepare(model, cell, ring, None, 1) for _ in range(2))
+        first, second = (prepare(model, case, ring, None, 1) for _ in range(2))
         logits = [first.call(), second.call(), first.call(), second.call(), first.call()]
     assert torch.equal(logits[0], logits[4])  # type: ignore[arg-type]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(logits[:4], 2))  # type: ignore[arg-type]
@@ -145,10 +149,14 @@ def test_the_model_is_left_as_it_is_and_the_rest_is_ready(make_model) -> None:
     model = make_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     layouts = []
-    for mode, dtype in (("eager", torch.float32), ("folded", torch.float32), ("eager", torch.bfloat16)):
+    for mode, dtype in (
+        ("eager", torch.float32),
+        ("folded", torch.float32),
+        ("eager", torch.bfloat16),
+    ):
         with torch.inference_mode():
-            cell = Cell(mode, "bf16" if dtype == torch.bfloat16 else "fp32", 2)  # type: ignore[arg-type]
-            ready = prepare(model, cell, ring_of(32, cell, CPU, 0), None, 1)
+            case = BenchmarkCase(mode, "bf16" if dtype == torch.bfloat16 else "fp32", 2)  # type: ignore[arg-type]
+            ready = prepare(model, case, input_pool(32, case, CPU, 0), None, 1)
             out = ready.call()
         assert out.dtype == dtype  # type: ignore[attr-defined]
         layouts.append(ready.held)
@@ -163,7 +171,7 @@ def test_denormals_are_flushed(make_model) -> None:
     model = make_model()
     with torch.no_grad():
         model.features[0].weight[0] = 1e-40  # type: ignore[index]
-    assert prepare(model, Cell("eager", "fp32", 1), ONE, None, 1).flushed == 27
+    assert prepare(model, BenchmarkCase("eager", "fp32", 1), ONE, None, 1).flushed == 27
     assert model.features[0].weight[0].all()  # type: ignore[index]  the model itself is left alone
     assert flush_denormals(model) == 27
     assert not model.features[0].weight[0].any()  # type: ignore[index]
@@ -178,8 +186,10 @@ def test_a_compiler_that_fails_is_not_a_crash(make_model, monkeypatch) -> None:
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(Unavailable, match=r"^torch.compile failed \(RuntimeError: no compiler here\)$"):
-        prepare(make_model(), Cell("compile", "fp32", 1), ONE, None, 1)
+    with pytest.raises(
+        Unavailable, match=r"^torch.compile failed \(RuntimeError: no compiler here\)$"
+    ):
+        prepare(make_model(), BenchmarkCase("compile", "fp32", 1), ONE, None, 1)
 
 
 @pytest.mark.slow
@@ -188,7 +198,9 @@ def test_compiled_networks_do_not_share_their_guards(make_model) -> None:
     """Ten of them, over dynamo's limit of eight for one function: each is compiled, and none falls back."""
     models = [make_model(seed=i) for i in range(10)]
     with torch.inference_mode():
-        ready = [prepare(model, Cell("compile", "fp32", 1), ONE, None, 1) for model in models]
+        ready = [
+            prepare(model, BenchmarkCase("compile", "fp32", 1), ONE, None, 1) for model in models
+        ]
         for model, compiled in zip(models, ready, strict=True):
             assert torch.allclose(compiled.call(), model(ONE.first), rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
     torch.compiler.reset()

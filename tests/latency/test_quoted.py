@@ -10,13 +10,13 @@ from helpers.networks import SMALL
 from tp_vgg.latency.quoted import fastest, gain_of, is_quoted
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.report.page import render
-from tp_vgg.report.summary import verdict
+from tp_vgg.report.summary import summary_sentences
 
 PLACE = {"device": "a GPU", "cpu": "a CPU", "threads": 1}
 
 
 def row(model: str, mode: str, ms: float, speedup: float = 1.0, **changed: object) -> LatencyRow:
-    """A model in a cell; its blocks lie within half a per cent of ``ms``."""
+    """A model in a case; its blocks lie within half a per cent of ``ms``."""
     noise = random.Random(f"{model} {mode}")
     known = {
         "median_ms": ms, "iqr_ms": 0.0, "speedup": speedup, "speedup_low": 0.99 * speedup, "speedup_high": 1.01 * speedup, "over_eager": 1.0,
@@ -44,7 +44,7 @@ DENSE_COMPILED = table(
 def test_where_both_are_fastest_in_one_mode_the_gain_is_the_paired_one() -> None:
     for quoted in BOTH_IN_GRAPHS.rows[1::2]:
         gain = gain_of(BOTH_IN_GRAPHS, quoted)
-        assert (gain.row.cell.mode, gain.dense, gain.ratio.value, gain.verdict) == (
+        assert (gain.row.case.mode, gain.dense, gain.ratio.value, gain.verdict) == (
             "folded-graph",
             None,
             1.67,
@@ -62,9 +62,12 @@ def test_a_mode_that_the_dense_network_lacks_has_no_control() -> None:
 
 def test_where_their_fastest_modes_differ_best_is_held_against_best() -> None:
     quoted = DENSE_COMPILED.rows[1]
-    assert DENSE_COMPILED.headline() == quoted.cell
+    assert DENSE_COMPILED.headline() == quoted.case
     gain = gain_of(DENSE_COMPILED, quoted)
-    assert gain.dense is not None and (gain.row.mode, gain.dense.mode) == ("folded-graph", "compile")
+    assert gain.dense is not None and (gain.row.mode, gain.dense.mode) == (
+        "folded-graph",
+        "compile",
+    )
     assert gain.ratio.value == pytest.approx(1.5, rel=0.01)
     assert gain.ratio.low < gain.ratio.value < gain.ratio.high
     assert gain.verdict == "faster"
@@ -88,14 +91,18 @@ def test_a_table_without_blocks_is_quoted_as_it_is() -> None:
 
 def test_the_sentence_names_both_modes_where_they_differ() -> None:
     dense, small = pages.record(SMALL, 190), pages.record(SMALL.with_widths({"features.4": 6}), 188)
-    said = verdict(dense, small, DENSE_COMPILED.rows[1], DENSE_COMPILED)[2]
+    said = summary_sentences(dense, small, DENSE_COMPILED.rows[1], DENSE_COMPILED)[2]
     assert said.claim == "Faster"
-    assert said.text.startswith("1.50× [1.4") and "promise 2.00×" in said.text and "reason of folded-graph" in said.text
+    assert (
+        said.text.startswith("1.50× [1.4")
+        and "promise 2.00×" in said.text
+        and "reason of folded-graph" in said.text
+    )
     assert (
         "each in its fastest mode: folded-graph against compile, fp32, batch 64; medians of n = 17 and 17 blocks"
         in said.text
     )
-    same = verdict(dense, small, BOTH_IN_GRAPHS.rows[1], BOTH_IN_GRAPHS)[2]
+    same = summary_sentences(dense, small, BOTH_IN_GRAPHS.rows[1], BOTH_IN_GRAPHS)[2]
     assert same.text.startswith(
         "1.67× [1.65, 1.69] the speed of the dense network (median of n = 17 paired blocks; folded-graph fp32, batch 64; a GPU)"
     )
@@ -103,17 +110,28 @@ def test_the_sentence_names_both_modes_where_they_differ() -> None:
 
 def test_the_page_explains_the_mode_and_counts_the_blocks_that_were_thrown_away() -> None:
     found = pages.findings(SMALL)
-    assert "<em>folded-graph</em>, one of folded" in render(found) and "thrown away" not in render(found)
+    assert "<em>folded-graph</em>, one of folded" in render(found) and "thrown away" not in render(
+        found
+    )
     assert found.latency is not None
-    slow = replace(found.latency, rows=tuple(replace(row, slow_blocks=3) for row in found.latency.rows))
-    assert "<p>6 blocks were thrown away" in render(replace(found, latency=slow))  # of two cells
+    slow = replace(
+        found.latency, rows=tuple(replace(row, slow_blocks=3) for row in found.latency.rows)
+    )
+    assert "<p>6 blocks were thrown away" in render(replace(found, latency=slow))  # of two cases
 
 
 def test_quoted_is_the_largest_batch_that_there_is_up_to_64_in_the_fastest_mode_of_either() -> None:
     rows = DENSE_COMPILED.rows
     assert [is_quoted(row, rows, "dense") for row in rows] == [True, True, False, True]
     with_eager = (*rows, row("dense", "eager", 5.0), row("small", "eager", 4.0))
-    assert [is_quoted(row, with_eager, "dense") for row in with_eager] == [True, True, False, True, False, False]
+    assert [is_quoted(row, with_eager, "dense") for row in with_eager] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
     small_batch = [replace(row, batch_size=1) for row in rows]
     assert not any(is_quoted(row, [*rows, *small_batch], "dense") for row in small_batch)
     assert fastest(rows, "nobody", "fp32", 64) is None

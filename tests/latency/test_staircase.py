@@ -12,17 +12,26 @@ from tp_vgg.latency import probes, staircase
 from tp_vgg.latency.cuda import CudaClock
 from tp_vgg.latency.probes import lower_widths, probe_layers, probe_network
 from tp_vgg.latency.staircase import REPEATS, Grid, profile_layer
-from tp_vgg.latency.table import Cell
+from tp_vgg.latency.table import BenchmarkCase
 from tp_vgg.network.layers import LayerRow
 from tp_vgg.network.vgg.spec import VGGSpec
 
 CPU = torch.device("cpu")
-CELL = Cell("folded", "fp32", 2)
+CELL = BenchmarkCase("folded", "fp32", 2)
 
 
 @pytest.mark.parametrize(
     ("width", "lower"),
-    [(64, ()), (65, (64,)), (45, (40,)), (100, (96,)), (97, (96,)), (120, (112,)), (7, ()), (72, (64,))],
+    [
+        (64, ()),
+        (65, (64,)),
+        (45, (40,)),
+        (100, (96,)),
+        (97, (96,)),
+        (120, (112,)),
+        (7, ()),
+        (72, (64,)),
+    ],
 )
 def test_lower_widths(width: int, lower: tuple[int, ...]) -> None:
     assert lower_widths(width) == lower
@@ -52,7 +61,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Calls that give their width instead of running; counts the kinds of chains that were built."""
     built: Counter = Counter()
 
-    def conv_call(convs, images, cell):
+    def conv_call(convs, images, case):
         built[len(convs)] += 1
         return lambda: str(convs[0][1])
 
@@ -63,13 +72,17 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
 def test_a_probe_finds_the_width_that_steps_down(named: Counter) -> None:
     spec = VGGSpec((64, 129, 250, 256, 512, 500, 512, 513))
-    steps = {step.change.split()[0]: step for step in probe_layers(spec, CELL, CPU, staircase_clock(32))}
+    steps = {
+        step.change.split()[0]: step for step in probe_layers(spec, CELL, CPU, staircase_clock(32))
+    }
     assert set(steps) == {spec.conv_names[i] for i in (1, 2, 5, 7)}
     second = steps[spec.conv_names[1]]
     assert second.change == "features.4 at 128 channels instead of 129" and second.found
     assert second.gain.value == pytest.approx(160 / 128) and second.worth == 129 / 128
     third = steps[spec.conv_names[2]]
-    assert not third.found  # 250 lies just below a step: 248 and 240 cost the same, 224 no more than its share
+    assert (
+        not third.found
+    )  # 250 lies just below a step: 248 and 240 cost the same, 224 no more than its share
     assert "at 512 channels" in steps[spec.conv_names[7]].change
     assert named[1] > 0 and named[2] > 0  # the last conv has no reader among convs
 
@@ -79,7 +92,10 @@ def test_a_network_is_probed_whole_where_convs_do_not_run_alone() -> None:
     ready = lambda model: lambda: "as it is" if model.spec == spec else str(model.spec.widths)  # noqa: E731
     clock = ScriptedClock(lambda name, _: 2.0 if name == "as it is" else 1.0)
     (step,) = probe_network(spec, ready, clock)
-    assert step.change == "features.4 at 128 channels instead of 129, features.18 at 496 channels instead of 500"
+    assert (
+        step.change
+        == "features.4 at 128 channels instead of 129, features.18 at 496 channels instead of 500"
+    )
     assert step.found and step.gain.value == 2
     assert 1 < step.worth < 1.02
     assert str((64, 128, 256, 256, 512, 496, 512, 512)) in clock.order
@@ -96,7 +112,9 @@ def test_a_profile_times_every_point(named: Counter) -> None:
     row = SMALL.rows[1]
     points = ((8, 4), (8, 12), (4, 12))
     timed = list(profile_layer(row, points, CELL, CPU, staircase_clock(8), trials=3))
-    assert [(p.layer, p.in_width, p.out_width) for p in timed] == [(row.name, *point) for point in points]
+    assert [(p.layer, p.in_width, p.out_width) for p in timed] == [
+        (row.name, *point) for point in points
+    ]
     assert [p.median_us for p in timed] == pytest.approx([80, 160, 160])
     assert all(p.iqr_us == pytest.approx(0) for p in timed)
 
@@ -110,13 +128,17 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """A device on which a conv takes a microsecond an output channel, and its launch far longer."""
     cuda = FakeCuda(launch=LAUNCH)
     for user in ("staircase", "probes"):
-        monkeypatch.setattr(f"tp_vgg.latency.{user}.conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1]))
+        monkeypatch.setattr(
+            f"tp_vgg.latency.{user}.conv_call", lambda convs, *_: cuda.takes(1e-6 * convs[0][1])
+        )
     return cuda
 
 
 def test_on_cuda_a_profile_counts_no_launches(launched: FakeCuda) -> None:
     points = ((8, 4), (8, 12), (4, 12))
-    timed = list(profile_layer(SMALL.rows[1], points, CELL, CPU, CudaClock(launched), cuda=launched))
+    timed = list(
+        profile_layer(SMALL.rows[1], points, CELL, CPU, CudaClock(launched), cuda=launched)
+    )
     share = 1e6 * LAUNCH / REPEATS  # one launch is all that a whole replay has
     assert [p.median_us for p in timed] == pytest.approx([4 + share, 12 + share, 12 + share])
     alone = list(profile_layer(SMALL.rows[1], points, CELL, CPU, CudaClock(launched)))
@@ -140,13 +162,17 @@ def test_a_replay_is_no_longer_than_a_sample_needs(monkeypatch: pytest.MonkeyPat
 
     for seconds, repeats in ((1e-5, REPEATS), (0.002, 5), (0.3, 1)):
         cuda = Spied()
-        monkeypatch.setattr("tp_vgg.latency.staircase.conv_call", lambda *_, c=cuda, s=seconds: c.takes(s))
+        monkeypatch.setattr(
+            "tp_vgg.latency.staircase.conv_call", lambda *_, c=cuda, s=seconds: c.takes(s)
+        )
         (timed,) = profile_layer(SMALL.rows[1], ((8, 4),), CELL, CPU, CudaClock(cuda), cuda=cuda)
         assert timed.median_us == pytest.approx(1e6 * seconds)
         assert seen.pop() == repeats
 
 
-def test_a_layers_graphs_are_gone_before_the_next_layer(launched: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layers_graphs_are_gone_before_the_next_layer(
+    launched: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They share one pool, and memory is given back when nothing refers to them."""
     graphs: list[weakref.ref] = []
     pools: list[object] = []
@@ -161,7 +187,8 @@ def test_a_layers_graphs_are_gone_before_the_next_layer(launched: FakeCuda, monk
 
     monkeypatch.setattr(launched, "capture", capture)
     monkeypatch.setattr(
-        "tp_vgg.latency.staircase.release_memory", lambda: alive.append(sum(one() is not None for one in graphs))
+        "tp_vgg.latency.staircase.release_memory",
+        lambda: alive.append(sum(one() is not None for one in graphs)),
     )
     for row in SMALL.rows[1:3]:
         list(profile_layer(row, ((8, 4), (8, 8)), CELL, CPU, CudaClock(launched), cuda=launched))
@@ -173,15 +200,15 @@ def test_the_timed_convs_are_those_of_the_network() -> None:
     """Shapes through the pair: conv, ReLU, the pool between stages, conv, ReLU."""
     first, second, third = SMALL.rows[1], SMALL.rows[2], SMALL.rows[3]
 
-    def run(row: LayerRow, after: LayerRow | None, cell: Cell) -> torch.Tensor:
-        images = staircase.random_images(row.in_width, row.side, cell, CPU)
-        found = staircase.conv_call(probes._pair(row, after, 5), images, cell)()
+    def run(row: LayerRow, after: LayerRow | None, case: BenchmarkCase) -> torch.Tensor:
+        images = staircase.random_images(row.in_width, row.side, case, CPU)
+        found = staircase.conv_call(probes._pair(row, after, 5), images, case)()
         assert isinstance(found, torch.Tensor) and (found >= 0).all()
         return found
 
     with torch.inference_mode():
         for mode in ("folded", "eager"):
-            pooled = run(first, second, Cell(mode, "fp32", 2))  # type: ignore[arg-type]
+            pooled = run(first, second, BenchmarkCase(mode, "fp32", 2))  # type: ignore[arg-type]
             assert pooled.shape == (2, second.out_width, second.side, second.side)
         assert run(second, third, CELL).shape == (2, third.out_width, third.side, third.side)
         assert run(third, None, CELL).shape == (2, 5, third.side, third.side)

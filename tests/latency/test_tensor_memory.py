@@ -14,7 +14,9 @@ def test_what_is_dropped_no_longer_counts() -> None:
         torch.zeros(500).add_(b[:500])
 
     assert peak_live_bytes(call) == 4 * 3000
-    assert peak_live_bytes(lambda: torch.zeros(10).view(2, 5).t()) == 40  # views hold nothing of their own
+    assert (
+        peak_live_bytes(lambda: torch.zeros(10).view(2, 5).t()) == 40
+    )  # views hold nothing of their own
 
 
 def test_a_network_holds_a_layer_and_the_next(make_model) -> None:

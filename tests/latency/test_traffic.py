@@ -49,18 +49,27 @@ def test_a_cache_leaves_out_the_maps_that_fit_and_then_the_weights() -> None:
     """In elements of one byte. The image is 3 · 1024; the first conv writes 1024, the second 256, and so on."""
     image, logits, large, first = 3 * 1024, 10, 1024, 8 * 256
     # The first conv's output does not fit, nor do the indices of the pool behind it: written by conv and ReLU, read by ReLU and pool.
-    assert bytes_moved(THIN, "folded", 1, 1, large - 1) == image + logits + 4 * large + first + WEIGHTS
+    assert (
+        bytes_moved(THIN, "folded", 1, 1, large - 1) == image + logits + 4 * large + first + WEIGHTS
+    )
     # All maps fit; the weights would, but for the image and the first conv's output beside them.
     assert bytes_moved(THIN, "folded", 1, 1, large) == image + logits + first + WEIGHTS
     assert bytes_moved(THIN, "folded", 1, 1, first) == image + logits + WEIGHTS
-    assert bytes_moved(THIN, "folded", 1, 1, WEIGHTS + image + large - 1) == image + logits + WEIGHTS
+    assert (
+        bytes_moved(THIN, "folded", 1, 1, WEIGHTS + image + large - 1) == image + logits + WEIGHTS
+    )
     assert bytes_moved(THIN, "folded", 1, 1, WEIGHTS + image + large) == image + logits
     # Batch norm reads and writes it once more.
-    assert bytes_moved(THIN, "eager", 1, 1, large - 1) == image + logits + 6 * large + first + WEIGHTS
+    assert (
+        bytes_moved(THIN, "eager", 1, 1, large - 1) == image + logits + 6 * large + first + WEIGHTS
+    )
     # The least is a write alone: the second conv reads the pooled quarter of it, which fits.
     assert bytes_moved(THIN, "compile", 1, 1, large - 1) == image + logits + large + WEIGHTS
     # Of seven images each map is seven times as large, and the weights are not.
-    assert bytes_moved(THIN, "folded", 7, 1, 7 * large - 1) == 7 * (image + logits + 4 * large + first) + WEIGHTS
+    assert (
+        bytes_moved(THIN, "folded", 7, 1, 7 * large - 1)
+        == 7 * (image + logits + 4 * large + first) + WEIGHTS
+    )
 
 
 def test_an_l2_holds_the_weights_of_a_small_network_at_batch_1() -> None:
@@ -88,11 +97,15 @@ class _Seen(TorchDispatchMode):
         name = func.__name__
         if any(kind in name for kind in self.KINDS):
             read, weight = (
-                (args[1], args[2]) if "addmm" in name else (args[0], args[1] if "convolution" in name else None)
+                (args[1], args[2])
+                if "addmm" in name
+                else (args[0], args[1] if "convolution" in name else None)
             )
             written = out[0] if isinstance(out, tuple) else out
             indices = out[1].numel() if "max_pool" in name else 0
-            self.found.append((read.numel(), written.numel(), 0 if weight is None else weight.numel(), indices))
+            self.found.append(
+                (read.numel(), written.numel(), 0 if weight is None else weight.numel(), indices)
+            )
         return out
 
 
@@ -112,4 +125,6 @@ def test_the_operators_are_those_that_torch_runs(spec: VGGSpec, mode: str) -> No
         model = fold_batch_norm(model).eval()
     with _Seen() as seen, torch.no_grad():
         model(torch.zeros(1, 3, spec.image_size, spec.image_size))
-    assert [(one.reads, one.writes, one.weights, one.indices) for one in operators(spec, mode)] == seen.found
+    assert [
+        (one.reads, one.writes, one.weights, one.indices) for one in operators(spec, mode)
+    ] == seen.found

@@ -6,7 +6,7 @@ import pytest
 
 from tp_vgg.latency.table import LatencyRow, Ratio
 from tp_vgg.latency.traffic import Memory, bytes_moved
-from tp_vgg.latency.verdicts import UNEXPLAINED, Step, explain, verdict
+from tp_vgg.latency.verdicts import UNEXPLAINED, WidthStep, explain, verdict
 from tp_vgg.network.vgg.spec import VGGSpec
 
 DENSE = VGGSpec.preset(head="linear")
@@ -20,7 +20,7 @@ MODELS = {
 
 
 def row(model: str = "half", **changes: object) -> LatencyRow:
-    """A model in a cell, at a speed-up that leaves everything to be explained."""
+    """A model in a case, at a speed-up that leaves everything to be explained."""
     base = LatencyRow(
         model, "eager", "fp32", 64, "faster", (), median_ms=10.0, iqr_ms=0.1, speedup=1.2, speedup_low=1.1, speedup_high=1.3,
         over_eager=1.2, mac_ratio=3.9, efficiency=0.31, efficiency_low=0.28, efficiency_high=0.33,
@@ -45,12 +45,18 @@ def reasons(*rows: LatencyRow, memory: Memory = FAST, steps: dict | None = None)
         (Ratio(1.5, 1.4, 1.6), QUIET, "faster"),
         (Ratio(1.02, 0.99, 1.05), QUIET, "no gain"),
         (Ratio(0.9, 0.85, 0.95), QUIET, "slower"),
-        (Ratio(1.04, 1.02, 1.06), Ratio(1.05, 1.03, 1.07), "no gain"),  # the control was off by as much
+        (
+            Ratio(1.04, 1.02, 1.06),
+            Ratio(1.05, 1.03, 1.07),
+            "no gain",
+        ),  # the control was off by as much
         (Ratio(1.2, 1.1, 1.3), Ratio(1.05, 1.03, 1.07), "faster"),
         (Ratio(0.97, 0.96, 0.98), Ratio(0.96, 0.94, 0.98), "no gain"),
     ],
 )
-def test_the_verdict_follows_from_the_interval_and_the_control(ratio: Ratio, control: Ratio, found: str) -> None:
+def test_the_verdict_follows_from_the_interval_and_the_control(
+    ratio: Ratio, control: Ratio, found: str
+) -> None:
     assert verdict(ratio, control) == found
 
 
@@ -76,9 +82,13 @@ def test_odd_widths_in_bf16_on_tensor_cores() -> None:
         return explain([REFERENCE, changed], models, FAST, {}, cuda=cuda)[-1].reasons
 
     (reason,) = found(row(dtype="bf16"))
-    assert reason.startswith("odd widths: 2 of 8 convs have a number of channels that is no multiple of 8")
+    assert reason.startswith(
+        "odd widths: 2 of 8 convs have a number of channels that is no multiple of 8"
+    )
     assert reason.endswith("prune with --round-to 8 or 16")
-    assert found(row(dtype="bf16"), cuda=False) == found(row(dtype="fp32")) == ("no rule explains it",)
+    assert (
+        found(row(dtype="bf16"), cuda=False) == found(row(dtype="fp32")) == ("no rule explains it",)
+    )
     assert found(row(dtype="bf16", efficiency=0.95)) == ()
 
 
@@ -86,9 +96,12 @@ def test_what_promised_nothing_owes_no_reason() -> None:
     """A copy of the dense model, or one with a zero more."""
     copy = {**MODELS, "masked": {**MODELS["dense"], "density": 0.999}}
     assert (
-        explain([REFERENCE, row("masked", verdict="no gain", mac_ratio=1.0, speedup=1.0)], copy, Memory(1e9), {})[
-            -1
-        ].reasons
+        explain(
+            [REFERENCE, row("masked", verdict="no gain", mac_ratio=1.0, speedup=1.0)],
+            copy,
+            Memory(1e9),
+            {},
+        )[-1].reasons
         == ()
     )
 
@@ -103,7 +116,9 @@ def test_launch_bound_by_a_gpu_that_waits_or_by_a_graph_that_does_not() -> None:
     assert reasons(replace(graph, batch_size=1), row()) == ("no rule explains it",)
     assert reasons(graph, row(mode="folded")) == ("no rule explains it",)  # the graph is not of it
     folded = row(mode="folded-graph", median_ms=4.0)
-    assert reasons(folded, row(mode="folded")) == ("launch-bound: a CUDA graph of it is 2.5× as fast as folded",)
+    assert reasons(folded, row(mode="folded")) == (
+        "launch-bound: a CUDA graph of it is 2.5× as fast as folded",
+    )
     assert reasons(folded, row()) == ("no rule explains it",)
 
 
@@ -128,7 +143,9 @@ def test_on_a_gpu_the_bias_of_a_conv_is_moved_too() -> None:
         (True, "memory-bound: moving what the cache does not hold is 55% of its time"),
         (False, UNEXPLAINED),
     ):
-        assert explain([REFERENCE, row(mode="folded")], MODELS, there, {}, cuda=cuda)[-1].reasons == (found,)
+        assert explain([REFERENCE, row(mode="folded")], MODELS, there, {}, cuda=cuda)[
+            -1
+        ].reasons == (found,)
 
 
 def test_what_the_cache_holds_is_no_reason() -> None:
@@ -140,24 +157,36 @@ def test_what_the_cache_holds_is_no_reason() -> None:
 
 
 def test_a_step_is_named_with_the_width_that_goes_down() -> None:
-    steep = Step("features.4 at 64 channels instead of 65", 65 / 64, Ratio(1.25, 1.2, 1.3), "its time")
-    flat = Step("features.8", 136 / 128, Ratio(1.13, 1.12, 1.14), "its time")  # little more than its MACs are worth
-    small = Step("features.8", 513 / 512, Ratio(1.03, 1.02, 1.04), "its time")
-    vague = Step("features.11", 65 / 64, Ratio(1.25, 0.9, 1.6), "its time")
+    steep = WidthStep(
+        "features.4 at 64 channels instead of 65", 65 / 64, Ratio(1.25, 1.2, 1.3), "its time"
+    )
+    flat = WidthStep(
+        "features.8", 136 / 128, Ratio(1.13, 1.12, 1.14), "its time"
+    )  # little more than its MACs are worth
+    small = WidthStep("features.8", 513 / 512, Ratio(1.03, 1.02, 1.04), "its time")
+    vague = WidthStep("features.11", 65 / 64, Ratio(1.25, 0.9, 1.6), "its time")
     assert [step.found for step in (steep, flat, small, vague)] == [True, False, False, False]
-    found = reasons(row(), steps={("half", row().cell): [steep, flat, vague]})
+    found = reasons(row(), steps={("half", row().case): [steep, flat, vague]})
     assert found == (
         "staircase: features.4 at 64 channels instead of 65 would take 20% off its time for 2% fewer MACs",
     )
 
 
 def test_a_control_that_is_off_is_said() -> None:
-    for speedup, found in ((1.05, ("not quiet: the A/A control of this cell is 1.050",)), (0.98, ())):
-        assert explain([replace(REFERENCE, speedup=speedup)], MODELS, Memory(1e9), {})[0].reasons == found
+    for speedup, found in (
+        (1.05, ("not quiet: the A/A control of this case is 1.050",)),
+        (0.98, ()),
+    ):
+        assert (
+            explain([replace(REFERENCE, speedup=speedup)], MODELS, Memory(1e9), {})[0].reasons
+            == found
+        )
     cold = explain([replace(REFERENCE, warm=False)], MODELS, Memory(1e9), {})[0]
     assert cold.reasons == ("not warm: times still fell after the longest warm-up",)
 
 
 def test_what_is_not_available_keeps_its_reason() -> None:
-    missing = LatencyRow("half", "graph", "fp32", 64, "not available", ("CUDA graphs need a CUDA device",))
+    missing = LatencyRow(
+        "half", "graph", "fp32", 64, "not available", ("CUDA graphs need a CUDA device",)
+    )
     assert reasons(missing) == missing.reasons

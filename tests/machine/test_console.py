@@ -12,7 +12,9 @@ from tp_vgg.machine.console import LOGGER, muted, notes_on_stderr, progress_bar
 log = logging.getLogger("tp_vgg.somewhere")
 
 
-def test_notes_are_lines_on_stderr_where_the_command_line_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_lines_on_stderr_where_the_command_line_shows_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = (LOGGER.level, LOGGER.propagate, list(LOGGER.handlers))
     log.info("unseen")
     with notes_on_stderr():
@@ -36,7 +38,9 @@ class Screen(io.StringIO):
 @pytest.mark.parametrize(
     ("label", "quiet", "shown"), [("work", False, True), ("", False, False), ("work", True, False)]
 )
-def test_no_bar_without_a_label_or_where_quiet(label: str, quiet: bool, shown: bool, monkeypatch) -> None:
+def test_no_bar_without_a_label_or_where_quiet(
+    label: str, quiet: bool, shown: bool, monkeypatch
+) -> None:
     monkeypatch.setattr("sys.stderr", screen := Screen())
     for _ in progress_bar(label, range(3), unit="img", quiet=quiet):
         pass

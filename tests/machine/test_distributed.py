@@ -22,7 +22,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "init", lambda: asked.append("init"))
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(f"set {_get_device_index(device)}"))
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: asked.append(f"set {_get_device_index(device)}")
+    )
 
     def reset(device: torch.device) -> None:
         if "init" not in asked:  # as torch says it of a device with a number before CUDA is there
@@ -33,7 +35,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(("given", "found"), [("cuda", 1), ("cuda:0", 0), ("cuda:1", 1)])
-def test_a_process_alone_works_on_the_device_it_names(cuda: list[str], given: str, found: int) -> None:
+def test_a_process_alone_works_on_the_device_it_names(
+    cuda: list[str], given: str, found: int
+) -> None:
     assert device_of_rank(torch.device(given)) == torch.device("cuda", found)
     assert cuda == [f"set {found}"]
 
@@ -54,11 +58,15 @@ def test_a_cpu_is_itself(cuda: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("device", "backend"), [("cuda:1", "nccl"), ("cpu", "gloo")])
-def test_nccl_is_told_its_device(device: str, backend: str, cuda: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nccl_is_told_its_device(
+    device: str, backend: str, cuda: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     told = {}
     monkeypatch.setattr(
-        distributed.distributed, "init_process_group", lambda name, **more: told.update(more, name=name)
+        distributed.distributed,
+        "init_process_group",
+        lambda name, **more: told.update(more, name=name),
     )
     monkeypatch.setattr(distributed.distributed, "destroy_process_group", lambda: None)
     monkeypatch.setattr(distributed.distributed, "get_rank", lambda: 1)
@@ -68,11 +76,17 @@ def test_nccl_is_told_its_device(device: str, backend: str, cuda: list[str], mon
     assert told["device_id"] == (torch.device(device) if backend == "nccl" else None)
 
 
-def test_what_a_library_prints_while_processes_join_is_no_result(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_what_a_library_prints_while_processes_join_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
     """As gloo of torch 2.10 does, by C's printf, whose buffer is emptied when it likes."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     printf = ctypes.CDLL(None).printf
-    monkeypatch.setattr(distributed.distributed, "init_process_group", lambda *_, **__: printf(b"[Gloo] connected\n"))
+    monkeypatch.setattr(
+        distributed.distributed,
+        "init_process_group",
+        lambda *_, **__: printf(b"[Gloo] connected\n"),
+    )
     monkeypatch.setattr(distributed.distributed, "destroy_process_group", lambda: None)
     monkeypatch.setattr(distributed.distributed, "get_rank", lambda: 0)
     with distributed.joined(torch.device("cpu")):

@@ -29,5 +29,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_block_is_halved_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="^out of memory with 7 images at a time; going on with 3$"):
+    with pytest.warns(
+        UserWarning, match="^out of memory with 7 images at a time; going on with 3$"
+    ):
         assert memory.halved(7) == 3

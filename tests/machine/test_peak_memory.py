@@ -41,7 +41,9 @@ def test_readme_states_it_for_every_command() -> None:
 
 @pytest.mark.long
 def test_peak_memory_is_what_readme_says(tmp_path: Path, record_property: Any) -> None:
-    measured = {command: peak([*command.split(), *rest], tmp_path) for command, rest in COMMANDS.items()}
+    measured = {
+        command: peak([*command.split(), *rest], tmp_path) for command, rest in COMMANDS.items()
+    }
     for command, size in measured.items():
         record_property(command, f"{size:.2f} GB")
     record_property("cases", len(measured))
@@ -51,7 +53,13 @@ def test_peak_memory_is_what_readme_says(tmp_path: Path, record_property: Any) -
 
 def peak(args: list[str], where: Path) -> float:
     """GB resident at the most, of a command and its children."""
-    words = [sys.executable, "-m", "tp_vgg", args[0], *([] if args[0] == "export" else ["--dataset", "digits"])]
+    words = [
+        sys.executable,
+        "-m",
+        "tp_vgg",
+        args[0],
+        *([] if args[0] == "export" else ["--dataset", "digits"]),
+    ]
     with (where / "log").open("wb") as log:
         process = subprocess.Popen([*words, *args[1:]], cwd=where, stdout=log, stderr=log)
         _, status, used = os.wait4(process.pid, 0)

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from tp_vgg.latency.cuda import TorchCuda
-from tp_vgg.machine.sensors import NvidiaSmi, Nvml, cpu_cache_bytes, cpu_state, gpu_of, throttle_reasons
+from tp_vgg.machine.sensors import (
+    NvidiaSmi,
+    Nvml,
+    cpu_cache_bytes,
+    cpu_state,
+    gpu_of,
+    throttle_reasons,
+)
 
 SAID = {
     "driver_version": "580.1", "pstate": "P0", "clocks.sm": "1980", "clocks.mem": "2619", "clocks.max.sm": "1980", "temperature.gpu": "41",
@@ -50,7 +57,9 @@ def smi(monkeypatch: pytest.MonkeyPatch) -> None:
         fields = command[2].partition("=")[2].split(",")
         if not set(fields) <= set(SAID):
             raise subprocess.CalledProcessError(2, command)
-        return subprocess.CompletedProcess(command, 0, stdout=", ".join(SAID[name] for name in fields) + "\n")
+        return subprocess.CompletedProcess(
+            command, 0, stdout=", ".join(SAID[name] for name in fields) + "\n"
+        )
 
     monkeypatch.setattr(subprocess, "run", run)
 
@@ -69,7 +78,11 @@ def test_nvml_tells_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_error_of_nvml_is_not_known_and_nothing_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     failing = dict.fromkeys(
-        (name for name in vars(nvml()) if name.startswith("nvml") and "Handle" not in name and name != "nvmlInit"),
+        (
+            name
+            for name in vars(nvml())
+            if name.startswith("nvml") and "Handle" not in name and name != "nvmlInit"
+        ),
         NvmlError("not supported"),
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml(**failing))
@@ -80,7 +93,11 @@ def test_an_error_of_nvml_is_not_known_and_nothing_worse(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("smi")
 def test_nvidia_smi_stands_in_where_nvml_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in (None, nvml(nvmlInit=NvmlError("no driver")), nvml(nvmlDeviceGetHandleByUUID=NvmlError("a part"))):
+    for package in (
+        None,
+        nvml(nvmlInit=NvmlError("no driver")),
+        nvml(nvmlDeviceGetHandleByUUID=NvmlError("a part")),
+    ):
         monkeypatch.setitem(sys.modules, "pynvml", package)
         gpu = gpu_of("GPU-1")
         assert isinstance(gpu, NvidiaSmi)
@@ -93,9 +110,18 @@ def test_nvidia_smi_stands_in_where_nvml_does_not_answer(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "answer", [OSError("no such program"), subprocess.TimeoutExpired("nvidia-smi", 10), "", "[N/A]\n", "x, y, z\n"]
+    "answer",
+    [
+        OSError("no such program"),
+        subprocess.TimeoutExpired("nvidia-smi", 10),
+        "",
+        "[N/A]\n",
+        "x, y, z\n",
+    ],
 )
-def test_whatever_nvidia_smi_does_is_no_failure(answer: Exception | str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_nvidia_smi_does_is_no_failure(
+    answer: Exception | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess:
         if isinstance(answer, Exception):
             raise answer
@@ -107,10 +133,14 @@ def test_whatever_nvidia_smi_does_is_no_failure(answer: Exception | str, monkeyp
     assert all(isinstance(value, str) for value in gpu.state().values())
 
 
-def test_a_device_without_a_default_clock_has_the_one_that_cuda_states(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_a_default_clock_has_the_one_that_cuda_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As those for desktops: NVML says that it is not supported."""
     for stated, default in (({"clock_rate": 1_695_000}, 1695.0), ({}, None)):
-        monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetDefaultApplicationsClock=NvmlError("no")))
+        monkeypatch.setitem(
+            sys.modules, "pynvml", nvml(nvmlDeviceGetDefaultApplicationsClock=NvmlError("no"))
+        )
         properties = types.SimpleNamespace(uuid="1", **stated)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, found=properties: found)
         cuda = TorchCuda(torch.device("cuda"))

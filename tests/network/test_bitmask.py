@@ -24,7 +24,9 @@ def test_every_bit_comes_back(dtype: torch.dtype, share: float) -> None:
     values = torch.randn(7, 11, 3, generator=generator).to(dtype)
     values[torch.rand(values.shape, generator=generator) < share] = 0
     odd = torch.zeros(1001, dtype=dtype)
-    odd[:5] = torch.tensor([-0.0, 1e-45 if dtype == torch.float32 else 0, float("nan"), float("inf"), -1.5]).to(dtype)
+    odd[:5] = torch.tensor(
+        [-0.0, 1e-45 if dtype == torch.float32 else 0, float("nan"), float("inf"), -1.5]
+    ).to(dtype)
     state = {"a": values, "odd": odd, "count": torch.tensor(7), "empty": torch.zeros(0, 3)}
     packed, shapes = pack(state)
     found = unpack(packed, shapes)
@@ -33,7 +35,9 @@ def test_every_bit_comes_back(dtype: torch.dtype, share: float) -> None:
         assert found[name].shape == value.shape and found[name].dtype == value.dtype
         assert bits(found[name]) == bits(value)
     assert ("a" in shapes) is (share >= 0.3)
-    assert sum(part.nbytes for part in packed.values()) <= sum(value.nbytes for value in state.values())
+    assert sum(part.nbytes for part in packed.values()) <= sum(
+        value.nbytes for value in state.values()
+    )
 
 
 def test_the_size_is_a_bit_an_element_and_the_rest() -> None:
@@ -80,7 +84,10 @@ def broken(model) -> dict[str, tuple[dict, dict]]:
         "its mask does not fit its shape": (packed, {"w": [10**12]}),
         "must be a list of sizes": (packed, {"w": [-80]}),
         "and values": ({**packed, "w:values": packed["w:values"][:2]}, shapes),
-        "does not fit its shape and values": ({**packed, "w:mask": packed["w:mask"].float()}, shapes),
+        "does not fit its shape and values": (
+            {**packed, "w:mask": packed["w:mask"].float()},
+            shapes,
+        ),
         "only floats": ({**packed, "w:values": packed["w:values"].long()}, shapes),
         "its signs": ({**packed, "w:signs": torch.zeros(3, dtype=torch.uint8)}, shapes),
         "and no others": (packed, {}),

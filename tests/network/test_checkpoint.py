@@ -46,8 +46,12 @@ def test_opens_without_tp_vgg_and_without_torch_pruning(make_model, tmp_path: Pa
     save(model, tmp_path / "m.pth")
     torch.save({"x": X, "logits": logits(model)}, tmp_path / "expected.pth")
     bare = "import sys, torch; sys.modules['tp_vgg'] = None; d = torch.load('m.pth', weights_only=True); print(sorted(d), d['format'], d['spec']['widths'])"
-    found = subprocess.run([sys.executable, "-c", bare], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith("['format', 'kept', 'meta', 'spec', 'state_dict'] tp_vgg/1 [8, 6, ")
+    found = subprocess.run(
+        [sys.executable, "-c", bare], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.startswith(
+        "['format', 'kept', 'meta', 'spec', 'state_dict'] tp_vgg/1 [8, 6, "
+    )
     rebuild = (
         "import sys; sys.modules['torch_pruning'] = None\n"
         "import torch, tp_vgg\n"
@@ -55,7 +59,9 @@ def test_opens_without_tp_vgg_and_without_torch_pruning(make_model, tmp_path: Pa
         "m = tp_vgg.build(tp_vgg.VGGSpec.from_dict(raw['spec'])); m.load_state_dict(raw['state_dict']); m.eval()\n"
         "assert torch.equal(m(e['x']), e['logits']) and torch.equal(tp_vgg.load('m.pth')(e['x']), e['logits'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", rebuild], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", rebuild], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -106,7 +112,9 @@ def test_kept_may_name_only_the_pruned_layers(make_model, tmp_path: Path) -> Non
 
 
 def test_half_precision_is_upcast(make_model) -> None:
-    state = {k: v.half() if v.is_floating_point() else v for k, v in make_model().state_dict().items()}
+    state = {
+        k: v.half() if v.is_floating_point() else v for k, v in make_model().state_dict().items()
+    }
     found = from_state_dict(state)
     assert all(p.dtype == torch.float32 for p in found.parameters())
     assert torch.equal(found.features[0].weight, state["features.0.weight"].float())
@@ -142,8 +150,14 @@ BAD = {
     "nan width": (in_spec(widths=[float("nan")] * 8), "widths"),
     "wider than its tensors": (in_spec(widths=[60000] * 8), "shape"),
     "missing tensor": (lambda raw: raw["state_dict"].pop(W), f"{W}: missing"),
-    "extra tensor": (lambda raw: raw["state_dict"].update(extra=torch.zeros(1)), "extra.*not a tensor of"),
-    "state of wrong type": (lambda raw: raw.update(state_dict={"a": 1}), "must map names to tensors"),
+    "extra tensor": (
+        lambda raw: raw["state_dict"].update(extra=torch.zeros(1)),
+        "extra.*not a tensor of",
+    ),
+    "state of wrong type": (
+        lambda raw: raw.update(state_dict={"a": 1}),
+        "must map names to tensors",
+    ),
     "wrong shape": (set_tensor(W, lambda t: t[:-1]), f"{W}: shape"),
     "nan": (set_tensor(W, lambda t: t * float("nan")), "NaN or infinity"),
     "inf": (set_tensor("classifier.0.bias", lambda t: t + float("inf")), "NaN or infinity"),
@@ -157,7 +171,10 @@ BAD = {
         "must be a dense CPU tensor|refused|can't be read",
     ),
     "meta": (set_tensor(W, lambda t: t.to("meta")), "must be a dense CPU tensor"),
-    "counter of wrong type": (set_tensor("features.1.num_batches_tracked", torch.Tensor.float), "one int64 number"),
+    "counter of wrong type": (
+        set_tensor("features.1.num_batches_tracked", torch.Tensor.float),
+        "one int64 number",
+    ),
     "no normalisation": (lambda raw: raw["meta"].pop("mean"), "meta: mean"),
     "zero deviation": (lambda raw: raw["meta"].update(std=[0.0, 1.0, 1.0]), "meta: std"),
     "nan mean": (lambda raw: raw["meta"].update(mean=[float("nan")] * 3), "meta: mean"),
@@ -174,7 +191,9 @@ BAD = {
 
 @pytest.mark.filterwarnings("ignore:.*[qQ]uantiz.*", "ignore:TypedStorage")
 @pytest.mark.parametrize("case", BAD)
-def test_a_checkpoint_that_does_not_hold_together_is_refused(case: str, make_model, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_hold_together_is_refused(
+    case: str, make_model, tmp_path: Path
+) -> None:
     model = make_model()
     prune_structured(model, {"features.0": 0.5})
     change, said = BAD[case]
@@ -232,11 +251,15 @@ def test_other_state_dicts_are_refused(state: object) -> None:
         from_state_dict(state)
 
 
-def test_a_saved_file_is_whole_or_absent(make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_file_is_whole_or_absent(
+    make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "m.pth"
     save(make_model(SMALL), path)
     before = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space"):
         save(make_model(SMALL, seed=1), path)
     assert path.read_bytes() == before

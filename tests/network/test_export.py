@@ -10,7 +10,7 @@ import torch
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.export import TOLERANCE, export, largest_difference, onnx_session, to_onnx
-from tp_vgg.network.formats import FORMATS
+from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.pruning.structured import prune_structured
 from tp_vgg.pruning.unstructured import prune_unstructured
 
@@ -53,7 +53,9 @@ def test_a_torch_program_needs_no_tp_vgg(make_model, tmp_path: Path) -> None:
         "assert torch.allclose(m(e['images']), e['logits'], rtol=1e-4, atol=1e-4)\n"
         "print(found['tp_vgg.json'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"] == model.meta["classes"]
 
@@ -62,10 +64,12 @@ def test_a_torch_program_needs_no_tp_vgg(make_model, tmp_path: Path) -> None:
 def test_files_of_weights_are_read_back(make_model, tmp_path: Path, form) -> None:
     model = make_model()
     prune_unstructured(model, 0.95, scope="global")
-    path = tmp_path / f"m{FORMATS[form].suffix}"
+    path = tmp_path / f"m{EXPORT_FORMATS[form].suffix}"
     assert export(model, path, form) == 0
     again = load(path)
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items()
+    )
     assert again.meta["classes"] == model.meta["classes"]
 
 
@@ -82,24 +86,36 @@ def test_ninety_five_percent_zeros_are_at_most_twelve_percent_of_the_file(tmp_pa
         for weight, limit in ((weights[-1], 0.12), (weights[-2], 0.12)):
             weight[weight == 0] = -0.0
             export(model, tmp_path / "m.sparse", "sparse")
-            assert (tmp_path / "m.sparse").stat().st_size <= limit * (tmp_path / "dense.pth").stat().st_size
+            assert (tmp_path / "m.sparse").stat().st_size <= limit * (
+                tmp_path / "dense.pth"
+            ).stat().st_size
 
 
 def test_nothing_is_kept_that_does_not_match(make_model, tmp_path: Path, monkeypatch) -> None:
     model = make_model()
     with monkeypatch.context() as patch:
-        patch.setattr("tp_vgg.network.export._program_runner", lambda _: lambda images: model(images) * 1.001)
+        patch.setattr(
+            "tp_vgg.network.export._program_runner", lambda _: lambda images: model(images) * 1.001
+        )
         with pytest.raises(WorkFailed, match=r"differ by .*not kept"):
             export(model, tmp_path / "m.pt2", "torch")
-        patch.setattr("tp_vgg.network.export._program_runner", lambda _: lambda images: model(images)[:1])
+        patch.setattr(
+            "tp_vgg.network.export._program_runner", lambda _: lambda images: model(images)[:1]
+        )
         with pytest.raises(WorkFailed, match=r"gives \[1, 10\] for logits \[2, 10\]"):
             export(model, tmp_path / "m.pt2", "torch")
-        patch.setattr("tp_vgg.network.export._program_runner", lambda _: lambda images: model(images) * float("nan"))
+        patch.setattr(
+            "tp_vgg.network.export._program_runner",
+            lambda _: lambda images: model(images) * float("nan"),
+        )
         with pytest.raises(WorkFailed, match="differ by inf"):
             export(model, tmp_path / "m.pt2", "torch")
         patch.setattr(
             "tp_vgg.network.safetensors_format.pack",
-            lambda state: (dict(state, **{k: v + 1 for k, v in state.items() if k.endswith("bias")}), {}),
+            lambda state: (
+                dict(state, **{k: v + 1 for k, v in state.items() if k.endswith("bias")}),
+                {},
+            ),
         )
         with pytest.raises(WorkFailed, match="other weights"):
             export(model, tmp_path / "m.sparse", "sparse")
@@ -107,8 +123,12 @@ def test_nothing_is_kept_that_does_not_match(make_model, tmp_path: Path, monkeyp
 
 
 def test_a_missing_package_is_one_line(make_model, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(BadInput, match=r"onnxscript is not installed; pip install 'tp_vgg\[export\]'"):
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "onnxscript" else object()
+    )
+    with pytest.raises(
+        BadInput, match=r"onnxscript is not installed; pip install 'tp_vgg\[export\]'"
+    ):
         export(make_model(), tmp_path / "m.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
@@ -117,7 +137,9 @@ def test_the_difference_is_relative_to_the_largest_logit(make_model) -> None:
     model = make_model()
     with torch.inference_mode():
         assert largest_difference(model, lambda images: model(images)) == 0
-        assert largest_difference(model, lambda images: 1.01 * model(images)) == pytest.approx(0.01, rel=1e-3)
+        assert largest_difference(model, lambda images: 1.01 * model(images)) == pytest.approx(
+            0.01, rel=1e-3
+        )
 
 
 def test_export_speaks_only_when_it_fails(make_model, capfd) -> None:
@@ -138,4 +160,6 @@ def test_onnx_runtime_agrees_on_a_trained_model(tmp_path: Path) -> None:
     assert export(model, tmp_path / "dense.onnx", "onnx") <= 1e-4
     prune_structured(model, dict.fromkeys(model.spec.conv_names, 0.3))
     assert export(model, tmp_path / "pruned.onnx", "onnx") <= 1e-4
-    assert (tmp_path / "pruned.onnx").stat().st_size < 0.6 * (tmp_path / "dense.onnx").stat().st_size
+    assert (tmp_path / "pruned.onnx").stat().st_size < 0.6 * (
+        tmp_path / "dense.onnx"
+    ).stat().st_size

@@ -21,7 +21,10 @@ def test_names_and_shapes_are_torchvisions(arch: str) -> None:
     with torch.device("meta"):
         theirs = torchvision.models.get_model(arch, num_classes=10)
         ours = build(VGGSpec.preset(arch, pool=7))
-    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (theirs, ours)]
+    shapes = [
+        {name: value.shape for name, value in model.state_dict().items()}
+        for model in (theirs, ours)
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -33,11 +36,16 @@ def test_torchvisions_state_dict_gives_torchvisions_logits() -> None:
     x = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
         expected = theirs.double()(x.double())
-        assert relative_error(ours.double()(x.double()), expected) < 1e-6  # the folded weights were stored in fp32
+        assert (
+            relative_error(ours.double()(x.double()), expected) < 1e-6
+        )  # the folded weights were stored in fp32
 
 
 def test_head_fold_is_exact_in_fp64() -> None:
-    weight, maps = torch.randn(6, 5 * 49, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
+    weight, maps = (
+        torch.randn(6, 5 * 49, dtype=torch.float64),
+        torch.randn(8, 5, dtype=torch.float64),
+    )
     pooled = maps.repeat_interleave(49, dim=1)
     assert relative_error(maps @ fold_head_columns(weight).T, pooled @ weight.T) < 1e-13
 
@@ -64,7 +72,9 @@ def test_activation_after_is_the_relu(make_model, spec: VGGSpec) -> None:
 def test_a_fresh_folded_head_passes_on_as_much_as_torchvisions() -> None:
     torch.manual_seed(0)
     model = build(VGGSpec.preset())
-    std = [float(model.get_submodule(name).weight.detach().std()) for name in model.spec.linear_names]
+    std = [
+        float(model.get_submodule(name).weight.detach().std()) for name in model.spec.linear_names
+    ]
     assert std == pytest.approx([0.07, 0.01, 0.01], rel=0.02)
 
 

@@ -51,13 +51,19 @@ widths_of_some_depth = st.sampled_from(sorted(STAGES)).flatmap(
     num_classes=st.integers(1, 20),
     image_size=st.sampled_from([32, 64, 224]),
 )
-def test_any_widths_count_as_torch_counts(widths, batch_norm, hidden, pool, num_classes, image_size) -> None:
+def test_any_widths_count_as_torch_counts(
+    widths, batch_norm, hidden, pool, num_classes, image_size
+) -> None:
     spec = VGGSpec(tuple(widths), batch_norm, pool, tuple(hidden), num_classes, image_size)
     model = empty(spec)
     rows = {row.name: row for row in spec.rows}
     for name, row in rows.items():
         assert row.weights == model.get_submodule(name).weight.numel()
-    assert spec.params() == sum(p.numel() for p in model.parameters()) == sum(row.params for row in rows.values())
+    assert (
+        spec.params()
+        == sum(p.numel() for p in model.parameters())
+        == sum(row.params for row in rows.values())
+    )
     assert 2 * spec.macs() == flops(spec) == 2 * sum(row.macs for row in rows.values())
     assert VGGSpec.from_dict(spec.to_dict()) == spec
     assert set(spec.prunable) == set(rows) - {spec.linear_names[-1]}

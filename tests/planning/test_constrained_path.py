@@ -7,10 +7,18 @@ import itertools
 import numpy as np
 import pytest
 
-from tp_vgg.planning.constrained_path import NotFound, Path, _front, _front_of_two, cheapest
+from tp_vgg.planning.constrained_path import (
+    NotFound,
+    Solution,
+    _front,
+    _front_of_two,
+    constrained_shortest_path,
+)
 
 
-def random_chain(rng: np.random.Generator, *, limits: int, coupled: bool, whole: bool) -> list[np.ndarray]:
+def random_chain(
+    rng: np.random.Generator, *, limits: int, coupled: bool, whole: bool
+) -> list[np.ndarray]:
     """2 to 4 layers with up to 6 options; ``whole``: integer costs, so that there are ties."""
     counts = [1, *rng.integers(1, 7, rng.integers(2, 5))]
     chain = []
@@ -41,7 +49,7 @@ def test_equals_enumeration_on_random_chains(limits: int) -> None:
         sums = np.array(list(paths.values()))
         limit = np.quantile(sums[:, 1:], rng.random() * 0.6, axis=0) - (trial % 4 == 0)
         within = sums[(sums[:, 1:] <= limit).all(axis=1), 0]
-        found = cheapest(chain, limit)
+        found = constrained_shortest_path(chain, limit)
         if not len(within):
             unreachable += 1
             assert found is None
@@ -57,7 +65,7 @@ def test_equals_enumeration_on_random_chains(limits: int) -> None:
 def test_finds_what_no_multiplier_finds() -> None:
     """Of (cost, loss) (0, 10), (6, 6), (10, 0) the middle one is above the line between the others, and the best within 9."""
     chain = [np.array([[[10.0, 6.0, 0.0]], [[0.0, 6.0, 10.0]]])]
-    assert cheapest(chain, [9]) == Path((1,), (6.0, 6.0), 6.0)
+    assert constrained_shortest_path(chain, [9]) == Solution((1,), (6.0, 6.0), 6.0)
 
 
 @pytest.mark.parametrize("cap", [1, 3, 10])
@@ -68,7 +76,10 @@ def test_says_what_a_lack_of_room_can_have_cost(cap: int) -> None:
         chain = [rng.random((3, before, 12)) for before in (1, 12, 12, 12)]
         sums = np.array(list(all_paths([costs[:, :6, :6] for costs in chain]).values()))
         limit = np.quantile(sums[:, 1:], 0.05, axis=0)
-        best, found = cheapest(chain, limit), cheapest(chain, limit, cap)
+        best, found = (
+            constrained_shortest_path(chain, limit),
+            constrained_shortest_path(chain, limit, cap),
+        )
         assert best is not None and found is not None
         assert found.bound <= best.totals[0] + 1e-9 <= found.totals[0] + 2e-9
         gaps.append(found.gap)
@@ -86,7 +97,7 @@ def test_none_is_said_only_where_there_is_none(cap: int) -> None:
         tight = sums[sums[:, 1:].max(axis=1).argsort()[trial % 5], 1:] - 0.01 * (trial % 2)
         within = (sums[:, 1:] <= tight).all(axis=1).any()
         try:
-            found = cheapest(chain, tight, cap)
+            found = constrained_shortest_path(chain, tight, cap)
         except NotFound:
             kinds["open"] += 1
             continue

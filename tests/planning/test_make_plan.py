@@ -17,9 +17,9 @@ from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.latency.profile import Staircase, Timed
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning import make_plan as allocate
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.constrained_path import NotFound
-from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, removals, resolve, resolve_sparsity
@@ -43,8 +43,14 @@ def table(
             correct = int(np.clip(DENSE - height * level**power + rng.normal(0, 3), 0, N))
             a = Accuracy.of(correct, N)
             drop = 100 * (DENSE - correct) / N
-            points.append(Point(layer, level, count, correct, N, a.accuracy, a.low, a.high, drop, drop, drop, 0))
-    return Sensitivity("key", kind, "l1", "fp32", spec.to_dict(), Accuracy.of(DENSE, N), tuple(points))
+            points.append(
+                Point(
+                    layer, level, count, correct, N, a.accuracy, a.low, a.high, drop, drop, drop, 0
+                )
+            )
+    return Sensitivity(
+        "key", kind, "l1", "fp32", spec.to_dict(), Accuracy.of(DENSE, N), tuple(points)
+    )
 
 
 def profile(spec: VGGSpec) -> Staircase:
@@ -53,7 +59,9 @@ def profile(spec: VGGSpec) -> Staircase:
     for i, row in enumerate(row for row in spec.rows if row.kind == "conv"):
         ins = sorted({8, row.in_width}) if i else [row.in_width]
         for before, here in itertools.product(ins, range(8, row.out_width + 1, 8)):
-            points.append(Timed(row.name, before, here, float(before * -(-here // 16) * row.side**2), 0.1))
+            points.append(
+                Timed(row.name, before, here, float(before * -(-here // 16) * row.side**2), 0.1)
+            )
     return Staircase("key", spec.to_dict(), "fp32", 64, {"device": "a device"}, tuple(points))
 
 
@@ -66,16 +74,18 @@ def networks(spec: VGGSpec, round_to: int, fixed: tuple[str, ...] = ()) -> Itera
         yield spec.with_widths(dict(zip(spec.prunable, widths, strict=True)))
 
 
-def predicted(curves: Curves, spec: VGGSpec, network: VGGSpec) -> float:
+def predicted(curves: LossCurves, spec: VGGSpec, network: VGGSpec) -> float:
     """The drop as the docstring says: the shares of what is known above chance multiply."""
     share = 1.0
     for layer in curves.levels:
         level = 1 - network.prunable[layer] / spec.prunable[layer]
-        share *= 1 - np.interp(level, curves.levels[layer], curves.drops[layer]) / (curves.accuracy - curves.chance)
+        share *= 1 - np.interp(level, curves.levels[layer], curves.drops[layer]) / (
+            curves.accuracy - curves.chance
+        )
     return (curves.accuracy - curves.chance) * (1 - share)
 
 
-def chosen(spec: VGGSpec, found: Allocation, round_to: int = 8) -> VGGSpec:
+def chosen(spec: VGGSpec, found: PlanResult, round_to: int = 8) -> VGGSpec:
     return resolve(Plan.of(found.ratios, "plan"), spec, round_to)
 
 
@@ -92,7 +102,7 @@ BUDGETS = [
 @pytest.mark.parametrize("seed", range(3))
 def test_no_network_is_better(budget: Mapping[str, float], seed: int) -> None:
     sweep = table(SPEC, seed=seed)
-    curves = Curves.of(sweep)
+    curves = LossCurves.of(sweep)
     found = make_plan(sweep, budget)
     ours = chosen(SPEC, found)
     assert chosen(SPEC, found, 1) == ours, "the ratios alone say the widths"
@@ -106,7 +116,9 @@ def test_no_network_is_better(budget: Mapping[str, float], seed: int) -> None:
         network
         for network in networks(SPEC, 8, ("classifier.0",))
         if all(network.prunable[name] >= SPEC.prunable[name] * 0.1 for name in SPEC.conv_names)
-        and all(costs[name](network) <= value * dense[name] + 1e-9 for name, value in budget.items())
+        and all(
+            costs[name](network) <= value * dense[name] + 1e-9 for name, value in budget.items()
+        )
     ]
     first = "drop" if "drop" not in budget else "macs" if "macs" in budget else "params"
     assert found.minimised == first
@@ -123,21 +135,27 @@ def test_latency_steps_decide() -> None:
     """Where time steps every 16 channels, a plan within a latency budget is the best by that table."""
     sweep, times = table(SPEC), profile(SPEC)
     by_point = {(p.layer, p.in_width, p.out_width): p.median_us for p in times.points}
-    curves = Curves.of(sweep)
+    curves = LossCurves.of(sweep)
 
     def time(network: VGGSpec) -> float:
         found = 0.0
         for row, full in zip(network.rows, SPEC.rows, strict=True):
             if row.kind == "conv":
                 ends = sorted({min(8, full.in_width), full.in_width})
-                found += np.interp(row.in_width, ends, [by_point[row.name, end, row.out_width] for end in ends])
+                found += np.interp(
+                    row.in_width, ends, [by_point[row.name, end, row.out_width] for end in ends]
+                )
         return float(found)
 
     found = make_plan(sweep, {"latency": 0.7}, profile=times)
     ours = chosen(SPEC, found)
-    within = [n for n in networks(SPEC, 8, ("classifier.0",)) if time(n) <= 0.7 * time(SPEC) * (1 + 1e-9)]
+    within = [
+        n for n in networks(SPEC, 8, ("classifier.0",)) if time(n) <= 0.7 * time(SPEC) * (1 + 1e-9)
+    ]
     assert found.prediction.latency_share == pytest.approx(time(ours) / time(SPEC))
-    assert predicted(curves, SPEC, ours) == pytest.approx(min(predicted(curves, SPEC, n) for n in within))
+    assert predicted(curves, SPEC, ours) == pytest.approx(
+        min(predicted(curves, SPEC, n) for n in within)
+    )
     assert found.profile is not None
     assert found.profile["device"] == "a device"
     other = replace(times, spec=SMALL.to_dict())
@@ -175,7 +193,13 @@ def test_an_unfolded_head_is_priced_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     "budget",
-    [{"sparsity": 0.8}, {"sparsity": 0.9}, {"params": 0.3}, {"macs": 0.3, "sparsity": 0.6}, {"drop": 5.0}],
+    [
+        {"sparsity": 0.8},
+        {"sparsity": 0.9},
+        {"params": 0.3},
+        {"macs": 0.3, "sparsity": 0.6},
+        {"drop": 5.0},
+    ],
     ids=str,
 )
 def test_sparsities_meet_their_budget(budget: Mapping[str, float]) -> None:
@@ -188,18 +212,31 @@ def test_sparsities_meet_their_budget(budget: Mapping[str, float]) -> None:
     weights = sum(rows[layer].weights for layer in spec.prunable)
     assert found.prediction.sparsity == pytest.approx(sum(zeros.values()) / weights)
     assert found.prediction.params == spec.params() - sum(zeros.values())
-    assert found.prediction.macs == spec.macs() - sum(count * rows[layer].side ** 2 for layer, count in zeros.items())
+    assert found.prediction.macs == spec.macs() - sum(
+        count * rows[layer].side ** 2 for layer, count in zeros.items()
+    )
     said = found.prediction
-    reached = {"sparsity": said.sparsity, "params": -said.params_share, "macs": -said.macs_share, "drop": -said.drop}
-    assert all(reached[name] >= (value if name == "sparsity" else -value) - 1e-12 for name, value in budget.items())
-    uniform = Curves.of(sweep)
+    reached = {
+        "sparsity": said.sparsity,
+        "params": -said.params_share,
+        "macs": -said.macs_share,
+        "drop": -said.drop,
+    }
+    assert all(
+        reached[name] >= (value if name == "sparsity" else -value) - 1e-12
+        for name, value in budget.items()
+    )
+    uniform = LossCurves.of(sweep)
     if budget == {"sparsity": 0.8}:
         even = sum(float(uniform.loss(uniform.drop(layer, 0.8))) for layer in spec.conv_names)
         assert said.drop <= uniform.drop_of(even)
 
 
 def test_a_larger_budget_never_loses_more() -> None:
-    drops = [make_plan(table(SPEC), {"macs": share}).prediction.drop for share in (0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1)]
+    drops = [
+        make_plan(table(SPEC), {"macs": share}).prediction.drop
+        for share in (0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+    ]
     assert drops == sorted(drops, reverse=True)
     assert drops[-1] == 0
 
@@ -208,7 +245,9 @@ def test_a_larger_budget_never_loses_more() -> None:
 def test_a_drop_to_chance_is_no_limit(drop: float) -> None:
     """Layers that lose all sum up past any one drop: the smallest network is in reach of it."""
     sweep = table(SPEC)
-    sweep = replace(sweep, points=tuple(replace(p, drop=79.9) if p.ratio >= 0.5 else p for p in sweep.points))
+    sweep = replace(
+        sweep, points=tuple(replace(p, drop=79.9) if p.ratio >= 0.5 else p for p in sweep.points)
+    )
     least = make_plan(sweep, {"drop": drop}).prediction.params
     smallest = min(network.params() for network in networks(SPEC, 8, ("classifier.0",)))
     assert least == smallest
@@ -219,24 +258,25 @@ def test_what_the_search_leaves_open_is_not_called_impossible(monkeypatch) -> No
     def gives_up(*_args: object) -> None:
         raise NotFound
 
-    monkeypatch.setattr("tp_vgg.planning.make_plan.cheapest", gives_up)
+    monkeypatch.setattr("tp_vgg.planning.make_plan.constrained_shortest_path", gives_up)
     with pytest.raises(
-        BadInput, match=r"found no plan that meets macs=0\.5, params=0\.5 at once, though there may be one"
+        BadInput,
+        match=r"found no plan that meets macs=0\.5, params=0\.5 at once, though there may be one",
     ):
         make_plan(table(SPEC), {"macs": 0.5, "params": 0.5})
 
 
 def test_what_the_search_leaves_open_gets_more_room(monkeypatch) -> None:
     expected = make_plan(table(SPEC), {"macs": 0.5, "params": 0.5})
-    cheapest, asked = allocate.cheapest, []
+    constrained_shortest_path, asked = allocate.constrained_shortest_path, []
 
     def cramped(*args: Any) -> Any:
         asked.append(args[-1])
         if len(asked) == 1:
             raise NotFound
-        return cheapest(*args)
+        return constrained_shortest_path(*args)
 
-    monkeypatch.setattr(allocate, "cheapest", cramped)
+    monkeypatch.setattr(allocate, "constrained_shortest_path", cramped)
     assert make_plan(table(SPEC), {"macs": 0.5, "params": 0.5}) == expected
     assert asked == list(allocate.ROOMS)
 
@@ -244,7 +284,7 @@ def test_what_the_search_leaves_open_gets_more_room(monkeypatch) -> None:
 def test_noise_is_smoothed_and_never_a_gain() -> None:
     sweep = table(SPEC)
     up = tuple(replace(p, drop=-1.0) if p.ratio == 0.5 else p for p in sweep.points)
-    curves = Curves.of(replace(sweep, points=up))
+    curves = LossCurves.of(replace(sweep, points=up))
     for layer in SPEC.conv_names:
         assert list(curves.drops[layer]) == sorted(curves.drops[layer])
         assert curves.drops[layer][0] == 0
@@ -278,15 +318,17 @@ def test_what_can_t_be_is_refused(budget: dict, kind: Kind, said: str) -> None:
 
 def test_widths_that_would_fill_the_memory_are_refused() -> None:
     table = pages.sweep(VGGSpec((8,) * 7 + (65536,), hidden=()))
-    with pytest.raises(BadInput, match=r"--round-to: features\.25 has 65536 channels; give 16 or more"):
+    with pytest.raises(
+        BadInput, match=r"--round-to: features\.25 has 65536 channels; give 16 or more"
+    ):
         make_plan(table, {"macs": 0.5}, round_to=8)
 
 
 def test_travels_as_json() -> None:
     found = make_plan(table(SPEC), {"macs": 0.5}, sweep={"weights": "w", "split": "val"})
     data = found.to_dict()
-    assert Allocation.from_dict(data) == found
+    assert PlanResult.from_dict(data) == found
     assert data["kind"] == "structured"
     for change in ({"format": "x"}, {"layers": [{}]}, {"prediction": {}}, {"kind": "other"}):
         with pytest.raises((TypeError, KeyError, ValueError)):
-            Allocation.from_dict({**data, **change})
+            PlanResult.from_dict({**data, **change})

@@ -11,7 +11,12 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_only_the_wings_stand_at_the_root() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors", "stats"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {
+        "__init__",
+        "__main__",
+        "errors",
+        "stats",
+    }
 
 
 def test_no_pyplot_state() -> None:

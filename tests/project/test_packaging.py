@@ -13,11 +13,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BUILD = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_sdist(to); b.build_wheel(to)"
-PAGE = {"tp_vgg/report/page.html", "tp_vgg/report/page.css", "tp_vgg/report/page.js", "tp_vgg/py.typed"}
+PAGE = {
+    "tp_vgg/report/page.html",
+    "tp_vgg/report/page.css",
+    "tp_vgg/report/page.js",
+    "tp_vgg/py.typed",
+}
 
 
 def tracked() -> set[str]:
-    found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if found.returncode:
         pytest.skip("not a git checkout")
     return {name for name in found.stdout.split("\0") if (ROOT / name).is_file()}
@@ -32,7 +39,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (base / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, base / "source" / name)
     done = subprocess.run(
-        [sys.executable, "-c", BUILD, base], cwd=base / "source", capture_output=True, text=True, check=False
+        [sys.executable, "-c", BUILD, base],
+        cwd=base / "source",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return {"sdist": next(base.glob("*.tar.gz")), "wheel": next(base.glob("*.whl"))}
@@ -58,11 +69,23 @@ def test_the_wheel_has_what_runs_and_no_more(built: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sdist", "wheel"])
-def test_what_was_built_installs_and_runs(kind: str, built: dict[str, Path], tmp_path: Path, tp_vgg) -> None:
+def test_what_was_built_installs_and_runs(
+    kind: str, built: dict[str, Path], tmp_path: Path, tp_vgg
+) -> None:
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     installed = tmp_path / "installed"
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", *options, "--target", installed, built[kind]],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            *options,
+            "--target",
+            installed,
+            built[kind],
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -71,7 +94,9 @@ def test_what_was_built_installs_and_runs(kind: str, built: dict[str, Path], tmp
     assert done.returncode == 0, done.stderr
     assert "tp_vgg" in tp_vgg("--help", cwd=tmp_path, PYTHONPATH=str(installed)).stdout
     plan = installed / "share" / "tp_vgg" / "examples" / "ratios.json"
-    done = tp_vgg("structured", "--ratios", plan, "--dry-run", cwd=tmp_path, PYTHONPATH=str(installed))
+    done = tp_vgg(
+        "structured", "--ratios", plan, "--dry-run", cwd=tmp_path, PYTHONPATH=str(installed)
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "total" in done.stdout
     probe = "import tp_vgg, tp_vgg.report.page as page; print(tp_vgg.__file__); page.render"
@@ -97,7 +122,9 @@ def test_every_import_is_a_dependency() -> None:
     listed = config["options"]["install_requires"]
     for extra in ("export", "tensorboard"):
         listed += config["options.extras_require"][extra]
-    names = {re.split(r"[<>=!~]", line)[0].lower().replace("-", "_") for line in listed.split() if line}
+    names = {
+        re.split(r"[<>=!~]", line)[0].lower().replace("-", "_") for line in listed.split() if line
+    }
     names = {{"scikit_learn": "sklearn", "pillow": "pil"}.get(name, name) for name in names}
     found = set()
     for path in (ROOT / "tp_vgg").rglob("*.py"):

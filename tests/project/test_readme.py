@@ -42,7 +42,9 @@ def test_the_python_example_runs(tmp_path: Path, make_model) -> None:
     code = re.search(r"## From Python\n\n```python\n(.*?)```", README, re.DOTALL)
     assert code is not None
     save(make_model(), tmp_path / "dense.pth")
-    done = subprocess.run([sys.executable, "-c", code[1]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code[1]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "pruned.pth").is_file()
 
@@ -51,11 +53,15 @@ def test_the_python_example_runs(tmp_path: Path, make_model) -> None:
 def test_the_first_command_runs_as_written(tmp_path: Path) -> None:
     """From `python -m` on, in an empty directory: its baseline learns, its pruned network recovers, and the page is there."""
     args = shlex.split(command("pip install . &&").partition("&& python ")[2])
-    done = subprocess.run([sys.executable, *args], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *args], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     models = {"baseline", "unstructured", "structured_pruned", "structured_finetuned"}
     rows = [row.split() for row in done.stdout.splitlines()]
-    accuracy = {row[0]: float(row[1]) for row in rows if len(row) > 2 and row[0] in models and row[2] == "%"}
+    accuracy = {
+        row[0]: float(row[1]) for row in rows if len(row) > 2 and row[0] in models and row[2] == "%"
+    }
     assert set(accuracy) == models
     assert accuracy["baseline"] > 85
     assert accuracy["structured_finetuned"] > 80

@@ -69,7 +69,9 @@ def test_a_plan_for_the_other_kind_is_refused(kind: str, plan_file, tmp_path: Pa
     written.write_text(json.dumps({"files": {kind: [digest], other: [digest]}}))
     assert read_ratios(path, other).values == {"features.0": 0.5}, "the best plan of both kinds"
     path.write_text('{"features.0": 0.25}')
-    assert read_ratios(path, other).values == {"features.0": 0.25}, "edited by hand: no longer that plan"
+    assert read_ratios(path, other).values == {"features.0": 0.25}, (
+        "edited by hand: no longer that plan"
+    )
     for damaged in ('{"files": 3}', '{"files": {"structured": "x", "unstructured": [7]}}', "{"):
         written.write_text(damaged)
         assert read_ratios(path, other).values == {"features.0": 0.25}
@@ -95,7 +97,9 @@ def test_a_plan_for_the_other_kind_is_refused(kind: str, plan_file, tmp_path: Pa
         (64, 0.0, 1, 64),
     ],
 )
-def test_resolve_follows_the_contracts_rule(width: int, ratio: float, round_to: int, kept: int) -> None:
+def test_resolve_follows_the_contracts_rule(
+    width: int, ratio: float, round_to: int, kept: int
+) -> None:
     spec = SPEC.with_widths({"features.4": width})
     target = resolve(Plan({"features.4": ratio}, "t"), spec, round_to)
     assert target == spec.with_widths({"features.4": kept})

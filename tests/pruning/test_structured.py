@@ -13,10 +13,10 @@ from tp_vgg.network.vgg.model import build
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning import structured
 from tp_vgg.pruning.criteria import CRITERIA
-from tp_vgg.pruning.equivalence import Proof, double_copy, prove
+from tp_vgg.pruning.equivalence import EquivalenceCheck, check_equivalence, double_copy
 from tp_vgg.pruning.gradients import accumulate_gradients
 from tp_vgg.pruning.ratios import Plan, resolve
-from tp_vgg.pruning.structured import prune_structured, rank, shrink, top
+from tp_vgg.pruning.structured import prune_channels, prune_structured, rank, top_k
 from tp_vgg.pruning.unstructured import mask_layers
 
 X = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -87,7 +87,9 @@ def test_criteria_rank_as_their_papers_say(make_model) -> None:
         "fpgm": torch.cdist(*[weight.abs().square().flatten(1)] * 2).sum(0),
     }
     for importance, score in expected.items():
-        assert torch.allclose(rank(model, ["features.4"], importance)["features.4"], score), importance
+        assert torch.allclose(rank(model, ["features.4"], importance)["features.4"], score), (
+            importance
+        )
 
 
 def test_gradients_are_those_of_the_mean_loss(make_model, few_digits) -> None:
@@ -103,7 +105,9 @@ def test_gradients_are_those_of_the_mean_loss(make_model, few_digits) -> None:
 def test_squares_are_the_mean_over_images(make_model, few_digits) -> None:
     """What hessian ranks by; torch-pruning's own collector keeps the last image's square only."""
     model = make_model()
-    accumulate_gradients(model, few_digits.train, few_digits.normalisation, images=1000, squared=True)
+    accumulate_gradients(
+        model, few_digits.train, few_digits.normalisation, images=1000, squared=True
+    )
     found = model.features[4].weight.grad.clone()
     score = rank(model, ["features.4"], "hessian")["features.4"]
     weight = model.features[4].weight.detach()
@@ -112,25 +116,33 @@ def test_squares_are_the_mean_over_images(make_model, few_digits) -> None:
     scorer = tp.importance.HessianImportance()
     for image, label in zip(few_digits.train.images, few_digits.train.labels, strict=True):
         model.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(few_digits.normalisation(image[None])), label[None])
+        loss = torch.nn.functional.cross_entropy(
+            model(few_digits.normalisation(image[None])), label[None]
+        )
         loss.backward()
         scorer.accumulate_grad(model)
         last = model.features[4].weight.grad.square()
         expected += last / len(few_digits.train)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
-    assert torch.equal(scorer._accu_grad[model.features[4].weight], last), "torch-pruning has mended it: use theirs"
+    assert torch.equal(scorer._accu_grad[model.features[4].weight], last), (
+        "torch-pruning has mended it: use theirs"
+    )
 
 
 def test_lamp_ranks_within_a_layer_as_l2_does(make_model) -> None:
     model = make_model()
-    lamp, l2 = (rank(model, ["features.4"], importance)["features.4"] for importance in ("lamp", "l2"))
+    lamp, l2 = (
+        rank(model, ["features.4"], importance)["features.4"] for importance in ("lamp", "l2")
+    )
     assert torch.equal(lamp.argsort(), l2.argsort())
 
 
 def test_random_follows_its_seed_alone(make_model) -> None:
     model = make_model()
     state = torch.random.get_rng_state()
-    one, two, other = (rank(model, ["features.4"], "random", seed)["features.4"] for seed in (0, 0, 1))
+    one, two, other = (
+        rank(model, ["features.4"], "random", seed)["features.4"] for seed in (0, 0, 1)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator is untouched"
@@ -144,8 +156,8 @@ def test_all_layers_are_ranked_on_the_dense_weights(make_model) -> None:
 
 
 def test_ties_keep_the_lower_index() -> None:
-    assert top(torch.ones(6), 3) == [0, 1, 2]
-    assert top(torch.tensor([1.0, 3, 2, 3]), 2) == [1, 3]
+    assert top_k(torch.ones(6), 3) == [0, 1, 2]
+    assert top_k(torch.tensor([1.0, 3, 2, 3]), 2) == [1, 3]
 
 
 def test_kept_leads_back_to_the_dense_baseline(make_model) -> None:
@@ -165,13 +177,13 @@ def test_the_proof_catches_a_wrong_shrink(make_model) -> None:
     model = make_model()
     before = double_copy(model)
     kept = prune_structured(model, {"features.4": 0.5}).kept
-    assert prove(before, double_copy(model), kept, X).holds
+    assert check_equivalence(before, double_copy(model), kept, X).holds
     others = {"features.4": [i for i in range(12) if i not in kept["features.4"]]}
-    assert not prove(before, double_copy(model), others, X).holds
+    assert not check_equivalence(before, double_copy(model), others, X).holds
     for value in (model.features[4].weight[0, 0, 0, 0].item() + 1e-4, float("nan")):
         with torch.no_grad():
             model.features[4].weight[0, 0, 0, 0] = value
-        assert not prove(before, double_copy(model), kept, X).holds
+        assert not check_equivalence(before, double_copy(model), kept, X).holds
 
 
 def test_zeroing_before_batch_norm_would_not_pass_the_proof(make_model) -> None:
@@ -186,14 +198,18 @@ def test_zeroing_before_batch_norm_would_not_pass_the_proof(make_model) -> None:
         assert not torch.allclose(before(X), model(X), rtol=1e-3)
 
 
-def test_a_layer_that_is_silently_skipped_is_an_error(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_silently_skipped_is_an_error(
+    make_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tp.dependency.Group, "prune", lambda _: None)
-    with pytest.raises(WorkFailed, match=r"features.4: torch-pruning left 12 channels where 6 were asked for"):
+    with pytest.raises(
+        WorkFailed, match=r"features.4: torch-pruning left 12 channels where 6 were asked for"
+    ):
         prune_structured(make_model(), {"features.4": 0.5})
 
 
 def test_a_failed_proof_is_an_error(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structured, "prove", lambda *_: Proof(16, 1e-3, 1.0))
+    monkeypatch.setattr(structured, "check_equivalence", lambda *_: EquivalenceCheck(16, 1e-3, 1.0))
     with pytest.raises(WorkFailed, match="proof failed"):
         prune_structured(make_model(), {"features.4": 0.5})
 
@@ -237,7 +253,11 @@ def test_stock_pruner_counts_differently() -> None:
     for ratio, left in ((0.1, 57), ((6 - 0.5) / 64, 58)):
         model = build(VGGSpec((64,) * 8, hidden=()))
         pruner = tp.pruner.BasePruner(
-            model, X[:1], tp.importance.MagnitudeImportance(p=1), pruning_ratio=ratio, ignored_layers=[model.classifier]
+            model,
+            X[:1],
+            tp.importance.MagnitudeImportance(p=1),
+            pruning_ratio=ratio,
+            ignored_layers=[model.classifier],
         )
         pruner.step()
         assert model.features[0].out_channels == left
@@ -247,7 +267,7 @@ def test_tracing_needs_gradients(make_model) -> None:
     with torch.no_grad(), pytest.raises(AssertionError):
         tp.DependencyGraph().build_dependency(make_model(), example_inputs=X[:1])
     with torch.no_grad():
-        shrink(make_model(), SMALL.with_widths({"features.0": 4}), X)
+        prune_channels(make_model(), SMALL.with_widths({"features.0": 4}), X)
 
 
 def test_batch_norm_importance_is_none_without_batch_norm(make_model) -> None:

@@ -9,7 +9,13 @@ from tp_vgg.network.count import count_nonzero, layer_sparsity
 from tp_vgg.network.masks import is_masked
 from tp_vgg.pruning.gradients import accumulate_gradients, taylor_scores
 from tp_vgg.pruning.ratios import Plan
-from tp_vgg.pruning.unstructured import magnitude_masks, mask_global, mask_layers, prune_unstructured, remove_masks
+from tp_vgg.pruning.unstructured import (
+    magnitude_masks,
+    mask_global,
+    mask_layers,
+    prune_unstructured,
+    remove_masks,
+)
 
 
 def zeros(model, name: str) -> int:
@@ -38,7 +44,9 @@ def test_masks_are_torchs_own_but_for_ties_where_the_first_go() -> None:
     distinct, tied = torch.randn(6, 5, 3, 3), torch.randint(-3, 4, (6, 5, 3, 3)).float()
     counts = (0, 1, 27, 135, 269)
     for count, mask in zip(counts, magnitude_masks(distinct.abs(), counts), strict=True):
-        expected = torch.nn.utils.prune.L1Unstructured(count).compute_mask(distinct, torch.ones_like(distinct))
+        expected = torch.nn.utils.prune.L1Unstructured(count).compute_mask(
+            distinct, torch.ones_like(distinct)
+        )
         assert torch.equal(mask, expected.bool())
     for count, mask in zip(counts, magnitude_masks(tied.abs(), counts), strict=True):
         order = tied.abs().flatten().argsort(stable=True)
@@ -47,7 +55,9 @@ def test_masks_are_torchs_own_but_for_ties_where_the_first_go() -> None:
 
 def test_global_scope_ranks_all_layers_together(make_model) -> None:
     model = make_model()
-    before = torch.cat([model.get_submodule(n).weight.detach().abs().flatten() for n in SMALL.prunable])
+    before = torch.cat(
+        [model.get_submodule(n).weight.detach().abs().flatten() for n in SMALL.prunable]
+    )
     prune_unstructured(model, 0.8, scope="global")
     assert sum(zeros(model, n) for n in SMALL.prunable) == round(0.8 * before.numel())
     threshold = before.sort().values[round(0.8 * before.numel()) - 1]
@@ -64,7 +74,8 @@ def test_one_sparsity_for_every_layer(make_model) -> None:
     prune_unstructured(model, 0.5)
     found = layer_sparsity(model)
     assert found == {
-        row.name: (round(0.5 * row.weights) / row.weights if row.name in SMALL.prunable else 0) for row in SMALL.rows
+        row.name: (round(0.5 * row.weights) / row.weights if row.name in SMALL.prunable else 0)
+        for row in SMALL.rows
     }
     assert count_nonzero(model) == sum(int((p != 0).sum()) for p in model.parameters())
 
@@ -119,7 +130,9 @@ def test_weights_in_channels_last_can_be_masked(make_model) -> None:
         model, other = make_model(), make_model().to(memory_format=torch.channels_last)
         prune_unstructured(model, 0.5, scope=scope)
         prune_unstructured(other, 0.5, scope=scope)
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
+        )
 
 
 def test_taylor_ranks_by_weight_times_gradient(make_model, few_digits) -> None:
@@ -137,7 +150,12 @@ def test_taylor_ranks_by_weight_times_gradient(make_model, few_digits) -> None:
     assert not torch.equal(mask, other.features[4].weight_mask.bool()), "magnitude picks others"
     mask_global(other := make_model(), 0.7, scores)
     gone, kept = (
-        torch.cat([score[(other.get_submodule(name).weight_mask == 0) == zero] for name, score in scores.items()])
+        torch.cat(
+            [
+                score[(other.get_submodule(name).weight_mask == 0) == zero]
+                for name, score in scores.items()
+            ]
+        )
         for zero in (True, False)
     )
     assert gone.max() <= kept.min()

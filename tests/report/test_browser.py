@@ -15,12 +15,17 @@ import pytest
 from helpers import pages
 
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.report.page import render
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
 )
 SPEC = VGGSpec.preset()
 
@@ -106,18 +111,24 @@ def test_it_opens_at_the_plans_solution(page: Any, found: Any) -> None:
 
 
 def test_its_time_is_plans(page: Any, found: Any) -> None:
-    plan = make_plan(found.sweeps["structured"], {"latency": 0.6}, round_to=8, profile=found.profile)
+    plan = make_plan(
+        found.sweeps["structured"], {"latency": 0.6}, round_to=8, profile=found.profile
+    )
     drag(page, {row.layer: row.before - row.after for row in plan.layers})
     assert value(page, "time") == pytest.approx(plan.prediction.latency_share, abs=1e-9)
     assert value(page, "drop") == pytest.approx(plan.prediction.drop, abs=1e-9)
 
 
-def test_fifty_random_plans_are_what_structured_makes_of_them(page: Any, found: Any, tmp_path: Path) -> None:
+def test_fifty_random_plans_are_what_structured_makes_of_them(
+    page: Any, found: Any, tmp_path: Path
+) -> None:
     """Parameters and MACs on the page are those of the spec that the downloaded file resolves to; the drop is the sweep's curves'."""
     page.evaluate("URL.createObjectURL = (blob) => { window.given = blob; return '#'; }")
-    page.evaluate("HTMLAnchorElement.prototype.click = () => {}")  # a browser is wary of fifty downloads in a row
+    page.evaluate(
+        "HTMLAnchorElement.prototype.click = () => {}"
+    )  # a browser is wary of fifty downloads in a row
     rng = np.random.default_rng(0)
-    curves = Curves.of(found.sweeps["structured"])
+    curves = LossCurves.of(found.sweeps["structured"])
     for i in range(50):
         removed = {
             layer: int(rng.integers(0, int(0.9 * width) + 1)) if rng.random() < 0.8 else 0
@@ -127,9 +138,13 @@ def test_fifty_random_plans_are_what_structured_makes_of_them(page: Any, found: 
         page.click("#download")
         file = tmp_path / f"{i}.json"
         file.write_text(page.evaluate("window.given.text()"))
-        assert set(json.loads(file.read_text())) == {layer for layer, count in removed.items() if count}
+        assert set(json.loads(file.read_text())) == {
+            layer for layer, count in removed.items() if count
+        }
         target = resolved(file)
-        assert target.prunable == {layer: width - removed[layer] for layer, width in SPEC.prunable.items()}
+        assert target.prunable == {
+            layer: width - removed[layer] for layer, width in SPEC.prunable.items()
+        }
         assert value(page, "params") == target.params()
         assert value(page, "macs") == target.macs()
         loss = sum(
@@ -153,7 +168,11 @@ def test_the_download_is_accepted_by_the_command(page: Any, tmp_path: Path) -> N
 
 def test_the_buttons(page: Any, found: Any) -> None:
     page.click("#reset")
-    assert (value(page, "params"), value(page, "macs"), value(page, "drop")) == (SPEC.params(), SPEC.macs(), 0)
+    assert (value(page, "params"), value(page, "macs"), value(page, "drop")) == (
+        SPEC.params(),
+        SPEC.macs(),
+        0,
+    )
     page.select_option("#budget-choice", label="macs=0.25")
     page.click("#budget button")
     best = make_plan(found.sweeps["structured"], {"macs": 0.25}, round_to=8).prediction
@@ -166,7 +185,11 @@ def test_the_buttons(page: Any, found: Any) -> None:
 def test_any_uniform_ratio_will_do_and_no_other(page: Any) -> None:
     page.fill("#uniform-ratio", "0.375")
     page.click("#uniform button")
-    half = {name: width * 5 // 8 for name, width in SPEC.prunable.items() if name.startswith("features.")}
+    half = {
+        name: width * 5 // 8
+        for name, width in SPEC.prunable.items()
+        if name.startswith("features.")
+    }
     assert value(page, "params") == SPEC.with_widths(half).params()
     for wrong in ("1", "-0.1", ""):
         page.fill("#uniform-ratio", wrong)
@@ -202,7 +225,9 @@ def test_by_keyboard_and_for_a_screen_reader(page: Any) -> None:
     page.keyboard.press("Home")
     assert value(page, "params") == SPEC.params()
     assert page.get_attribute(".results", "aria-live") == "polite"
-    assert slider.locator("xpath=following-sibling::output").get_attribute("aria-live") == "off"  # the slider says it
+    assert (
+        slider.locator("xpath=following-sibling::output").get_attribute("aria-live") == "off"
+    )  # the slider says it
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -67,7 +67,9 @@ def table(kind: str) -> Sensitivity:
             hits = dense.copy()
             hits[: int(ratio * 20 * (depth + 1))] = False
             points.append(Point.of(layer, ratio, int(ratio * SMALL.prunable[layer]), hits, dense))
-    return Sensitivity("key", kind, "l1", "fp32", SMALL.to_dict(), Accuracy.of(200, 200), tuple(points))
+    return Sensitivity(
+        "key", kind, "l1", "fp32", SMALL.to_dict(), Accuracy.of(200, 200), tuple(points)
+    )
 
 
 def test_unstructured_sensitivity_has_a_line_a_layer_and_its_band(tmp_path: Path) -> None:
@@ -88,7 +90,9 @@ def test_unstructured_sensitivity_has_a_line_a_layer_and_its_band(tmp_path: Path
 def test_structured_sensitivity_is_a_heatmap_with_its_numbers(tmp_path: Path) -> None:
     made = table("structured")
     axis = (figure := sensitivity(made)).axes[0]
-    assert [text.get_text() for text in axis.texts] == [f"{point.drop:.1f}" for point in made.points]
+    assert [text.get_text() for text in axis.texts] == [
+        f"{point.drop:.1f}" for point in made.points
+    ]
     assert [label.get_text() for label in axis.get_yticklabels()] == list(SMALL.conv_names)
     shade = axis.images[0].cmap
     assert (np.diff([luminance(shade(value)) for value in np.linspace(0, 1, 50)]) < 0).all(), (
@@ -109,7 +113,9 @@ def test_the_cost_figure_is_against_what_leaves_the_network(kind: str) -> None:
         assert unit in axes[place].get_xlabel()
         lines = {line.get_label(): line for line in axes[place].lines}
         for layer in SMALL.conv_names:
-            expected = [[100 * made.cost_removed(p)[place], p.accuracy] for p in made.of_layer(layer)]
+            expected = [
+                [100 * made.cost_removed(p)[place], p.accuracy] for p in made.of_layer(layer)
+            ]
             assert lines[layer].get_xydata().tolist() == expected
 
 
@@ -130,13 +136,19 @@ def test_latency_stands_against_the_ideal_line() -> None:
     figure = latency(Latency("m1.0", {}, {}, {}, (*rows, missing)))
     assert [axis.get_title() for axis in figure.axes] == ["batch 1, fp32", "batch 64, fp32"]
     for axis in figure.axes:
-        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["ideal", "eager", "folded"]
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+            "ideal",
+            "eager",
+            "folded",
+        ]
         ideal = axis.get_lines()[0]
         assert list(ideal.get_xdata()) == list(ideal.get_ydata()) == [1, 2]
         points = axis.containers[0]
         assert list(points[0].get_xdata()) == [1, 2] and list(points[0].get_ydata()) == [0.8, 1.6]
         (bars,) = points[2]
-        assert np.allclose([segment[:, 1] for segment in bars.get_segments()], [[0.7, 1.0], [1.5, 1.8]])
+        assert np.allclose(
+            [segment[:, 1] for segment in bars.get_segments()], [[0.7, 1.0], [1.5, 1.8]]
+        )
 
 
 def test_latency_of_nothing_is_still_a_figure() -> None:
@@ -159,4 +171,7 @@ def test_a_staircase_has_a_panel_a_conv_and_a_line_a_table() -> None:
         64,
         128,
     ]  # all inputs present, by rising width
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["fp32, batch 64", "bf16, batch 64"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "fp32, batch 64",
+        "bf16, batch 64",
+    ]

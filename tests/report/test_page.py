@@ -17,12 +17,12 @@ from tp_vgg.evaluation.hits import pack_hits
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.report import figures
 from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.network_drawing import blocks
 from tp_vgg.report.page import Drawn, digits, render
-from tp_vgg.report.summary import verdict
+from tp_vgg.report.summary import summary_sentences
 from tp_vgg.report.svg import inline_svg
 
 EVIL = '<script>alert("1")</script>'
@@ -47,11 +47,16 @@ def test_the_page_asks_for_nothing() -> None:
     for tag, attributes in tags(render(pages.findings(SMALL))):
         assert tag not in ("link", "img", "iframe", "object", "base")
         for name in ("src", "href", "xlink:href", "action"):
-            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, attributes)
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (
+                tag,
+                attributes,
+            )
 
 
 def test_its_policy_forbids_the_network() -> None:
-    policies = [a["content"] for tag, a in tags(render(pages.findings(SMALL))) if a.get("http-equiv")]
+    policies = [
+        a["content"] for tag, a in tags(render(pages.findings(SMALL))) if a.get("http-equiv")
+    ]
     assert len(policies) == 1
     assert policies[0] is not None and policies[0].startswith("default-src 'none'")
 
@@ -76,7 +81,7 @@ def test_a_text_stays_text() -> None:
     timed = pages.latency(names, EVIL)
     found = pages.findings(
         SMALL, records={EVIL: base, **{name: pages.record(SMALL, 180, checkpoint=EVIL) for name in names[1:]}}, sweeps={"structured": table},
-        latency=timed, quoted={row.model: row for row in timed.rows[:3]}, prune_command=EVIL, foreseen=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
+        latency=timed, quoted={row.model: row for row in timed.rows[:3]}, prune_command=EVIL, plan_outcomes=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
     )  # fmt: skip
     page = render(found)
     scripts = [attributes for tag, attributes in tags(page) if tag == "script"]
@@ -115,8 +120,10 @@ def test_the_explorer_has_the_specs_arithmetic(name: str) -> None:
 def test_the_explorer_has_plans_tables() -> None:
     found = pages.findings(SMALL)
     plan = found.plans["structured"]
-    data = json.loads(json.dumps(explorer_data(SMALL, found.sweeps["structured"], found.profile, plan)))
-    curves = Curves.of(found.sweeps["structured"])
+    data = json.loads(
+        json.dumps(explorer_data(SMALL, found.sweeps["structured"], found.profile, plan))
+    )
+    curves = LossCurves.of(found.sweeps["structured"])
     assert data["curves"]["features.4"] == {
         "levels": list(curves.levels["features.4"]),
         "drops": list(curves.drops["features.4"]),
@@ -129,8 +136,18 @@ def test_the_explorer_has_plans_tables() -> None:
 
 def test_without_a_sweep_it_offers_no_prediction() -> None:
     data = explorer_data(SMALL, None, None, None)
-    assert (data["accuracy"], data["curves"], data["time"], data["plan"], data["budgets"]) == (None, {}, None, None, [])
-    page = render(pages.findings(SMALL, sweeps={}, plans={}, profile=None, drawn=(), foreseen=(), commands=()))
+    assert (data["accuracy"], data["curves"], data["time"], data["plan"], data["budgets"]) == (
+        None,
+        {},
+        None,
+        None,
+        [],
+    )
+    page = render(
+        pages.findings(
+            SMALL, sweeps={}, plans={}, profile=None, drawn=(), plan_outcomes=(), commands=()
+        )
+    )
     assert "The plan&#39;s solution" not in page
     assert 'id="solution"' not in page
 
@@ -143,9 +160,12 @@ def row(verdict: str, **changed: object) -> LatencyRow:
 def test_the_verdict_claims_no_more_than_the_intervals() -> None:
     dense = pages.record(SMALL, 190)
     small = SMALL.with_widths({"features.4": 6})
-    claims = [verdict(dense, pages.record(small, right), None, None)[1].claim for right in (100, 189, 200)]
+    claims = [
+        summary_sentences(dense, pages.record(small, right), None, None)[1].claim
+        for right in (100, 189, 200)
+    ]
     assert claims == ["Less accurate", "No loss of accuracy shown", "More accurate"]
-    size, accuracy, time = verdict(dense, pages.record(small, 188), None, None)
+    size, accuracy, time = summary_sentences(dense, pages.record(small, 188), None, None)
     assert size.claim == "Smaller"
     assert f"{small.params() / SMALL.params():.3f}×" in size.text
     assert "a drop of +1.00 points [" in accuracy.text
@@ -155,16 +175,22 @@ def test_the_verdict_claims_no_more_than_the_intervals() -> None:
 
 def test_of_a_dense_network_that_guesses_no_accuracy_is_claimed() -> None:
     guessing = pages.record(SMALL, pages.N // 10)
-    sentence = verdict(guessing, pages.record(SMALL.with_widths({"features.4": 6}), pages.N // 10), None, None)[1]
+    sentence = summary_sentences(
+        guessing, pages.record(SMALL.with_widths({"features.4": 6}), pages.N // 10), None, None
+    )[1]
     assert sentence.claim == "The dense network guesses"
     assert sentence.text.endswith("where one class for all gives 10.00 %.")
 
 
 def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
     dense = pages.record(SMALL, 190)
-    (sentence,) = verdict(dense, dense, None, None)
+    (sentence,) = summary_sentences(dense, dense, None, None)
     assert sentence.claim == "Nothing is pruned yet"
-    page = render(pages.findings(SMALL, records={"baseline": dense}, sweeps={}, plans={}, latency=None, quoted={}))
+    page = render(
+        pages.findings(
+            SMALL, records={"baseline": dense}, sweeps={}, plans={}, latency=None, quoted={}
+        )
+    )
     assert "Nothing is pruned yet" in page
     assert "what the sweep predicts" not in page
     assert "the drop is not known before" in page
@@ -177,12 +203,14 @@ def test_the_verdict_on_zeros_and_on_time() -> None:
     latency = Latency("baseline", {"baseline": {}, "m": {}}, place, {}, (row("faster"),))
     dense = pages.record(SMALL, 190)
     masked = pages.record(SMALL, 190, nonzero=SMALL.params() // 10)
-    size, _, _ = verdict(dense, masked, None, None)
+    size, _, _ = summary_sentences(dense, masked, None, None)
     assert "non-zero parameters" in size.text
     assert "a dense kernel still does all" in size.text
-    assert "a CPU, 1 CPU thread)" in verdict(dense, masked, row("faster"), latency)[2].text
+    assert (
+        "a CPU, 1 CPU thread)" in summary_sentences(dense, masked, row("faster"), latency)[2].text
+    )
     for said, claim in (("faster", "Faster"), ("slower", "Slower"), ("no gain", "No faster")):
-        sentence = verdict(dense, masked, row(said), latency)[2]
+        sentence = summary_sentences(dense, masked, row(said), latency)[2]
         assert sentence.claim == claim
         assert "1.50× [1.40, 1.60]" in sentence.text
         assert "n = 9" in sentence.text
@@ -194,7 +222,9 @@ def test_blocks_are_the_network() -> None:
     assert [block.name for block in found] == list(dense.prunable)
     assert found[0].width_after == found[0].width_before / 4
     widths = {block.name: block.width_before for block in found}
-    assert widths["features.25"] == widths["classifier.3"] == 8 * widths["features.0"]  # each kind on its own scale
+    assert (
+        widths["features.25"] == widths["classifier.3"] == 8 * widths["features.0"]
+    )  # each kind on its own scale
     assert found[0].height > found[1].height > found[-1].height > 0
     for left, right in itertools.pairwise(found):
         assert left.x + left.width_before < right.x
@@ -225,7 +255,9 @@ def test_a_shortfall_without_a_reason_is_said_as_such() -> None:
 
 def test_figures_do_not_share_ids() -> None:
     table = pages.sweep(SMALL)
-    one, two = (inline_svg(figures.sensitivity_cost(table), name, "a label") for name in ("one", "two"))
+    one, two = (
+        inline_svg(figures.sensitivity_cost(table), name, "a label") for name in ("one", "two")
+    )
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
     assert ids[0] and not ids[0] & ids[1]
     for svg, known in zip((one, two), ids, strict=True):
@@ -241,4 +273,4 @@ def test_the_same_findings_are_the_same_page() -> None:
 def test_the_drop_is_paired() -> None:
     dense = pages.record(SMALL, 190)
     other = pages.record(SMALL, 190, hits=pack_hits(np.arange(pages.N) >= 10))
-    assert "[-4." in verdict(dense, other, None, None)[1].text
+    assert "[-4." in summary_sentences(dense, other, None, None)[1].text

@@ -21,7 +21,9 @@ def contents(tmp_path: Path) -> RunContents:
     return RunContents(RunDir(tmp_path, tmp_path, "digits"))
 
 
-def test_a_file_is_hashed_once_until_it_changes(contents: RunContents, tmp_path: Path, hashed: Counter[str]) -> None:
+def test_a_file_is_hashed_once_until_it_changes(
+    contents: RunContents, tmp_path: Path, hashed: Counter[str]
+) -> None:
     path, twin = tmp_path / "m.pth", tmp_path / "n.pth"
     path.write_bytes(b"weights")
     twin.write_bytes(b"weights")
@@ -43,7 +45,9 @@ def test_models_are_of_one_baseline_and_of_the_files_as_they_are(
         path = tmp_path / f"{name}.pth"
         path.write_text(name)
         digests[name] = contents.sha256(path)
-        about = record(hits, checkpoint=path.name, sha256=digests[name], baseline=digests["baseline"])
+        about = record(
+            hits, checkpoint=path.name, sha256=digests[name], baseline=digests["baseline"]
+        )
         (tmp_path / "records" / f"{name}.json").write_text(json.dumps(about.to_dict()))
     assert list(contents.models) == ["baseline", "unstructured", "structured_pruned"]
     (tmp_path / "unstructured.pth").write_text("trained again elsewhere")
@@ -65,7 +69,11 @@ def test_a_damaged_record_is_refused_and_a_damaged_extra_left_out(
     (tmp_path / "history.csv").write_text("epoch\n1\n")
     assert contents.latency is None
     assert "latency.json: not a benchmark of this version" in caplog.messages[0]
-    assert (contents.plans, contents.plan_commands(), contents.sweep("structured")) == ({}, [], None)
+    assert (contents.plans, contents.plan_commands(), contents.sweep("structured")) == (
+        {},
+        [],
+        None,
+    )
     assert contents.history("baseline") == ()
 
 
@@ -79,7 +87,9 @@ def test_what_changes_meanwhile_is_seen(contents: RunContents, tmp_path: Path) -
     assert contents.models == {}
 
 
-def test_each_table_is_parsed_once(contents: RunContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_table_is_parsed_once(
+    contents: RunContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: Counter[str] = Counter()
     real = reading.read_json
 
@@ -98,7 +108,9 @@ def test_each_table_is_parsed_once(contents: RunContents, tmp_path: Path, monkey
     assert reads == {"plan.json": 1, "structured_sensitivity.json": 1}
 
 
-def test_a_file_in_the_place_of_the_records_is_refused(contents: RunContents, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_records_is_refused(
+    contents: RunContents, tmp_path: Path
+) -> None:
     """Before any work: nothing could be recorded."""
     (tmp_path / "records").rmdir()
     (tmp_path / "records").write_text("a file")

@@ -7,7 +7,7 @@ import torch
 from helpers.networks import SMALL, WIDE
 
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
+from tp_vgg.sensitivity.chain import Chain, fused_layers_of, with_channels_in_order
 from tp_vgg.sensitivity.kernels import Toeplitz, Winograd
 
 
@@ -22,16 +22,20 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 @torch.inference_mode()
 def test_a_chain_gives_the_networks_logits(spec, make_model) -> None:
     model, x = make_model(spec), images(5)
-    assert close(Chain.of(steps_of(model, 32)).logits(x.permute(0, 2, 3, 1).contiguous()), model(x))
+    assert close(
+        Chain.of(fused_layers_of(model, 32)).logits(x.permute(0, 2, 3, 1).contiguous()), model(x)
+    )
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    "spec", [replace(WIDE, batch_norm=False), WIDE, replace(WIDE, widths=(8,) * 16, hidden=())], ids=str
+    "spec",
+    [replace(WIDE, batch_norm=False), WIDE, replace(WIDE, widths=(8,) * 16, hidden=())],
+    ids=str,
 )
 def test_so_does_every_kernel(spec: VGGSpec, make_model) -> None:
     model, x = make_model(spec), images(3)
-    chain = Chain.of(steps_of(model, 32))
+    chain = Chain.of(fused_layers_of(model, 32))
     assert Toeplitz in map(type, chain.kernels)
     assert spec.depth != 11 or Winograd in map(type, chain.kernels)
     assert close(chain.logits(x.permute(0, 2, 3, 1).contiguous()), model(x))
@@ -41,7 +45,7 @@ def test_so_does_every_kernel(spec: VGGSpec, make_model) -> None:
 @pytest.mark.parametrize(("side", "pool"), [(64, 7), (64, 1), (33, 7), (96, 7)])
 def test_larger_images_keep_their_map_and_pool(side: int, pool: int, make_model) -> None:
     model, x = make_model(replace(SMALL, image_size=side, pool=pool)), images(2, side)
-    steps = steps_of(model, side)
+    steps = fused_layers_of(model, side)
     assert next(step.head_pool for step in steps if step.head_pool) == (1 if side < 64 else pool)
     assert close(Chain.of(steps).logits(x.permute(0, 2, 3, 1).contiguous()), model(x))
 
@@ -49,9 +53,10 @@ def test_larger_images_keep_their_map_and_pool(side: int, pool: int, make_model)
 @torch.inference_mode()
 def test_the_order_of_channels_changes_nothing_but_their_order(spec, make_model) -> None:
     model, x = make_model(spec), images(4).permute(0, 2, 3, 1).contiguous()
-    steps = steps_of(model, 32)
+    steps = fused_layers_of(model, 32)
     orders = {
-        name: torch.randperm(width, generator=torch.Generator().manual_seed(1)) for name, width in spec.prunable.items()
+        name: torch.randperm(width, generator=torch.Generator().manual_seed(1))
+        for name, width in spec.prunable.items()
     }
     permuted = with_channels_in_order(steps, orders)
     before, after = Chain.of(steps), Chain.of(permuted)
@@ -60,4 +65,6 @@ def test_the_order_of_channels_changes_nothing_but_their_order(spec, make_model)
 
 
 def test_names_are_the_models_own(make_model) -> None:
-    assert [step.name for step in steps_of(make_model(SMALL), 32)] == [row.name for row in SMALL.rows]
+    assert [step.name for step in fused_layers_of(make_model(SMALL), 32)] == [
+        row.name for row in SMALL.rows
+    ]

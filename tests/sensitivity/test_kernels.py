@@ -7,51 +7,62 @@ import torch
 from torch.nn import functional as F
 
 from tp_vgg.sensitivity import kernels
-from tp_vgg.sensitivity.fused_layer import Buffers, Step
+from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer
 from tp_vgg.sensitivity.kernels import Direct, Flat, Kernel, Linear, Toeplitz, Winograd, choose
 
-CONVS = [(Direct(), 6), (Direct(), 5), (Winograd(), 2), (Winograd(), 8), (Toeplitz(), 2), (Flat(), 2)]
+CONVS = [
+    (Direct(), 6),
+    (Direct(), 5),
+    (Winograd(), 2),
+    (Winograd(), 8),
+    (Toeplitz(), 2),
+    (Flat(), 2),
+]
 
 
 def conv_step(
     side: int, pooled: bool, dtype: torch.dtype, channels: int = 5, out: int = 7
-) -> tuple[Step, torch.Tensor]:
+) -> tuple[FusedLayer, torch.Tensor]:
     generator = torch.Generator().manual_seed(side)
     weight = torch.randn(out, channels, 3, 3, generator=generator, dtype=dtype)
     bias = torch.randn(out, generator=generator, dtype=dtype)
     x = torch.randn(3, side, side, channels, generator=generator, dtype=dtype)
-    return Step("features.0", weight, bias, side, pooled, relu=True), x
+    return FusedLayer("features.0", weight, bias, side, pooled, relu=True), x
 
 
-def reference(step: Step, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def reference(step: FusedLayer, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """conv, batch norm's share already in it, ReLU, then the pool: torchvision's order."""
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, step.bias, padding=1).relu()
     return (F.max_pool2d(y, 2) if step.pooled else y).permute(0, 2, 3, 1)
 
 
-def outputs(step: Step, x: torch.Tensor, count: int) -> list[torch.Tensor]:
+def outputs(step: FusedLayer, x: torch.Tensor, count: int) -> list[torch.Tensor]:
     return [x.new_empty(len(x), *step.output_shape) for _ in range(count)]
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize(("kernel", "side"), CONVS, ids=lambda value: type(value).__name__)
-def test_a_kernel_is_the_convolution(kernel: Kernel, side: int, pooled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_is_the_convolution(
+    kernel: Kernel, side: int, pooled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "CACHE_BYTES", 1)  # one image at a time: parts must join up
     step, x = conv_step(side, pooled, torch.float64)
     weights = [step.weight, step.weight * (step.weight > 0)]
     found = outputs(step, x, 2)
-    kernel.many(step, x, [kernel.prepare(weight) for weight in weights], found)
+    kernel.run_weights(step, x, [kernel.prepare(weight) for weight in weights], found)
     for weight, output in zip(weights, found, strict=True):
         torch.testing.assert_close(output, reference(step, x, weight), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("kernel", "side"), CONVS, ids=lambda value: type(value).__name__)
-def test_nested_outputs_use_the_first_channels(kernel: Kernel, side: int, dtype: torch.dtype) -> None:
+def test_nested_outputs_use_the_first_channels(
+    kernel: Kernel, side: int, dtype: torch.dtype
+) -> None:
     step, x = conv_step(side, True, dtype)
     counts = (1, 3, 5)
     found = outputs(step, x, len(counts))
-    kernel.nested(step, x, kernel.prepare(step.weight), counts, found)
+    kernel.run_prefixes(step, x, kernel.prepare(step.weight), counts, found)
     tolerance = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.5}[dtype]
     for count, output in zip(counts, found, strict=True):
         expected = reference(step, x[..., :count], step.weight[:, :count])
@@ -62,12 +73,15 @@ def test_nested_outputs_use_the_first_channels(kernel: Kernel, side: int, dtype:
 def test_the_first_linear_pools_and_flattens_as_torchvision_does(side: int, pool: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, side, side, 6, dtype=torch.float64)
-    weight, bias = torch.randn(5, 6 * pool**2, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    step = Step("classifier", weight, bias, 1, pooled=False, relu=False, head_pool=pool)
+    weight, bias = (
+        torch.randn(5, 6 * pool**2, dtype=torch.float64),
+        torch.randn(5, dtype=torch.float64),
+    )
+    step = FusedLayer("classifier", weight, bias, 1, pooled=False, relu=False, head_pool=pool)
     kernel = choose(step)
     assert kernel == Linear(pool)
     found = outputs(step, x, 2)
-    kernel.nested(step, x, kernel.prepare(weight), (2, 6), found)
+    kernel.run_prefixes(step, x, kernel.prepare(weight), (2, 6), found)
     for count, output in zip((2, 6), found, strict=True):
         flat = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2)[:, :count], pool).flatten(1)
         torch.testing.assert_close(output, F.linear(flat, weight[:, : count * pool**2], bias))
@@ -80,10 +94,10 @@ def test_the_first_linear_pools_and_flattens_as_torchvision_does(side: int, pool
 )
 def test_rounding_errors_are_those_of_a_direct_convolution(kernel: Kernel, side: int) -> None:
     step, x = conv_step(side, False, torch.float32, channels=256, out=64)
-    wide = Step(step.name, step.weight.double(), step.bias.double(), side, False, True)
+    wide = FusedLayer(step.name, step.weight.double(), step.bias.double(), side, False, True)
     exact = reference(wide, x.double(), wide.weight)
     found = outputs(step, x, 1)
-    kernel.many(step, x, [kernel.prepare(step.weight)], found)
+    kernel.run_weights(step, x, [kernel.prepare(step.weight)], found)
     direct = (reference(step, x, step.weight) - exact).abs().max()
     assert (found[0] - exact).abs().max() <= 4 * direct
     assert (found[0] - exact).abs().max() <= 2e-6 * exact.abs().max()
@@ -105,7 +119,9 @@ def test_buffers_are_used_again_and_grow() -> None:
     assert buffers.take("a", torch.empty(2, 2), (3, 5)).data_ptr() == first.data_ptr()
     assert buffers.take("b", torch.empty(4, 2), (3, 5)).data_ptr() != first.data_ptr()
     assert buffers.take("a", torch.empty(9, 2), (3, 5)).shape == (9, 3, 5)
-    assert buffers.take("a", torch.empty(9, 2, dtype=torch.bfloat16), (3, 5)).dtype == torch.bfloat16
+    assert (
+        buffers.take("a", torch.empty(9, 2, dtype=torch.bfloat16), (3, 5)).dtype == torch.bfloat16
+    )
 
 
 def test_bf16_convolves_a_multiple_of_eight_channels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,15 +129,19 @@ def test_bf16_convolves_a_multiple_of_eight_channels(monkeypatch: pytest.MonkeyP
     widths: list[int] = []
     convolve = kernels._convolve
     monkeypatch.setattr(
-        kernels, "_convolve", lambda step, x, weight, out: (widths.append(x.shape[-1]), convolve(step, x, weight, out))
+        kernels,
+        "_convolve",
+        lambda step, x, weight, out: (widths.append(x.shape[-1]), convolve(step, x, weight, out)),
     )
     for dtype, wanted in ((torch.bfloat16, [8, 8, 16, 20]), (torch.float32, [3, 8, 9, 18])):
         step, x = conv_step(6, True, dtype, channels=20)
         counts = (3, 8, 9, 18)
         found = outputs(step, x, len(counts))
-        Direct().nested(step, x, Direct().prepare(step.weight), counts, found)
+        Direct().run_prefixes(step, x, Direct().prepare(step.weight), counts, found)
         assert widths == wanted
         widths.clear()
         for count, output in zip(counts, found, strict=True):
             expected = reference(step, x[..., :count], step.weight[:, :count])
-            torch.testing.assert_close(output, expected, rtol=0, atol=0.5 if dtype == torch.bfloat16 else 1e-4)
+            torch.testing.assert_close(
+                output, expected, rtol=0, atol=0.5 if dtype == torch.bfloat16 else 1e-4
+            )

@@ -46,7 +46,9 @@ def pruned_and_recalibrated(model, kind: Kind, layer: str, level: float, train):
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
 @pytest.mark.parametrize("variant", ["bn-linear", "bn-hidden", "bn-unfolded"])
-def test_logits_are_those_of_each_network_recalibrated(variant: str, kind: Kind, make_model, few_digits) -> None:
+def test_logits_are_those_of_each_network_recalibrated(
+    variant: str, kind: Kind, make_model, few_digits
+) -> None:
     model = make_model(VARIANTS[variant])
     few = ("features.0", "features.8", "features.25", "classifier.0")
     layers = tuple(name for name in model.spec.prunable if name in few)
@@ -64,7 +66,10 @@ def test_logits_are_those_of_each_network_recalibrated(variant: str, kind: Kind,
             with torch.inference_mode():
                 expected = network(images)
             # statistics are sums over other memory: a wrong one would differ by far more
-            assert (logits[place] - expected).abs().max() <= 1e-4 * expected.abs().max(), (layer, level)
+            assert (logits[place] - expected).abs().max() <= 1e-4 * expected.abs().max(), (
+                layer,
+                level,
+            )
     assert not model.training
 
 
@@ -91,10 +96,14 @@ def test_the_table_says_so_and_drops_are_smaller(digits) -> None:
     assert type(plain).from_dict(old) == plain
 
 
-def test_without_batch_norm_there_is_nothing_to_recalibrate(make_model, few_digits, call, small: list) -> None:
+def test_without_batch_norm_there_is_nothing_to_recalibrate(
+    make_model, few_digits, call, small: list
+) -> None:
     with pytest.raises(BadInput, match="no batch norm"):
         sweep(make_model(VARIANTS["plain-linear"]), few_digits.val, recalibrate=few_digits.train)
-    status, _, err = call("sensitivity", "--arch", "vgg11", "--kind", "structured", "--recalibrate", "--out", "o")
+    status, _, err = call(
+        "sensitivity", "--arch", "vgg11", "--kind", "structured", "--recalibrate", "--out", "o"
+    )
     assert (status, "no batch norm" in err) == (2, True)
 
 

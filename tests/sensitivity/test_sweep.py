@@ -32,7 +32,7 @@ from tp_vgg.sensitivity import engine as engine_module
 from tp_vgg.sensitivity import levels as points
 from tp_vgg.sensitivity import screening
 from tp_vgg.sensitivity.engine import Engine
-from tp_vgg.sensitivity.hit_table import Tally
+from tp_vgg.sensitivity.hit_table import HitTable
 from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.screening import MOST_REDONE, SAFETY, Classifier, bounded
@@ -55,10 +55,15 @@ def trained(digits) -> Callable[[VGGSpec], VGG]:
             model = build(spec)
             for module in model.modules():
                 if isinstance(module, torch.nn.Linear):
-                    torch.nn.init.kaiming_normal_(module.weight)  # so thin a head would not wake up in three epochs
+                    torch.nn.init.kaiming_normal_(
+                        module.weight
+                    )  # so thin a head would not wake up in three epochs
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
-            model.meta = {"mean": list(digits.normalisation.mean), "std": list(digits.normalisation.std)}
+            model.meta = {
+                "mean": list(digits.normalisation.mean),
+                "std": list(digits.normalisation.std),
+            }
             epochs = epochs or (3 if spec.batch_norm else 6)  # a plain one wakes up late
             recipe = Recipe(epochs=epochs, lr=0.02, batch_size=64, seed=0)
             fit(model, digits, recipe)
@@ -68,7 +73,9 @@ def trained(digits) -> Callable[[VGGSpec], VGG]:
     return train
 
 
-def naive(model: VGG, split: Split, kind: Kind, layer: str, level: float, **options: object) -> tuple[int, VGG]:
+def naive(
+    model: VGG, split: Split, kind: Kind, layer: str, level: float, **options: object
+) -> tuple[int, VGG]:
     """Deep copy, real prune, whole forward."""
     pruned = copy.deepcopy(model)
     for copied, original in zip(pruned.parameters(), model.parameters(), strict=True):
@@ -81,7 +88,9 @@ def naive(model: VGG, split: Split, kind: Kind, layer: str, level: float, **opti
     return int(hits.sum()), pruned
 
 
-def check_exact(model: VGG, split: Split, kind: Kind, levels: tuple[float, ...], layers: tuple[str, ...]) -> None:
+def check_exact(
+    model: VGG, split: Split, kind: Kind, levels: tuple[float, ...], layers: tuple[str, ...]
+) -> None:
     """Equal counts at every point. Sums in another order may move a near-tie, so 2 images in 10,000 might differ: none of so few.
     The logits, whose order of sums differs, must agree to 1e-5 of the largest."""
     table = sweep(model, split, kind, levels=levels, layers=layers, precision="fp32")
@@ -107,7 +116,11 @@ QUICK_VARIANTS = ("bn-hidden", "bn-unfolded", "plain-linear")
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
 @pytest.mark.parametrize(
-    "variant", [name if name in QUICK_VARIANTS else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+    "variant",
+    [
+        name if name in QUICK_VARIANTS else pytest.param(name, marks=pytest.mark.slow)
+        for name in VARIANTS
+    ],
 )
 def test_counts_equal_the_naive_loops(variant: str, kind: Kind, trained, digits) -> None:
     model = trained(VARIANTS[variant])
@@ -121,7 +134,9 @@ def test_counts_equal_the_naive_loops(variant: str, kind: Kind, trained, digits)
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
 @pytest.mark.parametrize("head", ["torchvision", "linear"])
 @pytest.mark.parametrize("arch", ["vgg11_bn", "vgg11"])
-def test_counts_equal_the_naive_loops_at_full_width(arch: str, head: str, kind: Kind, trained, digits) -> None:
+def test_counts_equal_the_naive_loops_at_full_width(
+    arch: str, head: str, kind: Kind, trained, digits
+) -> None:
     model = trained(VGGSpec.preset(arch, head), epochs=1)
     few = replace(digits.test, images=digits.test.images[:60], labels=digits.test.labels[:60])
     check_exact(model, few, kind, (0.0, 0.5, 0.99), model.spec.conv_names)
@@ -149,14 +164,27 @@ def test_every_importance_ranks_as_a_real_prune_does(importance: str, trained, d
     if importance in ("taylor", "hessian"):
         accumulate_gradients(model, digits.val, digits.normalisation)
     layers = ("features.4", "features.11", "features.25")
-    table = sweep(model, digits.test, "structured", levels=(0.5,), layers=layers, importance=importance, seed=3)
+    table = sweep(
+        model,
+        digits.test,
+        "structured",
+        levels=(0.5,),
+        layers=layers,
+        importance=importance,
+        seed=3,
+    )
     for point in table.points:
         assert (
-            point.correct == naive(model, digits.test, "structured", point.layer, 0.5, importance=importance, seed=3)[0]
+            point.correct
+            == naive(
+                model, digits.test, "structured", point.layer, 0.5, importance=importance, seed=3
+            )[0]
         )
 
 
-def test_blocks_chunks_and_memory_change_nothing(trained, digits, monkeypatch, tmp_path: Path) -> None:
+def test_blocks_chunks_and_memory_change_nothing(
+    trained, digits, monkeypatch, tmp_path: Path
+) -> None:
     model = trained(WIDE)
     whole = sweep(model, digits.test, "unstructured", levels=(0.5, 0.9))
     monkeypatch.setattr(engine_module, "free_memory", lambda _device: 1)
@@ -166,30 +194,57 @@ def test_blocks_chunks_and_memory_change_nothing(trained, digits, monkeypatch, t
     assert starts == {0, 250}
 
 
-def test_an_interrupted_sweep_goes_on_where_it_was(trained, digits, monkeypatch, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    trained, digits, monkeypatch, tmp_path: Path
+) -> None:
     model, journal = trained(WIDE), tmp_path / "journal.jsonl"
     straight = sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32")
     with monkeypatch.context() as patch:
         interrupted(patch, after=4)
         with pytest.raises(KeyboardInterrupt, match="6 of 17 points are kept"):
-            sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32", journal=journal)
+            sweep(
+                model,
+                digits.test,
+                "structured",
+                levels=(0.2, 0.8),
+                precision="fp32",
+                journal=journal,
+            )
     assert len(journal.read_text().splitlines()) == 1 + 3 * 2
     with journal.open("a") as file:
         file.write('{"layer": "features.11", "ratio": 0.2, "hi')  # a line that the power cut short
     asked: list[str] = []
     levels = Engine._levels
-    monkeypatch.setattr(Engine, "_levels", lambda *a: asked.append(a[0]._exact.steps[a[2]].name) or levels(*a))
-    assert sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32", journal=journal) == straight
+    monkeypatch.setattr(
+        Engine, "_levels", lambda *a: asked.append(a[0]._exact.steps[a[2]].name) or levels(*a)
+    )
+    assert (
+        sweep(
+            model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32", journal=journal
+        )
+        == straight
+    )
     assert asked == list(WIDE.conv_names[3:])
     asked.clear()
-    assert sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32", journal=journal) == straight
+    assert (
+        sweep(
+            model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32", journal=journal
+        )
+        == straight
+    )
     assert asked == []
 
 
-def test_resuming_in_other_chunks_redoes_and_recounts_nothing(trained, digits, monkeypatch, tmp_path: Path) -> None:
+def test_resuming_in_other_chunks_redoes_and_recounts_nothing(
+    trained, digits, monkeypatch, tmp_path: Path
+) -> None:
     model, path = trained(WIDE), tmp_path / "journal.jsonl"
-    monkeypatch.setitem(engine_module.BLOCK, "cpu", 100)
-    options = {"levels": (0.5, 0.9), "layers": ("features.15", "features.25"), "precision": "screened"}
+    monkeypatch.setitem(engine_module.SWEEP_BLOCK, "cpu", 100)
+    options = {
+        "levels": (0.5, 0.9),
+        "layers": ("features.15", "features.25"),
+        "precision": "screened",
+    }
     straight = sweep(model, digits.test, "structured", **options)
     assert sum(point.redone for point in straight.points) > 0
     with monkeypatch.context() as patch:
@@ -236,17 +291,27 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
         base.key(model, few_digits.test),
         base.key(model, Split(image, digits.test.labels)),
         base.key(model, Split(digits.test.images, label)),
-        ResolvedSweep.of(SweepQuestion("unstructured", precision="fp32"), model).key(model, digits.test),
-        ResolvedSweep.of(SweepQuestion("structured", levels=(0.1, 0.2), precision="fp32"), model).key(
+        ResolvedSweep.of(SweepQuestion("unstructured", precision="fp32"), model).key(
             model, digits.test
         ),
-        ResolvedSweep.of(SweepQuestion("structured", layers=("features.0",), precision="fp32"), model).key(
+        ResolvedSweep.of(
+            SweepQuestion("structured", levels=(0.1, 0.2), precision="fp32"), model
+        ).key(model, digits.test),
+        ResolvedSweep.of(
+            SweepQuestion("structured", layers=("features.0",), precision="fp32"), model
+        ).key(model, digits.test),
+        ResolvedSweep.of(SweepQuestion("structured", importance="l2", precision="fp32"), model).key(
             model, digits.test
         ),
-        ResolvedSweep.of(SweepQuestion("structured", importance="l2", precision="fp32"), model).key(model, digits.test),
-        ResolvedSweep.of(SweepQuestion("structured", seed=1, precision="fp32"), model).key(model, digits.test),
-        ResolvedSweep.of(SweepQuestion("structured", precision="bf16"), model).key(model, digits.test),
-        ResolvedSweep.of(SweepQuestion("structured", precision="screened"), model).key(model, digits.test),
+        ResolvedSweep.of(SweepQuestion("structured", seed=1, precision="fp32"), model).key(
+            model, digits.test
+        ),
+        ResolvedSweep.of(SweepQuestion("structured", precision="bf16"), model).key(
+            model, digits.test
+        ),
+        ResolvedSweep.of(SweepQuestion("structured", precision="screened"), model).key(
+            model, digits.test
+        ),
     ]
     assert len(set(keys)) == len(keys)
     assert base.key(copy.deepcopy(model), digits.test) == keys[0]
@@ -254,7 +319,9 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
 
 def test_gradients_are_part_of_a_taylor_sweeps_key(trained, digits) -> None:
     model = copy.deepcopy(trained(WIDE))
-    asked = ResolvedSweep.of(SweepQuestion("structured", importance="taylor", precision="fp32"), model)
+    asked = ResolvedSweep.of(
+        SweepQuestion("structured", importance="taylor", precision="fp32"), model
+    )
     accumulate_gradients(model, digits.val, digits.normalisation)
     before = asked.key(model, digits.test)
     model.get_submodule("features.0").weight.grad *= -1
@@ -263,7 +330,11 @@ def test_gradients_are_part_of_a_taylor_sweeps_key(trained, digits) -> None:
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
 def test_screening_gives_the_counts_of_fp32(kind: Kind, trained, digits) -> None:
-    model, levels, layers = trained(WIDE), (0.2, 0.6, 0.9), ("features.4", "features.15", "classifier.0")
+    model, levels, layers = (
+        trained(WIDE),
+        (0.2, 0.6, 0.9),
+        ("features.4", "features.15", "classifier.0"),
+    )
     few = Split(digits.test.images[:150], digits.test.labels[:150])
     exact = sweep(model, few, kind, levels=levels, layers=layers, precision="fp32")
     screened = sweep(model, few, kind, levels=levels, layers=layers, precision="screened")
@@ -280,9 +351,9 @@ def test_bf16_alone_is_near(trained, digits) -> None:
     exact = sweep(model, digits.test, "structured", levels=(0.1,), precision="fp32")
     rough = sweep(model, digits.test, "structured", levels=(0.1,), precision="bf16")
     assert rough.precision == "bf16"
-    assert max(abs(a.correct - b.correct) for a, b in zip(exact.points, rough.points, strict=True)) <= 0.1 * len(
-        digits.test
-    )
+    assert max(
+        abs(a.correct - b.correct) for a, b in zip(exact.points, rough.points, strict=True)
+    ) <= 0.1 * len(digits.test)
 
 
 class Fixed:
@@ -305,7 +376,9 @@ def test_calibration_trusts_only_margins_beyond_its_errors() -> None:
     exact, screen = Fixed(true, true), Fixed(seen, true + 100 * torch.tensor([1.0, 0.0]))
     classifier = bounded(exact, screen, x, 2)
     assert classifier.bounds[0] == pytest.approx(SAFETY * 0.4)
-    assert classifier.bounds[1] == float("inf"), "all would be redone, more than the share that pays"
+    assert classifier.bounds[1] == float("inf"), (
+        "all would be redone, more than the share that pays"
+    )
     assert 1 / 4 <= MOST_REDONE < 1
     exact.asked.clear()
     (first, again), (second, all_of_it) = classifier.predictions(x, 2)
@@ -314,7 +387,9 @@ def test_calibration_trusts_only_margins_beyond_its_errors() -> None:
     assert exact.asked == [(1, [0]), (4, [1])]
 
 
-def test_out_of_memory_goes_on_in_halves_with_the_same_counts(trained, digits, monkeypatch, tmp_path: Path) -> None:
+def test_out_of_memory_goes_on_in_halves_with_the_same_counts(
+    trained, digits, monkeypatch, tmp_path: Path
+) -> None:
     """What was known before the memory ran out is not found out again."""
     model = trained(WIDE)
     expected = sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32")
@@ -330,18 +405,22 @@ def test_out_of_memory_goes_on_in_halves_with_the_same_counts(trained, digits, m
     with pytest.warns(
         UserWarning, match=r"out of memory with (250|125) images at a time; going on with (125|62)$"
     ) as said:
-        assert sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32") == expected
+        assert (
+            sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32") == expected
+        )
     assert len(said) == 2
     names = WIDE.conv_names
-    assert asked == [(name, 250) for name in names[:4]] + [(names[3], 125)] + [(name, 62) for name in names[3:]]
+    assert asked == [(name, 250) for name in names[:4]] + [(names[3], 125)] + [
+        (name, 62) for name in names[3:]
+    ]
 
 
 def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
     """Two ranks in one process: each fills its own part, and the parts add up to the whole."""
-    monkeypatch.setitem(engine_module.BLOCK, "cpu", 100)
+    monkeypatch.setitem(engine_module.SWEEP_BLOCK, "cpu", 100)
     model = trained(WIDE)
     asked = ResolvedSweep.of(SweepQuestion("structured", (0.5,), precision="fp32"), model)
-    whole = Tally.of(asked, len(digits.test), None, ALONE)
+    whole = HitTable.of(asked, len(digits.test), None, ALONE)
     Engine(model, digits.test, asked, ALONE).fill(whole, quiet=True)
     parts = []
     for rank in range(2):
@@ -350,11 +429,11 @@ def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
             def add(self, tensor):
                 return tensor
 
-            def lead(self, value):
+            def broadcast(self, value):
                 return value
 
         half = Half(rank, 2)
-        part = Tally.of(asked, len(digits.test), None, half)
+        part = HitTable.of(asked, len(digits.test), None, half)
         Engine(model, digits.test, asked, half).fill(part, quiet=True)
         parts.append(part.hits)
     assert (parts[0] + parts[1] == whole.hits).all()
@@ -410,7 +489,9 @@ def test_screening_redoes_what_is_not_finite() -> None:
 
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
-def test_images_are_redone_in_batches_of_few_sizes(kind: Kind, trained, digits, monkeypatch) -> None:
+def test_images_are_redone_in_batches_of_few_sizes(
+    kind: Kind, trained, digits, monkeypatch
+) -> None:
     """On a device that plans for each size: powers of two, with the same counts; on a CPU as many as there are."""
     options = {"levels": (0.2, 0.6, 0.9), "layers": ("features.25", "classifier.0")}
     few = Split(digits.test.images[:120], digits.test.labels[:120])
@@ -433,7 +514,9 @@ def test_images_are_redone_in_batches_of_few_sizes(kind: Kind, trained, digits, 
         monkeypatch.setattr(screening, "PADDED", padded)
         sizes.clear()
         found[padded] = sweep(trained(WIDE), few, kind, precision="screened", **options)
-        of_two = [n for n in sizes if n == len(few) or (n >= screening.LEAST_REDONE and n & (n - 1) == 0)]
+        of_two = [
+            n for n in sizes if n == len(few) or (n >= screening.LEAST_REDONE and n & (n - 1) == 0)
+        ]
         assert len(sizes) > 5
         assert (of_two == sizes) is bool(padded)
     assert found[()] == found["cpu",]
@@ -442,10 +525,15 @@ def test_images_are_redone_in_batches_of_few_sizes(kind: Kind, trained, digits, 
 def test_auto_screens_only_where_that_was_measured_to_be_faster(make_model, monkeypatch) -> None:
     """Not on a CPU with AVX512-BF16, where screening took longer than fp32."""
     for hardware in (True, False):
-        monkeypatch.setattr("tp_vgg.machine.precision.has_fast_bf16", lambda _, found=hardware: found)
+        monkeypatch.setattr(
+            "tp_vgg.machine.precision.has_fast_bf16", lambda _, found=hardware: found
+        )
         assert ResolvedSweep.of(SweepQuestion("structured"), make_model()).precision == "fp32"
         assert screening_pays(torch.device("cuda")) is hardware
-    assert ResolvedSweep.of(SweepQuestion("structured", precision="screened"), make_model()).precision == "screened"
+    assert (
+        ResolvedSweep.of(SweepQuestion("structured", precision="screened"), make_model()).precision
+        == "screened"
+    )
 
 
 @pytest.mark.gpu
@@ -471,7 +559,9 @@ def test_masked_models_are_refused(make_model, few_digits) -> None:
 def test_a_sweep_leaves_the_model_alone_and_is_public(make_model, few_digits) -> None:
     model = make_model(SMALL).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    table = tp_vgg.sweep(model, few_digits.test, "structured", levels=[0.5], layers=["classifier.0", "features.25"])
+    table = tp_vgg.sweep(
+        model, few_digits.test, "structured", levels=[0.5], layers=["classifier.0", "features.25"]
+    )
     assert [point.layer for point in table.points] == ["features.25", "classifier.0"]
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -480,7 +570,9 @@ def test_a_sweep_leaves_the_model_alone_and_is_public(make_model, few_digits) ->
 def test_cost_removed_is_the_specs_arithmetic(make_model, few_digits) -> None:
     model = make_model(SMALL)
     for kind in ("structured", "unstructured"):
-        (point,) = (table := sweep(model, few_digits.test, kind, levels=[0.5], layers=["features.4"])).points
+        (point,) = (
+            table := sweep(model, few_digits.test, kind, levels=[0.5], layers=["features.4"])
+        ).points
         macs, params = table.cost_removed(point)
         pruned = copy.deepcopy(model)
         if kind == "structured":
@@ -489,7 +581,9 @@ def test_cost_removed_is_the_specs_arithmetic(make_model, few_digits) -> None:
             assert params == pytest.approx(1 - pruned.spec.params() / SMALL.params())
         else:
             row = next(row for row in SMALL.rows if row.name == "features.4")
-            assert (macs, params) == pytest.approx((0.5 * row.macs / SMALL.macs(), 0.5 * row.weights / SMALL.params()))
+            assert (macs, params) == pytest.approx(
+                (0.5 * row.macs / SMALL.macs(), 0.5 * row.weights / SMALL.params())
+            )
 
 
 def test_run_takes_any_key(make_model, few_digits, tmp_path: Path) -> None:

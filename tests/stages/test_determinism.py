@@ -46,7 +46,9 @@ def left_by(seed: int, threads: int, where: Path, wanted: tuple[str, ...]) -> di
     """What the commands leave, without times, peaks of memory and names of files."""
     where.mkdir()
     commands = [
-        [*command, *QUICK, "--seed", str(seed), "--out", "o", "-q"] for command in COMMANDS if command[0] in wanted
+        [*command, *QUICK, "--seed", str(seed), "--out", "o", "-q"]
+        for command in COMMANDS
+        if command[0] in wanted
     ]
     words = [sys.executable, "-c", DRIVER, json.dumps(commands), str(threads), str(TESTS)]
     done = subprocess.run(words, cwd=where, capture_output=True, text=True, check=False)
@@ -64,11 +66,16 @@ def left_by(seed: int, threads: int, where: Path, wanted: tuple[str, ...]) -> di
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)])
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     where = tmp_path_factory.mktemp("runs")
     every, few = ("train", "sensitivity", "unstructured", "structured"), ("train", "unstructured")
     asked = ((5, every), (5, every), (6, few))
-    return [left_by(seed, request.param, where / str(place), wanted) for place, (seed, wanted) in enumerate(asked)]
+    return [
+        left_by(seed, request.param, where / str(place), wanted)
+        for place, (seed, wanted) in enumerate(asked)
+    ]
 
 
 def test_two_processes_leave_the_same_bits(runs: list[dict[str, Any]]) -> None:

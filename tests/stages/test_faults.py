@@ -26,7 +26,9 @@ COMMANDS: dict[str, list[str]] = {
 KILLS = {"train": 14, "sensitivity": 14, "structured": 10, "run": 2}
 """Of the slow run: 40 in all; of the default one a quarter, of the long one five times."""
 CASES = [
-    *((command, 0.25) for command in COMMANDS if command != "run"),  # which takes as long as the others together
+    *(
+        (command, 0.25) for command in COMMANDS if command != "run"
+    ),  # which takes as long as the others together
     *(pytest.param(command, 1, marks=pytest.mark.slow) for command in COMMANDS),
     *(pytest.param(command, 5, marks=pytest.mark.long) for command in COMMANDS),
 ]
@@ -44,7 +46,11 @@ def args(request: pytest.FixtureRequest, small: list) -> list[Any]:
     start = small[small.index("--checkpoint") :]
     mine = ["--dataset", "digits", *QUICK[4:], *start]
     words = COMMANDS[request.param]
-    return [part for word in words for part in (mine if word == "SMALL" else [word])] + ["-q", "--out", "o"]
+    return [part for word in words for part in (mine if word == "SMALL" else [word])] + [
+        "-q",
+        "--out",
+        "o",
+    ]
 
 
 def settled(directory: Path) -> dict[str, Any]:
@@ -55,7 +61,11 @@ def settled(directory: Path) -> dict[str, Any]:
         if path.is_dir() or path.name == ".lock":
             continue
         if path.suffix == ".pth":
-            found[name] = True if "sensitivity" in name else {k: v.tolist() for k, v in load(path).state_dict().items()}
+            found[name] = (
+                True
+                if "sensitivity" in name
+                else {k: v.tolist() for k, v in load(path).state_dict().items()}
+            )
         elif path.suffix == ".json":
             found[name] = _timeless(json.loads(path.read_text()))
         elif path.name.endswith("history.csv"):
@@ -93,7 +103,12 @@ def _sound(directory: Path) -> None:
 
 @pytest.mark.parametrize(("args", "times"), CASES, indirect=["args"])
 def test_a_kill_costs_at_most_the_step_in_hand(
-    times: float, args: list[Any], server: Server, tmp_path: Path, request: pytest.FixtureRequest, record_property: Any
+    times: float,
+    args: list[Any],
+    server: Server,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Any,
 ) -> None:
     kills = math.ceil(times * KILLS[request.node.callspec.params["args"]])
     record_property("cases", kills)
@@ -104,7 +119,9 @@ def test_a_kill_costs_at_most_the_step_in_hand(
     expected = settled(straight / "o")
     assert not [name for name in expected if "partial" in name]
     rng = np.random.default_rng(int(times))
-    for kill, at in enumerate(sorted(rng.choice(np.arange(1, done["points"] + 1), kills, replace=False))):
+    for kill, at in enumerate(
+        sorted(rng.choice(np.arange(1, done["points"] + 1), kills, replace=False))
+    ):
         home = tmp_path / str(kill)
         home.mkdir()
         killed = server(args, home, {"kind": "kill", "at": int(at)})
@@ -120,7 +137,9 @@ def test_a_kill_costs_at_most_the_step_in_hand(
 
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "EROFS", "limit"])
-@pytest.mark.parametrize("args", ["sensitivity", pytest.param("structured", marks=pytest.mark.long)], indirect=True)
+@pytest.mark.parametrize(
+    "args", ["sensitivity", pytest.param("structured", marks=pytest.mark.long)], indirect=True
+)
 def test_a_disk_that_fails_is_one_line_and_a_rerun_completes(
     kind: str, args: list[Any], server: Server, tmp_path: Path, record_property: Any
 ) -> None:
@@ -140,7 +159,9 @@ def test_a_disk_that_fails_is_one_line_and_a_rerun_completes(
         if failed["status"] != 0:  # a removal that fails may not matter
             failures += 1
             assert failed["status"] == 1, failed
-            assert failed["err"].count("\n") == 1 and failed["err"].startswith("error: "), failed["err"]
+            assert failed["err"].count("\n") == 1 and failed["err"].startswith("error: "), failed[
+                "err"
+            ]
         _sound(home / "o")
     assert failures
     again = server(args, home)

@@ -20,8 +20,29 @@ THIN = VGGSpec((16, 24, 32, 32, 40, 40, 48, 48))
 OPTIONS = ["--dataset", "digits", "--limit-test", "150", "-q"]
 TRAIN = ["train", *OPTIONS, "--weights", "thin.pth", "--epochs", "4", "--batch-size", "32"]
 PRUNE = ["structured", *OPTIONS, "--ratio", "0.5", "--finetune-epochs", "2", "--batch-size", "32"]
-FEW = ["--dataset", "digits", "--limit-train", "25", "--limit-val", "20", "--limit-test", "20", "-q"]
-STEP = ["train", *FEW, "--weights", "plain.pth", "--epochs", "1", "--batch-size", "16", "--lr", "0.001"]
+FEW = [
+    "--dataset",
+    "digits",
+    "--limit-train",
+    "25",
+    "--limit-val",
+    "20",
+    "--limit-test",
+    "20",
+    "-q",
+]
+STEP = [
+    "train",
+    *FEW,
+    "--weights",
+    "plain.pth",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "16",
+    "--lr",
+    "0.001",
+]
 STEP += ["--precision", "fp32"]
 REFUSED = ["structured", "--dataset", "digits", "--ratio", "2"]
 
@@ -46,15 +67,28 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     torch.manual_seed(0)
     for name, spec in (("thin", THIN), ("plain", replace(THIN, batch_norm=False))):
         model = build(spec)
-        model.meta = {"mean": [0.3] * 3, "std": [0.3] * 3, "dataset": "digits", "classes": list("0123456789")}
+        model.meta = {
+            "mean": [0.3] * 3,
+            "std": [0.3] * 3,
+            "dataset": "digits",
+            "classes": list("0123456789"),
+        }
         save(model, where / f"{name}.pth")
-    commands = {n: [[*TRAIN, "--out", f"o{n}"], [*PRUNE, "--out", f"o{n}"], [*STEP, "--out", f"s{n}"]] for n in (1, 2)}
+    commands = {
+        n: [[*TRAIN, "--out", f"o{n}"], [*PRUNE, "--out", f"o{n}"], [*STEP, "--out", f"s{n}"]]
+        for n in (1, 2)
+    }
     with contextlib.chdir(where):
         for command in commands[1]:
             assert execute(command) == 0
     two = launch(*commands[2], REFUSED, cwd=where, ranks=2)
     _, said = two.communicate(timeout=300)
-    return Left({n: where / f"o{n}" for n in (1, 2)}, {n: where / f"s{n}" for n in (1, 2)}, two.returncode, said)
+    return Left(
+        {n: where / f"o{n}" for n in (1, 2)},
+        {n: where / f"s{n}" for n in (1, 2)},
+        two.returncode,
+        said,
+    )
 
 
 @pytest.mark.slow
@@ -81,7 +115,9 @@ def reach_what_one_does(directories: dict[int, Path]) -> None:
 
 
 def count_every_image_once(directories: dict[int, Path]) -> None:
-    rows = {ranks: (out / "history.csv").read_text().splitlines() for ranks, out in directories.items()}
+    rows = {
+        ranks: (out / "history.csv").read_text().splitlines() for ranks, out in directories.items()
+    }
     assert len(rows[1]) == len(rows[2]) == 5
     for one, two in zip(rows[1][1:], rows[2][1:], strict=True):
         first, second = [[float(value) for value in row.split(",")] for row in (one, two)]
@@ -92,7 +128,9 @@ def count_every_image_once(directories: dict[int, Path]) -> None:
 
 def have_the_gradients_of_the_whole_batch(left: Left) -> None:
     """Without batch norm and dropout one step of two processes is that of one, to rounding; the last batch is uneven."""
-    one, two = (load(left.steps[ranks] / "vgg11_digits_finetuned.pth").state_dict() for ranks in (1, 2))
+    one, two = (
+        load(left.steps[ranks] / "vgg11_digits_finetuned.pth").state_dict() for ranks in (1, 2)
+    )
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
 
@@ -100,4 +138,11 @@ def have_the_gradients_of_the_whole_batch(left: Left) -> None:
 def say_a_refusal(left: Left) -> None:
     assert "error: --ratio" in left.said
     assert left.status == 1, "torchrun's own"
-    assert {path.name for path in left.jobs[1].parent.iterdir()} == {"thin.pth", "plain.pth", "o1", "o2", "s1", "s2"}
+    assert {path.name for path in left.jobs[1].parent.iterdir()} == {
+        "thin.pth",
+        "plain.pth",
+        "o1",
+        "o2",
+        "s1",
+        "s2",
+    }

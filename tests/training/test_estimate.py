@@ -26,7 +26,9 @@ def test_on_a_gpu_it_is_the_time_of_real_steps(make_model, few_digits, monkeypat
     ranks, before, timed = Ranks(0, 2), *estimate.CUDA_STEPS
     steps, asked, waits, clock = [], [], [], iter([10.0, 22.0])
     monkeypatch.setattr(
-        estimate, "steps_alone", lambda *given: asked.append(given[-1].ranks) or (lambda: steps.append(1))
+        estimate,
+        "steps_alone",
+        lambda *given: asked.append(given[-1].ranks) or (lambda: steps.append(1)),
     )
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(estimate.torch.cuda, "synchronize", lambda _: waits.append(len(steps)))
@@ -42,7 +44,11 @@ def test_on_a_cpu_processes_share_the_images(make_model, few_digits, monkeypatch
     recipe = Recipe(epochs=3, lr=0.05, batch_size=32)
     model, setup = make_model(), TrainingSetup(few_digits, recipe, few_digits.normalisation)
     shared = replace(setup, ranks=Ranks(0, 2))
-    assert estimate_seconds(model, setup) == 2.0 * 3 * len(few_digits.train) == 2 * estimate_seconds(model, shared)
+    assert (
+        estimate_seconds(model, setup)
+        == 2.0 * 3 * len(few_digits.train)
+        == 2 * estimate_seconds(model, shared)
+    )
 
 
 def test_the_steps_that_are_timed_are_those_of_the_training(make_model, few_digits) -> None:

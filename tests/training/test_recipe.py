@@ -39,7 +39,9 @@ def test_rewinding_repeats_the_end_of_the_whole_cycle() -> None:
     whole = Recipe(epochs=24, lr=0.1)
     end = replace(whole, schedule="rewind", epochs=5, rewound=24)
     assert rates(end) == rates(whole)[19 * STEPS :]
-    assert rates(replace(end, rewound=0)) == rates(replace(whole, epochs=5)), "no longer cycle is known: its own"
+    assert rates(replace(end, rewound=0)) == rates(replace(whole, epochs=5)), (
+        "no longer cycle is known: its own"
+    )
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7])

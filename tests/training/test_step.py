@@ -32,7 +32,10 @@ def test_an_epoch_is_drawn_from_its_seed_and_number_alone() -> None:
     one, again = (draw_epoch(RECIPE, 1, 500, flip=True) for _ in range(2))
     assert one.shape == (4, 500) and one.dtype == torch.int64
     assert torch.equal(one, again)
-    for other in (draw_epoch(RECIPE, 2, 500, flip=True), draw_epoch(replace(RECIPE, seed=2), 1, 500, flip=True)):
+    for other in (
+        draw_epoch(RECIPE, 2, 500, flip=True),
+        draw_epoch(replace(RECIPE, seed=2), 1, 500, flip=True),
+    ):
         assert not any(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
     where, down, right, _ = one
     assert torch.equal(where.sort().values, torch.arange(500))
@@ -67,7 +70,9 @@ def stepped(data, steps: int, *, replayed: bool, on_device: bool = True, capture
 def test_a_replayed_step_is_the_step(few_digits) -> None:
     """With a capture that only keeps the call: the batch and the rate reach the places that a graph would read."""
     captured = []
-    model, step = stepped(few_digits, 12, replayed=True, capture=lambda call: captured.append(call) or call)
+    model, step = stepped(
+        few_digits, 12, replayed=True, capture=lambda call: captured.append(call) or call
+    )
     same, alone = stepped(few_digits, 12, replayed=False)
     assert torch.equal(weights(model), weights(same))
     assert torch.equal(step.loss_sum, alone.loss_sum) and torch.equal(step.hits, alone.hits)
@@ -78,14 +83,18 @@ def test_a_replayed_step_is_the_step(few_digits) -> None:
 
 def test_the_first_steps_and_odd_batches_are_not_replayed(few_digits) -> None:
     replayed = []
-    model, _ = stepped(few_digits, 10, replayed=True, capture=lambda call: lambda: replayed.append(call()))
+    model, _ = stepped(
+        few_digits, 10, replayed=True, capture=lambda call: lambda: replayed.append(call())
+    )
     assert len(replayed) == 10 - 2 - EAGER_STEPS, "of each five the last has 16 images"
     assert model.training
 
 
 def test_nothing_happens_while_a_graph_is_captured(few_digits) -> None:
     """A capture records and does not run: whoever captures must not count on the call having been made."""
-    replayed, _ = stepped(few_digits, EAGER_STEPS + 1, replayed=True, capture=lambda _: lambda: None)
+    replayed, _ = stepped(
+        few_digits, EAGER_STEPS + 1, replayed=True, capture=lambda _: lambda: None
+    )
     before, _ = stepped(few_digits, EAGER_STEPS, replayed=False)
     assert torch.equal(weights(replayed), weights(before))
 
@@ -94,7 +103,10 @@ def test_a_step_that_can_not_be_captured_is_run_without(few_digits) -> None:
     def refuse(call):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
-    with pytest.warns(UserWarning, match="no CUDA graph .*operation not permitted when stream is capturing.; going on"):
+    with pytest.warns(
+        UserWarning,
+        match="no CUDA graph .*operation not permitted when stream is capturing.; going on",
+    ):
         model, _ = stepped(few_digits, 10, replayed=True, capture=refuse)
     same, _ = stepped(few_digits, 10, replayed=False)
     assert torch.equal(weights(model), weights(same))
@@ -105,7 +117,9 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """fit() as on CUDA, with graphs that are the call itself."""
     captured: list[object] = []
     monkeypatch.setattr(training_run, "replays", lambda *_: True)
-    monkeypatch.setattr(training_run, "capture_graph", lambda call, **_: captured.append(call) or call)
+    monkeypatch.setattr(
+        training_run, "capture_graph", lambda call, **_: captured.append(call) or call
+    )
     return captured
 
 
@@ -133,14 +147,18 @@ def test_a_replayed_fit_goes_on_where_it_was_interrupted(
         with pytest.raises(KeyboardInterrupt):
             trained(resumed, partial=tmp_path / "m.partial.pth")
     kept = torch.load(tmp_path / "m.partial.pth", weights_only=True)
-    assert type(kept["optimizer"]["param_groups"][0]["lr"]) is float, "a partial of one device opens on another"
+    assert type(kept["optimizer"]["param_groups"][0]["lr"]) is float, (
+        "a partial of one device opens on another"
+    )
     resumed = fresh()
     again = trained(resumed, partial=tmp_path / "m.partial.pth")
     assert torch.equal(weights(resumed), weights(straight))
     assert [replace(e, seconds=0) for e in again] == [replace(e, seconds=0) for e in history]
 
 
-def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(few_digits, monkeypatch) -> None:
+def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(
+    few_digits, monkeypatch
+) -> None:
     """On CUDA that step's gradients belong to another stream, and the capture fails: masked weights kept its graph alive."""
     model = fresh(VARIANTS["bn-linear"])
     mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))
@@ -161,7 +179,8 @@ def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(few_digits
     assert not alive
     remove_masks(model)
     assert all(
-        0.4 < float((model.get_submodule(name).weight == 0).float().mean()) < 0.6 for name in model.spec.prunable
+        0.4 < float((model.get_submodule(name).weight == 0).float().mean()) < 0.6
+        for name in model.spec.prunable
     )
 
 
@@ -188,7 +207,9 @@ def test_a_finished_fit_keeps_nothing_of_its_graph(few_digits, monkeypatch) -> N
         gc.enable()
 
 
-def test_masks_that_grow_are_seen_by_a_replayed_step(few_digits, monkeypatch, replayed: list[object]) -> None:
+def test_masks_that_grow_are_seen_by_a_replayed_step(
+    few_digits, monkeypatch, replayed: list[object]
+) -> None:
     models = []
     for replays in (True, False):
         monkeypatch.setattr(training_run, "replays", lambda *_, on=replays: on)
@@ -206,9 +227,16 @@ def test_fp32_training_is_fp32(few_digits, monkeypatch) -> None:
     """As evaluation is: no TF32 stands in for it on CUDA, and cuDNN repeats its bits."""
     found = []
     step = TrainingRun.train_step
-    monkeypatch.setattr(TrainingRun, "train_step", lambda self: (found.append(fp32_flags()), step(self))[1])
+    monkeypatch.setattr(
+        TrainingRun, "train_step", lambda self: (found.append(fp32_flags()), step(self))[1]
+    )
     fit(fresh(), few_digits, replace(RECIPE, epochs=1))
-    wanted = {"cuda_matmul": "ieee", "cudnn_conv": "ieee", "cudnn_benchmark": False, "cudnn_deterministic": True}
+    wanted = {
+        "cuda_matmul": "ieee",
+        "cudnn_conv": "ieee",
+        "cudnn_benchmark": False,
+        "cudnn_deterministic": True,
+    }
     assert found and all(flags == wanted for flags in found)
 
 
@@ -239,7 +267,9 @@ def test_what_is_kept_of_a_finished_fit_is_its_best_epoch(few_digits, tmp_path: 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_a_cuda_graph_trains_as_single_kernels_do(precision: torch.dtype, masked: bool, monkeypatch) -> None:
+def test_a_cuda_graph_trains_as_single_kernels_do(
+    precision: torch.dtype, masked: bool, monkeypatch
+) -> None:
     from tp_vgg.data.datasets import load_data
 
     data = load_data("digits", Path("x"), torch.device("cuda"), limits=(320, 60, 60))
@@ -250,7 +280,14 @@ def test_a_cuda_graph_trains_as_single_kernels_do(precision: torch.dtype, masked
         if masked:
             mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))
         with warnings.catch_warnings(action="error"):
-            fit(model, data, RECIPE, normalisation=data.normalisation, precision=precision, quiet=True)
+            fit(
+                model,
+                data,
+                RECIPE,
+                normalisation=data.normalisation,
+                precision=precision,
+                quiet=True,
+            )
         states.append(weights(model).cpu())
     assert torch.equal(states[0], states[1]), "the same bits on every run"
     assert torch.allclose(states[0], states[2], rtol=0.05, atol=0.05)

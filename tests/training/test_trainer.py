@@ -35,7 +35,9 @@ def run(model, data, recipe=RECIPE, **options):
 def test_learns_digits(name: str, digits) -> None:
     """Thin networks, few epochs: far above the 10 % of chance, with and without batch norm."""
     model = fresh(replace(VARIANTS[name], widths=(16, 24, 32, 32, 40, 40, 48, 48)))
-    lr, epochs = (0.05, 4) if "bn" in name else (0.02, 8)  # plain at 0.05 hangs on the seed and the machine's rounding
+    lr, epochs = (
+        (0.05, 4) if "bn" in name else (0.02, 8)
+    )  # plain at 0.05 hangs on the seed and the machine's rounding
     history = run(model, digits, Recipe(epochs=epochs, lr=lr, batch_size=32))
     assert len(history) == epochs
     assert max(epoch.val_accuracy for epoch in history) > 70
@@ -119,7 +121,9 @@ def test_a_partial_of_other_work_is_ignored(change: str, few_digits, tmp_path: P
     assert torch.equal(weights(model), weights(alone))
 
 
-def test_other_works_partial_is_put_aside_and_found_again(few_digits, tmp_path: Path, monkeypatch) -> None:
+def test_other_works_partial_is_put_aside_and_found_again(
+    few_digits, tmp_path: Path, monkeypatch
+) -> None:
     """A, interrupted; B, from start to end under the same name; A again goes on where it was."""
     partial = tmp_path / "m.partial.pth"
     step = TrainingRun.train_step
@@ -136,12 +140,16 @@ def test_other_works_partial_is_put_aside_and_found_again(few_digits, tmp_path: 
     run(fresh(), few_digits, replace(RECIPE, lr=0.01), partial=partial)
     partial.unlink()
     seen = []
-    monkeypatch.setattr(TrainingRun, "train_step", lambda self: (seen.append(self.step), step(self))[1])
+    monkeypatch.setattr(
+        TrainingRun, "train_step", lambda self: (seen.append(self.step), step(self))[1]
+    )
     run(fresh(), few_digits, partial=partial)
     assert seen == [5, 6, 7, 8]
 
 
-def test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch(few_digits, tmp_path: Path, monkeypatch) -> None:
+def test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch(
+    few_digits, tmp_path: Path, monkeypatch
+) -> None:
     partial = tmp_path / "m.partial.pth"
     step = TrainingRun.train_step
 
@@ -152,7 +160,10 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good_epoch(few_digits, tmp_p
         return step(self)
 
     monkeypatch.setattr(TrainingRun, "train_step", poisoned)
-    with pytest.raises(WorkFailed, match=r"non-finite at step 6 of 9; the last good epoch is kept in .*smaller --lr"):
+    with pytest.raises(
+        WorkFailed,
+        match=r"non-finite at step 6 of 9; the last good epoch is kept in .*smaller --lr",
+    ):
         run(fresh(), few_digits, partial=partial)
     kept = torch.load(partial, weights_only=True)
     assert kept["step"] == 3
@@ -226,7 +237,9 @@ def test_fit_on_cuda(digits) -> None:
 
     data = load_data("digits", Path("x"), torch.device("cuda"))
     for precision in (torch.float32, torch.bfloat16):
-        history = run(fresh(LINEAR), data, Recipe(epochs=5, lr=0.05, batch_size=64), precision=precision)
+        history = run(
+            fresh(LINEAR), data, Recipe(epochs=5, lr=0.05, batch_size=64), precision=precision
+        )
         assert max(e.val_accuracy for e in history) > 50
 
 
@@ -243,7 +256,9 @@ def test_gradual_masks_end_where_masks_at_once_do(goal: str, few_digits) -> None
     class Watched(Gradual):
         def before_step(self, network, step, total):
             before(self, network, step, total)
-            counts.append(sum(int((m.weight_mask == 0).sum()) for m in network.modules() if is_masked(m)))
+            counts.append(
+                sum(int((m.weight_mask == 0).sum()) for m in network.modules() if is_masked(m))
+            )
 
     history = run(model, few_digits, masking=Watched(**vars(gradual)))
     weights_in_all = sum(row.weights for row in LINEAR.rows if row.name in LINEAR.prunable)
@@ -251,18 +266,25 @@ def test_gradual_masks_end_where_masks_at_once_do(goal: str, few_digits) -> None
     assert counts[0] == 0
     ramp = int(0.6 * len(counts))
     assert (
-        counts[ramp - 1] < counts[ramp] == counts[-1] == pytest.approx(0.8 * weights_in_all, abs=len(LINEAR.prunable))
+        counts[ramp - 1]
+        < counts[ramp]
+        == counts[-1]
+        == pytest.approx(0.8 * weights_in_all, abs=len(LINEAR.prunable))
     )
     assert counts[ramp // 2] > counts[-1] / 2, "cubic: most of it early"
     assert len(history) == 3
     remove_masks(model)
-    assert sum(int((model.get_submodule(n).weight == 0).sum()) for n in LINEAR.prunable) == counts[-1]
+    assert (
+        sum(int((model.get_submodule(n).weight == 0).sum()) for n in LINEAR.prunable) == counts[-1]
+    )
 
 
 def test_an_epoch_before_the_masks_are_final_is_never_the_best(few_digits, monkeypatch) -> None:
     right = iter([40, 1, 0])  # as if pruning had cost everything
     labels = few_digits.val.labels
-    monkeypatch.setattr(training_run, "predictions", lambda *_: labels + (torch.arange(len(labels)) >= next(right)))
+    monkeypatch.setattr(
+        training_run, "predictions", lambda *_: labels + (torch.arange(len(labels)) >= next(right))
+    )
     model = fresh(LINEAR)
     gradual = Gradual(Plan(dict.fromkeys(LINEAR.prunable, 0.8), "t"))
     gradual.begin(model)

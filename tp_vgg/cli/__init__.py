@@ -64,15 +64,21 @@ def main(args: list[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
     warnings.formatwarning = lambda message, *_: f"{printable(str(message))}\n"
     # A shell completes the console script, whose name click finds its variable by.
-    sys.exit(execute(args, name="tp-vgg" if "_TP_VGG_COMPLETE" in os.environ else "python -m tp_vgg"))
+    sys.exit(
+        execute(args, name="tp-vgg" if "_TP_VGG_COMPLETE" in os.environ else "python -m tp_vgg")
+    )
 
 
-def execute(args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg") -> int:
+def execute(
+    args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg"
+) -> int:
     """The exit status of a command (of ``tp_vgg``, or of a script of its own); every failure is one line on stderr."""
     args = sys.argv[1:] if args is None else args
     try:
         with notes_on_stderr():
-            command.main(args, prog_name=name, standalone_mode=False, obj=f"{name} {shlex.join(args)}")
+            command.main(
+                args, prog_name=name, standalone_mode=False, obj=f"{name} {shlex.join(args)}"
+            )
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
@@ -84,12 +90,17 @@ def execute(args: list[str] | None = None, command: click.Command = cli, name: s
         return _fail(1, str(error))
     except (KeyboardInterrupt, click.Abort) as error:
         where = str(error.__cause__ or error)  # click turns the one into the other
-        return _fail(130, f"interrupted{where and ': '}{where}; the same command goes on from there")
+        return _fail(
+            130, f"interrupted{where and ': '}{where}; the same command goes on from there"
+        )
     except BrokenPipeError:
         sys.stdout = None  # nothing more can be said to a closed pipe
         return 1
     except OSError as error:
-        return _fail(1, f"{error.filename or 'input/output'}: {error.strerror or error}; finished files are kept")
+        return _fail(
+            1,
+            f"{error.filename or 'input/output'}: {error.strerror or error}; finished files are kept",
+        )
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -105,7 +116,7 @@ def _fail(status: int, message: str) -> int:
     return status
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that speaks: alone, or the first of torchrun's."""
     return os.environ.get("RANK", "0") == "0"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.options import PATH, common_options
-from tp_vgg.report.tables import FORMATS, render_comparison
+from tp_vgg.report.tables import TABLE_FORMATS, render_comparison
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare
 
@@ -13,7 +13,9 @@ from tp_vgg.stages.compare import compare
 @click.command("compare")
 @common_options
 @click.argument("checkpoints", nargs=-1, type=PATH)
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(TABLE_FORMATS), default="text", show_default=True
+)
 def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> None:
     """One table of accuracy, size and cost against the baseline; writes metrics.json.
 

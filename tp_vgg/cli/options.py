@@ -20,7 +20,7 @@ from tp_vgg.network.vgg.spec import ARCHS, HEADS
 from tp_vgg.planning.budget import BUDGETS
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, read_ratios
-from tp_vgg.rundir.layout import OWN
+from tp_vgg.rundir.layout import RESERVED_DIRS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune
 from tp_vgg.training.recipe import SCHEDULES
@@ -41,7 +41,9 @@ RATE = Number(min=0, min_open=True, max=100)
 _COMMON = [
     click.option("--arch", type=click.Choice(ARCHS), help="Network (vgg11_bn)."),
     click.option(
-        "--head", type=click.Choice(HEADS), help="Classifier: torchvision's 4096-4096, or one linear (torchvision)."
+        "--head",
+        type=click.Choice(HEADS),
+        help="Classifier: torchvision's 4096-4096, or one linear (torchvision).",
     ),
     click.option(
         "--dataset",
@@ -50,10 +52,20 @@ _COMMON = [
         show_default=True,
         help="folder: an ImageFolder.",
     ),
-    click.option("--data-dir", type=PATH, default=Path("data"), show_default=True, help="Where the images are, or go."),
+    click.option(
+        "--data-dir",
+        type=PATH,
+        default=Path("data"),
+        show_default=True,
+        help="Where the images are, or go.",
+    ),
     click.option("--out", type=PATH, help="Run directory (runs/ARCH-HEAD-DATASET)."),
-    click.option("--tag", metavar="NAME", help="Put the outputs in OUT/NAME; the baseline is shared."),
-    click.option("--checkpoint", type=PATH, help="The dense model to start from (.pth or .safetensors)."),
+    click.option(
+        "--tag", metavar="NAME", help="Put the outputs in OUT/NAME; the baseline is shared."
+    ),
+    click.option(
+        "--checkpoint", type=PATH, help="The dense model to start from (.pth or .safetensors)."
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
         "--precision",
@@ -66,7 +78,9 @@ _COMMON = [
     click.option("--limit-train", type=COUNT, metavar="N", help="Train on a stratified subset."),
     click.option("--limit-val", type=COUNT, metavar="N"),
     click.option("--limit-test", type=COUNT, metavar="N"),
-    click.option("--skip-corrupt", is_flag=True, help="Leave out images of a folder that can't be decoded."),
+    click.option(
+        "--skip-corrupt", is_flag=True, help="Leave out images of a folder that can't be decoded."
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No progress bars, no notes."),
 ]
 
@@ -76,7 +90,9 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(**options: Any) -> Any:
-        given = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
+        given = {
+            name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options
+        }
         settings = replace(_settings(given), command=click.get_current_context().obj or "")
         with muted(settings.quiet):
             return function(settings=settings, **options)
@@ -89,7 +105,9 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def check_file(option: str, path: Path) -> None:
     """Raise :class:`BadInput` unless ``path`` is a file."""
     if not path.is_file():
-        raise BadInput(f"{option}: {path}: {'not a regular file' if path.exists() else 'no such file'}")
+        raise BadInput(
+            f"{option}: {path}: {'not a regular file' if path.exists() else 'no such file'}"
+        )
 
 
 tensorboard_option = click.option(
@@ -100,7 +118,9 @@ tensorboard_option = click.option(
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--lr``, ``--batch-size`` and ``--tensorboard``."""
     function = tensorboard_option(function)
-    function = click.option("--batch-size", type=COUNT, metavar="N", help="Images a step.")(function)
+    function = click.option("--batch-size", type=COUNT, metavar="N", help="Images a step.")(
+        function
+    )
     return click.option("--lr", type=RATE, metavar="RATE", help="Peak learning rate.")(function)
 
 
@@ -130,7 +150,12 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def plan_from(
-    file: Path | None, value: float | None, option: str, kind: Kind, settings: Settings, show: str | None
+    file: Path | None,
+    value: float | None,
+    option: str,
+    kind: Kind,
+    settings: Settings,
+    show: str | None,
 ) -> Callable[[Spec], Plan]:
     """The plan once the network is known: a file's, or one value for every layer that ``option`` means; half of the layer to ``show``
     where neither is given.
@@ -152,7 +177,9 @@ def plan_from(
     Plan.uniform(amount, ("features.0",), option)
 
     def for_spec(spec: Spec) -> Plan:
-        return Plan.uniform(amount, conv_names(spec) if kind == "structured" else tuple(spec.prunable), option)
+        return Plan.uniform(
+            amount, conv_names(spec) if kind == "structured" else tuple(spec.prunable), option
+        )
 
     return for_spec
 
@@ -180,9 +207,13 @@ def budget_from(texts: tuple[str, ...]) -> dict[str, float]:
 def _settings(given: dict[str, Any]) -> Settings:
     tag = given["tag"]
     if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
-        raise BadInput(f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'")
-    if tag in OWN:
-        raise BadInput(f"--tag: {tag!r} is the run directory's own name for something; give another")
+        raise BadInput(
+            f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'"
+        )
+    if tag in RESERVED_DIRS:
+        raise BadInput(
+            f"--tag: {tag!r} is the run directory's own name for something; give another"
+        )
     if given["checkpoint"] is not None:
         check_file("--checkpoint", given["checkpoint"])
     if CATALOGUE[given["dataset"]].local and not given["data_dir"].is_dir():
@@ -192,5 +223,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     if given["data_dir"].exists() and not given["data_dir"].is_dir():
         raise BadInput(f"--data-dir: {given['data_dir']}: is not a directory")
     if given.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
-        raise BadInput("--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'")
+        raise BadInput(
+            "--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'"
+        )
     return Settings(**given)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.options import COUNT, PATH, budget_from, check_file, common_options
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.tables import render_plan
@@ -33,10 +33,21 @@ log = logging.getLogger(__name__)
     help="macs=, params=, latency= (fraction to keep), drop= (percentage points), sparsity= (zeros). May repeat: all hold.",
 )
 @click.option(
-    "--round-to", type=COUNT, default=8, show_default=True, metavar="N", help="Channels stay multiples of it."
+    "--round-to",
+    type=COUNT,
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Channels stay multiples of it.",
 )
-@click.option("--output", type=PATH, help="Where the plan goes (OUT/ratios.json; unstructured OUT/sparsity.json).")
-@click.option("--profile", type=PATH, help="Of `benchmark --profile`, for latency= (the one in OUT/profiles).")
+@click.option(
+    "--output",
+    type=PATH,
+    help="Where the plan goes (OUT/ratios.json; unstructured OUT/sparsity.json).",
+)
+@click.option(
+    "--profile", type=PATH, help="Of `benchmark --profile`, for latency= (the one in OUT/profiles)."
+)
 @click.option("--force", is_flag=True, help="Replace a plan file that says something else.")
 def command(
     settings: Settings,
@@ -65,10 +76,14 @@ def command(
 
     found, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
     click.echo(render_plan(found))
-    log.info(f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(found)}, with the same options")
+    log.info(
+        f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(found)}, with the same options"
+    )
 
 
-def _flags(found: Allocation) -> str:
+def _flags(found: PlanResult) -> str:
     """What the sweep did beyond its defaults, so that the prediction holds for what is pruned."""
     importance = "" if found.importance == "l1" else f" --importance {found.importance}"
-    return importance + (" --recalibrate" if found.recalibrated and found.kind == "structured" else "")
+    return importance + (
+        " --recalibrate" if found.recalibrated and found.kind == "structured" else ""
+    )

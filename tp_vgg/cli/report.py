@@ -18,4 +18,6 @@ def command(settings: Settings) -> None:
     from tp_vgg.stages.report import report
 
     path = report(settings)
-    click.echo(f"{printable(str(path))}: {path.stat().st_size:,} bytes; open it in a browser, no network is needed")
+    click.echo(
+        f"{printable(str(path))}: {path.stat().st_size:,} bytes; open it in a browser, no network is needed"
+    )

@@ -4,7 +4,7 @@ from typing import Literal
 
 import click
 
-from tp_vgg.cli import leads
+from tp_vgg.cli import is_main_process
 from tp_vgg.cli.options import common_options, listed, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.pruning.criteria import CRITERIA, Kind
@@ -20,7 +20,10 @@ from tp_vgg.sensitivity.table import LEVELS
 @common_options
 @tensorboard_option
 @click.option(
-    "--kind", type=click.Choice(["unstructured", "structured"]), required=True, help="Zero weights, or remove channels."
+    "--kind",
+    type=click.Choice(["unstructured", "structured"]),
+    required=True,
+    help="Zero weights, or remove channels.",
 )
 @click.option(
     "--levels",
@@ -30,12 +33,22 @@ from tp_vgg.sensitivity.table import LEVELS
     help="Ratios or sparsities, each in [0, 1).",
 )
 @click.option(
-    "--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Images to evaluate on."
+    "--split",
+    type=click.Choice(["val", "test"]),
+    default="val",
+    show_default=True,
+    help="Images to evaluate on.",
 )
 @click.option(
-    "--importance", type=click.Choice(list(CRITERIA)), default="l1", show_default=True, help="How channels are ranked."
+    "--importance",
+    type=click.Choice(list(CRITERIA)),
+    default="l1",
+    show_default=True,
+    help="How channels are ranked.",
 )
-@click.option("--layers", metavar="NAME,NAME,…", help="Convs or hidden linears, or all (every conv).")
+@click.option(
+    "--layers", metavar="NAME,NAME,…", help="Convs or hidden linears, or all (every conv)."
+)
 @click.option(
     "--recalibrate",
     is_flag=True,
@@ -79,7 +92,7 @@ def command(
     from tp_vgg.stages.sensitivity import sensitivity
 
     table = sensitivity(settings, question, split)
-    if leads():
+    if is_main_process():
         click.echo(render_sensitivity(table))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from tp_vgg.cli import leads, print_table
+from tp_vgg.cli import is_main_process, print_table
 from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, plan_from
 from tp_vgg.errors import printable
 from tp_vgg.network.spec import Spec
@@ -18,23 +18,53 @@ from tp_vgg.stages.options import StructuredOptions, StructuredRequest
 
 @click.command("structured")
 @common_options
-@click.option("--ratios", type=PATH, metavar="FILE", help="Fraction of each layer's channels to remove, as JSON.")
+@click.option(
+    "--ratios",
+    type=PATH,
+    metavar="FILE",
+    help="Fraction of each layer's channels to remove, as JSON.",
+)
 @click.option("--ratio", type=float, metavar="R", help="One ratio for every conv.")
 @click.option(
-    "--importance", type=click.Choice(list(CRITERIA)), default="l1", show_default=True, help="How channels are ranked."
+    "--importance",
+    type=click.Choice(list(CRITERIA)),
+    default="l1",
+    show_default=True,
+    help="How channels are ranked.",
 )
 @click.option(
-    "--round-to", type=COUNT, default=1, show_default=True, metavar="N", help="Keep a multiple of N channels."
+    "--round-to",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Keep a multiple of N channels.",
 )
 @click.option(
-    "--steps", type=COUNT, default=1, show_default=True, metavar="N", help="Prune in N parts, fine-tuning in between."
+    "--steps",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Prune in N parts, fine-tuning in between.",
 )
-@click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N", help="In all; 2 on digits, else 5.")
-@click.option("--recalibrate", is_flag=True, help="Take batch norm's statistics anew after each pruning.")
+@click.option(
+    "--finetune-epochs",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="In all; 2 on digits, else 5.",
+)
+@click.option(
+    "--recalibrate", is_flag=True, help="Take batch norm's statistics anew after each pruning."
+)
 @finetune_options
-@click.option("--dry-run", is_flag=True, help="Print what the plan would leave of each layer, and stop.")
 @click.option(
-    "--show", metavar="LAYER", help="Draw the layer's filters before and after; alone, at ratio 0.5, it prunes nothing."
+    "--dry-run", is_flag=True, help="Print what the plan would leave of each layer, and stop."
+)
+@click.option(
+    "--show",
+    metavar="LAYER",
+    help="Draw the layer's filters before and after; alone, at ratio 0.5, it prunes nothing.",
 )
 def command(
     settings: Settings,
@@ -63,11 +93,11 @@ def command(
 
     if ratios is None and ratio is None:
         path = show_structured(settings, request)
-        if leads():
+        if is_main_process():
             click.echo(printable(str(path)))
     else:
         records = structured(settings, request)
-        if leads():
+        if is_main_process():
             print_table(records)
 
 

@@ -22,7 +22,9 @@ def augment(split: Split, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     line = torch.arange(side, device=draws.device)
     rows, columns = (_reflected(shift[:, None] + line, side) for shift in (down, right))
     columns = torch.where(turned[:, None] > 0, columns.flip(1), columns)
-    images = split.images.permute(0, 2, 3, 1)[where[:, None, None], rows[:, :, None], columns[:, None, :]]
+    images = split.images.permute(0, 2, 3, 1)[
+        where[:, None, None], rows[:, :, None], columns[:, None, :]
+    ]
     return images.permute(0, 3, 1, 2), split.labels[where]
 
 

@@ -61,7 +61,12 @@ def load_data(
     }
     data = read[name]()
     cut = [
-        _place(split if limit is None else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)), device)
+        _place(
+            split
+            if limit is None
+            else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)),
+            device,
+        )
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)
     ]
     if min(map(len, cut)) == 0:
@@ -72,7 +77,9 @@ def load_data(
     for split in ("train", "val", "test"):
         there = len(getattr(found, split).labels.unique())
         if there < len(found.classes):
-            log.info(f"{name}: {len(found.classes) - there} of {len(found.classes)} classes have no image in {split}")
+            log.info(
+                f"{name}: {len(found.classes) - there} of {len(found.classes)} classes have no image in {split}"
+            )
     return found
 
 
@@ -81,7 +88,11 @@ def _digits() -> DataSet:
 
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float()[:, None].mul_(255 / 16)
-    large = torch.nn.functional.interpolate(scans, (SIZE, SIZE), mode="bilinear").round_().to(torch.uint8)
+    large = (
+        torch.nn.functional.interpolate(scans, (SIZE, SIZE), mode="bilinear")
+        .round_()
+        .to(torch.uint8)
+    )
     labels = bunch.target.astype(np.int64)
     images = large.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
     every = Split(images.permute(0, 3, 1, 2), torch.from_numpy(labels))
@@ -89,7 +100,9 @@ def _digits() -> DataSet:
     rest = np.setdiff1d(np.arange(len(labels)), test)
     normalisation = Normalisation(*channel_statistics(images.numpy()[rest]))
     names = tuple(map(str, range(10)))
-    return _with_val("digits", every.take(rest), every.take(test), names, flip=False, normalisation=normalisation)
+    return _with_val(
+        "digits", every.take(rest), every.take(test), names, flip=False, normalisation=normalisation
+    )
 
 
 def _cifar10(data_dir: Path) -> DataSet:
@@ -104,19 +117,33 @@ def _cifar10(data_dir: Path) -> DataSet:
             f"CIFAR-10 could not be downloaded ({reason}); put it in a directory and give --data-dir, or try --dataset digits"
         ) from None
     train, test = (
-        Split(torch.from_numpy(np.ascontiguousarray(part.data)).permute(0, 3, 1, 2), torch.tensor(part.targets))
+        Split(
+            torch.from_numpy(np.ascontiguousarray(part.data)).permute(0, 3, 1, 2),
+            torch.tensor(part.targets),
+        )
         for part in parts
     )
-    return _with_val("cifar10", train, test, tuple(parts[0].classes), flip=True, normalisation=Normalisation())
+    return _with_val(
+        "cifar10", train, test, tuple(parts[0].classes), flip=True, normalisation=Normalisation()
+    )
 
 
 def _folder(root: Path, quiet: bool, skip_corrupt: bool) -> DataSet:
     folder = read_folder(root, SIZE, quiet, skip_corrupt=skip_corrupt)
     arrays = {name: torch.from_numpy(array) for name, array in folder.arrays.items()}
-    train, test = (Split(arrays[f"{s}_images"].permute(0, 3, 1, 2), arrays[f"{s}_labels"]) for s in ("train", "test"))
+    train, test = (
+        Split(arrays[f"{s}_images"].permute(0, 3, 1, 2), arrays[f"{s}_labels"])
+        for s in ("train", "test")
+    )
     normalisation = Normalisation(folder.mean, folder.std)
     return _with_val(
-        "folder", train, test, folder.classes, flip=True, normalisation=normalisation, digest=folder.fingerprint
+        "folder",
+        train,
+        test,
+        folder.classes,
+        flip=True,
+        normalisation=normalisation,
+        digest=folder.fingerprint,
     )
 
 

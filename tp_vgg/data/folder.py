@@ -29,8 +29,18 @@ SIZE = 32
 """Side in pixels of every image of every data set."""
 CACHE = ".tp_vgg-cache.safetensors"
 SPLITS = ("train", "test")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".ppm",
+    ".bmp",
+    ".pgm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)  # torchvision's
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 """What is looked for in a file, whatever its name: Pillow's other decoders, rarely used, have had holes (CVE-2026-25990 in PSD)."""
 _FORMAT = "4"
 _Listings = dict[str, dict[str, list[tuple[str, int, int]]]]
@@ -51,13 +61,21 @@ class Folder:
     """Files that could not be decoded and were left out."""
 
 
-def folder_fingerprint(root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False) -> str:
+def folder_fingerprint(
+    root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False
+) -> str:
     """The fingerprint alone: from the cache's header where that is up to date, else by decoding all."""
     header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
-    return header["fingerprint"] if header else read_folder(root, size, quiet, skip_corrupt=skip_corrupt).fingerprint
+    return (
+        header["fingerprint"]
+        if header
+        else read_folder(root, size, quiet, skip_corrupt=skip_corrupt).fingerprint
+    )
 
 
-def read_folder(root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False) -> Folder:
+def read_folder(
+    root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False
+) -> Folder:
     """Decode ``root/train`` and ``root/test`` (a directory a class), or read what was decoded before.
 
     Every image becomes RGB (:func:`_rgb`), its shorter side resized to ``size`` and its centre cut out. The cache is used only while names, sizes and
@@ -72,7 +90,9 @@ def read_folder(root: Path, size: int, quiet: bool = False, *, skip_corrupt: boo
     if folder is None:
         arrays, corrupt = {}, 0
         for split in SPLITS:
-            paths = [root / split / name / entry[0] for name in names for entry in listing[split][name]]
+            paths = [
+                root / split / name / entry[0] for name in names for entry in listing[split][name]
+            ]
             images, reasons = _decode(paths, size, f"decoding {split}", quiet)
             if reasons and not skip_corrupt:
                 first = min(reasons)
@@ -84,7 +104,9 @@ def read_folder(root: Path, size: int, quiet: bool = False, *, skip_corrupt: boo
             if reasons:
                 whole = np.setdiff1d(np.arange(len(paths)), list(reasons))
                 for missing in np.setdiff1d(labels, labels[whole])[:1]:
-                    raise BadInput(f"--data-dir: {root / split / names[missing]}: none of its images can be decoded")
+                    raise BadInput(
+                        f"--data-dir: {root / split / names[missing]}: none of its images can be decoded"
+                    )
                 images, labels = images[whole], labels[whole]
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
             corrupt += len(reasons)
@@ -108,7 +130,9 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         squares += np.square(values).sum(0)
     count = images.size // images.shape[-1]
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))  # a constant channel still gets a divisor
+    std = np.sqrt(
+        np.maximum(squares / count - mean**2, 1e-6)
+    )  # a constant channel still gets a divisor
     return tuple(np.round(mean, 4).tolist()), tuple(np.round(std, 4).tolist())
 
 
@@ -116,7 +140,9 @@ def _listings(root: Path) -> _Listings:
     listing = {split: _list(root, split) for split in SPLITS}
     odd = sorted(set(listing["train"]) ^ set(listing["test"]))
     if odd:
-        raise BadInput(f"{root}: train/ and test/ must have the same classes; only one has {odd[0]!a}")
+        raise BadInput(
+            f"{root}: train/ and test/ must have the same classes; only one has {odd[0]!a}"
+        )
     return listing
 
 
@@ -128,7 +154,9 @@ def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
     """(file, bytes, mtime in ns) of every image below a class's directory, by class; both sorted, as ImageFolder has them."""
     base = root / split
     if not base.is_dir():
-        raise BadInput(f"--data-dir: {root} has no {split}/ directory; expected {split}/CLASS/IMAGE in it")
+        raise BadInput(
+            f"--data-dir: {root} has no {split}/ directory; expected {split}/CLASS/IMAGE in it"
+        )
     found: dict[str, list[tuple[str, int, int]]] = {}
     for name in sorted(entry.name for entry in os.scandir(base) if entry.is_dir()):
         found[name] = sorted(_files(base / name), key=lambda file: file[0].rpartition("/")[::2])
@@ -145,11 +173,15 @@ def _files(base: Path, under: str = "") -> Iterator[tuple[str, int, int]]:
         for entry in entries:
             if entry.is_dir():
                 yield from _files(base, f"{under}{entry.name}/")
-            elif entry.name.lower().endswith(EXTENSIONS) and stat.S_ISREG((found := entry.stat()).st_mode):
+            elif entry.name.lower().endswith(EXTENSIONS) and stat.S_ISREG(
+                (found := entry.stat()).st_mode
+            ):
                 yield f"{under}{entry.name}", found.st_size, found.st_mtime_ns
 
 
-def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.ndarray, dict[int, str]]:
+def _decode(
+    paths: list[Path], size: int, label: str, quiet: bool
+) -> tuple[np.ndarray, dict[int, str]]:
     """uint8 [N, S, S, 3], and why those that can't be decoded can't, by their place."""
     from PIL import Image, ImageOps
 
@@ -158,10 +190,14 @@ def _decode(paths: list[Path], size: int, label: str, quiet: bool) -> tuple[np.n
 
     def one(index: int) -> None:
         try:
-            with Image.open(paths[index], formats=FORMATS) as image:
-                images[index] = np.asarray(ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR))
+            with Image.open(paths[index], formats=IMAGE_FORMATS) as image:
+                images[index] = np.asarray(
+                    ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
+                )
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reasons[index] = ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
+            reasons[index] = (
+                ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
+            )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(one, range(len(paths)), chunksize=64)

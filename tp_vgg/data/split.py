@@ -82,5 +82,8 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     exact = counts * n / len(labels)
     quota = np.floor(exact).astype(int)
     quota[np.argsort(-(exact - quota), kind="stable")[: n - quota.sum()]] += 1
-    picked = [rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)]
+    picked = [
+        rng.permutation(np.flatnonzero(labels == c))[:q]
+        for c, q in zip(classes, quota, strict=True)
+    ]
     return np.sort(np.concatenate(picked))

@@ -23,7 +23,7 @@ class Accuracy:
         low, high = wilson(correct, n)
         return cls(correct, n, 100 * correct / n, 100 * low, 100 * high)
 
-    def doubts(self, chance: float) -> tuple[str, ...]:
+    def chance_warnings(self, chance: float) -> tuple[str, ...]:
         """A sentence where it can't be told from ``chance``, in percent."""
         if self.low > chance:
             return ()

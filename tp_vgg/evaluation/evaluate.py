@@ -13,7 +13,7 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.memory import halved
 from tp_vgg.machine.precision import autocast, exact_fp32
 
-BLOCK = 500
+EVALUATION_BLOCK = 500
 
 
 def classes_of(logits: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ def predictions(
 ) -> torch.Tensor:
     """Predicted class of each image (:func:`classes_of`), int64 [N], in fixed blocks of 500 so that the numbers do not depend on memory; in halves of that
     from where memory runs out on, with a warning. ``label``: of the progress bar; none without."""
-    device, size = split.labels.device, BLOCK
+    device, size = split.labels.device, EVALUATION_BLOCK
     was_training = model.training
     model.eval()
     found: list[torch.Tensor] = []
@@ -74,5 +74,7 @@ def hits(
     label: str = "",
 ) -> np.ndarray:
     """Which images the model gets right in eval mode, bool [N]."""
-    found: np.ndarray = (predictions(model, split, normalisation, precision, label) == split.labels).cpu().numpy()
+    found: np.ndarray = (
+        (predictions(model, split, normalisation, precision, label) == split.labels).cpu().numpy()
+    )
     return found

@@ -71,17 +71,24 @@ class ModelRecord:
         check_counts(self.test)
         if unpack_hits(self.hits, self.test.n).sum() != self.test.correct:
             raise ValueError("hits of another count than the accuracy's")
-        if (self.params, self.macs) != (spec.params(), spec.macs()) or not 0 < self.nonzero <= self.params:
-            raise ValueError(f"{self.nonzero} of {self.params} params, {self.macs} MACs of another network")
+        if (self.params, self.macs) != (
+            spec.params(),
+            spec.macs(),
+        ) or not 0 < self.nonzero <= self.params:
+            raise ValueError(
+                f"{self.nonzero} of {self.params} params, {self.macs} MACs of another network"
+            )
         if set(self.sparsity) != {row.name for row in spec.rows} or not all(
             0 <= v <= 1 for v in self.sparsity.values()
         ):
             raise ValueError("zeros of another network")
-        if not all(type(self.data[name]) is str for name in ("dataset", "fingerprint")) or not is_count(
-            self.data["train"]
-        ):
+        if not all(
+            type(self.data[name]) is str for name in ("dataset", "fingerprint")
+        ) or not is_count(self.data["train"]):
             raise TypeError("not what a record says of its images")
-        if (self.data["val"], self.data["test"]) != (self.val.n, self.test.n) or not is_count(self.bytes):
+        if (self.data["val"], self.data["test"]) != (self.val.n, self.test.n) or not is_count(
+            self.bytes
+        ):
             raise ValueError("counts of other images")
 
     def metrics(self) -> dict[str, Any]:

@@ -39,7 +39,9 @@ def unpack(packed: Mapping[str, torch.Tensor], shapes: object) -> State:
     if used | set(state) != used | set(packed) or set(state) & set(shapes):
         raise BadInput("shapes: must name the tensors that are stored in parts, and no others")
     for name, shape in shapes.items():
-        if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+        if not isinstance(shape, list) or not all(
+            type(side) is int and side >= 0 for side in shape
+        ):
             raise BadInput(f"shapes: {ascii(name)[:80]}: must be a list of sizes")
         mask, values, signs = (packed.get(name + end) for end in ends)
         kept = _unpacked(mask, math.prod(shape))

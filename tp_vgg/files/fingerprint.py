@@ -11,7 +11,11 @@ def fingerprint(*parts: object) -> str:
     """SHA-256 (hex) over ``parts``: bytes and buffers as they are, anything else as canonical JSON."""
     digest = hashlib.sha256()
     for part in parts:
-        raw = part if isinstance(part, bytes | memoryview) else json.dumps(part, sort_keys=True).encode()
+        raw = (
+            part
+            if isinstance(part, bytes | memoryview)
+            else json.dumps(part, sort_keys=True).encode()
+        )
         length = (
             1 if isinstance(raw, memoryview) and not raw.ndim else len(raw)
         )  # a scalar has no length since Python 3.12

@@ -11,7 +11,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import sync_directory
 
 
-def aside(path: Path, key: str) -> Path:
+def parked_path(path: Path, key: str) -> Path:
     """Where unfinished work of the name ``path`` lies while other work has the name."""
     return path.with_name(f"{key[:8]}.{path.name}")
 
@@ -20,7 +20,7 @@ class Journal:
     """Finished pieces of work as JSON lines, each on the disk before the next is begun.
 
     The first line holds the key of the work. What a torn line and all behind it said is dropped; other work's journal of the same
-    name is put aside, where a rerun of that work finds it.
+    name is put parked_path, where a rerun of that work finds it.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -29,8 +29,8 @@ class Journal:
             raise BadInput(f"{path}: is not a journal; move it away")
         found, entries, whole = _read_lines(path)
         if found is not None and found != key:
-            path.replace(aside(path, found))
-        mine = aside(path, key)
+            path.replace(parked_path(path, found))
+        mine = parked_path(path, key)
         if found != key and mine.is_file():
             mine.replace(path)
             found, entries, whole = _read_lines(path)

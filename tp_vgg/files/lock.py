@@ -32,7 +32,9 @@ def locked(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read(32).strip() or "unknown"
-            raise BadInput(f"{directory}: in use by process {holder}; wait for it, or give another --out") from None
+            raise BadInput(
+                f"{directory}: in use by process {holder}; wait for it, or give another --out"
+            ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

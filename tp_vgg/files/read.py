@@ -24,7 +24,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):
-        raise BadInput(f"{path}: can't be read as JSON; delete it and run its stage again") from None
+        raise BadInput(
+            f"{path}: can't be read as JSON; delete it and run its stage again"
+        ) from None
     if not isinstance(data, dict):
         raise BadInput(f"{path}: must be a JSON object; delete it and run its stage again")
     return data

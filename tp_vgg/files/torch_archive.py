@@ -55,7 +55,15 @@ def read_archive(path: Path) -> object:
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
-_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, NotImplementedError)
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    NotImplementedError,
+)
 """What unpickling stand-ins and reading a damaged archive raise."""
 
 
@@ -103,13 +111,25 @@ def _check_zip(file: BinaryIO) -> None:
         members = {}
         for info in archive.infolist():
             root, _, name = info.filename.partition("/")
-            plain = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name, re.ASCII) and ".." not in info.filename.split("/")
+            plain = re.fullmatch(
+                r"[\w.-]+(/[\w.-]+)*", name, re.ASCII
+            ) and ".." not in info.filename.split("/")
             stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
             # Of a member that is marked as a directory torch reads nothing and leaves the tensor's memory as it was.
-            if not plain or not stored or info.external_attr & _DIRECTORY or (root, name) in members:
-                raise BadInput(f"refused: member {ascii(info.filename)[:60]} is not one that torch.save writes")
+            if (
+                not plain
+                or not stored
+                or info.external_attr & _DIRECTORY
+                or (root, name) in members
+            ):
+                raise BadInput(
+                    f"refused: member {ascii(info.filename)[:60]} is not one that torch.save writes"
+                )
             members[root, name] = info
-        if len({root for root, _ in members}) != 1 or sum(info.file_size for info in members.values()) > size:
+        if (
+            len({root for root, _ in members}) != 1
+            or sum(info.file_size for info in members.values()) > size
+        ):
             raise BadInput("refused: its members are not those of one torch.save")
         named = {name: info for (_, name), info in members.items()}
         if "data.pkl" not in named or "constants.pkl" in named:
@@ -119,7 +139,9 @@ def _check_zip(file: BinaryIO) -> None:
         for key, storage in _Stand(io.BytesIO(archive.read(named["data.pkl"]))).found.items():
             data = named.get(f"data/{key}")
             if data is None or data.file_size != storage.count * storage.kind.item_bytes:
-                raise BadInput(f"damaged: tensor data {ascii(key)[:40]} is not as long as it is said to be")
+                raise BadInput(
+                    f"damaged: tensor data {ascii(key)[:40]} is not as long as it is said to be"
+                )
         for info in members.values():
             _check_sum(archive, info)
 
@@ -138,7 +160,9 @@ def _check_legacy(file: BinaryIO) -> None:
     parts = [_Stand(text) for _ in range(5)]  # each begins where the one before ended
     magic, version, _, _, keys = (part.value for part in parts)
     if magic != _MAGIC or version != _LEGACY_VERSION or not isinstance(keys, list):
-        raise BadInput("refused: holds pickled objects other than plain types and tensors; save its state_dict instead")
+        raise BadInput(
+            "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
+        )
     storages = parts[3].found
     if set(keys) != set(storages) or len(keys) != len(storages):
         raise BadInput("damaged: its tensor data is not that of its tensors")
@@ -147,7 +171,9 @@ def _check_legacy(file: BinaryIO) -> None:
         file.seek(place)
         storage = storages[key]
         if int.from_bytes(file.read(8), "little") != storage.count:
-            raise BadInput(f"damaged: tensor data {ascii(key)[:40]} is not as long as it is said to be")
+            raise BadInput(
+                f"damaged: tensor data {ascii(key)[:40]} is not as long as it is said to be"
+            )
         place += 8 + storage.count * storage.kind.item_bytes
     if place != size:
         raise BadInput("damaged: shorter or longer than its tensors")
@@ -197,27 +223,40 @@ class _Stand(pickle.Unpickler):
         raise BadInput(_OBJECTS)
 
     def persistent_load(self, pid: Any) -> _Storage:
-        if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or pid[5:] not in ((), (None,)):
+        if (
+            not isinstance(pid, tuple)
+            or len(pid) not in (5, 6)
+            or pid[0] != "storage"
+            or pid[5:] not in ((), (None,))
+        ):
             raise BadInput("refused: a reference to something other than tensor data")
         _, kind, key, _, count = pid[:5]
         if type(kind) is not _Kind or type(key) is not str or not _is_size(count):
             raise BadInput("refused: a reference to something other than tensor data")
         storage = _Storage(key, kind, count)
         if self.found.setdefault(key, storage) != storage:
-            raise BadInput(f"refused: tensor data {ascii(key)[:40]} is said to be of two kinds or lengths")
+            raise BadInput(
+                f"refused: tensor data {ascii(key)[:40]} is said to be of two kinds or lengths"
+            )
         return storage
 
 
 class _Ordered(OrderedDict[object, object]):
     def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict) or set(state) != {"_metadata"}:  # modules' versions, in every state dict
+        if not isinstance(state, dict) or set(state) != {
+            "_metadata"
+        }:  # modules' versions, in every state dict
             raise BadInput(_OBJECTS)
 
 
-_OBJECTS = "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
+_OBJECTS = (
+    "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
+)
 
 
-def _rebuild(storage: object, offset: object, size: object, stride: object, *rest: object) -> _Tensor:
+def _rebuild(
+    storage: object, offset: object, size: object, stride: object, *rest: object
+) -> _Tensor:
     """``torch._utils._rebuild_tensor_v2``."""
     good = (
         type(storage) is _Storage

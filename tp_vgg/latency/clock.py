@@ -69,7 +69,11 @@ class CpuClock:
                 gc.enable()
 
     def sample_seconds(self, call_seconds: float) -> float:
-        return call_seconds if call_seconds >= 2 * self._seconds else call_seconds + max(self._seconds, call_seconds)
+        return (
+            call_seconds
+            if call_seconds >= 2 * self._seconds
+            else call_seconds + max(self._seconds, call_seconds)
+        )
 
     def speed(self) -> float | None:
         return None

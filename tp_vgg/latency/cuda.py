@@ -68,7 +68,9 @@ class CudaClock:
         self.calls, self._seconds = calls, seconds
 
     def sample(self, call: Call) -> float:
-        return self._block(call, self._count(self._block(call, 1)))  # the call that tells how many warms the caches too
+        return self._block(
+            call, self._count(self._block(call, 1))
+        )  # the call that tells how many warms the caches too
 
     def sample_seconds(self, call_seconds: float) -> float:
         return call_seconds * (1 + self._count(call_seconds))
@@ -123,7 +125,9 @@ class TorchCuda:
 
     def kernel_seconds(self, call: Call, count: int) -> float | None:
         try:
-            with warnings.catch_warnings(action="ignore"):  # torch 2.11: of cycles that are forgotten; there is one
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # torch 2.11: of cycles that are forgotten; there is one
                 events = self._profiled(call, count)
         except RuntimeError:  # no permission, or another profiler is attached
             return None

@@ -45,7 +45,7 @@ class Samples:
 
 
 def interleave(
-    sides: Mapping[str, Call],
+    candidates: Mapping[str, Call],
     clock: Clock,
     trials: int | None = None,
     *,
@@ -53,10 +53,10 @@ def interleave(
     seed: int = 0,
     tick: Callable[[float], object] = lambda _: None,
 ) -> Samples:
-    """Time ``sides`` in ``trials`` blocks, each in a random order and then in that order backwards (A/B/B/A).
+    """Time ``candidates`` in ``trials`` blocks, each in a random order and then in that order backwards (A/B/B/A).
 
     A drift that is linear over a block falls on every side alike, and nobody has the same neighbour throughout. Before that, ``warm_up``
-    rounds over all sides, until nobody's last three samples fall by :data:`FALLING`. ``trials``: ``None`` for
+    rounds over all candidates, until nobody's last three samples fall by :data:`FALLING`. ``trials``: ``None`` for
     :data:`~tp_vgg.latency.table.TRIALS`, or :data:`~tp_vgg.latency.table.FEW_TRIALS` where the samples of a block take over :data:`LONG_BLOCK`.
     ``tick`` is called after each block that counts with the share of all that it was.
 
@@ -64,7 +64,7 @@ def interleave(
     at most twice as many blocks as asked for. Raises :class:`Throttled` where fewer than
     :data:`~tp_vgg.latency.table.FEWEST_TRIALS` are left (or than ``trials``, if those are fewer).
     """
-    warm, last = _warmed(sides, clock, *warm_up)
+    warm, last = _warmed(candidates, clock, *warm_up)
     block_seconds = 2 * sum(map(clock.sample_seconds, last.values()))
     trials = trials or (TRIALS if block_seconds < LONG_BLOCK else FEW_TRIALS)
     good: list[dict[str, float]] = []
@@ -72,9 +72,9 @@ def interleave(
     shuffle = random.Random(seed).shuffle
     before = clock.speed()
     while len(good) < trials and len(good) + slow < 2 * trials:
-        order = list(sides)
+        order = list(candidates)
         shuffle(order)
-        block = _block(order, sides, clock)
+        block = _block(order, candidates, clock)
         after = clock.speed()
         if min(speed for speed in (before, after, SLOW) if speed is not None) < SLOW:
             slow += 1
@@ -86,23 +86,25 @@ def interleave(
         before = after
     if len(good) < min(trials, FEWEST_TRIALS):
         raise Throttled(slow, len(good))
-    return Samples({name: tuple(block[name] for block in good) for name in sides}, warm, slow)
+    return Samples({name: tuple(block[name] for block in good) for name in candidates}, warm, slow)
 
 
-def _block(order: list[str], sides: Mapping[str, Call], clock: Clock) -> dict[str, float]:
+def _block(order: list[str], candidates: Mapping[str, Call], clock: Clock) -> dict[str, float]:
     """The mean of both samples of each side."""
     seconds = dict.fromkeys(order, 0.0)
     for name in (*order, *reversed(order)):
-        seconds[name] += clock.sample(sides[name]) / 2
+        seconds[name] += clock.sample(candidates[name]) / 2
     return seconds
 
 
-def _warmed(sides: Mapping[str, Call], clock: Clock, fewest: int, most: int) -> tuple[bool, dict[str, float]]:
+def _warmed(
+    candidates: Mapping[str, Call], clock: Clock, fewest: int, most: int
+) -> tuple[bool, dict[str, float]]:
     """Whether all became stable, and the last sample of each."""
-    last: dict[str, list[float]] = {name: [] for name in sides}
+    last: dict[str, list[float]] = {name: [] for name in candidates}
     stable = False
     for done in range(1, most + 1):
-        for name, call in sides.items():
+        for name, call in candidates.items():
             last[name] = [*last[name][-2:], clock.sample(call)]
         stable = done >= 3 and not any(_falling(*samples) for samples in last.values())
         if stable and done >= fewest:

@@ -1,4 +1,4 @@
-"""What a benchmark measures, and what all parts of it do with a cell."""
+"""What a benchmark measures, and what all parts of it do with a case."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from tp_vgg.errors import BadInput, out_of_memory
 from tp_vgg.latency.interleave import Throttled
-from tp_vgg.latency.modes import Ring, Unavailable, ring_of
-from tp_vgg.latency.table import FEWEST_TRIALS, Cell
-from tp_vgg.latency.timing_device import Bench
+from tp_vgg.latency.modes import InputPool, Unavailable, input_pool
+from tp_vgg.latency.table import FEWEST_TRIALS, BenchmarkCase
+from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.machine.precision import fp32_arithmetic
 from tp_vgg.network.network import Network
 
@@ -18,30 +18,32 @@ SIMPLE = ("eager", "folded")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class BenchmarkSettings:
     """What to measure."""
 
-    cells: tuple[Cell, ...]
+    cases: tuple[BenchmarkCase, ...]
     trials: int | None = None
     """Blocks; ``None`` for what :func:`~tp_vgg.latency.interleave.interleave` does."""
-    hot: bool = False
-    """Every pass on one input, which stays in the cache, instead of a ring larger than it."""
+    reuse_input: bool = False
+    """Every pass on one input, which stays in the cache, instead of a pool larger than it."""
     probes: bool = True
     """Look for widths at which kernels step, by :mod:`tp_vgg.latency.probes`."""
 
-    def ring(self, model: Network, cell: Cell, bench: Bench) -> Ring:
-        """The inputs of a cell."""
-        size = 0 if self.hot else 2 * bench.clock.cache_bytes()
-        return ring_of(model.spec.image_size, cell, bench.device, size)
+    def input_pool(
+        self, model: Network, case: BenchmarkCase, timing_device: TimingDevice
+    ) -> InputPool:
+        """The inputs of a case."""
+        size = 0 if self.reuse_input else 2 * timing_device.clock.cache_bytes()
+        return input_pool(model.spec.image_size, case, timing_device.device, size)
 
     def __post_init__(self) -> None:
-        if not self.cells or (self.trials is not None and self.trials < FEWEST_TRIALS):
-            raise BadInput(f"give one or more cells, and {FEWEST_TRIALS} trials or more")
+        if not self.cases or (self.trials is not None and self.trials < FEWEST_TRIALS):
+            raise BadInput(f"give one or more cases, and {FEWEST_TRIALS} trials or more")
 
 
-def arithmetic(cell: Cell) -> Any:
-    """A context in which fp32 is what the cell's dtype says."""
-    return fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False, compiles=True)
+def arithmetic(case: BenchmarkCase) -> Any:
+    """A context in which fp32 is what the case's dtype says."""
+    return fp32_arithmetic(tf32=case.dtype == "tf32", deterministic=False, compiles=True)
 
 
 def why_not(error: Exception) -> str:

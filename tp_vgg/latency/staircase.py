@@ -15,7 +15,7 @@ from tp_vgg.latency.cuda import CudaCalls
 from tp_vgg.latency.interleave import interleave
 from tp_vgg.latency.modes import DTYPE, layout
 from tp_vgg.latency.profile import Timed
-from tp_vgg.latency.table import LEAST, Cell
+from tp_vgg.latency.table import MIN_MS, BenchmarkCase
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.memory import release_memory
 from tp_vgg.network.layers import LayerRow
@@ -62,15 +62,15 @@ GRID = Grid()
 def profile_layer(
     row: LayerRow,
     points: Sequence[tuple[int, int]],
-    cell: Cell,
+    case: BenchmarkCase,
     device: torch.device,
     clock: Clock,
     trials: int = PROFILE_TRIALS,
     cuda: CudaCalls | None = None,
 ) -> Iterator[Timed]:
     """Time one conv at each (in, out); the points take turns. ``cuda``: where they are captured in graphs, so that launches do not count."""
-    images = {i: random_images(i, row.side, cell, device) for i, _ in points}
-    calls = {f"{i},{o}": conv_call([(i, o, row.side, False)], images[i], cell) for i, o in points}
+    images = {i: random_images(i, row.side, case, device) for i, _ in points}
+    calls = {f"{i},{o}": conv_call([(i, o, row.side, False)], images[i], case) for i, o in points}
     times = without_launches(calls, clock, cuda, trials, warm_up=(1, 1))
     for (i, o), seconds in zip(points, times.values(), strict=True):
         low, middle, high = quartiles(seconds)
@@ -79,7 +79,11 @@ def profile_layer(
 
 @torch.inference_mode()
 def without_launches(
-    calls: Mapping[str, Call], clock: Clock, cuda: CudaCalls | None, trials: int, warm_up: tuple[int, int]
+    calls: Mapping[str, Call],
+    clock: Clock,
+    cuda: CudaCalls | None,
+    trials: int,
+    warm_up: tuple[int, int],
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of one call of each, a value a block.
 
@@ -89,7 +93,7 @@ def without_launches(
     if cuda is None:
         return interleave(calls, clock, trials, warm_up=warm_up).seconds
     slowest = max(clock.sample(call) for call in calls.values())
-    repeats = max(1, min(REPEATS, int(REPLAY_SECONDS / max(slowest, LEAST))))
+    repeats = max(1, min(REPEATS, int(REPLAY_SECONDS / max(slowest, MIN_MS))))
     pool = cuda.pool()
     replays: dict[str, Call] = {}
     try:
@@ -102,18 +106,24 @@ def without_launches(
     return {name: tuple(value / repeats for value in values) for name, values in seconds.items()}
 
 
-def random_images(width: int, side: int, cell: Cell, device: torch.device) -> torch.Tensor:
-    images = torch.randn(cell.batch_size, width, side, side).to(device=device, dtype=DTYPE[cell.dtype])
-    return images.contiguous(memory_format=layout(cell))
+def random_images(width: int, side: int, case: BenchmarkCase, device: torch.device) -> torch.Tensor:
+    images = torch.randn(case.batch_size, width, side, side).to(
+        device=device, dtype=DTYPE[case.dtype]
+    )
+    return images.contiguous(memory_format=layout(case))
 
 
-def conv_call(convs: list[tuple[int, int, int, bool]], images: torch.Tensor, cell: Cell) -> Call:
+def conv_call(
+    convs: list[tuple[int, int, int, bool]], images: torch.Tensor, case: BenchmarkCase
+) -> Call:
     """Convs (in, out, side, whether a pool follows) one behind the other, each with its ReLU, on ``images``."""
     layers: list[nn.Module] = []
     for before, width, _, pool in convs:
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
         if pool:
             layers.append(nn.MaxPool2d(2))
-    chain: Any = nn.Sequential(*layers).requires_grad_(False).to(device=images.device, dtype=images.dtype)
-    chain = chain.to(memory_format=layout(cell))
+    chain: Any = (
+        nn.Sequential(*layers).requires_grad_(False).to(device=images.device, dtype=images.dtype)
+    )
+    chain = chain.to(memory_format=layout(case))
     return lambda: chain(images)

@@ -20,7 +20,7 @@ MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile", "folded-graph"
 FOLDED: tuple[Mode, ...] = ("folded", "folded-graph")
 GRAPHS: tuple[Mode, ...] = ("graph", "folded-graph")
 MAX_BATCH = 1 << 20
-LEAST = 1e-9
+MIN_MS = 1e-9
 """Of a time or a ratio of times: what is divided by it stays a number."""
 DTYPES = ("fp32", "tf32", "bf16")
 BATCH_SIZES = (1, 64, 1024)
@@ -37,7 +37,7 @@ Verdict = Literal["faster", "no gain", "slower", "reference", "not available"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchmarkCase:
     """What is compared in one place: the same mode, dtype and batch for every model. Raises :class:`BadInput` for what does not exist."""
 
     mode: Mode
@@ -45,7 +45,10 @@ class Cell:
     batch_size: int
 
     def __post_init__(self) -> None:
-        for name, value, known in (("modes", self.mode, get_args(Mode)), ("dtypes", self.dtype, DTYPES)):
+        for name, value, known in (
+            ("modes", self.mode, get_args(Mode)),
+            ("dtypes", self.dtype, DTYPES),
+        ):
             if value not in known:
                 raise BadInput(f"--{name}: {str(value)[:40]!a} is not one of {', '.join(known)}")
         if type(self.batch_size) is not int or not 1 <= self.batch_size <= MAX_BATCH:
@@ -56,10 +59,12 @@ class Cell:
         return f"{self.mode} {self.dtype}, batch {self.batch_size}"
 
 
-def cells_of(modes: Iterable[str], dtypes: Iterable[str], batch_sizes: Iterable[int]) -> tuple[Cell, ...]:
+def cases_of(
+    modes: Iterable[str], dtypes: Iterable[str], batch_sizes: Iterable[int]
+) -> tuple[BenchmarkCase, ...]:
     """All combinations, by batch, dtype and mode, each once. Raises :class:`BadInput`."""
     pairs = itertools.product(batch_sizes, dtypes, modes)
-    return tuple(dict.fromkeys(Cell(mode, dtype, batch) for batch, dtype, mode in pairs))  # type: ignore[arg-type]
+    return tuple(dict.fromkeys(BenchmarkCase(mode, dtype, batch) for batch, dtype, mode in pairs))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One model in one cell. The numbers are ``None`` where the cell was not available."""
+    """One model in one case. The numbers are ``None`` where the case was not available."""
 
     model: str
     """The reference's row is its copy timed against it: the A/A control."""
@@ -118,13 +123,13 @@ class LatencyRow:
     warm: bool = True
     """Whether the warm-up became stable."""
     slow_blocks: int = 0
-    """Blocks of this cell that do not count, since the device's clock was too low (:data:`SLOW`)."""
+    """Blocks of this case that do not count, since the device's clock was too low (:data:`SLOW`)."""
     seconds: tuple[float, ...] = ()
     """Of one pass, a value a block."""
 
     @property
-    def cell(self) -> Cell:
-        return Cell(self.mode, self.dtype, self.batch_size)
+    def case(self) -> BenchmarkCase:
+        return BenchmarkCase(self.mode, self.dtype, self.batch_size)
 
     def _check(self) -> None:
         """Whole, or without any figure and with the reason; ``ValueError``."""
@@ -134,7 +139,7 @@ class LatencyRow:
             raise ValueError(f"{self.verdict!r} of {numbers}")
         if measured and not (
             all(
-                value is not None and value >= (0 if name == "iqr_ms" else LEAST)
+                value is not None and value >= (0 if name == "iqr_ms" else MIN_MS)
                 for name, value in zip(_MEASURED, numbers, strict=True)
             )
             and self.speedup_low <= self.speedup <= self.speedup_high  # type: ignore[operator]
@@ -142,7 +147,7 @@ class LatencyRow:
             raise ValueError("times that no clock gives")
         if self.slow_blocks < 0:
             raise ValueError("fewer blocks than none")
-        _ = self.cell  # which has checks of its own
+        _ = self.case  # which has checks of its own
 
     def metrics(self, device: str) -> dict[str, Any]:
         """The entry in ``metrics.json`` (the contract's names, and what explains them)."""
@@ -166,7 +171,7 @@ class Latency:
     environment: dict[str, str | int | None]
     conditions: dict[str, Any]
     """Clocks, power and temperature of the device ``before`` all of this session, and right before (``before_each``) and right ``after`` each
-    cell of it; the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write counted) and the ``cache_bytes``
+    case of it; the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write counted) and the ``cache_bytes``
     that the rules reckon with, whether the input stayed in the cache (``hot``), whether steps at smaller widths were looked for (``probes``), and the ``command``."""
     rows: tuple[LatencyRow, ...]
 
@@ -175,17 +180,17 @@ class Latency:
         names = {name for name, about in self.models.items() if about.get("sha256") == sha256}
         return tuple(row for row in self.rows if row.model in names)
 
-    def headline(self) -> Cell | None:
-        """The cell to quote where there is room for one: batch 64, or else the largest measured, as the dense model is fastest."""
+    def headline(self) -> BenchmarkCase | None:
+        """The case to quote where there is room for one: batch 64, or else the largest measured, as the dense model is fastest."""
         batch = quoted_batch(self.rows, self.reference)
         rows = [row for row in self.rows if row.model == self.reference and row.batch_size == batch]
         timed = [row for row in rows if row.median_ms is not None]
-        return min(timed, key=lambda row: row.median_ms or 0.0).cell if timed else None
+        return min(timed, key=lambda row: row.median_ms or 0.0).case if timed else None
 
     @property
     def slow_blocks(self) -> int:
-        """Blocks of all cells that do not count, since the device's clock was too low."""
-        return sum({row.cell: row.slow_blocks for row in self.rows}.values())
+        """Blocks of all cases that do not count, since the device's clock was too low."""
+        return sum({row.case: row.slow_blocks for row in self.rows}.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as ``latency.json`` holds it."""
@@ -209,7 +214,9 @@ class Latency:
 
 def quoted_batch(rows: Iterable[LatencyRow], reference: str) -> int | None:
     """The batch size to quote where there is room for one: 64, or else the largest at which the dense model (``reference``) was timed."""
-    batches = {row.batch_size for row in rows if row.model == reference and row.median_ms is not None}
+    batches = {
+        row.batch_size for row in rows if row.model == reference and row.median_ms is not None
+    }
     return 64 if 64 in batches else max(batches, default=None)
 
 

@@ -19,7 +19,7 @@ POINT_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
-class Bench:
+class TimingDevice:
     """A device and how things are timed on it."""
 
     device: torch.device
@@ -30,7 +30,7 @@ class Bench:
     threads: int
 
     @classmethod
-    def of(cls, device: torch.device, threads: int | None = None) -> Bench:
+    def of(cls, device: torch.device, threads: int | None = None) -> TimingDevice:
         """``threads``: of the CPU; torch's default where ``None``. Raises :class:`BadInput` for fewer than one."""
         if threads is not None and (type(threads) is not int or threads < 1):
             raise BadInput(f"threads: {threads!r}: must be a whole number from 1 on")
@@ -58,6 +58,12 @@ class Bench:
 
     def bandwidth(self) -> float:
         """Bytes per second of a copy far larger than the caches, read and write counted; the best of five."""
-        source = torch.zeros(max(4 * self.clock.cache_bytes(), 64 << 20), dtype=torch.uint8, device=self.device)
+        source = torch.zeros(
+            max(4 * self.clock.cache_bytes(), 64 << 20), dtype=torch.uint8, device=self.device
+        )
         target = torch.empty_like(source)
-        return 2 * source.numel() / min(self.clock.sample(lambda: target.copy_(source)) for _ in range(5))
+        return (
+            2
+            * source.numel()
+            / min(self.clock.sample(lambda: target.copy_(source)) for _ in range(5))
+        )

@@ -50,7 +50,13 @@ def operators(spec: Spec, mode: str, *, cuda: bool = False) -> tuple[Operator, .
 
 
 def bytes_moved(
-    spec: Spec, mode: str, batch_size: int, item_bytes: int, cache_bytes: int = 0, *, cuda: bool = False
+    spec: Spec,
+    mode: str,
+    batch_size: int,
+    item_bytes: int,
+    cache_bytes: int = 0,
+    *,
+    cuda: bool = False,
 ) -> int:
     """Bytes that one pass of ``mode`` has to move between the last-level cache and memory.
 

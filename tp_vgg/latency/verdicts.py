@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tp_vgg.latency.table import Cell, LatencyRow, Mode, Ratio, Verdict
+from tp_vgg.latency.table import BenchmarkCase, LatencyRow, Mode, Ratio, Verdict
 from tp_vgg.latency.traffic import Memory, bytes_moved
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
@@ -33,7 +33,7 @@ CONTROL = 0.03
 
 
 @dataclass(frozen=True)
-class Step:
+class WidthStep:
     """What a network, or one layer of it, would take at slightly smaller widths at which kernels step."""
 
     change: str
@@ -72,13 +72,16 @@ def explain(
     rows: Sequence[LatencyRow],
     models: Mapping[str, Mapping[str, Any]],
     memory: Memory,
-    steps: Mapping[tuple[str, Cell], Iterable[Step]],
+    steps: Mapping[tuple[str, BenchmarkCase], Iterable[WidthStep]],
     *,
     cuda: bool = False,
 ) -> tuple[LatencyRow, ...]:
-    """The rows with the reasons that the rules give. ``models``: the dense one first. ``steps``: what was probed, by model and cell.
+    """The rows with the reasons that the rules give. ``models``: the dense one first. ``steps``: what was probed, by model and case.
     ``cuda``: whether the device is a GPU, where bf16 runs on tensor cores and a conv's bias is added apart."""
-    return tuple(replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps, cuda))) for row in rows)
+    return tuple(
+        replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps, cuda)))
+        for row in rows
+    )
 
 
 def _reasons(
@@ -86,7 +89,7 @@ def _reasons(
     rows: Sequence[LatencyRow],
     models: Mapping[str, Mapping[str, Any]],
     memory: Memory,
-    steps: Mapping[tuple[str, Cell], Iterable[Step]],
+    steps: Mapping[tuple[str, BenchmarkCase], Iterable[WidthStep]],
     cuda: bool,
 ) -> Iterable[str]:
     if row.median_ms is None or row.speedup is None:
@@ -94,7 +97,7 @@ def _reasons(
         return
     if row.verdict == "reference":
         if abs(row.speedup - 1) > CONTROL:
-            yield f"not quiet: the A/A control of this cell is {row.speedup:.3f}"
+            yield f"not quiet: the A/A control of this case is {row.speedup:.3f}"
         if not row.warm:
             yield "not warm: times still fell after the longest warm-up"
         return
@@ -102,11 +105,13 @@ def _reasons(
     about = models[row.model]
     dense = next(iter(models.values()))
     if about["density"] < (1 - ZEROS) * dense["density"]:
-        found.append(f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too")
+        found.append(
+            f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too"
+        )
     if needs_reason(row):
         spec = spec_from_dict(about["spec"])
         found += _launch_bound(row, rows)
-        found += [str(step) for step in steps.get((row.model, row.cell), ()) if step.found]
+        found += [str(step) for step in steps.get((row.model, row.case), ()) if step.found]
         found += _odd_widths(spec) if cuda and row.dtype == "bf16" else ()
         found += _memory_bound(row, spec, memory, cuda)
         found = found or [UNEXPLAINED]
@@ -120,7 +125,11 @@ def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
         yield f"launch-bound: the GPU works {row.busy:.0%} of the time"
         return
     where = (row.model, row.dtype, row.batch_size)
-    times = {r.mode: r.median_ms for r in rows if (r.model, r.dtype, r.batch_size) == where and r.median_ms is not None}
+    times = {
+        r.mode: r.median_ms
+        for r in rows
+        if (r.model, r.dtype, r.batch_size) == where and r.median_ms is not None
+    }
     graph = times.get(GRAPH_OF[row.mode]) if row.mode in GRAPH_OF else None
     if graph is not None and row.median_ms >= GRAPH_GAIN * graph:
         yield f"launch-bound: a CUDA graph of it is {row.median_ms / graph:.1f}× as fast as {row.mode}"

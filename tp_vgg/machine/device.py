@@ -18,5 +18,7 @@ def pick_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise BadInput(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+        raise BadInput(
+            f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     return device

@@ -29,16 +29,18 @@ class Ranks:
     """Processes on this machine: they share its memory."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of ``items``: contiguous, in the order of the ranks."""
-        return items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size]
+        return items[
+            len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size
+        ]
 
-    def part(self, count: int) -> slice:
-        """:meth:`share` of ``count`` things; never empty where there is one, so the first ranks' parts may overlap in a tiny batch."""
+    def shard_slice(self, count: int) -> slice:
+        """:meth:`shard` of ``count`` things; never empty where there is one, so the first ranks' parts may overlap in a tiny batch."""
         part = slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
         return part if part.stop > part.start else slice(0, 1)
 
@@ -46,9 +48,14 @@ class Ranks:
         """For each flag whether any rank has it up."""
         if self.size == 1:
             return list(flags)
-        return [value > 0 for value in self.add(torch.tensor(flags, dtype=torch.float32, device=device)).tolist()]
+        return [
+            value > 0
+            for value in self.all_reduce_sum(
+                torch.tensor(flags, dtype=torch.float32, device=device)
+            ).tolist()
+        ]
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def data_parallel(self, model: nn.Module) -> nn.Module:
         """``model`` with its gradients averaged over the ranks; every rank starts from the leading one's weights."""
         if self.size == 1:
             return model
@@ -56,13 +63,13 @@ class Ranks:
 
         return DistributedDataParallel(model, broadcast_buffers=False)
 
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place, on each."""
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
-    def lead(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The value that the leading process has."""
         if self.size == 1:
             return value
@@ -70,18 +77,18 @@ class Ranks:
         distributed.broadcast_object_list(held)
         return held[0]
 
-    def led(self, make: Callable[[], T]) -> T:
+    def run_on_main(self, make: Callable[[], T]) -> T:
         """What ``make`` gives the leading process, which alone calls it."""
-        held = [make()] if self.leads else []
-        return self.lead(held)[0]
+        held = [make()] if self.is_main else []
+        return self.broadcast(held)[0]
 
     @contextlib.contextmanager
-    def leader_first(self) -> Iterator[None]:
+    def main_first(self) -> Iterator[None]:
         """The leading process does it first and leaves files that the others then find."""
-        if self.size > 1 and not self.leads:
+        if self.size > 1 and not self.is_main:
             distributed.barrier()
         yield
-        if self.size > 1 and self.leads:
+        if self.size > 1 and self.is_main:
             distributed.barrier()
 
 

@@ -20,7 +20,10 @@ def interrupts() -> Iterator[list[int]]:
         asked.append(number)
 
     previous = signal.getsignal(signal.SIGINT)
-    if previous in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+    if (
+        previous in (None, signal.SIG_IGN)
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield asked  # not ours to change: a background job ignores Ctrl-C on purpose
         return
     signal.signal(signal.SIGINT, handle)

@@ -47,16 +47,24 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, so that the peak is this stage's own
+                Path("/proc/self/clear_refs").write_text(
+                    "5"
+                )  # resets VmHWM, so that the peak is this stage's own
 
     def bytes(self) -> int:
-        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _peak_resident()
+        return (
+            torch.cuda.max_memory_allocated(self._device)
+            if self._device.type == "cuda"
+            else _peak_resident()
+        )
 
 
 def halved(block: int) -> int:
     """Half of a block of images for which memory ran out, with a warning and what memory can be had back."""
     release_memory()
-    warnings.warn(f"out of memory with {block} images at a time; going on with {block // 2}", stacklevel=2)
+    warnings.warn(
+        f"out of memory with {block} images at a time; going on with {block // 2}", stacklevel=2
+    )
     return block // 2
 
 

@@ -16,7 +16,9 @@ def has_fast_bf16(device: torch.device) -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    cpu: Any = torch.cpu  # of torch 2.10, which has no public way to ask; tiles come with bf16 in them
+    cpu: Any = (
+        torch.cpu
+    )  # of torch 2.10, which has no public way to ask; tiles come with bf16 in them
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
@@ -39,7 +41,9 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """Autocast to ``precision``; a no-op for fp32. Nothing is kept of a cast: our networks use each weight once, and a CUDA graph must not read what
     was cast before it was captured."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16, cache_enabled=False)
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16, cache_enabled=False
+    )
 
 
 @contextlib.contextmanager
@@ -60,7 +64,9 @@ def fp32_arithmetic(*, tf32: bool, deterministic: bool, compiles: bool = False) 
     try:
         with (
             _precision("tf32" if tf32 else "ieee", torch.backends, cudnn, *_leaves()),
-            _legacy(legacy, ("high" if tf32 else "highest", tf32)) if legacy else contextlib.nullcontext(),
+            _legacy(legacy, ("high" if tf32 else "highest", tf32))
+            if legacy
+            else contextlib.nullcontext(),
         ):
             yield
     finally:

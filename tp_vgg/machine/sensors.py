@@ -37,30 +37,42 @@ class Nvml:
     """A GPU as NVML tells of it, by the package nvidia-ml-py (extra ``[gpu]``). Raises whatever that raises where there is no NVML."""
 
     def __init__(self, uuid: str) -> None:
-        with warnings.catch_warnings(action="ignore"):  # an older package of the same name says that it is deprecated
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # an older package of the same name says that it is deprecated
             self._nvml: Any = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
         self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
 
     def sm_mhz(self) -> float | None:
         """Clock of the multiprocessors now."""
-        return _number(lambda: self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM))
+        return _number(
+            lambda: self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
+        )
 
     def default_sm_mhz(self) -> float | None:
         """The clock that the device has under load where nobody sets another."""
         nvml = self._nvml
-        return _number(lambda: nvml.nvmlDeviceGetDefaultApplicationsClock(self._handle, nvml.NVML_CLOCK_SM))
+        return _number(
+            lambda: nvml.nvmlDeviceGetDefaultApplicationsClock(self._handle, nvml.NVML_CLOCK_SM)
+        )
 
     def state(self) -> State:
         nvml, handle = self._nvml, self._handle
         numbers = {
             "sm_mhz": self.sm_mhz(),
             "memory_mhz": _number(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            "max_sm_mhz": _number(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "max_sm_mhz": _number(
+                lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
+            ),
             "default_sm_mhz": self.default_sm_mhz(),
             "power_watts": _number(lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1000),
-            "power_limit_watts": _number(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle), 1000),
-            "temperature_celsius": _number(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            "power_limit_watts": _number(
+                lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle), 1000
+            ),
+            "temperature_celsius": _number(
+                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
+            ),
         }
         state: State = {name: value for name, value in numbers.items() if value is not None}
         with contextlib.suppress(Exception):
@@ -68,7 +80,9 @@ class Nvml:
         with contextlib.suppress(Exception):
             state["pstate"] = f"P{int(nvml.nvmlDeviceGetPerformanceState(handle))}"
         with contextlib.suppress(Exception):
-            state["throttle_reasons"] = throttle_reasons(int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
+            state["throttle_reasons"] = throttle_reasons(
+                int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+            )
         return state
 
 
@@ -103,7 +117,12 @@ class NvidiaSmi:
         """The fields of ``query``; none where nvidia-smi is missing or does not know them all."""
         try:
             answer = subprocess.run(
-                ["nvidia-smi", f"--id={self._uuid}", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
+                [
+                    "nvidia-smi",
+                    f"--id={self._uuid}",
+                    f"--query-gpu={query}",
+                    "--format=csv,noheader,nounits",
+                ],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -111,7 +130,9 @@ class NvidiaSmi:
             )
         except (OSError, subprocess.SubprocessError, ValueError):
             return {}
-        return dict(zip(query.split(","), (cell.strip() for cell in answer.stdout.split(",")), strict=False))
+        return dict(
+            zip(query.split(","), (cell.strip() for cell in answer.stdout.split(",")), strict=False)
+        )
 
 
 _NUMBERS = {
@@ -154,7 +175,9 @@ def cpu_state() -> dict[str, Any]:
 
 def cpu_cache_bytes() -> int:
     """Size of the last-level cache; 32 MB where the system does not say."""
-    sizes = [_cache_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    sizes = [
+        _cache_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
     return max(sizes, default=32 << 20)
 
 

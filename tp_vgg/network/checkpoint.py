@@ -39,9 +39,18 @@ def save(model: Network, path: str | Path) -> None:
 
 def to_dict(model: Network) -> dict[str, Any]:
     """The checkpoint: plain types and contiguous CPU tensors."""
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in model.state_dict().items()
+    }
     meta = {**model.meta, "versions": versions(("tp-vgg", "torch", "torchvision", "torch-pruning"))}
-    return {"format": FORMAT, "spec": model.spec.to_dict(), "state_dict": state, "kept": model.kept, "meta": meta}
+    return {
+        "format": FORMAT,
+        "spec": model.spec.to_dict(),
+        "state_dict": state,
+        "kept": model.kept,
+        "meta": meta,
+    }
 
 
 def load(path: str | Path) -> Network:
@@ -62,7 +71,9 @@ def load(path: str | Path) -> Network:
 def _read(path: Path) -> object:
     if not path.is_file():
         raise BadInput(
-            "not a regular file" if path.exists() else "no such file; give a checkpoint (.pth, .safetensors or .sparse)"
+            "not a regular file"
+            if path.exists()
+            else "no such file; give a checkpoint (.pth, .safetensors or .sparse)"
         )
     try:
         return from_file(path) if path.suffix in SAFETENSORS else read_archive(path)
@@ -75,7 +86,9 @@ def _read(path: Path) -> object:
 
 def _from_own(raw: dict[str, Any]) -> Network:
     if raw["format"] != FORMAT:
-        raise BadInput(f"format: {ascii(str(raw['format']))[:40]} is not {FORMAT!r}; made by another version")
+        raise BadInput(
+            f"format: {ascii(str(raw['format']))[:40]} is not {FORMAT!r}; made by another version"
+        )
     missing = {"spec", "state_dict", "kept", "meta"} - set(raw)
     if missing:
         raise BadInput(f"{sorted(missing)[0]}: missing")
@@ -100,7 +113,11 @@ def _from_own(raw: dict[str, Any]) -> Network:
 
 
 def _check_triple(name: str, value: object) -> None:
-    if not isinstance(value, list) or len(value) != 3 or not all(type(v) is float and abs(v) < 1e6 for v in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(type(v) is float and abs(v) < 1e6 for v in value)
+    ):
         raise BadInput(f"meta: {name}: must be three finite numbers")
     if name == "std" and min(value) <= 0:
         raise BadInput("meta: std: must be positive")
@@ -116,12 +133,16 @@ def _checked_kept(kept: object, spec: Spec, meta: Mapping[str, Any]) -> dict[str
         width = spec.prunable.get(layer) if isinstance(layer, str) else None
         limit = dense.get(layer, MAX_WIDTH)
         if width is None or type(limit) is not int:
-            raise BadInput(f"kept: {ascii(layer)[:80]}: not a prunable layer of {spec.arch} with the {spec.head} head")
+            raise BadInput(
+                f"kept: {ascii(layer)[:80]}: not a prunable layer of {spec.arch} with the {spec.head} head"
+            )
         good = (
             isinstance(indices, list)
             and len(indices) == width
             and all(type(i) is int and 0 <= i < limit for i in indices)
         )
         if not good or indices != sorted(set(indices)):
-            raise BadInput(f"kept: {layer}: must be {width} sorted, unique channel indices below {limit}")
+            raise BadInput(
+                f"kept: {layer}: must be {width} sorted, unique channel indices below {limit}"
+            )
     return kept

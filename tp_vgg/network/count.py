@@ -13,8 +13,12 @@ from tp_vgg.network.network import Network
 @torch.no_grad()
 def layer_sparsity(model: Network) -> Mapping[str, float]:
     """Fraction of exact zeros in the weight of every conv and linear."""
-    weights = {row.name: model.get_submodule(row.name).get_parameter("weight") for row in model.spec.rows}
-    return {name: 1 - int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()}
+    weights = {
+        row.name: model.get_submodule(row.name).get_parameter("weight") for row in model.spec.rows
+    }
+    return {
+        name: 1 - int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()
+    }
 
 
 @torch.no_grad()

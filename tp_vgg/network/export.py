@@ -19,7 +19,7 @@ import torch
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.network import checkpoint
-from tp_vgg.network.formats import FORMATS
+from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.network.network import Network
 
 TOLERANCE = 1e-4
@@ -39,7 +39,7 @@ def export(model: Network, path: Path, form: str) -> float:
     Raises :class:`WorkFailed` where the check fails, :class:`BadInput` where a package is missing.
     """
     model = copy.deepcopy(model).cpu().eval()
-    if FORMATS[form].program:
+    if EXPORT_FORMATS[form].program:
         raw = to_onnx(model) if form == "onnx" else _to_program(model)
         run = _onnx_runner(raw) if form == "onnx" else _program_runner(raw)
         difference = largest_difference(model, run)
@@ -50,7 +50,7 @@ def export(model: Network, path: Path, form: str) -> float:
         write_atomic(path, lambda file: file.write(raw))
         return difference
     with TemporaryDirectory() as directory:
-        written = Path(directory) / f"model{FORMATS[form].suffix}"
+        written = Path(directory) / f"model{EXPORT_FORMATS[form].suffix}"
         checkpoint.save(model, written)
         _check_same(model, written, path)
         write_atomic(path, lambda file: file.write(written.read_bytes()))
@@ -122,7 +122,9 @@ def _onnx_runner(raw: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _to_program(model: Network) -> bytes:
     images = torch.zeros(2, 3, model.spec.image_size, model.spec.image_size)
-    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    program = torch.export.export(
+        model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+    )
     out = io.BytesIO()
     with _quiet():
         torch.export.save(program, out, extra_files={"tp_vgg.json": json.dumps(_about(model))})
@@ -137,7 +139,9 @@ def _program_runner(raw: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _about(model: Network) -> dict[str, Any]:
     """What a program needs besides its weights."""
-    noted: dict[str, Any] = {name: model.meta[name] for name in ("mean", "std", "classes") if name in model.meta}
+    noted: dict[str, Any] = {
+        name: model.meta[name] for name in ("mean", "std", "classes") if name in model.meta
+    }
     return {"spec": model.spec.to_dict(), **noted}
 
 
@@ -146,11 +150,15 @@ def _check_same(model: Network, written: Path, path: Path) -> None:
     state = found.state_dict()
     same = all(_same_bits(value, state[name]) for name, value in wanted["state_dict"].items())
     if not same or found.spec != model.spec or found.kept != model.kept:
-        raise WorkFailed(f"{path}: reloaded, it holds other weights than the model that was saved; not kept")
+        raise WorkFailed(
+            f"{path}: reloaded, it holds other weights than the model that was saved; not kept"
+        )
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a.flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8))
+    return a.dtype == b.dtype and torch.equal(
+        a.flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8)
+    )
 
 
 def _require(*packages: str) -> None:

@@ -14,7 +14,7 @@ class Format:
     program: bool
 
 
-FORMATS: Mapping[str, Format] = {
+EXPORT_FORMATS: Mapping[str, Format] = {
     "onnx": Format(".onnx", program=True),
     "safetensors": Format(".safetensors", program=False),
     "sparse": Format(".sparse", program=False),

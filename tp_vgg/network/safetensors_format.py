@@ -24,7 +24,10 @@ def to_bytes(checkpoint: Mapping[str, Any], *, sparse: bool) -> bytes:
     from safetensors.torch import save
 
     try:
-        texts = {"format": checkpoint["format"], **{name: json.dumps(checkpoint[name]) for name in _TEXTS}}
+        texts = {
+            "format": checkpoint["format"],
+            **{name: json.dumps(checkpoint[name]) for name in _TEXTS},
+        }
     except (TypeError, ValueError):
         raise BadInput("meta: holds what JSON can't say; keep it to plain types") from None
     tensors = dict(checkpoint["state_dict"])
@@ -38,7 +41,9 @@ def _digest(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> st
     """Of all that the file holds: the container itself has no sums."""
     raw = (value.reshape(-1).view(torch.uint8).numpy().data for _, value in sorted(tensors.items()))
     return fingerprint(
-        dict(texts), [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())], *raw
+        dict(texts),
+        [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())],
+        *raw,
     )
 
 
@@ -59,4 +64,8 @@ def from_file(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise BadInput("metadata: not JSON") from None
     shapes = found.pop("shapes", None)
-    return {"format": texts["format"], **found, "state_dict": tensors if shapes is None else unpack(tensors, shapes)}
+    return {
+        "format": texts["format"],
+        **found,
+        "state_dict": tensors if shapes is None else unpack(tensors, shapes),
+    }

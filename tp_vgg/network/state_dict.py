@@ -22,9 +22,13 @@ def filled_network(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
             raise BadInput(f"state_dict: {name}: missing for {spec.arch} with the {spec.head} head")
     for name, value in state.items():
         if name not in wanted:
-            raise BadInput(f"state_dict: {ascii(name)[:80]}: not a tensor of {spec.arch} with the {spec.head} head")
+            raise BadInput(
+                f"state_dict: {ascii(name)[:80]}: not a tensor of {spec.arch} with the {spec.head} head"
+            )
         if tuple(value.shape) != wanted[name]:
-            raise BadInput(f"state_dict: {name}: shape {list(value.shape)}, the spec says {list(wanted[name])}")
+            raise BadInput(
+                f"state_dict: {name}: shape {list(value.shape)}, the spec says {list(wanted[name])}"
+            )
     for name in wanted.keys() - state.keys():
         state[name] = torch.tensor(0)
     model.load_state_dict(state, assign=True)

@@ -31,7 +31,11 @@ def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], Meta]:
             f"--weights imagenet: download from torchvision failed ({reason}); give a file with --weights PATH, or none"
         ) from None
     transforms = weights.transforms()
-    return state, {"mean": list(transforms.mean), "std": list(transforms.std), "source": f"torchvision {weights}"}
+    return state, {
+        "mean": list(transforms.mean),
+        "std": list(transforms.std),
+        "source": f"torchvision {weights}",
+    }
 
 
 def from_state_dict(state: object) -> Network:
@@ -47,7 +51,9 @@ def from_state_dict(state: object) -> Network:
         first = f"{spec.linear_names[0]}.weight"
         checked[first] = fold_head_columns(checked[first])
         spec = replace(spec, pool=1)
-        notes.append(f"head folded: {first} summed over the 49 equal columns of its 7x7 pool (exact at 32x32)")
+        notes.append(
+            f"head folded: {first} summed over the 49 equal columns of its 7x7 pool (exact at 32x32)"
+        )
     return filled_network(spec, checked, {"notes": notes})
 
 

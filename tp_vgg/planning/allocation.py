@@ -50,7 +50,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class PlanResult:
     """A plan with its budget and what it is predicted to give: ``plan.json``."""
 
     kind: Kind
@@ -87,7 +87,7 @@ class Allocation:
         return {"format": PLAN, **asdict(self), "layers": [asdict(row) for row in self.layers]}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Allocation:
+    def from_dict(cls, data: Mapping[str, Any]) -> PlanResult:
         """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
         if data["format"] != PLAN:
             raise ValueError("not a plan of this version")
@@ -96,6 +96,8 @@ class Allocation:
             raise ValueError("not what a plan says of layers")
         if len(found.ratios) != len(found.layers) or found.round_to < 1:
             raise ValueError("a layer named twice")
-        if found.profile is not None and not {"key", "device", "dtype", "batch_size"} <= set(found.profile):
+        if found.profile is not None and not {"key", "device", "dtype", "batch_size"} <= set(
+            found.profile
+        ):
             raise KeyError("not what a plan says of its profile")
         return found

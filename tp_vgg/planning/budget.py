@@ -22,7 +22,11 @@ def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, flo
     for name, value in values.items():
         if name not in BUDGETS:
             raise BadInput(f"--budget: {shown(name)} is not one of {', '.join(BUDGETS)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise BadInput(f"--budget {name}: must be a number, such as {name}=0.5")
         if name == "drop":
             low, high, inside = "0", "100 percentage points", 0 <= value <= 100

@@ -1,4 +1,4 @@
-"""The cheapest path through a chain of choices under limits: exact, by labels with Lagrangian bounds (no torch)."""
+"""The constrained_shortest_path path through a chain of choices under limits: exact, by labels with Lagrangian bounds (no torch)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class NotFound(Exception):
     """No path within the limits was found, nor is it shown that there is none: room for labels ran out."""
 
 
-Chain = Sequence[np.ndarray]
+ChoiceCosts = Sequence[np.ndarray]
 """A layer each: the costs [components, options of the layer before, options of this one]. Component 0 is what is minimised. The first
 layer has one option before it."""
 
 
 @dataclass(frozen=True)
-class Path:
+class Solution:
     """One option a layer, within the limits."""
 
     choice: tuple[int, ...]
@@ -46,12 +46,14 @@ class Path:
         return self.totals[0] - self.bound
 
 
-def cheapest(chain: Chain, limits: Sequence[float], cap: int = CAP) -> Path | None:
+def constrained_shortest_path(
+    chain: ChoiceCosts, limits: Sequence[float], cap: int = CAP
+) -> Solution | None:
     """Minimise component 0 while component 1 stays at most ``limits[0]``, component 2 at most ``limits[1]``, …; ``None`` where no path does.
 
     Labels (paths so far) go forward, layer by layer. One is dropped where another at the same option is no worse in any component
     (Pareto), and where what is left of the way can't make it better than a path already known: the limits are priced with Lagrange
-    multipliers, and the cheapest rest at those prices is a table of the chain. A multiplier alone finds the convex hull of the paths only;
+    multipliers, and the constrained_shortest_path rest at those prices is a table of the chain. A multiplier alone finds the convex hull of the paths only;
     as a bound it loses none. Multipliers come from cutting planes. Over ``cap`` labels, those with the worst bounds go, and
     ``bound`` keeps account of it.
 
@@ -66,7 +68,9 @@ def cheapest(chain: Chain, limits: Sequence[float], cap: int = CAP) -> Path | No
     if tables is None:
         return None
     if known is None:
-        frugal = cheapest([costs[[-1, *range(1, len(limit))]] for costs in chain], limits[:-1], cap)
+        frugal = constrained_shortest_path(
+            [costs[[-1, *range(1, len(limit))]] for costs in chain], limits[:-1], cap
+        )
         if frugal is None or frugal.bound > limit[-1]:
             return None
         if frugal.totals[0] > limit[-1]:
@@ -87,12 +91,12 @@ def _rooms(cap: int) -> list[int]:
     return rooms
 
 
-def _path(chain: Chain, choice: Sequence[int]) -> Path:
+def _path(chain: ChoiceCosts, choice: Sequence[int]) -> Solution:
     totals = sum(costs[:, i, j] for costs, i, j in zip(chain, (0, *choice), choice, strict=False))
-    return Path(tuple(choice), tuple(np.asarray(totals).tolist()), -np.inf)
+    return Solution(tuple(choice), tuple(np.asarray(totals).tolist()), -np.inf)
 
 
-def _tolerance(path: Path) -> float:
+def _tolerance(path: Solution) -> float:
     return SLACK * abs(path.totals[0])
 
 
@@ -115,7 +119,7 @@ class _Tables:
         return np.asarray((priced - self.credit[:, None]).max(axis=0))
 
 
-def _to_go(chain: Chain, weights: np.ndarray) -> list[np.ndarray]:
+def _to_go(chain: ChoiceCosts, weights: np.ndarray) -> list[np.ndarray]:
     """The least weighted cost behind each option: by layer, [options]; the last is zero."""
     found = [np.zeros(chain[-1].shape[2])]
     for costs in reversed(chain):
@@ -123,7 +127,7 @@ def _to_go(chain: Chain, weights: np.ndarray) -> list[np.ndarray]:
     return found[::-1]
 
 
-def _follow(chain: Chain, weights: np.ndarray, to_go: list[np.ndarray]) -> Path:
+def _follow(chain: ChoiceCosts, weights: np.ndarray, to_go: list[np.ndarray]) -> Solution:
     """The path of least weighted cost."""
     option, choice = 0, []
     for costs, rest in zip(chain, to_go[1:], strict=True):
@@ -131,7 +135,7 @@ def _follow(chain: Chain, weights: np.ndarray, to_go: list[np.ndarray]) -> Path:
     return _path(chain, choice)
 
 
-def _price(chain: Chain, limit: np.ndarray) -> tuple[Path | None, _Tables | None]:
+def _price(chain: ChoiceCosts, limit: np.ndarray) -> tuple[Solution | None, _Tables | None]:
     """The best path met while looking for multipliers, and the tables of the best of these; no tables where a limit can't be met."""
     from scipy.optimize import linprog
 
@@ -140,8 +144,10 @@ def _price(chain: Chain, limit: np.ndarray) -> tuple[Path | None, _Tables | None
     if any(table[0][0] > bound for table, bound in zip(least, limit, strict=True)):
         return None, None
     scale = np.maximum(limit, 1e-12)
-    best: Path | None = None
-    paths = [_follow(chain, row, table) for row, table in zip(np.eye(count + 1)[1:], least, strict=True)]
+    best: Solution | None = None
+    paths = [
+        _follow(chain, row, table) for row, table in zip(np.eye(count + 1)[1:], least, strict=True)
+    ]
     duals: list[tuple[float, np.ndarray]] = []
     prices = np.zeros(count)
     ceiling = 1e3 * sum(float(costs[0].max() - costs[0].min()) for costs in chain) + 1e-12
@@ -151,7 +157,9 @@ def _price(chain: Chain, limit: np.ndarray) -> tuple[Path | None, _Tables | None
         duals.append((float(to_go[0][0] - weights[1:] @ limit), weights))
         paths.append(_follow(chain, weights, to_go))
         for path in paths[-1:] if len(duals) > 1 else paths:
-            if np.all(np.asarray(path.totals[1:]) <= limit) and (best is None or path.totals[0] < best.totals[0]):
+            if np.all(np.asarray(path.totals[1:]) <= limit) and (
+                best is None or path.totals[0] < best.totals[0]
+            ):
                 best = path
         if not count:
             break
@@ -172,7 +180,10 @@ def _price(chain: Chain, limit: np.ndarray) -> tuple[Path | None, _Tables | None
 
 
 def _tables(
-    chain: Chain, limit: np.ndarray, least: Sequence[Sequence[np.ndarray]], chosen: Sequence[np.ndarray]
+    chain: ChoiceCosts,
+    limit: np.ndarray,
+    least: Sequence[Sequence[np.ndarray]],
+    chosen: Sequence[np.ndarray],
 ) -> _Tables:
     """Of the ``chosen`` weights; ``least``: the least of each limited cost that is still to come."""
     count = len(limit)
@@ -183,12 +194,15 @@ def _tables(
         np.array([weights[1:] @ limit for weights in chosen]),
         tuple(np.array([to_go[layer] for to_go in to_gos]) for layer in layers),
         tuple(
-            np.array([table[layer] for table in least]).reshape(count, chain[layer - 1].shape[2]) for layer in layers
+            np.array([table[layer] for table in least]).reshape(count, chain[layer - 1].shape[2])
+            for layer in layers
         ),
     )
 
 
-def _walk(chain: Chain, limit: np.ndarray, tables: _Tables, known: Path, cap: int) -> tuple[Path, float]:
+def _walk(
+    chain: ChoiceCosts, limit: np.ndarray, tables: _Tables, known: Solution, cap: int
+) -> tuple[Solution, float]:
     """The best whole path, ``known`` or better; and the least bound of the labels that had to go for want of room."""
     components = len(limit) + 1
     totals, options = np.zeros((1, components)), np.zeros(1, int)
@@ -213,7 +227,7 @@ def _walk(chain: Chain, limit: np.ndarray, tables: _Tables, known: Path, cap: in
     for parents, here in reversed(trail):
         choice.append(int(here[at]))
         at = int(parents[at])
-    return Path(tuple(choice[::-1]), tuple(totals[last].tolist()), -np.inf), lost
+    return Solution(tuple(choice[::-1]), tuple(totals[last].tolist()), -np.inf), lost
 
 
 def _extend(

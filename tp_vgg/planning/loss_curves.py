@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-LEAST = 1e-4
+MIN_SURVIVAL = 1e-4
 """Of what is known above chance: a layer's loss is reckoned as if this survived at least."""
 
 
 @dataclass(frozen=True)
-class Curves:
+class LossCurves:
     """The loss of each swept layer over its level, and how losses add up.
 
     The unit of loss is −log of the share that survives of what the dense model knows above chance: (accuracy − chance) ÷ (dense
@@ -40,7 +40,7 @@ class Curves:
     """Percent."""
 
     @classmethod
-    def of(cls, table: Sensitivity) -> Curves:
+    def of(cls, table: Sensitivity) -> LossCurves:
         from scipy.optimize import isotonic_regression
 
         spec = spec_from_dict(table.spec)
@@ -48,13 +48,22 @@ class Curves:
         levels, drops = {}, {}
         for layer in table.layers:
             by_level = {
-                point.removed / sizes[layer]: max(point.drop, 0.0) for point in table.of_layer(layer) if point.removed
+                point.removed / sizes[layer]: max(point.drop, 0.0)
+                for point in table.of_layer(layer)
+                if point.removed
             }
             ordered = sorted(by_level)
-            fitted = isotonic_regression([by_level[level] for level in ordered]).x if ordered else ()
+            fitted = (
+                isotonic_regression([by_level[level] for level in ordered]).x if ordered else ()
+            )
             levels[layer] = (0.0, *ordered)
             drops[layer] = (0.0, *(float(drop) for drop in fitted))
-        return cls(levels, drops, table.baseline.accuracy, min(100 / spec.num_classes, table.baseline.accuracy))
+        return cls(
+            levels,
+            drops,
+            table.baseline.accuracy,
+            min(100 / spec.num_classes, table.baseline.accuracy),
+        )
 
     def drop(self, layer: str, level: float | np.ndarray) -> np.ndarray:
         """Percentage points lost with ``layer`` alone at ``level``, which is not above the highest one swept."""
@@ -67,12 +76,12 @@ class Curves:
         import numpy as np
 
         known = max(self.accuracy - self.chance, 1e-9)
-        return np.asarray(-np.log(np.clip(1 - np.asarray(drop) / known, LEAST, 1.0)))
+        return np.asarray(-np.log(np.clip(1 - np.asarray(drop) / known, MIN_SURVIVAL, 1.0)))
 
     @property
     def most(self) -> float:
         """The drop, percentage points, from which on a loss grows no more."""
-        return (self.accuracy - self.chance) * (1 - LEAST)
+        return (self.accuracy - self.chance) * (1 - MIN_SURVIVAL)
 
     def drop_of(self, loss: float) -> float:
         """Loss as percentage points."""

@@ -12,9 +12,9 @@ import numpy as np
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import Allocation, PlannedLayer, Prediction
+from tp_vgg.planning.allocation import PlannedLayer, PlanResult, Prediction
 from tp_vgg.planning.budget import BudgetKind, read_budget
-from tp_vgg.planning.constrained_path import CAP, NotFound, Path, cheapest
+from tp_vgg.planning.constrained_path import CAP, NotFound, Solution, constrained_shortest_path
 from tp_vgg.planning.problem import Problem, structured, unstructured
 from tp_vgg.pruning.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.sensitivity.table import Sensitivity
@@ -32,7 +32,7 @@ def make_plan(
     round_to: int = 8,
     profile: Staircase | None = None,
     sweep: Mapping[str, Any] | None = None,
-) -> Allocation:
+) -> PlanResult:
     """The plan with the smallest predicted drop within ``budget``; with ``drop`` in the budget, the smallest network whose predicted drop
     stays within it.
 
@@ -43,14 +43,16 @@ def make_plan(
     widths measured, and below the smallest held constant. The head's time is not in it. ``sweep``: what to note of the table's origin.
 
     A layer that was not swept, and every level above the highest swept, is left alone. Drops are those before fine-tuning; how several
-    layers add up is said at :class:`~tp_vgg.planning.loss_curves.Curves`. The search (:func:`~tp_vgg.planning.constrained_path.cheapest`) is exact over these numbers: a
+    layers add up is said at :class:`~tp_vgg.planning.loss_curves.LossCurves`. The search (:func:`~tp_vgg.planning.constrained_path.constrained_shortest_path`) is exact over these numbers: a
     layer's cost depends on its own and its predecessor's width, so a VGG is a chain.
     Raises :class:`BadInput` for a budget that is none, or that nothing swept can meet, and for a ``profile`` with zeroed weights.
     """
     limits = read_budget(budget, table.kind)
     asked = _Request(table, limits, round_to, profile, dict(sweep or {}))
     asked.check()
-    problem = structured(table, round_to, profile) if table.kind == "structured" else unstructured(table)
+    problem = (
+        structured(table, round_to, profile) if table.kind == "structured" else unstructured(table)
+    )
     costs = [name for name in limits if name != "drop"]
     first = "drop" if "drop" not in limits else costs[0] if costs else "params"
     bounded = [name for name in limits if math.isfinite(problem.limit(name, limits[name]))]
@@ -95,10 +97,13 @@ class _Request:
             raise BadInput("--round-to: must be 1 or more")
 
 
-def _allocation(asked: _Request, problem: Problem, found: Path, first: BudgetKind) -> Allocation:
+def _allocation(
+    asked: _Request, problem: Problem, found: Solution, first: BudgetKind
+) -> PlanResult:
     table = asked.table
     left = {
-        row.name: options[i] for row, options, i in zip(problem.spec.rows, problem.options, found.choice, strict=True)
+        row.name: options[i]
+        for row, options, i in zip(problem.spec.rows, problem.options, found.choice, strict=True)
     }
     full = table.sizes
     layers = tuple(
@@ -113,7 +118,7 @@ def _allocation(asked: _Request, problem: Problem, found: Path, first: BudgetKin
     )
     _check_resolves(layers, problem.spec, table)
     profile = None if asked.profile is None else _about(asked.profile, problem.dense["latency"])
-    return Allocation(
+    return PlanResult(
         kind=table.kind,
         budget=asked.budget,
         minimised=first,
@@ -123,12 +128,17 @@ def _allocation(asked: _Request, problem: Problem, found: Path, first: BudgetKin
         prediction=_prediction(problem, found),
         gap=problem.points(found) if first == "drop" else found.gap,
         recalibrated=table.recalibrated,
-        sweep={"key": table.key, "n": table.baseline.n, "accuracy": table.baseline.accuracy, **asked.sweep},
+        sweep={
+            "key": table.key,
+            "n": table.baseline.n,
+            "accuracy": table.baseline.accuracy,
+            **asked.sweep,
+        },
         profile=profile,
     )
 
 
-def _prediction(problem: Problem, found: Path) -> Prediction:
+def _prediction(problem: Problem, found: Solution) -> Prediction:
     sums = problem.sums(found.choice)
     drop = problem.curves.drop_of(sums["drop"])
     return Prediction(
@@ -143,17 +153,21 @@ def _prediction(problem: Problem, found: Path) -> Prediction:
     )
 
 
-def _search(chain: list[np.ndarray], ceilings: list[float], problem: Problem, first: BudgetKind) -> Path | None:
+def _search(
+    chain: list[np.ndarray], ceilings: list[float], problem: Problem, first: BudgetKind
+) -> Solution | None:
     """The best path; with more room where the gap would be over :data:`GAP` (for costs, a thousandth)."""
     found = None
     for room in ROOMS:
         try:
-            found = cheapest(chain, ceilings, room)
+            found = constrained_shortest_path(chain, ceilings, room)
         except NotFound:
             if room == ROOMS[-1]:
                 raise
             continue
-        if found is None or (problem.points(found) <= GAP if first == "drop" else found.gap <= 1e-3 * found.totals[0]):
+        if found is None or (
+            problem.points(found) <= GAP if first == "drop" else found.gap <= 1e-3 * found.totals[0]
+        ):
             break
     return found
 
@@ -187,10 +201,12 @@ def _check_resolves(layers: Sequence[PlannedLayer], spec: Spec, table: Sensitivi
     assert all(left[row.layer] == row.after for row in layers), (left, layers)
 
 
-def _unreachable(problem: Problem, bounded: list[BudgetKind], limits: Mapping[BudgetKind, float]) -> str:
+def _unreachable(
+    problem: Problem, bounded: list[BudgetKind], limits: Mapping[BudgetKind, float]
+) -> str:
     """Why no plan meets the budgets: the first that none meets by itself, with the least that one can; or all of them together."""
     for name in bounded:
-        least = cheapest([costs[name][None] for costs in problem.chain], [])
+        least = constrained_shortest_path([costs[name][None] for costs in problem.chain], [])
         assert least is not None
         if least.totals[0] <= problem.limit(name, limits[name]):
             continue

@@ -14,8 +14,8 @@ from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.layers import LayerRow
 from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.planning.budget import BudgetKind
-from tp_vgg.planning.constrained_path import Path
-from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.constrained_path import Solution
+from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.sensitivity.table import Sensitivity
 
 SPARSITY_STEP = 0.005
@@ -26,10 +26,10 @@ MAX_WIDTHS = 4096
 
 @dataclass(frozen=True)
 class Problem:
-    """The choices of each layer and what they cost, as :func:`~tp_vgg.planning.constrained_path.cheapest` takes them."""
+    """The choices of each layer and what they cost, as :func:`~tp_vgg.planning.constrained_path.constrained_shortest_path` takes them."""
 
     spec: Spec
-    curves: Curves
+    curves: LossCurves
     options: tuple[tuple[int, ...], ...]
     """By row of the spec: channels or weights that are left."""
     chain: tuple[dict[BudgetKind, np.ndarray], ...]
@@ -43,20 +43,23 @@ class Problem:
             return float(self.curves.loss(value)) if value < self.curves.most else math.inf
         return (1 - value if name == "sparsity" else value) * self.dense[name]
 
-    def points(self, found: Path) -> float:
+    def points(self, found: Solution) -> float:
         """The gap of a path that minimises loss, as percentage points."""
         return self.curves.drop_of(found.totals[0]) - self.curves.drop_of(found.bound)
 
     def sums(self, choice: Sequence[int]) -> dict[BudgetKind, float]:
         before = (0, *choice)
         return {
-            name: sum(float(costs[name][i, j]) for costs, i, j in zip(self.chain, before, choice, strict=False))
+            name: sum(
+                float(costs[name][i, j])
+                for costs, i, j in zip(self.chain, before, choice, strict=False)
+            )
             for name in self.chain[0]
         }
 
 
 def structured(table: Sensitivity, round_to: int, profile: Staircase | None) -> Problem:
-    spec, curves = spec_from_dict(table.spec), Curves.of(table)
+    spec, curves = spec_from_dict(table.spec), LossCurves.of(table)
     time = _time_of(profile, spec) if profile is not None else None
     options: list[tuple[int, ...]] = []
     chain = []
@@ -91,27 +94,35 @@ def _chain(spec: Spec) -> tuple[LayerRow, ...]:
     before: str | None = None
     for row in spec.rows:
         if row.source != before or row.group != row.name:
-            raise BadInput(f"{spec.arch}: {row.name} does not read the layer before it alone; no plan can be made")
+            raise BadInput(
+                f"{spec.arch}: {row.name} does not read the layer before it alone; no plan can be made"
+            )
         before = row.name
     return spec.rows
 
 
-def _widths(row: LayerRow, curves: Curves, round_to: int) -> tuple[int, ...]:
+def _widths(row: LayerRow, curves: LossCurves, round_to: int) -> tuple[int, ...]:
     """The widths that a layer may be given, rising: multiples of ``round_to`` within the swept levels, and all of it."""
     full = row.out_width
     if row.name not in curves.levels:
         return (full,)
     if full > MAX_WIDTHS * round_to:
-        raise BadInput(f"--round-to: {row.name} has {full} channels; give {math.ceil(full / MAX_WIDTHS)} or more")
+        raise BadInput(
+            f"--round-to: {row.name} has {full} channels; give {math.ceil(full / MAX_WIDTHS)} or more"
+        )
     least = full - round(curves.levels[row.name][-1] * full)
     return (*range(max(math.ceil(least / round_to), 1) * round_to, full, round_to), full)
 
 
-def _time_of(profile: Staircase, spec: Spec) -> Callable[[LayerRow, Sequence[int], Sequence[int]], np.ndarray]:
+def _time_of(
+    profile: Staircase, spec: Spec
+) -> Callable[[LayerRow, Sequence[int], Sequence[int]], np.ndarray]:
     """Microseconds [in, out] of a conv, by linear interpolation in the profile's grid."""
     from scipy.interpolate import RegularGridInterpolator
 
-    if spec_from_dict(profile.spec).macs() != spec.macs() or set(profile.layers) != set(conv_names(spec)):
+    if spec_from_dict(profile.spec).macs() != spec.macs() or set(profile.layers) != set(
+        conv_names(spec)
+    ):
         raise BadInput(
             "--profile: is of another network than the sweep; run `python -m tp_vgg benchmark --profile` with these options"
         )
@@ -121,7 +132,10 @@ def _time_of(profile: Staircase, spec: Spec) -> Callable[[LayerRow, Sequence[int
             return np.zeros((len(before), len(here)))
         ins, outs, grid = profile.grid(row.name)
         wanted = np.stack(
-            np.meshgrid(np.clip(before, ins[0], ins[-1]), np.clip(here, outs[0], outs[-1]), indexing="ij"), axis=-1
+            np.meshgrid(
+                np.clip(before, ins[0], ins[-1]), np.clip(here, outs[0], outs[-1]), indexing="ij"
+            ),
+            axis=-1,
         )
         if len(ins) == 1:  # the first conv reads the image's channels, always
             return np.asarray(np.interp(wanted[..., 1], outs, grid[0]))
@@ -131,7 +145,7 @@ def _time_of(profile: Staircase, spec: Spec) -> Callable[[LayerRow, Sequence[int
 
 
 def unstructured(table: Sensitivity) -> Problem:
-    spec, curves = spec_from_dict(table.spec), Curves.of(table)
+    spec, curves = spec_from_dict(table.spec), LossCurves.of(table)
     options: list[tuple[int, ...]] = []
     chain = []
     for row in spec.rows:
@@ -141,7 +155,9 @@ def unstructured(table: Sensitivity) -> Problem:
             highest = curves.levels[row.name][-1]
             sparsities = [*np.arange(0, highest, SPARSITY_STEP), highest]
             zeros = [round(float(s) * row.weights) for s in sparsities]
-            if zeros[-1] < highest * row.weights:  # a level swept is a sparsity met, however it rounds
+            if (
+                zeros[-1] < highest * row.weights
+            ):  # a level swept is a sparsity met, however it rounds
                 zeros.append(min(zeros[-1] + 1, row.weights - 1))
             here = tuple(sorted({row.weights - count for count in zeros}))
             drop = curves.loss(curves.drop(row.name, 1 - np.array(here) / row.weights))
@@ -156,5 +172,9 @@ def unstructured(table: Sensitivity) -> Problem:
         options.append(here)
         chain.append({name: np.tile(values, (before, 1)) for name, values in costs.items()})
     weights = sum(row.weights for row in spec.rows if row.name in spec.prunable)
-    dense: dict[BudgetKind, float] = {"macs": spec.macs(), "params": spec.params(), "sparsity": weights}
+    dense: dict[BudgetKind, float] = {
+        "macs": spec.macs(),
+        "params": spec.params(),
+        "sparsity": weights,
+    }
     return Problem(spec, curves, tuple(options), tuple(chain), dense)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tp_vgg.data.split import Normalisation, Split, stratified
-from tp_vgg.evaluation.evaluate import BLOCK
+from tp_vgg.evaluation.evaluate import EVALUATION_BLOCK
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32
 
@@ -32,7 +32,7 @@ def recalibrate(
     torch's ``swa_utils`` (Izmailov et al. 2018, section 3.2).
     """
     sample = calibration_sample(split, seed, images)
-    inputs = [normalisation(block) for block, _ in sample.blocks(BLOCK)]
+    inputs = [normalisation(block) for block, _ in sample.blocks(EVALUATION_BLOCK)]
     with progress_bar(label, inputs, unit="block", leave=False) as bar:
         renew_statistics(model, bar)
 

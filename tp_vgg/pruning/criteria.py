@@ -31,11 +31,18 @@ class Criterion:
 WEIGHT_CRITERIA = ("l1", "taylor")
 """How single weights are ranked: by magnitude, or by |weight · gradient|."""
 CRITERIA: Mapping[str, Criterion] = {
-    "l1": Criterion("MagnitudeImportance", "L1 norm of the filter: Li et al. 2017", {"p": 1, **_FIRST}),
+    "l1": Criterion(
+        "MagnitudeImportance", "L1 norm of the filter: Li et al. 2017", {"p": 1, **_FIRST}
+    ),
     "l2": Criterion("MagnitudeImportance", "squared L2 norm of the filter", {"p": 2, **_FIRST}),
-    "bn": Criterion("BNScaleImportance", "batch norm's scale: Liu et al. 2017", _FIRST, needs_batch_norm=True),
+    "bn": Criterion(
+        "BNScaleImportance", "batch norm's scale: Liu et al. 2017", _FIRST, needs_batch_norm=True
+    ),
     "taylor": Criterion(
-        "TaylorImportance", "sum of |weight · gradient|: Molchanov et al. 2019", _FIRST, needs_gradients=True
+        "TaylorImportance",
+        "sum of |weight · gradient|: Molchanov et al. 2019",
+        _FIRST,
+        needs_gradients=True,
     ),
     "fpgm": Criterion("FPGMImportance", "distance to the other filters: He et al. 2019", _FIRST),
     "lamp": Criterion(
@@ -54,14 +61,20 @@ CRITERIA: Mapping[str, Criterion] = {
 }
 
 
-def check_importance(importance: str, spec: Spec, layers: Iterable[str], kind: Kind = "structured") -> None:
+def check_importance(
+    importance: str, spec: Spec, layers: Iterable[str], kind: Kind = "structured"
+) -> None:
     """Raise :class:`BadInput` where ``importance`` is unknown or can't rank ``layers`` of such a network."""
     if kind == "unstructured" and importance != "l1":
-        raise BadInput(f"--importance {importance}: a sweep ranks single weights by magnitude alone; use l1")
+        raise BadInput(
+            f"--importance {importance}: a sweep ranks single weights by magnitude alone; use l1"
+        )
     if importance not in CRITERIA:
         raise BadInput(f"--importance: {importance!r} is not one of {', '.join(CRITERIA)}")
     if not CRITERIA[importance].needs_batch_norm:
         return
     bare = [name for name in layers if not (spec.batch_norm and name in conv_names(spec))]
     if bare:
-        raise BadInput(f"--importance {importance}: {bare[0]} of {spec.arch} has no batch norm to rank by; use l1")
+        raise BadInput(
+            f"--importance {importance}: {bare[0]} of {spec.arch} has no batch norm to rank by; use l1"
+        )

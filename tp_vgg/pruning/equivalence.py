@@ -12,12 +12,12 @@ from torch import nn
 from tp_vgg.network.families import activation_after, empty_network
 from tp_vgg.network.network import Network
 
-PROOF_IMAGES = 16
-PROOF_TOLERANCE = 1e-9
+EQUIVALENCE_IMAGES = 16
+EQUIVALENCE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Proof:
+class EquivalenceCheck:
     """The pruned logits against those of the model before, with the same channels zeroed after ReLU."""
 
     images: int
@@ -28,22 +28,28 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        return self.difference <= PROOF_TOLERANCE * self.scale  # false for NaN
+        return self.difference <= EQUIVALENCE_TOLERANCE * self.scale  # false for NaN
 
 
 def double_copy(model: Network) -> Network:
     """An fp64 copy on the CPU, in eval mode; weights are copied once, straight into fp64."""
     copy = empty_network(model.spec)
-    state = {name: v.detach().to("cpu", torch.float64, copy=True) for name, v in model.state_dict().items()}
+    state = {
+        name: v.detach().to("cpu", torch.float64, copy=True)
+        for name, v in model.state_dict().items()
+    }
     copy.load_state_dict(state, assign=True)
     return copy.eval()
 
 
-def prove(before: Network, after: Network, kept: Mapping[str, list[int]], images: torch.Tensor) -> Proof:
+def check_equivalence(
+    before: Network, after: Network, kept: Mapping[str, list[int]], images: torch.Tensor
+) -> EquivalenceCheck:
     """Compare two fp64 networks' logits, the removed channels of ``before`` zeroed after its ReLUs."""
-    sample = images[:PROOF_IMAGES].detach().to("cpu", torch.float64)
+    sample = images[:EQUIVALENCE_IMAGES].detach().to("cpu", torch.float64)
     hooks = [
-        activation_after(before, name).register_forward_hook(_zero_except(indices)) for name, indices in kept.items()
+        activation_after(before, name).register_forward_hook(_zero_except(indices))
+        for name, indices in kept.items()
     ]
     try:
         with torch.inference_mode():
@@ -51,7 +57,9 @@ def prove(before: Network, after: Network, kept: Mapping[str, list[int]], images
     finally:
         for hook in hooks:
             hook.remove()
-    return Proof(len(sample), float((expected - found).abs().max()), float(expected.abs().max()))
+    return EquivalenceCheck(
+        len(sample), float((expected - found).abs().max()), float(expected.abs().max())
+    )
 
 
 def _zero_except(indices: list[int]) -> Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]:

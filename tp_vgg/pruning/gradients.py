@@ -43,7 +43,8 @@ def accumulate_gradients(
     with exact_fp32(), bar:
         for block, labels in sample.blocks(1 if squared else 128):
             (
-                F.cross_entropy(model(normalisation(block)), labels, reduction="sum") / len(sample) ** (not squared)
+                F.cross_entropy(model(normalisation(block)), labels, reduction="sum")
+                / len(sample) ** (not squared)
             ).backward()
             if squared:
                 for name, parameter in model.named_parameters():

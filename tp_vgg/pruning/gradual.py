@@ -64,7 +64,9 @@ class Gradual:
         assert self.sparsity is not None
         every = torch.cat([weight.flatten() for weight in weights.values()])
         (mask,) = magnitude_masks(every.abs(), [round(share * self.sparsity * len(every))])
-        for layer, part in zip(layers.values(), mask.split([w.numel() for w in weights.values()]), strict=True):
+        for layer, part in zip(
+            layers.values(), mask.split([w.numel() for w in weights.values()]), strict=True
+        ):
             layer.get_buffer("weight_mask").copy_(part.view(layer.get_buffer("weight_mask").shape))
         if step == end:
             for layer in layers.values():

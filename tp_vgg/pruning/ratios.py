@@ -41,7 +41,9 @@ class Plan:
         return cls(dict.fromkeys(layers, value), source)
 
 
-def read_ratios(path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple[Path, ...] = ()) -> Plan:
+def read_ratios(
+    path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple[Path, ...] = ()
+) -> Plan:
     """Read and validate a plan file; layer names are checked later, by :func:`check_layers` and the resolvers.
 
     ``kind``: what the plan will be used for. A ``plan.json`` beside the file (or in ``plan_dirs``) that lists this file's SHA-256
@@ -65,14 +67,24 @@ def read_ratios(path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple
     try:
         data = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
     except (json.JSONDecodeError, RecursionError) as error:
-        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise BadInput(f'{path}: not JSON{where}; write an object such as {{"features.0": 0.3}}') from None
+        where = (
+            f" (line {error.lineno}, column {error.colno})"
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
+        raise BadInput(
+            f'{path}: not JSON{where}; write an object such as {{"features.0": 0.3}}'
+        ) from None
     except ValueError as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{path}: not JSON (a number too long to read); give values in [0, 1)") from None
+        raise BadInput(
+            f"{path}: not JSON (a number too long to read); give values in [0, 1)"
+        ) from None
     if not isinstance(data, dict):
-        raise BadInput(f'{path}: must be an object such as {{"features.0": 0.3}}, got {_json_type(data)}')
+        raise BadInput(
+            f'{path}: must be an object such as {{"features.0": 0.3}}, got {_json_type(data)}'
+        )
     plan = Plan.of(data, str(path))
     _check_kind(path, text, kind, plan_dirs)
     return plan
@@ -161,7 +173,9 @@ def removals(
     for layer in (name for name in spec.prunable if name in asked):
         plans = [Plan.of({layer: level}, "--levels") for level in levels]
         if kind == "structured":
-            removed[layer] = tuple(spec.prunable[layer] - resolve(plan, spec).prunable[layer] for plan in plans)
+            removed[layer] = tuple(
+                spec.prunable[layer] - resolve(plan, spec).prunable[layer] for plan in plans
+            )
         else:
             removed[layer] = tuple(resolve_sparsity(plan, spec)[layer] for plan in plans)
     return removed
@@ -190,7 +204,9 @@ def _check_value(source: str, layer: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadInput(f"{where}: must be a number in [0, 1), got {_json_type(value)}")
     if value >= 1:
-        raise BadInput(f"{where}: {_short(value)} is 1 or more; give a fraction in [0, 1), such as 0.5")
+        raise BadInput(
+            f"{where}: {_short(value)} is 1 or more; give a fraction in [0, 1), such as 0.5"
+        )
     if value < 0:
         raise BadInput(f"{where}: {_short(value)} is negative; give a fraction in [0, 1)")
     if not math.isfinite(value):
@@ -200,15 +216,26 @@ def _check_value(source: str, layer: str, value: object) -> None:
 def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) -> None:
     digest = text_fingerprint(text)
     kinds = {
-        made for place in (path.parent, *plan_dirs) for made, digests in plan_files(place).items() if digest in digests
+        made
+        for place in (path.parent, *plan_dirs)
+        for made, digests in plan_files(place).items()
+        if digest in digests
     }
     other: Kind = "unstructured" if kind == "structured" else "structured"
     if kinds == {other}:  # the same ratios may be the best plan of both kinds
-        raise BadInput(f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`")
+        raise BadInput(
+            f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`"
+        )
 
 
 def _json_type(value: object) -> str:
-    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object", type(None): "null"}
+    names = {
+        bool: "a boolean",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+        type(None): "null",
+    }
     return names.get(type(value), "a number")
 
 

@@ -17,31 +17,46 @@ from tp_vgg.network.masks import is_masked
 from tp_vgg.network.network import Network, prunable_layers, realised_spec
 from tp_vgg.network.spec import Spec, narrowed
 from tp_vgg.pruning.criteria import CRITERIA, check_importance
-from tp_vgg.pruning.equivalence import PROOF_IMAGES, PROOF_TOLERANCE, Proof, double_copy, prove
+from tp_vgg.pruning.equivalence import (
+    EQUIVALENCE_IMAGES,
+    EQUIVALENCE_TOLERANCE,
+    EquivalenceCheck,
+    check_equivalence,
+    double_copy,
+)
 from tp_vgg.pruning.ratios import Plan, resolve
 
 
 @dataclass(frozen=True)
-class Shrunk:
-    """What :func:`shrink` did: indices kept in each pruned layer (into the model just before), and the proof."""
+class PruneResult:
+    """What :func:`prune_channels` did: indices kept in each pruned layer (into the model just before), and the proof."""
 
     kept: dict[str, list[int]]
-    proof: Proof
+    proof: EquivalenceCheck
 
 
 def prune_structured(
-    model: Network, ratios: Plan | Mapping[str, float], *, importance: str = "l1", round_to: int = 1, seed: int = 0
-) -> Shrunk:
-    """Remove ``floor(ratio · width + 0.5)`` channels of each named layer of ``model``, in place: :func:`shrink` with
-    a plan for a target and seeded noise for the proof's images. Raises as :func:`shrink` and :func:`resolve` do.
+    model: Network,
+    ratios: Plan | Mapping[str, float],
+    *,
+    importance: str = "l1",
+    round_to: int = 1,
+    seed: int = 0,
+) -> PruneResult:
+    """Remove ``floor(ratio · width + 0.5)`` channels of each named layer of ``model``, in place: :func:`prune_channels` with
+    a plan for a target and seeded noise for the proof's images. Raises as :func:`prune_channels` and :func:`resolve` do.
     """
     plan = ratios if isinstance(ratios, Plan) else Plan.of(ratios, "ratios")
     size = model.spec.image_size
-    noise = torch.randn(PROOF_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(seed))
-    return shrink(model, resolve(plan, model.spec, round_to), noise, importance, seed)
+    noise = torch.randn(
+        EQUIVALENCE_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(seed)
+    )
+    return prune_channels(model, resolve(plan, model.spec, round_to), noise, importance, seed)
 
 
-def shrink(model: Network, target: Spec, images: torch.Tensor, importance: str = "l1", seed: int = 0) -> Shrunk:
+def prune_channels(
+    model: Network, target: Spec, images: torch.Tensor, importance: str = "l1", seed: int = 0
+) -> PruneResult:
     """Remove channels of ``model``, in place, until it has the widths of ``target``.
 
     ``images``: normalised floats [N, 3, S, S] for the equivalence proof (the first 16 are used).
@@ -54,24 +69,26 @@ def shrink(model: Network, target: Spec, images: torch.Tensor, importance: str =
     _refuse_masks(model)
     before, reference = model.spec, double_copy(model)
     kept = remove_channels(model, target, importance, seed)
-    proof = prove(reference, double_copy(model), kept, images)
+    proof = check_equivalence(reference, double_copy(model), kept, images)
     if not proof.holds:
         raise WorkFailed(
             f"equivalence proof failed: logits differ by {proof.difference:.3g} at a scale of {proof.scale:.3g} "
-            f"(allowed {PROOF_TOLERANCE:g} of it); nothing is kept"
+            f"(allowed {EQUIVALENCE_TOLERANCE:g} of it); nothing is kept"
         )
     _record_kept(model, before, kept)
-    return Shrunk(kept, proof)
+    return PruneResult(kept, proof)
 
 
-def remove_channels(model: Network, target: Spec, importance: str = "l1", seed: int = 0) -> dict[str, list[int]]:
-    """:func:`shrink` without its proof: one graph, every layer ranked, then pruned. Returns the kept indices by layer.
+def remove_channels(
+    model: Network, target: Spec, importance: str = "l1", seed: int = 0
+) -> dict[str, list[int]]:
+    """:func:`prune_channels` without its proof: one graph, every layer ranked, then pruned. Returns the kept indices by layer.
 
     Raises :class:`WorkFailed` unless the realised widths are the target's (torch-pruning skips silently).
     """
     graph = _graph(model)
     scores = _rank(graph, model, narrowed(model.spec, target), importance, seed)
-    kept = {name: top(score, target.prunable[name]) for name, score in scores.items()}
+    kept = {name: top_k(score, target.prunable[name]) for name, score in scores.items()}
     _remove_to(graph, model, kept, target)
     return kept
 
@@ -94,12 +111,16 @@ def _remove_to(graph: Any, model: Network, kept: Mapping[str, list[int]], target
     model.spec = target
 
 
-def rank(model: Network, layers: list[str], importance: str = "l1", seed: int = 0) -> dict[str, torch.Tensor]:
+def rank(
+    model: Network, layers: list[str], importance: str = "l1", seed: int = 0
+) -> dict[str, torch.Tensor]:
     """Score [width] of every channel of ``layers`` (float, higher is kept), each on its full-width group."""
     return _rank(_graph(model), model, layers, importance, seed)
 
 
-def _rank(graph: Any, model: Network, layers: list[str], importance: str, seed: int) -> dict[str, torch.Tensor]:
+def _rank(
+    graph: Any, model: Network, layers: list[str], importance: str, seed: int
+) -> dict[str, torch.Tensor]:
     import torch_pruning as tp
 
     check_importance(importance, model.spec, layers)
@@ -111,9 +132,15 @@ def _rank(graph: Any, model: Network, layers: list[str], importance: str, seed: 
                 torch.manual_seed(
                     seed + 1_000_003 * place
                 )  # a layer's random scores are the same whatever else is ranked
-                group = graph.get_pruning_group(layer, _prune_out(tp, layer), list(range(layer.weight.shape[0])))
+                group = graph.get_pruning_group(
+                    layer, _prune_out(tp, layer), list(range(layer.weight.shape[0]))
+                )
                 score = scorer(group)
-                if score is None or score.shape != (layer.weight.shape[0],) or not score.isfinite().all():
+                if (
+                    score is None
+                    or score.shape != (layer.weight.shape[0],)
+                    or not score.isfinite().all()
+                ):
                     raise WorkFailed(
                         f"{name}: importance {importance} gave no finite score for every channel; nothing is kept"
                     )
@@ -128,11 +155,13 @@ def _record_kept(model: Network, before: Spec, kept: Mapping[str, list[int]]) ->
     dense = {**before.prunable, **model.meta.get("dense_widths", {})}
     for name, indices in model.kept.items():
         dense[name] = max(dense[name], indices[-1] + 1)  # a file that does not say how wide it was
-    model.kept = {name: [earlier[name][i] for i in kept.get(name, everything[name])] for name in everything}
+    model.kept = {
+        name: [earlier[name][i] for i in kept.get(name, everything[name])] for name in everything
+    }
     model.meta = {**model.meta, "dense_widths": dense}
 
 
-def top(score: torch.Tensor, count: int) -> list[int]:
+def top_k(score: torch.Tensor, count: int) -> list[int]:
     """Sorted indices of the ``count`` highest scores; of equal ones the lower index."""
     order = torch.argsort(score, descending=True, stable=True)[:count]
     return sorted(order.tolist())
@@ -147,13 +176,17 @@ def _remove(graph: Any, model: Network, kept: Mapping[str, list[int]]) -> None:
         gone = sorted(set(range(layer.weight.shape[0])) - set(kept[name]))
         group = graph.get_pruning_group(layer, _prune_out(tp, layer), gone)
         if not graph.check_pruning_group(group):
-            raise WorkFailed(f"{name}: torch-pruning refuses to remove {len(gone)} channels; nothing is kept")
+            raise WorkFailed(
+                f"{name}: torch-pruning refuses to remove {len(gone)} channels; nothing is kept"
+            )
         group.prune()
 
 
 def _refuse_masks(model: Network) -> None:
     if any(is_masked(module) for module in model.modules()):
-        raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before removing channels")
+        raise BadInput(
+            "the model has weight masks; remove them (torch.nn.utils.prune.remove) before removing channels"
+        )
 
 
 def _graph(model: Network) -> Any:
@@ -178,4 +211,6 @@ def _graph(model: Network) -> Any:
 
 
 def _prune_out(tp: Any, layer: nn.Conv2d | nn.Linear) -> Any:
-    return tp.prune_conv_out_channels if isinstance(layer, nn.Conv2d) else tp.prune_linear_out_channels
+    return (
+        tp.prune_conv_out_channels if isinstance(layer, nn.Conv2d) else tp.prune_linear_out_channels
+    )

@@ -17,7 +17,10 @@ from tp_vgg.pruning.ratios import Plan, resolve_sparsity
 
 
 def prune_unstructured(
-    model: Network, sparsity: float | Plan | Mapping[str, float], *, scope: Literal["layer", "global"] = "layer"
+    model: Network,
+    sparsity: float | Plan | Mapping[str, float],
+    *,
+    scope: Literal["layer", "global"] = "layer",
 ) -> None:
     """Set the smallest weights of ``model`` to exact zeros, in place, without fine-tuning.
 
@@ -31,7 +34,9 @@ def prune_unstructured(
     elif isinstance(sparsity, int | float):
         mask_layers(model, Plan.uniform(sparsity, tuple(model.spec.prunable), "sparsity"))
     else:
-        mask_layers(model, sparsity if isinstance(sparsity, Plan) else Plan.of(sparsity, "sparsity"))
+        mask_layers(
+            model, sparsity if isinstance(sparsity, Plan) else Plan.of(sparsity, "sparsity")
+        )
     remove_masks(model)
 
 
@@ -52,7 +57,9 @@ def magnitude_masks(size: torch.Tensor, zeros: Sequence[int]) -> Iterator[torch.
     """Masks (bool) that leave out each count of the smallest of ``size``; of equal ones, the first in memory. One sort serves them all."""
     flat = size.flatten()
     # NumPy sorts on the CPU ten times as fast as torch, which sorts the indices too.
-    rising = torch.from_numpy(np.sort(flat.numpy())) if flat.device.type == "cpu" else flat.sort().values
+    rising = (
+        torch.from_numpy(np.sort(flat.numpy())) if flat.device.type == "cpu" else flat.sort().values
+    )
     for count in zeros:
         if not count:
             yield torch.ones_like(size, dtype=torch.bool)
@@ -73,7 +80,9 @@ def mask_layers(model: Network, plan: Plan, scores: Scores | None = None) -> Non
     """
     layers = maskable_layers(model)
     for name, zeros in resolve_sparsity(plan, model.spec).items():
-        LeastImportant.apply(layers[name], "weight", zeros, importance_scores=scores and scores[name])  # type: ignore[no-untyped-call]
+        LeastImportant.apply(
+            layers[name], "weight", zeros, importance_scores=scores and scores[name]
+        )  # type: ignore[no-untyped-call]
 
 
 def mask_global(model: Network, sparsity: float, scores: Scores | None = None) -> None:
@@ -87,7 +96,8 @@ def mask_global(model: Network, sparsity: float, scores: Scores | None = None) -
     prune.global_unstructured(
         [(layer, "weight") for layer in layers.values()],
         pruning_method=LeastImportant,
-        importance_scores=scores and {(layers[name], "weight"): score for name, score in scores.items()},
+        importance_scores=scores
+        and {(layers[name], "weight"): score for name, score in scores.items()},
         amount=float(sparsity),
     )
     refuse_dead(model, sparsity)
@@ -96,7 +106,9 @@ def mask_global(model: Network, sparsity: float, scores: Scores | None = None) -
 def refuse_dead(model: Network, sparsity: float) -> None:
     for name, layer in prunable_layers(model):
         if not layer.weight.any():
-            raise WorkFailed(f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one")
+            raise WorkFailed(
+                f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one"
+            )
 
 
 def maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:

@@ -9,12 +9,14 @@ from tp_vgg.errors import BadInput
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import Allocation
-from tp_vgg.planning.loss_curves import Curves
+from tp_vgg.planning.allocation import PlanResult
+from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.sensitivity.table import Sensitivity
 
-BUDGETS: tuple[Mapping[str, float], ...] = tuple({"macs": share} for share in (0.75, 0.5, 0.35, 0.25, 0.15))
+BUDGETS: tuple[Mapping[str, float], ...] = tuple(
+    {"macs": share} for share in (0.75, 0.5, 0.35, 0.25, 0.15)
+)
 """Solved when the page is made, so that a click gives the best plan and not an approximation."""
 
 
@@ -22,7 +24,7 @@ def explorer_data(
     spec: Spec,
     sweep: Sensitivity | None,
     profile: Staircase | None,
-    plan: Allocation | None,
+    plan: PlanResult | None,
     *,
     quiet: bool = True,
 ) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def explorer_data(
         }
         for row in spec.rows
     ]
-    curves = Curves.of(sweep) if sweep is not None else None
+    curves = LossCurves.of(sweep) if sweep is not None else None
     return {
         "rows": rows,
         "accuracy": curves.accuracy if curves else None,
@@ -58,7 +60,7 @@ def explorer_data(
     }  # fmt: skip
 
 
-def kept_by(plan: Allocation) -> dict[str, int]:
+def kept_by(plan: PlanResult) -> dict[str, int]:
     """Channels that a plan leaves, by layer."""
     return {row.layer: row.after for row in plan.layers}
 
@@ -79,6 +81,8 @@ def _budgets(sweep: Sensitivity, round_to: int, quiet: bool) -> list[dict[str, A
 def _times(profile: Staircase) -> dict[str, Any]:
     """The grid of each conv's times, microseconds [in, out], over the widths that all its input widths have."""
     grids = {layer: profile.grid(layer) for layer in profile.layers}
-    layers = {layer: {"ins": ins, "outs": outs, "us": grid} for layer, (ins, outs, grid) in grids.items()}
+    layers = {
+        layer: {"ins": ins, "outs": outs, "us": grid} for layer, (ins, outs, grid) in grids.items()
+    }
     where = f"{profile.environment['device']}, {profile.dtype}, batch {profile.batch_size}"
     return {"where": where, "layers": layers}

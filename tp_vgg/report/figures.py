@@ -32,7 +32,11 @@ def masked_weights(before: np.ndarray, after: np.ndarray, layer: str) -> Figure:
     edges = _edges(before)
     zeros = 1 - np.count_nonzero(after) / after.size
     for axis, values, colour, title in zip(
-        axes, (before, after), (BEFORE, AFTER), ("before", f"after: {zeros:.1%} are exactly zero"), strict=True
+        axes,
+        (before, after),
+        (BEFORE, AFTER),
+        ("before", f"after: {zeros:.1%} are exactly zero"),
+        strict=True,
     ):
         _histogram(axis, values, edges, color=colour)
         axis.set(title=title, xlabel="weight", ylabel="weights (log scale)", yscale="log")
@@ -40,7 +44,9 @@ def masked_weights(before: np.ndarray, after: np.ndarray, layer: str) -> Figure:
     return figure
 
 
-def removed_filters(before: np.ndarray, kept: list[int], score: np.ndarray, layer: str, criterion: str) -> Figure:
+def removed_filters(
+    before: np.ndarray, kept: list[int], score: np.ndarray, layer: str, criterion: str
+) -> Figure:
     """Histograms of one layer's weights before and after filter removal, and the score of every filter.
 
     ``before``: weights [out, ...]; ``kept``: indices of the filters that stay; ``score``: [out].
@@ -57,9 +63,19 @@ def removed_filters(before: np.ndarray, kept: list[int], score: np.ndarray, laye
     removed, ranked = np.isin(order, gone), score[order]
     scores.stairs(np.where(removed, 0, ranked), fill=True, color=AFTER, label="kept")
     scores.stairs(
-        np.where(removed, ranked, 0), fill=True, facecolor=GONE, edgecolor="black", lw=0, hatch="//", label="removed"
+        np.where(removed, ranked, 0),
+        fill=True,
+        facecolor=GONE,
+        edgecolor="black",
+        lw=0,
+        hatch="//",
+        label="removed",
     )
-    scores.set(title=f"importance of each filter ({criterion})", xlabel="filters, by importance", ylabel=criterion)
+    scores.set(
+        title=f"importance of each filter ({criterion})",
+        xlabel="filters, by importance",
+        ylabel=criterion,
+    )
     scores.legend(loc="upper left")
     return figure
 
@@ -71,14 +87,20 @@ def sensitivity(table: Sensitivity) -> Figure:
 
 def sensitivity_cost(table: Sensitivity) -> Figure:
     """Accuracy against the fraction of the whole network's MACs, and of its params, that each point takes out."""
-    figure, axes = _figure(2, f"{table.kind} pruning of one layer: accuracy against what it takes out of the network")
+    figure, axes = _figure(
+        2, f"{table.kind} pruning of one layer: accuracy against what it takes out of the network"
+    )
     for place, (axis, unit) in enumerate(zip(axes, ("MACs", "params"), strict=True)):
         for i, layer in enumerate(table.layers):
             points = table.of_layer(layer)
             removed = [100 * table.cost_removed(point)[place] for point in points]
             axis.plot(removed, [point.accuracy for point in points], label=layer, **_style(i))
         _baseline(axis, table)
-        axis.set(xlabel=f"{unit} of the network {_TAKEN[table.kind]} (%)", ylabel="accuracy (%)", ylim=(0, 100))
+        axis.set(
+            xlabel=f"{unit} of the network {_TAKEN[table.kind]} (%)",
+            ylabel="accuracy (%)",
+            ylim=(0, 100),
+        )
     axes[1].legend(fontsize="small")
     return figure
 
@@ -92,7 +114,12 @@ def _lines(table: Sensitivity) -> Figure:
         style = _style(i)
         axis.plot(ratios, [point.accuracy for point in points], label=layer, **style)
         axis.fill_between(
-            ratios, [p.low for p in points], [p.high for p in points], color=style["color"], alpha=0.15, lw=0
+            ratios,
+            [p.low for p in points],
+            [p.high for p in points],
+            color=style["color"],
+            alpha=0.15,
+            lw=0,
         )
     _baseline(axis, table)
     axis.set(
@@ -107,13 +134,25 @@ def _heatmap(table: Sensitivity) -> Figure:
     layers = table.layers
     ratios = [point.ratio for point in table.of_layer(layers[0])]
     drops = np.array([[point.drop for point in table.of_layer(layer)] for layer in layers])
-    figure = Figure(figsize=(2.5 + 0.75 * len(ratios), 1.8 + 0.42 * len(layers)), layout="constrained")
+    figure = Figure(
+        figsize=(2.5 + 0.75 * len(ratios), 1.8 + 0.42 * len(layers)), layout="constrained"
+    )
     axis = figure.subplots()
     # One hue scale whose lightness rises all the way: told apart by the colour-blind, and in greyscale.
-    image = axis.imshow(drops, cmap="cividis_r", vmin=min(0.0, drops.min()), vmax=max(drops.max(), 1.0), aspect="auto")
+    image = axis.imshow(
+        drops,
+        cmap="cividis_r",
+        vmin=min(0.0, drops.min()),
+        vmax=max(drops.max(), 1.0),
+        aspect="auto",
+    )
     for (row, column), drop in np.ndenumerate(drops):
-        colour = "black" if luminance(image.cmap(image.norm(drop))) > 0.179 else "white"  # whichever contrasts more
-        axis.text(column, row, f"{drop:.1f}", ha="center", va="center", fontsize="small", color=colour)
+        colour = (
+            "black" if luminance(image.cmap(image.norm(drop))) > 0.179 else "white"
+        )  # whichever contrasts more
+        axis.text(
+            column, row, f"{drop:.1f}", ha="center", va="center", fontsize="small", color=colour
+        )
     axis.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
     axis.set_yticks(range(len(layers)), layers)
     base = table.baseline
@@ -133,7 +172,12 @@ def history(trainings: Mapping[str, Sequence[Epoch]]) -> Figure:
     for (accuracy, loss), (name, epochs) in zip(axes.T, trainings.items(), strict=True):
         numbers = [epoch.epoch for epoch in epochs]
         accuracy.plot(numbers, [epoch.val_accuracy for epoch in epochs], label="val", **_style(0))
-        accuracy.plot(numbers, [epoch.train_accuracy for epoch in epochs], label="train, augmented", **_style(1))
+        accuracy.plot(
+            numbers,
+            [epoch.train_accuracy for epoch in epochs],
+            label="train, augmented",
+            **_style(1),
+        )
         accuracy.set(title=name, ylabel="accuracy (%)", ylim=(0, 100))
         accuracy.legend(fontsize="small", loc="lower right")
         loss.plot(numbers, [epoch.train_loss for epoch in epochs], **_style(4))
@@ -145,13 +189,19 @@ def history(trainings: Mapping[str, Sequence[Epoch]]) -> Figure:
 def latency(found: Latency) -> Figure:
     """Speed-up with its interval against the MAC ratio, a panel a batch size and dtype, a colour a mode; the dashed line is the ideal."""
     rows = [row for row in found.rows if row.speedup is not None]
-    panels = list(dict.fromkeys((row.batch_size, row.dtype) for row in rows)) or [(0, "nothing was available")]
+    panels = list(dict.fromkeys((row.batch_size, row.dtype) for row in rows)) or [
+        (0, "nothing was available")
+    ]
     figure, axes = _figure(len(panels), "Speed-up against what the MACs promise")
     modes = list(dict.fromkeys(row.mode for row in rows))
     for axis, (batch, dtype) in zip(np.atleast_1d(axes), panels, strict=True):
         shown = [row for row in rows if (row.batch_size, row.dtype) == (batch, dtype)]
-        highest = max([row.mac_ratio or 1.0 for row in shown] + [row.speedup or 1.0 for row in shown] + [1.5])
-        axis.plot([1, highest], [1, highest], color="black", linestyle="--", linewidth=1, label="ideal")
+        highest = max(
+            [row.mac_ratio or 1.0 for row in shown] + [row.speedup or 1.0 for row in shown] + [1.5]
+        )
+        axis.plot(
+            [1, highest], [1, highest], color="black", linestyle="--", linewidth=1, label="ideal"
+        )
         for i, mode in enumerate(modes):
             ideal, middle, low, high = (
                 np.array(
@@ -166,9 +216,15 @@ def latency(found: Latency) -> Figure:
                 .T
             )
             look = {**_style(i), "linestyle": "none"}
-            axis.errorbar(ideal, middle, (middle - low, high - middle), label=mode, capsize=3, **look)
+            axis.errorbar(
+                ideal, middle, (middle - low, high - middle), label=mode, capsize=3, **look
+            )
         axis.axhline(1, color="black", linewidth=0.5)
-        axis.set(title=f"batch {batch}, {dtype}", xlabel="dense MACs ÷ MACs", ylabel="speed-up (dense ÷ pruned time)")
+        axis.set(
+            title=f"batch {batch}, {dtype}",
+            xlabel="dense MACs ÷ MACs",
+            ylabel="speed-up (dense ÷ pruned time)",
+        )
         axis.legend(fontsize="small")
     return figure
 
@@ -184,7 +240,12 @@ def staircase(tables: Sequence[Staircase]) -> Figure:
         for i, table in enumerate(tables):
             points = table.at_full_input(layer)
             label = f"{table.dtype}, batch {table.batch_size}"
-            axis.plot([p.out_width for p in points], [p.median_us for p in points], label=label, **_style(i))
+            axis.plot(
+                [p.out_width for p in points],
+                [p.median_us for p in points],
+                label=label,
+                **_style(i),
+            )
         axis.set(title=layer, xlabel="output channels", ylabel="µs", xlim=(0, None), ylim=(0, None))
     for axis in axes[len(layers) :]:
         axis.set_axis_off()

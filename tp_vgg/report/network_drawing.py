@@ -37,7 +37,8 @@ def blocks(dense: Spec, pruned: Spec) -> tuple[Block, ...]:
     largest = max(row.side for row in dense.rows)
     prunable = [row for row in dense.rows if row.name in dense.prunable]
     widest = {
-        kind: max(row.out_width for row in prunable if row.kind == kind) for kind in {row.kind for row in prunable}
+        kind: max(row.out_width for row in prunable if row.kind == kind)
+        for kind in {row.kind for row in prunable}
     }
     found, x = [], 0.0
     for row in prunable:

@@ -17,11 +17,11 @@ from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
 from tp_vgg.network.families import spec_from_dict
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.network_drawing import GAP, HEIGHT, WIDTH, blocks
-from tp_vgg.report.summary import verdict
+from tp_vgg.report.summary import summary_sentences
 from tp_vgg.report.svg import inline_svg
 from tp_vgg.sensitivity.table import Sensitivity
 
@@ -48,12 +48,12 @@ class Findings:
 
     records: Mapping[str, ModelRecord]
     sweeps: Mapping[Kind, Sensitivity]
-    plans: Mapping[Kind, Allocation]
+    plans: Mapping[Kind, PlanResult]
     latency: Latency | None
     quoted: Mapping[str, LatencyRow]
     """By model, the row of the benchmark that stands for it."""
     profile: Staircase | None
-    foreseen: tuple[str, ...]
+    plan_outcomes: tuple[str, ...]
     """What plans predicted and what came of it, a line each."""
     drawn: tuple[Drawn, ...]
     prune_command: str
@@ -73,7 +73,9 @@ def render(found: Findings, *, quiet: bool = True) -> str:
     model = found.records[shown]
     spec = spec_from_dict(dense.spec)
     drawing = blocks(spec, spec_from_dict(model.spec))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["digits"] = digits
     return environment.from_string(_file("page.html")).render(
         version=__version__,
@@ -86,17 +88,21 @@ def render(found: Findings, *, quiet: bool = True) -> str:
         model=model,
         records=found.records,
         quoted=found.quoted,
-        cell=next((row.cell.label for row in found.quoted.values()), None),
-        verdict=verdict(dense, model, found.quoted.get(shown), found.latency),
+        case=next((row.case.label for row in found.quoted.values()), None),
+        verdict=summary_sentences(dense, model, found.quoted.get(shown), found.latency),
         blocks=drawing,
         drawing_width=max(block.x + max(block.width_before, 12) for block in drawing) + GAP,
         drawing_height=HEIGHT,
         block_width=WIDTH,
         latency=found.latency,
         unexplained=UNEXPLAINED,
-        foreseen=found.foreseen,
+        plan_outcomes=found.plan_outcomes,
         explorer=explorer_data(
-            spec, found.sweeps.get("structured"), found.profile, found.plans.get("structured"), quiet=quiet
+            spec,
+            found.sweeps.get("structured"),
+            found.profile,
+            found.plans.get("structured"),
+            quiet=quiet,
         ),
         prune_command=found.prune_command,
         figures=found.drawn,

@@ -17,12 +17,18 @@ class Sentence:
     text: str
 
 
-def verdict(dense: ModelRecord, model: ModelRecord, row: LatencyRow | None, latency: Latency | None) -> list[Sentence]:
+def summary_sentences(
+    dense: ModelRecord, model: ModelRecord, row: LatencyRow | None, latency: Latency | None
+) -> list[Sentence]:
     """Size, accuracy and time of ``model`` beside the ``dense`` one. ``row``: its time in the cell that is quoted, if it was timed; the
     sentence on time is about the fastest mode of either at that batch size and dtype."""
     if model is dense:
         found = f"The dense network has {dense.test.accuracy:.2f} % [{dense.test.low:.2f}, {dense.test.high:.2f}] of {dense.test.n:,} test images right."
-        return [Sentence("Nothing is pruned yet", f"{found} Choose ratios below, then run the command there.")]
+        return [
+            Sentence(
+                "Nothing is pruned yet", f"{found} Choose ratios below, then run the command there."
+            )
+        ]
     return [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
 
 
@@ -44,13 +50,15 @@ def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
 
 def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
     drop, low, high = model.drop_against(dense)
-    claim = "Less accurate" if low > 0 else "More accurate" if high < 0 else "No loss of accuracy shown"
-    doubts = dense.test.doubts(100 / dense.spec["num_classes"])
+    claim = (
+        "Less accurate" if low > 0 else "More accurate" if high < 0 else "No loss of accuracy shown"
+    )
+    chance_warnings = dense.test.chance_warnings(100 / dense.spec["num_classes"])
     return Sentence(
-        "The dense network guesses" if doubts else claim,
+        "The dense network guesses" if chance_warnings else claim,
         f"{model.test.accuracy:.2f} % [{model.test.low:.2f}, {model.test.high:.2f}] of {model.test.n:,} test images are right, where the dense "
         f"network has {dense.test.accuracy:.2f} %: a drop of {drop:+.2f} points [{low:+.2f}, {high:+.2f}], paired by image (n = {model.test.n:,})."
-        + "".join(f" Its {doubt}." for doubt in doubts),
+        + "".join(f" Its {warning}." for warning in chance_warnings),
     )
 
 
@@ -81,7 +89,7 @@ def _how(gain: Gain) -> str:
     """The mode, or where each is fastest in another, both."""
     row, dense = gain.row, gain.dense
     if dense is None:
-        return f"median of n = {len(row.seconds)} paired blocks; {row.cell.label}"
+        return f"median of n = {len(row.seconds)} paired blocks; {row.case.label}"
     return (
         f"each in its fastest mode: {row.mode} against {dense.mode}, {row.dtype}, batch {row.batch_size}; medians of n = {len(row.seconds)} and "
         f"{len(dense.seconds)} blocks, which are not paired"

@@ -10,7 +10,11 @@ import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-_SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "savefig.transparent": True}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "savefig.transparent": True,
+}
 """Text stays text: small, searchable, in the page's own font."""
 
 
@@ -18,7 +22,11 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     """The figure as one ``<svg>`` element. ``name``: put before its ids, since a page holds several; ``label``: read out in its place."""
     text = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            text,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)

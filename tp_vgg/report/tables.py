@@ -12,25 +12,33 @@ from tp_vgg.errors import printable
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import SLOW, Latency, LatencyRow
 from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.report.text_table import markdown_table, text_table
 from tp_vgg.rundir.comparison import Comparison, metrics
 from tp_vgg.sensitivity.table import Sensitivity
 
-FORMATS = ("text", "markdown", "json", "csv")
+TABLE_FORMATS = ("text", "markdown", "json", "csv")
 
 
 def render_comparison(found: Comparison, form: str = "text") -> str:
-    """The comparison in one of ``FORMATS``; ratios and drops are against the first record, the baseline."""
+    """The comparison in one of ``TABLE_FORMATS``; ratios and drops are against the first record, the baseline."""
     if form == "json":
         return json.dumps(metrics(found), indent=1, allow_nan=False)
     if form == "csv":
         return _csv(found)
     base = next(iter(found.records.values()))
     quoted = found.quoted()
-    header = ["model", f"test accuracy [95 %], n = {base.test.n}", "drop [95 %]", "params", "non-zero", "MACs", "file"]
+    header = [
+        "model",
+        f"test accuracy [95 %], n = {base.test.n}",
+        "drop [95 %]",
+        "params",
+        "non-zero",
+        "MACs",
+        "file",
+    ]
     if quoted:
-        header.append(f"speed-up [95 %], {next(iter(quoted.values())).cell.label}")
+        header.append(f"speed-up [95 %], {next(iter(quoted.values())).case.label}")
     rows = [
         [
             name,
@@ -45,7 +53,7 @@ def render_comparison(found: Comparison, form: str = "text") -> str:
         for name, r in found.records.items()
     ]
     table = markdown_table(header, rows) if form == "markdown" else text_table(header, rows)
-    return "\n\n".join([table, *(one.line() for one in found.foreseen)])
+    return "\n\n".join([table, *(one.line() for one in found.plan_outcomes)])
 
 
 def _speedup(row: LatencyRow | None) -> str:
@@ -61,9 +69,29 @@ def _with_ratio(value: int, base: int, unit: float, name: str) -> str:
 
 def _csv(found: Comparison) -> str:
     base = next(iter(found.records.values()))
-    columns = ["model", "checkpoint", "correct", "n", "accuracy", "low", "high", "drop", "drop_low", "drop_high"]
+    columns = [
+        "model",
+        "checkpoint",
+        "correct",
+        "n",
+        "accuracy",
+        "low",
+        "high",
+        "drop",
+        "drop_low",
+        "drop_high",
+    ]
     counts = ["params", "nonzero", "macs", "bytes"]
-    latency = ["mode", "dtype", "batch_size", "median_ms", "speedup", "speedup_low", "speedup_high", "verdict"]
+    latency = [
+        "mode",
+        "dtype",
+        "batch_size",
+        "median_ms",
+        "speedup",
+        "speedup_low",
+        "speedup_high",
+        "verdict",
+    ]
     quoted = found.quoted()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -88,7 +116,9 @@ def _csv(found: Comparison) -> str:
 
 def render_benchmark(found: Latency) -> str:
     """One line a row, and below it the reasons, each once."""
-    rows = [_line(row) for row in found.rows if row.speedup is not None or row.model == found.reference]
+    rows = [
+        _line(row) for row in found.rows if row.speedup is not None or row.model == found.reference
+    ]
     header = [
         "model",
         "mode",
@@ -103,7 +133,11 @@ def render_benchmark(found: Latency) -> str:
         "peak MB",
         "verdict",
     ]
-    where = found.environment["cpu"] if found.environment["device"] == "cpu" else found.environment["device"]
+    where = (
+        found.environment["cpu"]
+        if found.environment["device"] == "cpu"
+        else found.environment["device"]
+    )
     blocks = sorted({len(row.seconds) for row in found.rows if row.seconds})
     thrown = (
         f"; {found.slow_blocks} blocks thrown away, in which the clock was under {SLOW:.0%} of its default rate"
@@ -120,10 +154,14 @@ def render_benchmark(found: Latency) -> str:
     for row in found.rows:
         for reason in row.reasons if row.speedup else ():
             reasons.setdefault(f"{row.model}: {reason}", []).append(row)
-    lines += [f"{reason} ({'; '.join(row.cell.label for row in places)})" for reason, places in reasons.items()]
+    lines += [
+        f"{reason} ({'; '.join(row.case.label for row in places)})"
+        for reason, places in reasons.items()
+    ]
     twins = {name: about["timed_as"] for name, about in found.models.items() if "timed_as" in about}
     lines += [
-        f"{name}: timed as {other}, which has the same widths and no zeros either" for name, other in twins.items()
+        f"{name}: timed as {other}, which has the same widths and no zeros either"
+        for name, other in twins.items()
     ]
     return "\n".join([printable(lines[0]), lines[1], *map(printable, lines[2:])])
 
@@ -131,7 +169,18 @@ def render_benchmark(found: Latency) -> str:
 def _line(row: LatencyRow) -> list[str]:
     head = [row.model, row.mode, row.dtype, str(row.batch_size)]
     if row.median_ms is None or row.speedup is None:
-        return ["(all)", *head[1:], "-", "-", "-", "-", "-", "-", "-", f"{row.verdict}: {row.reasons[0]}"]
+        return [
+            "(all)",
+            *head[1:],
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+            f"{row.verdict}: {row.reasons[0]}",
+        ]
     names = ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in row.reasons))
     return [
         *head,
@@ -155,7 +204,9 @@ def render_profile(table: Staircase) -> str:
         full = points[-1]
         half = min(points, key=lambda point: abs(point.out_width - full.out_width / 2))
         steps = [
-            (b.median_us / a.median_us, a, b) for a, b in itertools.pairwise(points) if b.out_width == a.out_width + 1
+            (b.median_us / a.median_us, a, b)
+            for a, b in itertools.pairwise(points)
+            if b.out_width == a.out_width + 1
         ]
         highest = max(steps, key=lambda step: step[0], default=None)
         rows.append(
@@ -165,14 +216,23 @@ def render_profile(table: Staircase) -> str:
                 f"{full.median_us:.1f}",
                 f"{full.median_us / whole:.1%}",
                 f"{half.median_us / full.median_us:.2f} ({half.out_width})",
-                f"{highest[0]:.2f} ({highest[1].out_width} → {highest[2].out_width})" if highest else "-",
+                f"{highest[0]:.2f} ({highest[1].out_width} → {highest[2].out_width})"
+                if highest
+                else "-",
             ]
         )
-    header = [f"{table.dtype}, batch {table.batch_size}", "channels", "µs", "share", "half the width", "highest step"]
+    header = [
+        f"{table.dtype}, batch {table.batch_size}",
+        "channels",
+        "µs",
+        "share",
+        "half the width",
+        "highest step",
+    ]
     return text_table(header, rows)
 
 
-def render_plan(found: Allocation) -> str:
+def render_plan(found: PlanResult) -> str:
     """The plan as a table, and under it what is predicted."""
     structured, said = found.kind == "structured", found.prediction
     rows = [
@@ -188,7 +248,10 @@ def render_plan(found: Allocation) -> str:
     what = ["ratio", "channels"] if structured else ["sparsity", "weights"]
     lines = [text_table(["layer", *what, "kept", "drop alone"], rows)]
     asked = ", ".join(f"{name}={value:g}" for name, value in found.budget.items())
-    sizes = [f"{said.params_share:.4f}× params ({said.params:,})", f"{said.macs_share:.4f}× MACs ({said.macs:,})"]
+    sizes = [
+        f"{said.params_share:.4f}× params ({said.params:,})",
+        f"{said.macs_share:.4f}× MACs ({said.macs:,})",
+    ]
     if not structured:
         sizes = [f"{said.sparsity:.4f} zeros", *(f"{size} not zero" for size in sizes)]
     if said.latency_share is not None and found.profile is not None:
@@ -203,7 +266,9 @@ def render_plan(found: Allocation) -> str:
     )
     unit = "points" if found.minimised == "drop" else found.minimised
     below = f"the best can be {found.gap:.3g} {unit} below, not more"
-    lines.append(f"minimised: {found.minimised}; {below if found.gap else 'no plan within the budget has less of it'}")
+    lines.append(
+        f"minimised: {found.minimised}; {below if found.gap else 'no plan within the budget has less of it'}"
+    )
     return "\n".join(lines)
 
 
@@ -221,7 +286,10 @@ def render_sensitivity(table: Sensitivity) -> str:
                 *([f"{redone:.1%}"] if table.precision == "screened" else []),
             ]
         )
-    header = [f"{table.kind} drop", *(f"{point.ratio:g}" for point in table.of_layer(table.layers[0]))]
+    header = [
+        f"{table.kind} drop",
+        *(f"{point.ratio:g}" for point in table.of_layer(table.layers[0])),
+    ]
     if table.precision == "screened":
         header.append("redone in fp32")
     dense = f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images; drops in percentage points, {table.precision}"
@@ -240,6 +308,14 @@ def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str
         ]
         for before, after in zip(spec.rows, target.rows, strict=True)
     ]
-    shares = f"{target.params() / spec.params():.3f}× params, {target.macs() / spec.macs():.3f}× MACs"
-    params, macs = f"{spec.params():,} → {target.params():,}", f"{spec.macs():,} → {target.macs():,}"
-    return text_table(["layer", "ratio", "channels", "params", "MACs"], [*rows, ["total", "", shares, params, macs]])
+    shares = (
+        f"{target.params() / spec.params():.3f}× params, {target.macs() / spec.macs():.3f}× MACs"
+    )
+    params, macs = (
+        f"{spec.params():,} → {target.params():,}",
+        f"{spec.macs():,} → {target.macs():,}",
+    )
+    return text_table(
+        ["layer", "ratio", "channels", "params", "MACs"],
+        [*rows, ["total", "", shares, params, macs]],
+    )

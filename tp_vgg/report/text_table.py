@@ -25,5 +25,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """GitHub's pipe table, numbers to the right."""
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    escaped = [[printable(cell).replace("|", "\\|") for cell in line] for line in (header, rule, *rows)]
+    escaped = [
+        [printable(cell).replace("|", "\\|") for cell in line] for line in (header, rule, *rows)
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

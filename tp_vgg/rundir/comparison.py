@@ -9,7 +9,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.rundir.contents import RunContents
-from tp_vgg.rundir.plan_outcome import Foreseen, foreseen
+from tp_vgg.rundir.plan_outcome import PlanOutcome, plan_outcomes
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Comparison:
 
     records: dict[str, ModelRecord]
     latency: Latency | None = None
-    foreseen: tuple[Foreseen, ...] = ()
+    plan_outcomes: tuple[PlanOutcome, ...] = ()
     """What the run directory's plans predicted, beside what came of it."""
 
     def rows(self, name: str) -> tuple[LatencyRow, ...]:
@@ -26,8 +26,13 @@ class Comparison:
 
     def quoted(self) -> dict[str, LatencyRow]:
         """By model, the one row that stands in the table; empty where the models of the table were not timed."""
-        cell = self.latency.headline() if self.latency else None
-        found = {name: row for name in self.records for row in self.rows(name) if row.cell == cell and row.speedup}
+        case = self.latency.headline() if self.latency else None
+        found = {
+            name: row
+            for name in self.records
+            for row in self.rows(name)
+            if row.case == case and row.speedup
+        }
         return found if next(iter(self.records)) in found else {}
 
 
@@ -40,7 +45,7 @@ def compared(contents: RunContents, records: dict[str, ModelRecord] | None = Non
             f"{contents.run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
         )
     latency = contents.latency
-    return Comparison(records, latency, foreseen(contents.plans, records, latency))
+    return Comparison(records, latency, plan_outcomes(contents.plans, records, latency))
 
 
 def metrics(found: Comparison) -> dict[str, Any]:
@@ -51,6 +56,14 @@ def metrics(found: Comparison) -> dict[str, Any]:
         drop = dict(zip(("value", "low", "high"), record.drop_against(first), strict=True))
         models[name] = {**record.metrics(), **({} if record is first else {"drop": drop})}
         if found.latency is not None and (rows := found.rows(name)):
-            models[name]["latency"] = [row.metrics(str(found.latency.environment["device"])) for row in rows]
-    plans = {"plans": [one.to_dict() for one in found.foreseen]} if found.foreseen else {}
-    return {"schema": 1, "environment": first.environment, "data": first.data, "models": models, **plans}
+            models[name]["latency"] = [
+                row.metrics(str(found.latency.environment["device"])) for row in rows
+            ]
+    plans = {"plans": [one.to_dict() for one in found.plan_outcomes]} if found.plan_outcomes else {}
+    return {
+        "schema": 1,
+        "environment": first.environment,
+        "data": first.data,
+        "models": models,
+        **plans,
+    }

@@ -21,7 +21,7 @@ from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import MAX_BYTES, plan_files
 from tp_vgg.rundir.layout import GIVEN, MODELS, PLANS, RunDir
@@ -67,7 +67,11 @@ class RunContents:
         """The records that can stand in one table, the baseline first: of the files as they are, of one baseline, on the same images. What
         is left out is logged, once. Empty where there is no baseline."""
         found = {name: record for name in MODELS[1:] if (record := self.record(name)) is not None}
-        dense = {record.sha256: record for name in (GIVEN, MODELS[0]) if (record := self.record(name)) is not None}
+        dense = {
+            record.sha256: record
+            for name in (GIVEN, MODELS[0])
+            if (record := self.record(name)) is not None
+        }
         if not dense:
             return {}
         used = [record.baseline for record in found.values() if record.baseline in dense]
@@ -76,7 +80,11 @@ class RunContents:
         faults = {name: fault for name in records if (fault := self._fault(name, records))}
         for name, fault in faults.items():
             self._say(f"{name} {fault}: left out; run its stage again")
-        return {} if MODELS[0] in faults else {name: record for name, record in records.items() if name not in faults}
+        return (
+            {}
+            if MODELS[0] in faults
+            else {name: record for name, record in records.items() if name not in faults}
+        )
 
     def _fault(self, name: str, records: Mapping[str, ModelRecord]) -> str:
         record, baseline = records[name], records[MODELS[0]]
@@ -85,7 +93,10 @@ class RunContents:
             return f"has no file, or another one than was measured ({path})"
         if record is baseline:
             return ""
-        if spec_from_dict(record.spec).prunable.keys() != spec_from_dict(baseline.spec).prunable.keys():
+        if (
+            spec_from_dict(record.spec).prunable.keys()
+            != spec_from_dict(baseline.spec).prunable.keys()
+        ):
             return "is of another architecture than the baseline"
         if record.baseline != baseline.sha256:
             return "was pruned from another baseline"
@@ -101,17 +112,22 @@ class RunContents:
         """The benchmark; ``None`` where there is none, and with a note for a damaged one."""
         path = self.run.latency
         try:
-            found, there = self._once("latency", path, lambda path: (read_table(path, Latency), True)) or (None, False)
+            found, there = self._once(
+                "latency", path, lambda path: (read_table(path, Latency), True)
+            ) or (None, False)
         except BadInput:
             found, there = None, True
         if found is None and there:
-            self._say(f"{path}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again")
+            self._say(
+                f"{path}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again"
+            )
         return found
 
     def sweep_path(self, kind: Kind) -> Path:
         """Where the record of a sweep is, or would be: with the tag, or else in the run directory that it shares."""
         work, root = (
-            directory / "records" / f"{kind}_sensitivity.json" for directory in (self.run.work, self.run.root)
+            directory / "records" / f"{kind}_sensitivity.json"
+            for directory in (self.run.work, self.run.root)
         )
         return root if root.is_file() and not work.is_file() else work
 
@@ -123,15 +139,21 @@ class RunContents:
             return None
 
     @property
-    def plans(self) -> dict[Kind, Allocation]:
+    def plans(self) -> dict[Kind, PlanResult]:
         """What ``plan.json`` (of the tag, or else of the run directory) says was predicted, by kind."""
-        parts = [part for path in (self.run.root / "plan.json", self.run.plan) for part in self._plan_parts(path)]
-        return {plan.kind: plan for part in parts if (plan := table_of(Allocation, part)) is not None}
+        parts = [
+            part
+            for path in (self.run.root / "plan.json", self.run.plan)
+            for part in self._plan_parts(path)
+        ]
+        return {
+            plan.kind: plan for part in parts if (plan := table_of(PlanResult, part)) is not None
+        }
 
     def other_plan(self, kind: Kind) -> dict[str, Any] | None:
         """The plan of the other kind in ``plan.json``, as it stands there."""
         for part in self._plan_parts(self.run.plan):
-            plan = table_of(Allocation, part)
+            plan = table_of(PlanResult, part)
             if plan is not None and plan.kind != kind:
                 return {name: part[name] for name in part if name not in ("other", "files")}
         return None
@@ -154,7 +176,9 @@ class RunContents:
         folder = self.run.root / "profiles"
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
         return {
-            path: table for path in files if (table := read_table(path, Staircase)) and table.spec == spec.to_dict()
+            path: table
+            for path in files
+            if (table := read_table(path, Staircase)) and table.spec == spec.to_dict()
         }
 
     def history(self, model: str) -> tuple[Epoch, ...]:
@@ -213,7 +237,9 @@ def sweep_table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
         or not isinstance(record.get("weights"), str)
         or split not in ("val", "test")
     ):
-        raise BadInput(f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again")
+        raise BadInput(
+            f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again"
+        )
     return table
 
 

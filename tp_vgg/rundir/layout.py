@@ -19,7 +19,7 @@ HISTORIES = {
 }
 PLANS: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
 """The plan files that `plan` writes."""
-OWN = ("plots", "profiles", "records", "tensorboard")
+RESERVED_DIRS = ("plots", "profiles", "records", "tensorboard")
 """Directories of a run directory that are no tag's."""
 GIVEN = "given_baseline"
 """The record of a dense model from elsewhere (``--checkpoint``), apart from the run directory's own baseline."""
@@ -61,7 +61,9 @@ class RunDir:
     def own_baseline(self, settings: Settings) -> Path | None:
         """The finished baseline in ``root``: of the depth that ``--arch`` says, else of any (the default's first)."""
         wanted = settings.flag_spec().stem
-        stems = (wanted,) if settings.arch else (wanted, *(stem for stem in STEMS if stem != wanted))
+        stems = (
+            (wanted,) if settings.arch else (wanted, *(stem for stem in STEMS if stem != wanted))
+        )
         found = (self.checkpoint("baseline", stem) for stem in stems)
         return next((path for path in found if path.is_file()), None)
 
@@ -70,7 +72,11 @@ class RunDir:
 
     def history(self, model: str) -> Path | None:
         """Where the epochs of a model's training are; ``None`` for a model that is not trained."""
-        return (self.root if model == "baseline" else self.work) / HISTORIES[model] if model in HISTORIES else None
+        return (
+            (self.root if model == "baseline" else self.work) / HISTORIES[model]
+            if model in HISTORIES
+            else None
+        )
 
     @property
     def plan(self) -> Path:
@@ -87,7 +93,9 @@ class RunDir:
 
 def check_parent(option: str, path: Path) -> None:
     """Raise :class:`BadInput` where no file can be made at ``path``, because what would be its directory is something else."""
-    there = next((parent for parent in path.parents if parent.exists() or parent.is_symlink()), None)
+    there = next(
+        (parent for parent in path.parents if parent.exists() or parent.is_symlink()), None
+    )
     if there is not None and not there.is_dir():
         raise BadInput(f"{there}: is not a directory; give another {option}")
 

@@ -9,16 +9,16 @@ from typing import Any, Literal
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import Latency
 from tp_vgg.network.families import spec_from_dict
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 
 MODEL_OF = {"structured": "structured_pruned", "unstructured": "unstructured"}
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class PlanOutcome:
     """A plan and the model that was made by it. Drops in percentage points, shares of the dense model's."""
 
-    plan: Allocation
+    plan: PlanResult
     split: Literal["val", "test"]
     """Of the sweep, on which both drops are."""
     n: int
@@ -65,7 +65,9 @@ class Foreseen:
             parts.append(f"MACs {said.macs_share:.3f}× → {self.macs_share:.3f}×")
         if said.latency_share is not None:
             found = (
-                "not measured" if self.speedup is None else "{:.3f}× [{:.3f}, {:.3f}]".format(*_shares(self.speedup))
+                "not measured"
+                if self.speedup is None
+                else "{:.3f}× [{:.3f}, {:.3f}]".format(*_shares(self.speedup))
             )
             parts.append(f"time of the convs {said.latency_share:.3f}× → of the network {found}")
         return f"{kind} plan ({asked}), predicted → realised: {'; '.join(parts)}"
@@ -76,27 +78,34 @@ def _shares(speedup: tuple[float, float, float]) -> tuple[float, float, float]:
     return 1 / value, 1 / high, 1 / low
 
 
-def foreseen(
-    plans: Mapping[Any, Allocation], records: Mapping[str, ModelRecord], latency: Latency | None
-) -> tuple[Foreseen, ...]:
+def plan_outcomes(
+    plans: Mapping[Any, PlanResult], records: Mapping[str, ModelRecord], latency: Latency | None
+) -> tuple[PlanOutcome, ...]:
     """For each plan whose model is among ``records`` (the baseline first): made from the same weights, with the plan's widths or zeros."""
     base = next(iter(records.values()))
     found = []
     for kind, model in MODEL_OF.items():
         plan, record = plans.get(kind), records.get(model)
-        if plan is None or record is None or plan.sweep.get("weights") != base.sha256 or not _made_by(plan, record):
+        if (
+            plan is None
+            or record is None
+            or plan.sweep.get("weights") != base.sha256
+            or not _made_by(plan, record)
+        ):
             continue
         split: Literal["val", "test"] = "test" if plan.sweep.get("split") == "test" else "val"
         dense, pruned = getattr(base, split), getattr(record, split)
         tuned = records.get("structured_finetuned") if kind == "structured" else None
         found.append(
-            Foreseen(
+            PlanOutcome(
                 plan,
                 split,
                 pruned.n,
                 dense.accuracy - pruned.accuracy,
                 record.macs / base.macs if kind == "structured" else None,
-                record.params / base.params if kind == "structured" else record.nonzero / base.nonzero,
+                record.params / base.params
+                if kind == "structured"
+                else record.nonzero / base.nonzero,
                 None if tuned is None else dense.accuracy - getattr(tuned, split).accuracy,
                 _speedup(plan, record, latency),
             )
@@ -104,21 +113,29 @@ def foreseen(
     return tuple(found)
 
 
-def _made_by(plan: Allocation, record: ModelRecord) -> bool:
+def _made_by(plan: PlanResult, record: ModelRecord) -> bool:
     spec = spec_from_dict(record.spec)
     if plan.kind == "structured":
         return all(spec.prunable.get(row.layer) == row.after for row in plan.layers)
     zeros = {
-        row.name: round(record.sparsity[row.name] * row.weights) for row in spec.rows if row.name in record.sparsity
+        row.name: round(record.sparsity[row.name] * row.weights)
+        for row in spec.rows
+        if row.name in record.sparsity
     }
     return all(zeros.get(row.layer) == row.before - row.after for row in plan.layers)
 
 
-def _speedup(plan: Allocation, record: ModelRecord, latency: Latency | None) -> tuple[float, float, float] | None:
+def _speedup(
+    plan: PlanResult, record: ModelRecord, latency: Latency | None
+) -> tuple[float, float, float] | None:
     about = plan.profile
     if about is None or latency is None or latency.environment.get("device") != about.get("device"):
         return None
     for row in latency.of_model(record.sha256):
-        if (row.mode, row.dtype, row.batch_size) == ("folded", about["dtype"], about["batch_size"]) and row.speedup:
+        if (row.mode, row.dtype, row.batch_size) == (
+            "folded",
+            about["dtype"],
+            about["batch_size"],
+        ) and row.speedup:
             return row.speedup, row.speedup_low or row.speedup, row.speedup_high or row.speedup
     return None

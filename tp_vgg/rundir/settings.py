@@ -66,7 +66,10 @@ class Settings:
 
     def check_spec(self, spec: Spec, source: object) -> None:
         """Raise :class:`BadInput` where an explicit flag contradicts what a checkpoint holds."""
-        for flag, asked, found in (("--arch", self.arch, spec.arch), ("--head", self.head, spec.head)):
+        for flag, asked, found in (
+            ("--arch", self.arch, spec.arch),
+            ("--head", self.head, spec.head),
+        ):
             if asked is not None and asked != found:
                 raise BadInput(
                     f"{source}: holds {found}, but {flag} {asked} was given; drop the flag or give another checkpoint"
@@ -76,7 +79,17 @@ class Settings:
 def flags(settings: Settings) -> list[str]:
     """The options that say which network, images and run directory are meant, as they would be typed; but for the tag."""
     usual, found = Settings(), []
-    for name in ("arch", "head", "dataset", "data_dir", "out", "checkpoint", "limit_train", "limit_val", "limit_test"):
+    for name in (
+        "arch",
+        "head",
+        "dataset",
+        "data_dir",
+        "out",
+        "checkpoint",
+        "limit_train",
+        "limit_val",
+        "limit_test",
+    ):
         value = getattr(settings, name)
         if value != getattr(usual, name):
             found += [f"--{name.replace('_', '-')}", str(value)]

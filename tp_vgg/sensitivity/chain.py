@@ -11,7 +11,7 @@ import torch
 from tp_vgg.network.families import as_vgg
 from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.fold import fold_batch_norm, fold_head_columns
-from tp_vgg.sensitivity.fused_layer import Buffers, Step
+from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer
 from tp_vgg.sensitivity.kernels import Kernel, choose
 
 
@@ -19,14 +19,18 @@ from tp_vgg.sensitivity.kernels import Kernel, choose
 class Chain:
     """A VGG's steps in order, from images ``[n, side, side, 3]`` to logits, with every weight prepared for its kernel."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[FusedLayer, ...]
     kernels: tuple[Kernel, ...]
     prepared: tuple[torch.Tensor, ...]
 
     @classmethod
-    def of(cls, steps: Sequence[Step]) -> Chain:
+    def of(cls, steps: Sequence[FusedLayer]) -> Chain:
         kernels = tuple(choose(step) for step in steps)
-        return cls(tuple(steps), kernels, tuple(k.prepare(step.weight) for k, step in zip(kernels, steps, strict=True)))
+        return cls(
+            tuple(steps),
+            kernels,
+            tuple(k.prepare(step.weight) for k, step in zip(kernels, steps, strict=True)),
+        )
 
     def to(self, dtype: torch.dtype) -> Chain:
         return Chain.of([step.to(dtype) for step in self.steps])
@@ -72,17 +76,19 @@ class Chain:
         """The output of step ``place`` for its input ``x``; in ``buffers`` where they are given."""
         step = self.steps[place]
         out = (buffers or Buffers()).take(place, x, step.output_shape)
-        self.kernels[place].many(step, x, self.prepared[place : place + 1], [out])
+        self.kernels[place].run_weights(step, x, self.prepared[place : place + 1], [out])
         return out
 
-    def logits(self, x: torch.Tensor, place: int = 0, buffers: Buffers | None = None) -> torch.Tensor:
+    def logits(
+        self, x: torch.Tensor, place: int = 0, buffers: Buffers | None = None
+    ) -> torch.Tensor:
         """Logits [n, classes] from the input of step ``place``; gone when ``buffers`` are used again."""
         for here in self.places[place:]:
             x = self.roll(x, here, buffers)
         return x
 
 
-def steps_of(model: Network, side: int) -> list[Step]:
+def fused_layers_of(model: Network, side: int) -> list[FusedLayer]:
     """The steps of ``model`` in eval mode for images of ``side`` pixels, named as the model names its layers: batch norm folded
     into the convs, and a head that would only see copies of one pixel folded too."""
     plain = fold_batch_norm(as_vgg(model))
@@ -92,24 +98,34 @@ def steps_of(model: Network, side: int) -> list[Step]:
     for count in spec.stages:
         for place in range(count):
             name, folded = next(names)
-            steps.append(Step(name, *_weights(plain, folded), side, pooled=place == count - 1, relu=True))
+            steps.append(
+                FusedLayer(
+                    name, *_weights(plain, folded), side, pooled=place == count - 1, relu=True
+                )
+            )
         side //= 2
     for place, name in enumerate(spec.linear_names):
         weight, bias = _weights(plain, name)
         pool = spec.pool if place == 0 else 0
         if pool == 7 and side == 1:
             pool, weight = 1, fold_head_columns(weight)
-        steps.append(Step(name, weight, bias, 1, pooled=False, relu=place < len(spec.hidden), head_pool=pool))
+        steps.append(
+            FusedLayer(
+                name, weight, bias, 1, pooled=False, relu=place < len(spec.hidden), head_pool=pool
+            )
+        )
     return steps
 
 
-def steps_from(steps: Sequence[Step], layer: str, *, own: bool) -> list[Step]:
+def fused_layers_from(steps: Sequence[FusedLayer], layer: str, *, own: bool) -> list[FusedLayer]:
     """The steps behind a layer, with ``own`` its own first."""
     place = next(place for place, step in enumerate(steps) if step.name == layer)
     return list(steps[place if own else place + 1 :])
 
 
-def with_channels_in_order(steps: Sequence[Step], orders: Mapping[str, torch.Tensor]) -> list[Step]:
+def with_channels_in_order(
+    steps: Sequence[FusedLayer], orders: Mapping[str, torch.Tensor]
+) -> list[FusedLayer]:
     """The same network with the output channels of the named steps permuted: ``orders[name][i]`` becomes channel i."""
     permuted = []
     before: torch.Tensor | None = None

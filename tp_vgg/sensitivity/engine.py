@@ -24,15 +24,15 @@ from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.fold import fold_head_columns
 from tp_vgg.pruning.structured import rank
 from tp_vgg.pruning.unstructured import magnitude_masks
-from tp_vgg.sensitivity.chain import Chain, steps_of, with_channels_in_order
-from tp_vgg.sensitivity.fused_layer import Buffers, Step
-from tp_vgg.sensitivity.hit_table import Tally
-from tp_vgg.sensitivity.levels import Layer, Masked, Narrowed
-from tp_vgg.sensitivity.repaired import Refit, Refitted
+from tp_vgg.sensitivity.chain import Chain, fused_layers_of, with_channels_in_order
+from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer
+from tp_vgg.sensitivity.hit_table import HitTable
+from tp_vgg.sensitivity.levels import LayerLevels, MaskedLevels, NarrowedLevels
+from tp_vgg.sensitivity.repaired import RepairedLevels, SweepRepair
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.screening import Classifier, bounded
 
-BLOCK = {"cpu": 250, "cuda": 5000}
+SWEEP_BLOCK = {"cpu": 250, "cuda": 5000}
 """Images evaluated together; the outputs of one block stay in buffers that every level uses again."""
 SCREENING_IMAGES = 256
 """On which the error of bf16 is seen before it screens."""
@@ -54,45 +54,52 @@ class Engine:
         self._model, self._split, self._asked, self._ranks = model, split, asked, ranks
         self._device = split.labels.device
         self._normalise = Normalisation.of(model.meta).on(self._device)
-        steps = steps_of(model, split.images.shape[-1])
+        steps = fused_layers_of(model, split.images.shape[-1])
         self._refit = (
-            Refit(model, asked.repair, asked.sample, split.images.shape[-1]) if asked.sample is not None else None
+            SweepRepair(model, asked.repair, asked.sample, split.images.shape[-1])
+            if asked.sample is not None
+            else None
         )
         self._orders: dict[str, torch.Tensor] = {}
         if asked.kind == "structured":
             with torch.inference_mode(False):
                 scores = rank(model, list(asked.removed), asked.importance, asked.seed)
-            orders = ranks.lead({name: score.argsort(descending=True, stable=True) for name, score in scores.items()})
+            orders = ranks.broadcast(
+                {
+                    name: score.argsort(descending=True, stable=True)
+                    for name, score in scores.items()
+                }
+            )
             self._orders = {name: order.to(self._device) for name, order in orders.items()}
             steps = with_channels_in_order(steps, self._orders)
         self._exact = Chain.of(steps)
         self._screen = self._exact.to(torch.bfloat16) if asked.precision != "fp32" else None
         self._buffers = Buffers()
-        self._block = BLOCK[self._device.type]
+        self._block = SWEEP_BLOCK[self._device.type]
 
     @torch.inference_mode()
-    def fill(self, tally: Tally, quiet: bool) -> None:
-        """Find out all that ``tally`` misses, layer by layer, for as many images at a time as half of the free memory holds
+    def fill(self, hit_table: HitTable, quiet: bool) -> None:
+        """Find out all that ``hit_table`` misses, layer by layer, for as many images at a time as half of the free memory holds
         activations of; where it runs out all the same, in blocks of half the images, with a warning."""
         while True:
             try:
-                return self._fill(tally, quiet)
+                return self._fill(hit_table, quiet)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self._block == 1 or self._ranks.size > 1:
                     raise
             self._buffers.clear()
             self._block = halved(self._block)
 
-    def _fill(self, tally: Tally, quiet: bool) -> None:
+    def _fill(self, hit_table: HitTable, quiet: bool) -> None:
         chunks = self._chunks()
-        rows_of = [self._rows(tally, place) for place in self._exact.places]
+        rows_of = [self._rows(hit_table, place) for place in self._exact.places]
         images = sum(block.stop - block.start for chunk in chunks for block in chunk.blocks)
         total = images * sum(self._macs(place, rows) for place, rows in enumerate(rows_of))
         label = f"{self._asked.kind} sweep"
         with progress_bar(label, unit="MAC", quiet=quiet, total=total, unit_scale=True) as bar:
             for chunk in chunks:
-                if tally.unknown(range(len(tally.rows)), chunk.span).any():
-                    self._walk(tally, chunk, rows_of, bar)
+                if hit_table.unknown(range(len(hit_table.rows)), chunk.span).any():
+                    self._walk(hit_table, chunk, rows_of, bar)
 
     @torch.inference_mode()
     def logits(self, layer: str) -> torch.Tensor:
@@ -102,44 +109,63 @@ class Engine:
         if self._asked.kind == "structured":
             x = self._exact.roll(x, place)
         levels = self._levels(self._exact, place, self._masks(layer))
-        return torch.stack([logits.clone() for logits in levels.logits(x, range(len(self._asked.levels)))])
+        return torch.stack(
+            [logits.clone() for logits in levels.logits(x, range(len(self._asked.levels)))]
+        )
 
-    def _walk(self, tally: Tally, chunk: _Chunk, rows_of: Sequence[Sequence[int]], bar: tqdm[Any]) -> None:
-        held: list[torch.Tensor | None] = [None] * len(chunk.blocks)  # each block's input of the step in hand
-        sample = self._screening_sample() if self._screen and self._asked.precision == "screened" else None
+    def _walk(
+        self, hit_table: HitTable, chunk: _Chunk, rows_of: Sequence[Sequence[int]], bar: tqdm[Any]
+    ) -> None:
+        held: list[torch.Tensor | None] = [None] * len(
+            chunk.blocks
+        )  # each block's input of the step in hand
+        sample = (
+            self._screening_sample()
+            if self._screen and self._asked.precision == "screened"
+            else None
+        )
         for place, rows in enumerate(rows_of):
-            if not tally.unknown([row for later in rows_of[place:] for row in later], chunk.span).any():
+            if not hit_table.unknown(
+                [row for later in rows_of[place:] for row in later], chunk.span
+            ).any():
                 return
             bar.set_postfix_str(self._exact.steps[place].name)
             after = None if sample is None else self._exact.roll(sample, place)
-            todo = rows if tally.unknown(rows, chunk.span).any() else []
+            todo = rows if hit_table.unknown(rows, chunk.span).any() else []
             self._buffers.clear()  # of the layer before, whose shapes were other ones
             classifier = self._classifier(place, sample, after) if todo and todo != [0] else None
-            hits = torch.zeros(len(todo), chunk.span.stop - chunk.span.start, dtype=torch.uint8, device=self._device)
+            hits = torch.zeros(
+                len(todo),
+                chunk.span.stop - chunk.span.start,
+                dtype=torch.uint8,
+                device=self._device,
+            )
             redone = torch.zeros(len(todo), dtype=torch.int64, device=self._device)
             for i, block in enumerate(chunk.blocks):
                 x = self._images(block) if (before := held[i]) is None else before
                 held[i] = y = self._exact.roll(x, place)
                 there = slice(block.start - chunk.span.start, block.stop - chunk.span.start)
-                unknown = tally.unknown(todo, block)
+                unknown = hit_table.unknown(todo, block)
                 if not unknown.any():
-                    hits[:, there] = torch.from_numpy(tally.hits[todo, block]).to(self._device)
+                    hits[:, there] = torch.from_numpy(hit_table.hits[todo, block]).to(self._device)
                 elif classifier is None:
                     hits[0, there] = classes_of(y) == self._split.labels[block]
                 else:
                     pruned = x if self._asked.kind == "unstructured" else y
-                    for row, (classes, again) in enumerate(classifier.predictions(pruned, len(todo))):
+                    for row, (classes, again) in enumerate(
+                        classifier.predictions(pruned, len(todo))
+                    ):
                         hits[row, there] = classes == self._split.labels[block]
                         redone[row] += again * bool(unknown[row])
                 bar.update((block.stop - block.start) * self._macs(place, rows))
             sample = after
             if todo:
-                tally.add(todo, chunk.span.start, hits, redone)
+                hit_table.add(todo, chunk.span.start, hits, redone)
 
-    def _rows(self, tally: Tally, place: int) -> list[int]:
-        """Places in the tally of what is found out at a step: its layer's levels, or the dense model at the last one."""
+    def _rows(self, hit_table: HitTable, place: int) -> list[int]:
+        """Places in the hit_table of what is found out at a step: its layer's levels, or the dense model at the last one."""
         wanted = None if self._exact.is_last(place) else self._exact.steps[place].name
-        return [row for row, (layer, _) in enumerate(tally.rows) if layer == wanted]
+        return [row for row, (layer, _) in enumerate(hit_table.rows) if layer == wanted]
 
     def _macs(self, place: int, rows: Sequence[int]) -> int:
         """Of one image: the step's own, and for each level what follows it."""
@@ -155,9 +181,12 @@ class Engine:
         blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
         widest = 4 * self._exact.widest
         budget = free_memory(self._device) // 2 // self._ranks.on_machine
-        at_once = self._ranks.lead(self._ranks.size * max(1, budget // (widest * size)))
+        at_once = self._ranks.broadcast(self._ranks.size * max(1, budget // (widest * size)))
         together = [blocks[first : first + at_once] for first in range(0, len(blocks), at_once)]
-        return [_Chunk(slice(some[0].start, some[-1].stop), self._ranks.share(some)) for some in together]
+        return [
+            _Chunk(slice(some[0].start, some[-1].stop), self._ranks.shard(some))
+            for some in together
+        ]
 
     def _images(self, where: slice | torch.Tensor) -> torch.Tensor:
         """Normalised images [n, side, side, 3]."""
@@ -168,7 +197,9 @@ class Engine:
         chosen = stratified(labels.cpu().numpy(), SCREENING_IMAGES, 0)
         return self._images(torch.from_numpy(chosen).to(labels.device))
 
-    def _classifier(self, place: int, before: torch.Tensor | None, after: torch.Tensor | None) -> Classifier:
+    def _classifier(
+        self, place: int, before: torch.Tensor | None, after: torch.Tensor | None
+    ) -> Classifier:
         """Of the levels of the layer at ``place``; ``before`` and ``after`` are the screening sample's activations around it."""
         masks = self._masks(self._exact.steps[place].name)
         if self._screen is None:
@@ -178,20 +209,27 @@ class Engine:
             return Classifier(None, screen)
         sample = after if self._asked.kind == "structured" else before
         assert sample is not None
-        return bounded(self._levels(self._exact, place, masks), screen, sample, len(self._asked.levels))
+        return bounded(
+            self._levels(self._exact, place, masks), screen, sample, len(self._asked.levels)
+        )
 
-    def _levels(self, chain: Chain, place: int, masks: Sequence[torch.Tensor]) -> Layer:
+    def _levels(self, chain: Chain, place: int, masks: Sequence[torch.Tensor]) -> LayerLevels:
         step = chain.steps[place]
         if self._refit is not None:
             return self._refitted(self._refit, step, masks)
         if self._asked.kind == "structured":
             counts = [len(step.weight) - removed for removed in self._asked.removed[step.name]]
-            return Narrowed(chain, chain.follows(place), counts, self._buffers)
-        return Masked(
-            chain, place, [chain.kernels[place].prepare(self._masked(step, mask)) for mask in masks], self._buffers
+            return NarrowedLevels(chain, chain.follows(place), counts, self._buffers)
+        return MaskedLevels(
+            chain,
+            place,
+            [chain.kernels[place].prepare(self._masked(step, mask)) for mask in masks],
+            self._buffers,
         )
 
-    def _refitted(self, refit: Refit, step: Step, masks: Sequence[torch.Tensor]) -> Layer:
+    def _refitted(
+        self, refit: SweepRepair, step: FusedLayer, masks: Sequence[torch.Tensor]
+    ) -> LayerLevels:
         counts: list[int] | None = None
         with torch.inference_mode(False):
             if self._asked.kind == "structured":
@@ -199,7 +237,7 @@ class Engine:
                 chains = refit.narrowed(step.name, self._orders[step.name], counts)
             else:
                 chains = refit.masked(step.name, masks)
-        return Refitted([chain.to(step.weight.dtype) for chain in chains], counts)
+        return RepairedLevels([chain.to(step.weight.dtype) for chain in chains], counts)
 
     def _masks(self, name: str) -> list[torch.Tensor]:
         """Masks of the layer's original weights, by level; batch norm's fold scales whole filters, so they fit the folded
@@ -209,7 +247,7 @@ class Engine:
         weight = self._model.get_submodule(name).get_parameter("weight").detach().contiguous()
         return list(magnitude_masks(weight.abs(), self._asked.removed[name]))
 
-    def _masked(self, step: Step, mask: torch.Tensor) -> torch.Tensor:
+    def _masked(self, step: FusedLayer, mask: torch.Tensor) -> torch.Tensor:
         """The step's weight with zeros; a folded head's columns are masked before they are summed."""
         if mask.shape == step.weight.shape:
             return step.weight * mask

@@ -9,7 +9,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Step:
+class FusedLayer:
     """One conv or linear layer (batch norm folded in) with what follows it: 2×2 max-pool, then bias, then ReLU.
 
     The maximum commutes exactly with adding one bias and with ReLU, and leaves them a quarter of the pixels.
@@ -26,7 +26,7 @@ class Step:
     head_pool: int = 0
     """Side that the adaptive average pool gives the first linear; 0 for every other layer."""
 
-    def to(self, dtype: torch.dtype) -> Step:
+    def to(self, dtype: torch.dtype) -> FusedLayer:
         return replace(self, weight=self.weight.to(dtype), bias=self.bias.to(dtype))
 
     @property
@@ -60,7 +60,7 @@ class Buffers:
         return held[: len(like)]
 
 
-def finish(step: Step, quarters: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+def pool_bias_relu(step: FusedLayer, quarters: Sequence[torch.Tensor], out: torch.Tensor) -> None:
     """Pixels (2i, 2j), (2i, 2j+1), (2i+1, 2j) and (2i+1, 2j+1) of the map, each [n, half, half, channels], into ``out``."""
     first, *others = quarters
     if step.pooled:

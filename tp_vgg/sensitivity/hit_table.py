@@ -16,7 +16,7 @@ from tp_vgg.sensitivity.resolved import ResolvedSweep
 _UNKNOWN = 2
 
 
-class Tally:
+class HitTable:
     """Which image each point gets right, as far as it is known: on the disk where there is a journal, the same on every rank."""
 
     def __init__(self, asked: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> None:
@@ -26,19 +26,28 @@ class Tally:
         self._journal, self._ranks = journal, ranks
 
     @classmethod
-    def of(cls, asked: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> Tally:
+    def of(cls, asked: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> HitTable:
         counts = cls(asked, n, journal, ranks)
         where = {row: place for place, row in enumerate(counts.rows)}
         for entry in journal.entries if journal else ():
             # A line that is not ours is work to do again.
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-                row, start, redone = where[entry["layer"], entry["ratio"]], int(entry["start"]), int(entry["redone"])
+                row, start, redone = (
+                    where[entry["layer"], entry["ratio"]],
+                    int(entry["start"]),
+                    int(entry["redone"]),
+                )
                 hits = unpack_hits(entry["hits"], int(entry["n"]))
                 span = slice(start, start + len(hits))
                 new = (counts.hits[row, span] == _UNKNOWN).all()  # nor is one that says it again
-                if new and len(hits) == entry["n"] and 0 <= start <= n - len(hits) and 0 <= redone <= len(hits):
+                if (
+                    new
+                    and len(hits) == entry["n"]
+                    and 0 <= start <= n - len(hits)
+                    and 0 <= redone <= len(hits)
+                ):
                     counts._set(row, start, hits, redone)
-        counts.hits, counts.redone = ranks.lead((counts.hits, counts.redone))
+        counts.hits, counts.redone = ranks.broadcast((counts.hits, counts.redone))
         return counts
 
     def _set(self, row: int, start: int, hits: np.ndarray, redone: int) -> None:
@@ -54,10 +63,15 @@ class Tally:
     def finished(self) -> int:
         return int((self.hits != _UNKNOWN).all(1).sum())
 
-    def add(self, rows: Sequence[int], start: int, hits: torch.Tensor, redone: torch.Tensor) -> None:
+    def add(
+        self, rows: Sequence[int], start: int, hits: torch.Tensor, redone: torch.Tensor
+    ) -> None:
         """Take in what every rank found: ``hits`` uint8 [rows, images], zero where others looked; ``redone`` int64 [rows], of images that
         were unknown before."""
-        found, again = self._ranks.add(hits).cpu().numpy(), self._ranks.add(redone).cpu().numpy()
+        found, again = (
+            self._ranks.all_reduce_sum(hits).cpu().numpy(),
+            self._ranks.all_reduce_sum(redone).cpu().numpy(),
+        )
         if self._journal is not None:
             self._journal.append(*(
                 {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from tp_vgg.sensitivity.fused_layer import Step, finish
+from tp_vgg.sensitivity.fused_layer import FusedLayer, pool_bias_relu
 
 CACHE_BYTES = 24 << 20
 """A micro-batch's transformed input and product stay within this, so that they are still in the cache when read again."""
@@ -23,19 +23,26 @@ Outputs = Sequence[torch.Tensor]
 
 
 class Kernel(ABC):
-    """How one :class:`Step` is computed. Stateless; ``prepare`` turns its weights into what the kernel multiplies by."""
+    """How one :class:`FusedLayer` is computed. Stateless; ``prepare`` turns its weights into what the kernel multiplies by."""
 
     @abstractmethod
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
         """The weights [out, in, ...] as this kernel wants them."""
 
     @abstractmethod
-    def many(self, step: Step, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs) -> None:
+    def run_weights(
+        self, step: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+    ) -> None:
         """Fill ``outputs`` with the step's output for each of several weights on one input."""
 
     @abstractmethod
-    def nested(
-        self, step: Step, x: torch.Tensor, prepared: torch.Tensor, counts: Sequence[int], outputs: Outputs
+    def run_prefixes(
+        self,
+        step: FusedLayer,
+        x: torch.Tensor,
+        prepared: torch.Tensor,
+        counts: Sequence[int],
+        outputs: Outputs,
     ) -> None:
         """Fill ``outputs`` with the step's output from the first ``counts[i]`` input channels, for ascending counts."""
 
@@ -46,22 +53,31 @@ class Direct(Kernel):
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.contiguous(memory_format=torch.channels_last)
 
-    def many(self, step: Step, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs) -> None:
+    def run_weights(
+        self, step: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+    ) -> None:
         for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
             for weight, piece in zip(prepared, pieces, strict=True):
                 _convolve(step, part, weight, piece)
 
-    def nested(
-        self, step: Step, x: torch.Tensor, prepared: torch.Tensor, counts: Sequence[int], outputs: Outputs
+    def run_prefixes(
+        self,
+        step: FusedLayer,
+        x: torch.Tensor,
+        prepared: torch.Tensor,
+        counts: Sequence[int],
+        outputs: Outputs,
     ) -> None:
         widths = [_aligned(count, x) for count in counts]
-        weights = [self.prepare(_first(prepared, *both)) for both in zip(counts, widths, strict=True)]
+        weights = [
+            self.prepare(_first(prepared, *both)) for both in zip(counts, widths, strict=True)
+        ]
         for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
             for width, weight, piece in zip(widths, weights, pieces, strict=True):
                 _convolve(step, part[..., :width].contiguous(), weight, piece)
 
     @staticmethod
-    def _bytes(step: Step, x: torch.Tensor) -> int:
+    def _bytes(step: FusedLayer, x: torch.Tensor) -> int:
         return 2 * step.side**2 * (x.shape[-1] + len(step.weight)) * x.element_size()
 
 
@@ -73,24 +89,33 @@ class Multiplied(Kernel):
     """Rows of a prepared weight for one input channel."""
 
     @abstractmethod
-    def spread(self, step: Step, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
         """The input as [taps, m, channels · per_channel]."""
 
     @abstractmethod
-    def gather(self, step: Step, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
         """Turn the product [taps, m, out] into the step's output."""
 
-    def many(self, step: Step, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs) -> None:
+    def run_weights(
+        self, step: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+    ) -> None:
         for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
             spread = self.spread(step, part)
             for weight, piece in zip(prepared, pieces, strict=True):
                 self.gather(step, len(part), torch.bmm(spread, weight), piece)
 
-    def nested(
-        self, step: Step, x: torch.Tensor, prepared: torch.Tensor, counts: Sequence[int], outputs: Outputs
+    def run_prefixes(
+        self,
+        step: FusedLayer,
+        x: torch.Tensor,
+        prepared: torch.Tensor,
+        counts: Sequence[int],
+        outputs: Outputs,
     ) -> None:
         ends = [count * self.per_channel for count in counts]
-        exact = x.dtype == torch.float32  # a sum that goes on from a bf16 one would round at every count
+        exact = (
+            x.dtype == torch.float32
+        )  # a sum that goes on from a bf16 one would round at every count
         for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
             spread = self.spread(step, part)
             product = torch.bmm(spread[..., : ends[0]], prepared[:, : ends[0]])
@@ -102,9 +127,14 @@ class Multiplied(Kernel):
                     product = torch.bmm(spread[..., :end], prepared[:, :end])
                 self.gather(step, len(part), product, piece)
 
-    def _bytes(self, step: Step, x: torch.Tensor) -> int:
+    def _bytes(self, step: FusedLayer, x: torch.Tensor) -> int:
         pixels = (step.side // 2) ** 2 if step.side > 1 else 1
-        return self.taps * pixels * (x.shape[-1] * self.per_channel + len(step.weight)) * x.element_size()
+        return (
+            self.taps
+            * pixels
+            * (x.shape[-1] * self.per_channel + len(step.weight))
+            * x.element_size()
+        )
 
 
 class Winograd(Multiplied):
@@ -119,7 +149,7 @@ class Winograd(Multiplied):
         half = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
         return _mixed(torch.kron(half, half), weight)
 
-    def spread(self, step: Step, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
         n, side, _, channels = x.shape
         half = side // 2
         padded = x.new_zeros(n, half + 1, 2, half + 1, 2, channels)
@@ -128,16 +158,25 @@ class Winograd(Multiplied):
         lines = padded[:, :half, 0], padded[:, :half, 1], padded[:, 1:, 0], padded[:, 1:, 1]
         for i, (mix, first, second) in enumerate(_INPUT):
             line = mix(lines[first], lines[second])
-            pixels = line[:, :, :half, 0], line[:, :, :half, 1], line[:, :, 1:, 0], line[:, :, 1:, 1]
+            pixels = (
+                line[:, :, :half, 0],
+                line[:, :, :half, 1],
+                line[:, :, 1:, 0],
+                line[:, :, 1:, 1],
+            )
             for j, (blend, a, b) in enumerate(_INPUT):
                 blend(pixels[a], pixels[b], out=spread[i, j])
         return spread.view(16, n * half * half, channels)
 
-    def gather(self, step: Step, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
         half = step.side // 2
         m = product.view(4, 4, n, half, half, -1)
         rows = (m[0] + m[1]).add_(m[2]), (m[1] - m[2]).sub_(m[3])
-        finish(step, [q for z in rows for q in ((z[0] + z[1]).add_(z[2]), (z[1] - z[2]).sub_(z[3]))], out)
+        pool_bias_relu(
+            step,
+            [q for z in rows for q in ((z[0] + z[1]).add_(z[2]), (z[1] - z[2]).sub_(z[3]))],
+            out,
+        )
 
 
 class Toeplitz(Multiplied):
@@ -152,17 +191,17 @@ class Toeplitz(Multiplied):
         mix = weight.new_tensor([[0, 1, 0], [0, -1, 1], [1, -1, 0]])
         return _mixed(torch.kron(mix, mix), weight)
 
-    def spread(self, step: Step, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
         spread = x.new_empty(3, 3, len(x), x.shape[-1])
         for i, line in enumerate((x[:, 0] + x[:, 1], x[:, 1], x[:, 0])):
             torch.add(line[:, 0], line[:, 1], out=spread[i, 0])
             spread[i, 1], spread[i, 2] = line[:, 1], line[:, 0]
         return spread.view(9, len(x), -1)
 
-    def gather(self, step: Step, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
         m = product.view(3, 3, n, 1, 1, -1)
         rows = m[0] + m[1], m[0] + m[2]
-        finish(step, [q for z in rows for q in (z[0] + z[1], z[0] + z[2])], out)
+        pool_bias_relu(step, [q for z in rows for q in (z[0] + z[1], z[0] + z[2])], out)
 
 
 class Flat(Multiplied):
@@ -178,11 +217,11 @@ class Flat(Multiplied):
             dense[:, row, column, i, j] = weight[:, :, 1 + row - i, 1 + column - j].T
         return dense.view(1, channels * 4, 4 * out)
 
-    def spread(self, step: Step, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 3, 1, 2).reshape(1, len(x), -1)
 
-    def gather(self, step: Step, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
-        finish(step, list(product.view(n, 1, 1, 4, -1).unbind(3)), out)
+    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+        pool_bias_relu(step, list(product.view(n, 1, 1, 4, -1).unbind(3)), out)
 
 
 @dataclass(frozen=True)
@@ -199,7 +238,7 @@ class Linear(Multiplied):
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.T.contiguous()[None]
 
-    def spread(self, step: Step, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
         if x.ndim == 4:
             x = x.permute(0, 3, 1, 2)
             if x.shape[-1] != self.head_pool:
@@ -207,7 +246,7 @@ class Linear(Multiplied):
             x = x.flatten(1)
         return x[None]
 
-    def gather(self, step: Step, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
         torch.add(product[0], step.bias, out=out)
         if step.relu:
             out.relu_()
@@ -217,7 +256,7 @@ WINOGRAD_FROM = 1 << 14
 """Products of channels, in · out, from which Winograd's transforms pay for themselves (measured)."""
 
 
-def choose(step: Step) -> Kernel:
+def choose(step: FusedLayer) -> Kernel:
     """The kernel for a step: in fp32 on the CPU Winograd for wide convs on maps of 4 and 8 pixels and Toeplitz on maps of 2; elsewhere
     what the vendor's library does best, with the 2×2 map as a Linear."""
     if step.weight.ndim == 2:
@@ -238,7 +277,7 @@ def _mixed(mix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (mix @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, out)
 
 
-def _convolve(step: Step, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+def _convolve(step: FusedLayer, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, step.bias, padding=1)
     if step.pooled:
         y = F.max_pool2d(y, 2)
@@ -260,7 +299,9 @@ def _first(weight: torch.Tensor, count: int, width: int) -> torch.Tensor:
     return part
 
 
-def _micro(x: torch.Tensor, bytes_per_image: int, *outputs: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+def _micro(
+    x: torch.Tensor, bytes_per_image: int, *outputs: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, ...]]:
     """The input and the outputs in equal slices of as many images as the cache holds; whole on an accelerator."""
     size = max(1, CACHE_BYTES // bytes_per_image) if x.device.type == "cpu" else len(x)
     return zip(x.split(size), *(out.split(size) for out in outputs), strict=True)

@@ -16,7 +16,7 @@ LEVEL_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 """Outputs of several levels that are held at once, so that they share the work on their input."""
 
 
-class Layer(Protocol):
+class LayerLevels(Protocol):
     """One layer at several levels, in one precision."""
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -26,7 +26,7 @@ class Layer(Protocol):
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskedLevels:
     """The levels of an unstructured sweep: the layer's own weights differ, its input is the same."""
 
     chain: Chain
@@ -40,13 +40,15 @@ class Masked:
         step = self.chain.steps[self.place]
         for group in _groups(chosen, x, step.output_shape):
             outputs = _outputs(self.buffers, x, step.output_shape, len(group))
-            self.chain.kernels[self.place].many(step, x, [self.weights[i] for i in group], outputs)
+            self.chain.kernels[self.place].run_weights(
+                step, x, [self.weights[i] for i in group], outputs
+            )
             for output in outputs:
                 yield self.chain.logits(output, self.chain.follows(self.place), self.buffers)
 
 
 @dataclass(frozen=True)
-class Narrowed:
+class NarrowedLevels:
     """The levels of a structured sweep: the next step sees the first channels of the layer's output, which the chain holds by
     falling importance."""
 
@@ -62,18 +64,26 @@ class Narrowed:
         for group in _groups(chosen, x, step.output_shape):
             counts = sorted({self.counts[i] for i in group})
             outputs = _outputs(self.buffers, x, step.output_shape, len(counts))
-            self.chain.kernels[self.place].nested(step, x, self.chain.prepared[self.place], counts, outputs)
+            self.chain.kernels[self.place].run_prefixes(
+                step, x, self.chain.prepared[self.place], counts, outputs
+            )
             for i in group:
                 yield self.chain.logits(
-                    outputs[counts.index(self.counts[i])], self.chain.follows(self.place), self.buffers
+                    outputs[counts.index(self.counts[i])],
+                    self.chain.follows(self.place),
+                    self.buffers,
                 )
 
 
 def _groups(chosen: Sequence[int], x: torch.Tensor, shape: tuple[int, ...]) -> list[Sequence[int]]:
     """Levels in order, as many at a time as ``LEVEL_BYTES`` holds the outputs of."""
-    size = max(1, LEVEL_BYTES[x.device.type] // (max(len(x), 1) * math.prod(shape) * x.element_size()))
+    size = max(
+        1, LEVEL_BYTES[x.device.type] // (max(len(x), 1) * math.prod(shape) * x.element_size())
+    )
     return [chosen[first : first + size] for first in range(0, len(chosen), size)]
 
 
-def _outputs(buffers: Buffers, x: torch.Tensor, shape: tuple[int, ...], count: int) -> list[torch.Tensor]:
+def _outputs(
+    buffers: Buffers, x: torch.Tensor, shape: tuple[int, ...], count: int
+) -> list[torch.Tensor]:
     return [buffers.take(("level", i), x, shape) for i in range(count)]

@@ -14,7 +14,7 @@ from tp_vgg.pruning.repair import Repair, check_repair
 from tp_vgg.sensitivity.table import LEVELS
 
 Precision = Literal["auto", "fp32", "bf16", "screened"]
-EVERY = ("all",)
+ALL_LAYERS = ("all",)
 """In the place of layers' names: all that a plan can name."""
 
 
@@ -26,7 +26,7 @@ class SweepQuestion:
     levels: tuple[float, ...] = LEVELS
     """Fractions in [0, 1), in any order."""
     layers: tuple[str, ...] | None = None
-    """Every conv where ``None``, and hidden linears too where :data:`EVERY`."""
+    """Every conv where ``None``, and hidden linears too where :data:`ALL_LAYERS`."""
     importance: str = "l1"
     repair: Repair = "none"
     """Of the network behind the pruned layer, at every point."""
@@ -41,8 +41,8 @@ class SweepQuestion:
         return self.importance in CRITERIA and CRITERIA[self.importance].needs_gradients
 
     def named(self, spec: Spec) -> SweepQuestion:
-        """With the names of all layers in the place of :data:`EVERY`."""
-        return replace(self, layers=tuple(spec.prunable)) if self.layers == EVERY else self
+        """With the names of all layers in the place of :data:`ALL_LAYERS`."""
+        return replace(self, layers=tuple(spec.prunable)) if self.layers == ALL_LAYERS else self
 
     def removed(self, spec: Spec) -> Mapping[str, tuple[int, ...]]:
         """Channels or weights that are taken away, by layer in the network's order, and rising level.

@@ -10,18 +10,23 @@ import torch
 from torch import nn
 
 from tp_vgg.data.split import Normalisation, Split
-from tp_vgg.evaluation.evaluate import BLOCK
+from tp_vgg.evaluation.evaluate import EVALUATION_BLOCK
 from tp_vgg.network.families import as_vgg
 from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.cut import around
 from tp_vgg.pruning.calibration import renew_statistics
 from tp_vgg.pruning.repair import Repair
 from tp_vgg.pruning.structured import keep_channels
-from tp_vgg.sensitivity.chain import Chain, steps_from, steps_of, with_channels_in_order
+from tp_vgg.sensitivity.chain import (
+    Chain,
+    fused_layers_from,
+    fused_layers_of,
+    with_channels_in_order,
+)
 
 
 @dataclass(frozen=True)
-class Refit:
+class SweepRepair:
     """The dense network and the images whose statistics count."""
 
     model: Network
@@ -40,8 +45,10 @@ class Refit:
             keep_channels(pruned, {name: kept.tolist()})
             _, behind = around(as_vgg(pruned), name, own=False)
             self._repair(behind, [x[:, kept.to(x.device)] for x in inputs])
-            steps = with_channels_in_order(steps_of(pruned, self.side), {name: order[:count].argsort().argsort()})
-            chains.append(Chain.of(steps_from(steps, name, own=False)))
+            steps = with_channels_in_order(
+                fused_layers_of(pruned, self.side), {name: order[:count].argsort().argsort()}
+            )
+            chains.append(Chain.of(fused_layers_from(steps, name, own=False)))
         return chains
 
     def masked(self, name: str, masks: Sequence[torch.Tensor]) -> list[Chain]:
@@ -54,7 +61,9 @@ class Refit:
             pruned.get_submodule(name).get_parameter("weight").data.mul_(mask)
             _, behind = around(as_vgg(pruned), name, own=True)
             self._repair(behind, inputs)
-            chains.append(Chain.of(steps_from(steps_of(pruned, self.side), name, own=True)))
+            chains.append(
+                Chain.of(fused_layers_from(fused_layers_of(pruned, self.side), name, own=True))
+            )
         return chains
 
     def _repair(self, behind: nn.Module, inputs: Sequence[torch.Tensor]) -> None:
@@ -65,12 +74,14 @@ class Refit:
     def _activations(self, before: nn.Module) -> list[torch.Tensor]:
         normalisation = Normalisation.of(self.model.meta)
         with torch.no_grad():
-            return [before(normalisation(images)) for images, _ in self.sample.blocks(BLOCK)]
+            return [
+                before(normalisation(images)) for images, _ in self.sample.blocks(EVALUATION_BLOCK)
+            ]
 
 
 @dataclass(frozen=True)
-class Refitted:
-    """A layer's levels (a :class:`tp_vgg.sensitivity.levels.Layer`) where each has a chain of its own."""
+class RepairedLevels:
+    """A layer's levels (a :class:`tp_vgg.sensitivity.levels.LayerLevels`) where each has a chain of its own."""
 
     chains: Sequence[Chain]
     counts: Sequence[int] | None
@@ -78,4 +89,6 @@ class Refitted:
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
         for i in chosen:
-            yield self.chains[i].logits(x if self.counts is None else x[..., : self.counts[i]].contiguous())
+            yield self.chains[i].logits(
+                x if self.counts is None else x[..., : self.counts[i]].contiguous()
+            )

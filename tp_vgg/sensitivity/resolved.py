@@ -36,10 +36,14 @@ class ResolvedSweep:
     """The images that a repair works with; ``None`` where there is none."""
 
     @classmethod
-    def of(cls, question: SweepQuestion, model: Network, sample: Split | None = None) -> ResolvedSweep:
+    def of(
+        cls, question: SweepQuestion, model: Network, sample: Split | None = None
+    ) -> ResolvedSweep:
         """``sample``: images for the question's repair. Raises :class:`BadInput` for a masked model, and as :meth:`SweepQuestion.removed` does."""
         if any(is_masked(module) for module in model.modules()):
-            raise BadInput("the model has weight masks; remove them (torch.nn.utils.prune.remove) before a sweep")
+            raise BadInput(
+                "the model has weight masks; remove them (torch.nn.utils.prune.remove) before a sweep"
+            )
         removed, precision = question.removed(model.spec), question.precision
         if precision == "auto":
             precision = "screened" if screening_pays(next(model.parameters()).device) else "fp32"
@@ -78,7 +82,11 @@ class ResolvedSweep:
             "normalisation": asdict(Normalisation.of(model.meta)),
         }
         return fingerprint(
-            SENSITIVITY, about, shapes, list(images.shape), *(t.contiguous().numpy().data for t in tensors)
+            SENSITIVITY,
+            about,
+            shapes,
+            list(images.shape),
+            *(t.contiguous().numpy().data for t in tensors),
         )
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from tp_vgg.evaluation.evaluate import classes_of
-from tp_vgg.sensitivity.levels import Layer
+from tp_vgg.sensitivity.levels import LayerLevels
 
 SAFETY = 3.0
 """A screened image is trusted where its margin is over this many times the largest error that the screening sample showed."""
@@ -25,8 +25,8 @@ PADDED = ("cuda",)
 class Classifier:
     """Predicted classes of one layer's levels; bf16 screens where ``bounds`` are given, and is all there is where ``exact`` is not."""
 
-    exact: Layer | None
-    screen: Layer | None
+    exact: LayerLevels | None
+    screen: LayerLevels | None
     bounds: tuple[float, ...] = ()
     """By level: the margin up to which bf16 is not trusted; infinite where it is not used at all."""
 
@@ -42,14 +42,20 @@ class Classifier:
             return
         found: dict[int, tuple[torch.Tensor, int]] = {}
         screened = [i for i in every if self.bounds[i] != float("inf")]
-        for i, logits in zip(screened, self.screen.logits(x.bfloat16(), screened), strict=True) if screened else ():
+        for i, logits in (
+            zip(screened, self.screen.logits(x.bfloat16(), screened), strict=True)
+            if screened
+            else ()
+        ):
             found[i] = self._verified(x, i, logits.float())
         rest = [i for i in every if i not in found]
         for i, logits in zip(rest, self.exact.logits(x, rest), strict=True) if rest else ():
             found[i] = classes_of(logits), len(x)
         yield from (found[i] for i in every)
 
-    def _verified(self, x: torch.Tensor, level: int, logits: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def _verified(
+        self, x: torch.Tensor, level: int, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
         assert self.exact is not None
         classes = classes_of(logits)
         near = (~(_margins(logits) > self.bounds[level])).nonzero().squeeze(1)  # NaN is near too
@@ -59,7 +65,7 @@ class Classifier:
         return classes, len(near)
 
 
-def bounded(exact: Layer, screen: Layer, x: torch.Tensor, levels: int) -> Classifier:
+def bounded(exact: LayerLevels, screen: LayerLevels, x: torch.Tensor, levels: int) -> Classifier:
     """Bounds on the margin from running ``x``, the screening sample's activations, in both precisions.
 
     The bound of a level is ``SAFETY`` times the largest error that bf16 makes in the margin between its class and any other. That is

@@ -16,7 +16,7 @@ from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.repair import Repair
 from tp_vgg.sensitivity.engine import Engine
-from tp_vgg.sensitivity.hit_table import Tally
+from tp_vgg.sensitivity.hit_table import HitTable
 from tp_vgg.sensitivity.question import Precision, SweepQuestion
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
@@ -56,7 +56,9 @@ def sweep(
     if not len(split):
         raise BadInput("split: has no images to evaluate on")
     key = asked.key(model, split)
-    return run(model, split, asked, key, Journal(Path(journal), key) if journal else None, quiet=quiet)
+    return run(
+        model, split, asked, key, Journal(Path(journal), key) if journal else None, quiet=quiet
+    )
 
 
 def run(
@@ -70,18 +72,20 @@ def run(
     quiet: bool = True,
 ) -> Sensitivity:
     """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one."""
-    tally = Tally.of(asked, len(split), journal, ranks)
-    if tally.unknown(range(len(asked.rows)), slice(None)).any():
+    hit_table = HitTable.of(asked, len(split), journal, ranks)
+    if hit_table.unknown(range(len(asked.rows)), slice(None)).any():
         try:
             with exact_fp32():
-                Engine(model, split, asked, ranks).fill(tally, quiet)
+                Engine(model, split, asked, ranks).fill(hit_table, quiet)
         except KeyboardInterrupt:
-            kept = f"{tally.finished} of {len(asked.rows)} points are kept" if journal else ""
+            kept = f"{hit_table.finished} of {len(asked.rows)} points are kept" if journal else ""
             raise KeyboardInterrupt(kept) from None
-    hits = tally.hits == 1
+    hits = hit_table.hits == 1
     removed = [count for counts in asked.removed.values() for count in counts]
     points = [
-        Point.of(str(layer), level, removed[row - 1], hits[row], hits[0], int(tally.redone[row]))
+        Point.of(
+            str(layer), level, removed[row - 1], hits[row], hits[0], int(hit_table.redone[row])
+        )
         for row, (layer, level) in enumerate(asked.rows)
         if row
     ]

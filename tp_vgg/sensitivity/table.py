@@ -52,10 +52,20 @@ class Point:
 
     @classmethod
     def of(
-        cls, layer: str, ratio: float, removed: int, hits: np.ndarray, dense_hits: np.ndarray, redone: int = 0
+        cls,
+        layer: str,
+        ratio: float,
+        removed: int,
+        hits: np.ndarray,
+        dense_hits: np.ndarray,
+        redone: int = 0,
     ) -> Point:
         """From the images that the pruned and the dense model got right, bool [n] each."""
-        n, lost, gained = len(hits), int((dense_hits & ~hits).sum()), int((hits & ~dense_hits).sum())
+        n, lost, gained = (
+            len(hits),
+            int((dense_hits & ~hits).sum()),
+            int((hits & ~dense_hits).sum()),
+        )
         accuracy = Accuracy.of(int(hits.sum()), n)
         low, high = paired_difference(lost, gained, n)
         drop = 100 * (lost - gained) / n
@@ -116,7 +126,11 @@ class Sensitivity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as the ``.pth`` and the record hold it."""
-        return {"format": SENSITIVITY, **asdict(self), "points": [asdict(point) for point in self.points]}
+        return {
+            "format": SENSITIVITY,
+            **asdict(self),
+            "points": [asdict(point) for point in self.points],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Sensitivity:
@@ -137,20 +151,30 @@ class Sensitivity:
         for point in self.points:
             check_counts(point)
             drop = 100 * (self.baseline.correct - point.correct) / self.baseline.n
-            if point.n != self.baseline.n or point.drop != drop or not point.drop_low <= drop <= point.drop_high:
-                raise ValueError(f"{point.layer!a}: {point.drop} in [{point.drop_low}, {point.drop_high}]")
+            if (
+                point.n != self.baseline.n
+                or point.drop != drop
+                or not point.drop_low <= drop <= point.drop_high
+            ):
+                raise ValueError(
+                    f"{point.layer!a}: {point.drop} in [{point.drop_low}, {point.drop_high}]"
+                )
             if not 0 <= point.removed < sizes[point.layer] or not 0 <= point.redone <= point.n:
                 raise ValueError(f"{point.layer}: removed {point.removed}, redone {point.redone}")
         levels = {tuple(point.ratio for point in self.of_layer(layer)) for layer in self.layers}
         if len(levels) != 1 or not _rises(levels.pop()):
             raise ValueError("levels that no sweep asks for")
-        if self.precision not in ("fp32", "bf16", "screened") or not re.fullmatch(r"\w+", self.importance, re.ASCII):
+        if self.precision not in ("fp32", "bf16", "screened") or not re.fullmatch(
+            r"\w+", self.importance, re.ASCII
+        ):
             raise ValueError(f"{self.precision!a}, {self.importance!a}")
 
     @property
     def removed(self) -> dict[str, tuple[int, ...]]:
         """Channels or weights, by layer and rising ratio."""
-        return {layer: tuple(point.removed for point in self.of_layer(layer)) for layer in self.layers}
+        return {
+            layer: tuple(point.removed for point in self.of_layer(layer)) for layer in self.layers
+        }
 
     def csv(self) -> str:
         """``<kind>_sensitivity.csv``: a header and one row a point (the contract's columns)."""

@@ -28,14 +28,18 @@ from tp_vgg.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def baseline(work: Session, given: Network | None, epochs: int | None = None) -> tuple[Network, ModelRecord]:
+def baseline(
+    work: Session, given: Network | None, epochs: int | None = None
+) -> tuple[Network, ModelRecord]:
     """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now (for ``epochs``); with
     its record, measured again where weights or images are not those of the one there."""
-    own = work.ranks.lead(work.run.own_baseline(work.settings))
+    own = work.ranks.broadcast(work.run.own_baseline(work.settings))
     path = work.settings.checkpoint or own
     if path is None:
         log.info(f"no baseline in {work.run.root} yet: training it first")
-        train_baseline(work, baseline_recipe(work.settings, work.settings.flag_spec(), epochs), "none")
+        train_baseline(
+            work, baseline_recipe(work.settings, work.settings.flag_spec(), epochs), "none"
+        )
         path = own = work.run.checkpoint("baseline", work.settings.flag_spec().stem)
     model = given or load_dense(work.settings, path)
     check_classes(model, work.data, path)
@@ -43,7 +47,8 @@ def baseline(work: Session, given: Network | None, epochs: int | None = None) ->
     if (
         given is None
         and isinstance(made, dict)
-        and (epochs or made.get("epochs"), work.settings.seed) != (made.get("epochs"), made.get("seed"))
+        and (epochs or made.get("epochs"), work.settings.seed)
+        != (made.get("epochs"), made.get("seed"))
     ):
         log.info(
             f"{path} is kept, trained for {made.get('epochs')} epochs with seed {made.get('seed')}; for another one: `train`, or another --out"
@@ -74,17 +79,19 @@ def _current_record(work: Session, path: Path, name: str, notes: tuple[str, ...]
             record = work.record(path, name, notes, command=made)
         return record
 
-    return work.ranks.led(current)
+    return work.ranks.run_on_main(current)
 
 
 def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
     """Train the dense model (or do nothing where it was trained with the same settings before)."""
     model = _start(work, weights)
     start = file_fingerprint(Path(weights)) if Path(weights).is_file() else weights
-    key = fingerprint(asdict(recipe), model.spec.to_dict(), data_summary(work.data), start, str(work.precision))
+    key = fingerprint(
+        asdict(recipe), model.spec.to_dict(), data_summary(work.data), start, str(work.precision)
+    )
     path = work.run.checkpoint("baseline", model.spec.stem)
     partial = partial_of(path)
-    if work.ranks.lead(_key_of(path) == key):
+    if work.ranks.broadcast(_key_of(path) == key):
         log.info(f"{path} was trained with these settings before; nothing to do")
         work.discard(partial)
         return _current_record(work, path, "baseline", ())
@@ -95,7 +102,7 @@ def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
         f" of {work.data.name}: about {duration(seconds)} here ({work.device.type})"
     )
     history = work.fit(model, recipe, partial, "train")
-    if work.ranks.leads:
+    if work.ranks.is_main:
         write_text(work.run.root / "history.csv", history_csv(history))
     model.meta.update(key=key, data=data_summary(work.data))
     record = work.finish(model, "baseline")
@@ -118,12 +125,18 @@ def _start(work: Session, weights: str) -> Network:
     if weights == "imagenet":
         state, meta = imagenet_weights(spec.arch)
         if spec.head == "linear":
-            state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(model)
+            state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(
+                model
+            )
         source = as_vgg(torchvision_weights.from_state_dict(state))
     else:
         source = as_vgg(checkpoint.load(weights))
         work.settings.check_spec(source.spec, weights)
-        meta = {"mean": source.meta["mean"], "std": source.meta["std"], "source": Path(weights).name}
+        meta = {
+            "mean": source.meta["mean"],
+            "std": source.meta["std"],
+            "source": Path(weights).name,
+        }
     if source.spec.num_classes != spec.num_classes or weights == "imagenet":
         source = _with_new_head(source, model)
     source.kept = {}  # whatever it was cut from, it is the dense model now
@@ -154,6 +167,8 @@ def _with_new_head(source: VGG, fresh: VGG) -> VGG:
     last = model.spec.linear_names[-1]
     state = {n: v for n, v in source.state_dict().items() if not n.startswith(f"{last}.")}
     if source.spec.with_widths({}) != replace(fresh.spec, num_classes=source.spec.num_classes):
-        raise BadInput(f"--weights: holds widths other than {fresh.spec.arch}'s; give a full-width file")
+        raise BadInput(
+            f"--weights: holds widths other than {fresh.spec.arch}'s; give a full-width file"
+        )
     model.load_state_dict(state, strict=False)
     return model

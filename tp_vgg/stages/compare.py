@@ -13,7 +13,9 @@ from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
 
 
-def compare(settings: Settings, checkpoints: tuple[Path, ...] = (), contents: RunContents | None = None) -> Comparison:
+def compare(
+    settings: Settings, checkpoints: tuple[Path, ...] = (), contents: RunContents | None = None
+) -> Comparison:
     """The records of a run directory, and of ``checkpoints`` measured now on the same data; writes ``metrics.json``.
     ``contents``: of the run directory, where a command knows them.
 
@@ -24,14 +26,18 @@ def compare(settings: Settings, checkpoints: tuple[Path, ...] = (), contents: Ru
 
         settings = settings.for_spec(load_dense(settings, settings.checkpoint).spec)
     contents, records = (
-        _measured(settings, checkpoints) if checkpoints else (contents or RunContents.of(settings), None)
+        _measured(settings, checkpoints)
+        if checkpoints
+        else (contents or RunContents.of(settings), None)
     )
     found = compared(contents, records)
     write_json(contents.run.work / "metrics.json", metrics(found))
     return found
 
 
-def _measured(settings: Settings, checkpoints: tuple[Path, ...]) -> tuple[RunContents, dict[str, ModelRecord]]:
+def _measured(
+    settings: Settings, checkpoints: tuple[Path, ...]
+) -> tuple[RunContents, dict[str, ModelRecord]]:
     from tp_vgg.network.checkpoint import load
     from tp_vgg.stages.session import check_classes, data_summary, session
 

@@ -24,7 +24,11 @@ def default_baseline_epochs(settings: Settings) -> int:
 
 
 def baseline_recipe(
-    settings: Settings, spec: Spec, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
+    settings: Settings,
+    spec: Spec,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
 ) -> Recipe:
     """How the dense model is trained where the user says nothing: the same on every device, but for fewer epochs on a CPU."""
     small = settings.images.small
@@ -38,7 +42,11 @@ def baseline_recipe(
 
 
 def finetune_recipe(
-    settings: Settings, spec: Spec, epochs: int, finetune: Finetune, trained: Mapping[str, Any] | None = None
+    settings: Settings,
+    spec: Spec,
+    epochs: int,
+    finetune: Finetune,
+    trained: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """How a pruned or masked model is trained back: a lower, triangular rate, half of the loss from the dense model.
 
@@ -55,7 +63,9 @@ def finetune_recipe(
         lr=finetune.lr or rate,
         batch_size=finetune.batch_size or (64 if small else 128),
         schedule=finetune.schedule,
-        rewound=int((trained or {}).get("epochs", before.epochs)) if finetune.schedule == "rewind" else 0,
+        rewound=int((trained or {}).get("epochs", before.epochs))
+        if finetune.schedule == "rewind"
+        else 0,
         seed=settings.seed,
         distill_weight=finetune.distill_weight if finetune.distill else 0.0,
         distill_temperature=finetune.distill_temperature,

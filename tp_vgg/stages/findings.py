@@ -22,21 +22,39 @@ from tp_vgg.sensitivity.table import Sensitivity
 
 
 def drawn_figures(
-    contents: RunContents, found: Comparison, sweeps: dict[Kind, Sensitivity], profile: Staircase | None
+    contents: RunContents,
+    found: Comparison,
+    sweeps: dict[Kind, Sensitivity],
+    profile: Staircase | None,
 ) -> Iterator[Drawn]:
     """All figures that the run directory has the data of."""
     for kind, sweep in sweeps.items():
-        yield Drawn.of(f"{kind}-sweep", f"{kind.capitalize()} sensitivity", _READING[kind], figures.sensitivity(sweep))
+        yield Drawn.of(
+            f"{kind}-sweep",
+            f"{kind.capitalize()} sensitivity",
+            _READING[kind],
+            figures.sensitivity(sweep),
+        )
         yield Drawn.of(f"{kind}-cost", f"{kind.capitalize()} sensitivity by cost", _READING["cost"], figures.sensitivity_cost(sweep))  # fmt: skip
     if found.latency is not None and found.quoted():
-        yield Drawn.of("latency", "Speed-up against the MAC ratio", _READING["latency"], figures.latency(found.latency))
+        yield Drawn.of(
+            "latency",
+            "Speed-up against the MAC ratio",
+            _READING["latency"],
+            figures.latency(found.latency),
+        )
     if profile is not None:
         yield Drawn.of(
-            "staircase", "Time of each conv over its width", _READING["staircase"], figures.staircase([profile])
+            "staircase",
+            "Time of each conv over its width",
+            _READING["staircase"],
+            figures.staircase([profile]),
         )
     trainings = {name: epochs for name in found.records if (epochs := contents.history(name))}
     if trainings:
-        yield Drawn.of("training", "Training curves", _READING["training"], figures.history(trainings))
+        yield Drawn.of(
+            "training", "Training curves", _READING["training"], figures.history(trainings)
+        )
     yield from _histograms(contents.run, found.records)
 
 
@@ -57,7 +75,9 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
     dense = _loaded(run, records[MODELS[0]])
     if "unstructured" in records:
         sparsity = {
-            name: share for name, share in records["unstructured"].sparsity.items() if name in dense.spec.prunable
+            name: share
+            for name, share in records["unstructured"].sparsity.items()
+            if name in dense.spec.prunable
         }
         layer = max(sparsity, key=lambda name: sparsity[name])
         masked = _loaded(run, records["unstructured"])
@@ -65,7 +85,10 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
         yield Drawn.of("zeroed", f"Weights of {layer}, unstructured", _READING["zeroed"], figure)
     if "structured_pruned" in records:
         pruned = _loaded(run, records["structured_pruned"])
-        layer = min(dense.spec.prunable, key=lambda name: pruned.spec.prunable[name] / dense.spec.prunable[name])
+        layer = min(
+            dense.spec.prunable,
+            key=lambda name: pruned.spec.prunable[name] / dense.spec.prunable[name],
+        )
         before = _weights(dense, layer)
         kept = pruned.kept.get(layer, list(range(len(before))))
         norms = np.abs(before).reshape(len(before), -1).sum(1)
@@ -76,7 +99,9 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
 def _loaded(run: RunDir, record: ModelRecord) -> Network:
     model = checkpoint.load(run.root / record.checkpoint)
     if model.spec.to_dict() != record.spec:
-        raise BadInput(f"{run.root / record.checkpoint}: has other widths than its record says; run its stage again")
+        raise BadInput(
+            f"{run.root / record.checkpoint}: has other widths than its record says; run its stage again"
+        )
     return model
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from tp_vgg.errors import BadInput
-from tp_vgg.latency.table import Cell
+from tp_vgg.latency.table import BenchmarkCase
 from tp_vgg.network.spec import Spec, narrowed
 from tp_vgg.pruning.criteria import check_importance
 from tp_vgg.pruning.ratios import Plan, check_layers, resolve, resolve_sparsity
@@ -57,12 +57,12 @@ class UnstructuredOptions:
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    cells: tuple[Cell, ...]
+    cases: tuple[BenchmarkCase, ...]
     trials: int | None = None
-    """Blocks of a cell; ``None``: :data:`~tp_vgg.latency.table.TRIALS`, fewer where they take long."""
+    """Blocks of a case; ``None``: :data:`~tp_vgg.latency.table.TRIALS`, fewer where they take long."""
     threads: int | None = None
     """Of the CPU; ``None``: torch's default."""
-    hot: bool = False
+    reuse_input: bool = False
     """One input for every pass, instead of a ring larger than the cache."""
     probes: bool = True
     """Look for slightly smaller widths that would be faster, where a row that is quoted falls short."""
@@ -129,9 +129,13 @@ class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
         options = self.options
         self._check_show(spec)
         if options.gradual and not options.finetune.epochs:
-            raise BadInput("--gradual: the zeros grow while the network is fine-tuned; give --finetune-epochs")
+            raise BadInput(
+                "--gradual: the zeros grow while the network is fine-tuned; give --finetune-epochs"
+            )
         if options.gradual and options.importance != "l1":
-            raise BadInput(f"--gradual: ranks by magnitude as it goes; drop --importance {options.importance}")
+            raise BadInput(
+                f"--gradual: ranks by magnitude as it goes; drop --importance {options.importance}"
+            )
         if options.global_sparsity is None:
             resolve_sparsity(plan, spec)
         return plan

@@ -15,7 +15,12 @@ from tp_vgg.rundir.layout import RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.training.history import Epoch
 
-SCALARS = {"train_loss": "loss/train", "train_accuracy": "accuracy/train", "val_accuracy": "accuracy/val", "lr": "rate"}
+SCALARS = {
+    "train_loss": "loss/train",
+    "train_accuracy": "accuracy/train",
+    "val_accuracy": "accuracy/val",
+    "lr": "rate",
+}
 """Names in TensorBoard by field of :class:`~tp_vgg.training.history.Epoch`."""
 
 

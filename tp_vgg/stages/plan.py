@@ -17,7 +17,7 @@ from tp_vgg.files.schema import read_table
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import Allocation
+from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
@@ -42,7 +42,7 @@ class PlanOptions:
     force: bool = False
 
 
-def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
+def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     """Find the plan and write it, and beside the run directory's other files ``plan.json``. Returns both what was found and the plan's path.
 
     Raises :class:`BadInput` for a budget that can't be met, a sweep that is not there or of another network, and a file in the way.
@@ -58,22 +58,32 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[Allocation, Path]:
     settings.check_spec(spec, source)
     profile = _profile(contents, spec, options)
     images = {"weights": record["weights"], "split": record["data"]["split"]}
-    found = make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=images)
+    found = make_plan(
+        table, options.budget, round_to=options.round_to, profile=profile, sweep=images
+    )
     text = found.file_text
     if path.exists() and not _holds(path, text) and not options.force:
-        raise BadInput(f"{path}: holds another plan; give --force to replace it, or another --output")
+        raise BadInput(
+            f"{path}: holds another plan; give --force to replace it, or another --output"
+        )
     with locked(run.root):
         files = plan_files(run.work)
         files[options.kind] = sorted({*files.get(options.kind, ()), text_fingerprint(text)})
-        about = {"command": settings.command, "other": contents.other_plan(options.kind), "files": files}
+        about = {
+            "command": settings.command,
+            "other": contents.other_plan(options.kind),
+            "files": files,
+        }
 
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
-            write_json(run.plan, {**found.to_dict(), **about})  # before the plan itself has its name
+            write_json(
+                run.plan, {**found.to_dict(), **about}
+            )  # before the plan itself has its name
 
         write_atomic(path, write)
-    for doubt in table.baseline.doubts(100 / spec.num_classes):
-        log.info(f"the dense model's {doubt}; there is nothing to predict a drop from")
+    for warning in table.baseline.chance_warnings(100 / spec.num_classes):
+        log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
     return found, path
 
 
@@ -84,8 +94,18 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
         return False
     *_, table = _sweep(settings, contents, options.kind)
     profile = _profile(contents, spec_from_dict(table.spec), options)
-    asked = (read_budget(options.budget, options.kind), options.round_to, table.key, profile and profile.key)
-    return asked == (found.budget, found.round_to, found.sweep.get("key"), (found.profile or {}).get("key"))
+    asked = (
+        read_budget(options.budget, options.kind),
+        options.round_to,
+        table.key,
+        profile and profile.key,
+    )
+    return asked == (
+        found.budget,
+        found.round_to,
+        found.sweep.get("key"),
+        (found.profile or {}).get("key"),
+    )
 
 
 def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
@@ -103,7 +123,9 @@ def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
         )
 
 
-def _sweep(settings: Settings, contents: RunContents, kind: Kind) -> tuple[Path, dict[str, Any], Sensitivity]:
+def _sweep(
+    settings: Settings, contents: RunContents, kind: Kind
+) -> tuple[Path, dict[str, Any], Sensitivity]:
     """Where the sweep's record is, the record, and its table: of the tag, or else of the run directory. Raises :class:`BadInput` where there is none, or of other weights."""
     run, path = contents.run, contents.sweep_path(kind)
     record = read_json(path)
@@ -116,7 +138,9 @@ def _sweep(settings: Settings, contents: RunContents, kind: Kind) -> tuple[Path,
     if dense is None or contents.sha256(dense) == record["weights"]:
         return path, record, table
     if settings.checkpoint is not None:
-        raise BadInput(f"{path}: is of another model than --checkpoint {dense}; sweep that one first")
+        raise BadInput(
+            f"{path}: is of another model than --checkpoint {dense}; sweep that one first"
+        )
     if not run.record_path(GIVEN).is_file():
         raise BadInput(
             f"{path}: is of other weights than {dense}; run `python -m tp_vgg sensitivity --kind {kind}` again"
@@ -129,7 +153,9 @@ def _profile(contents: RunContents, spec: Spec, options: PlanOptions) -> Stairca
     if options.profile is not None:
         table = read_table(options.profile, Staircase)
         if table is None:
-            raise BadInput(f"--profile: {options.profile}: not a profile of `python -m tp_vgg benchmark --profile`")
+            raise BadInput(
+                f"--profile: {options.profile}: not a profile of `python -m tp_vgg benchmark --profile`"
+            )
         return table
     if "latency" not in options.budget:
         return None
@@ -146,4 +172,8 @@ def _profile(contents: RunContents, spec: Spec, options: PlanOptions) -> Stairca
 
 
 def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.stat().st_size == len(text.encode()) and path.read_bytes() == text.encode()
+    return (
+        path.is_file()
+        and path.stat().st_size == len(text.encode())
+        and path.read_bytes() == text.encode()
+    )

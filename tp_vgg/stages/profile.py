@@ -15,8 +15,8 @@ from tp_vgg.files.schema import read_table, typed
 from tp_vgg.latency.modes import Unavailable, check_available
 from tp_vgg.latency.profile import STAIRCASE, Staircase, Timed
 from tp_vgg.latency.staircase import GRID, PROFILE_TRIALS, Grid, profile_layer
-from tp_vgg.latency.table import Cell
-from tp_vgg.latency.timing_device import Bench
+from tp_vgg.latency.table import BenchmarkCase
+from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.environment import environment
@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 
 
 @stage
-def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) -> tuple[Staircase, ...]:
+def profile(
+    settings: Settings, options: BenchmarkOptions, grid: Grid = GRID
+) -> tuple[Staircase, ...]:
     """Time every conv over a grid of widths, once for each device, dtype and batch; leaves a table each and one figure.
 
     The network is that of ``--checkpoint``, of the run directory's baseline or of the flags; its weights do not matter.
@@ -46,38 +48,46 @@ def profile(settings: Settings, options: BenchmarkOptions, grid: Grid = GRID) ->
     run = RunDir.of(settings)
     own = run.own_baseline(settings)
     spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
-    bench = Bench.of(device, options.threads)
-    cells = available_cells(options, bench)
+    timing_device = TimingDevice.of(device, options.threads)
+    cases = available_cases(options, timing_device)
     trials = options.trials or PROFILE_TRIALS
-    with locked(run.root), bench.at_work():
-        found = [_profiled(settings, run, spec, cell, bench, grid, trials) for cell in cells]
+    with locked(run.root), timing_device.at_work():
+        found = [
+            _profiled(settings, run, spec, case, timing_device, grid, trials) for case in cases
+        ]
         keep_figure(settings, run, "staircase", figures.staircase(found))
     return tuple(found)
 
 
-def available_cells(options: BenchmarkOptions, bench: Bench) -> list[Cell]:
-    """The cells that this device does not lack from the outset. Raises :class:`BadInput` where that leaves none."""
-    cells, why = [], ""
-    for cell in options.cells:
+def available_cases(options: BenchmarkOptions, timing_device: TimingDevice) -> list[BenchmarkCase]:
+    """The cases that this device does not lack from the outset. Raises :class:`BadInput` where that leaves none."""
+    cases, why = [], ""
+    for case in options.cases:
         try:
-            check_available(cell, bench.cuda)
-            cells.append(cell)
+            check_available(case, timing_device.cuda)
+            cases.append(case)
         except Unavailable as reason:
-            why = f"{cell.label}: not available: {reason}"
+            why = f"{case.label}: not available: {reason}"
             log.info(why)
-    if not cells:
+    if not cases:
         raise BadInput(f"--modes, --dtypes: this device has none of them ({why})")
-    return cells
+    return cases
 
 
 def _profiled(
-    settings: Settings, run: RunDir, spec: Spec, cell: Cell, bench: Bench, grid: Grid, trials: int
+    settings: Settings,
+    run: RunDir,
+    spec: Spec,
+    case: BenchmarkCase,
+    timing_device: TimingDevice,
+    grid: Grid,
+    trials: int,
 ) -> Staircase:
-    place = {**environment(bench.device), "threads": bench.threads}
-    how = [] if bench.cuda is None else ["replays"]
-    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(cell), asdict(grid), trials, place, *how)
+    place = {**environment(timing_device.device), "threads": timing_device.threads}
+    how = [] if timing_device.cuda is None else ["replays"]
+    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(case), asdict(grid), trials, place, *how)
     name = "".join(c if c.isalnum() else "-" for c in place["device"].lower())
-    path = run.root / "profiles" / f"{name}-{cell.dtype}-b{cell.batch_size}-{key[:8]}.json"
+    path = run.root / "profiles" / f"{name}-{case.dtype}-b{case.batch_size}-{key[:8]}.json"
     widths = grid.of(spec)
     finished = read_table(path, Staircase)
     if (
@@ -92,19 +102,32 @@ def _profiled(
     for entry in journal.entries:
         with contextlib.suppress(KeyError, TypeError, ValueError):
             timed = [typed(Timed, point) for point in entry["points"]]
-            if tuple((point.in_width, point.out_width) for point in timed) == widths[entry["layer"]]:
+            if (
+                tuple((point.in_width, point.out_width) for point in timed)
+                == widths[entry["layer"]]
+            ):
                 points[entry["layer"]] = timed
-    label = f"profile {cell.dtype}, batch {cell.batch_size}"
+    label = f"profile {case.dtype}, batch {case.batch_size}"
     with progress_bar(label, spec.rows, unit="layer", quiet=settings.quiet) as bar:
         for row in bar:
             if row.name in widths and row.name not in points:
-                with fp32_arithmetic(tf32=cell.dtype == "tf32", deterministic=False):
+                with fp32_arithmetic(tf32=case.dtype == "tf32", deterministic=False):
                     points[row.name] = list(
-                        profile_layer(row, widths[row.name], cell, bench.device, bench.quick, trials, bench.cuda)
+                        profile_layer(
+                            row,
+                            widths[row.name],
+                            case,
+                            timing_device.device,
+                            timing_device.quick,
+                            trials,
+                            timing_device.cuda,
+                        )
                     )
-                journal.append({"layer": row.name, "points": [asdict(point) for point in points[row.name]]})
+                journal.append(
+                    {"layer": row.name, "points": [asdict(point) for point in points[row.name]]}
+                )
     ordered = tuple(point for layer in widths for point in points[layer])
-    table = Staircase(key, spec.to_dict(), cell.dtype, cell.batch_size, place, ordered)
+    table = Staircase(key, spec.to_dict(), case.dtype, case.batch_size, place, ordered)
     write_json(path, table.to_dict())
     journal.remove()
     return table

@@ -46,7 +46,9 @@ class Pruning(Generic[Resolved]):
 
 
 @contextmanager
-def pruning(settings: Settings, request: PruningRequest[Any, Resolved]) -> Iterator[Pruning[Resolved]]:
+def pruning(
+    settings: Settings, request: PruningRequest[Any, Resolved]
+) -> Iterator[Pruning[Resolved]]:
     """The dense model, given, there or trained now. A request that does not fit ``--checkpoint`` is refused before anything is written."""
     given = load_given(settings)
     if given is not None:
@@ -56,10 +58,14 @@ def pruning(settings: Settings, request: PruningRequest[Any, Resolved]) -> Itera
         yield Pruning(work, dense, baseline, request.resolve(dense.spec))
 
 
-def work_key(settings: Settings, baseline: str, plan: Plan, options: StructuredOptions | UnstructuredOptions) -> str:
+def work_key(
+    settings: Settings, baseline: str, plan: Plan, options: StructuredOptions | UnstructuredOptions
+) -> str:
     """What a record has as its key, where the network was made of the dense checkpoint ``baseline`` (SHA-256) in this very way."""
     about = asdict(options)
     if isinstance(options, UnstructuredOptions):
         return fingerprint(baseline, dict(plan.values), about, settings.seed)
     about["recalibrate"] = {"none": False, "recalibrate": True}[about.pop("repair")]
-    return fingerprint(baseline, dict(plan.values), about, settings.seed, structured_epochs(settings, options))
+    return fingerprint(
+        baseline, dict(plan.values), about, settings.seed, structured_epochs(settings, options)
+    )

@@ -61,10 +61,17 @@ def _findings(asked: Settings, contents: RunContents, found: Comparison, key: st
     commands += contents.plan_commands() if plans else []
     profiles = list(contents.profiles(spec_from_dict(dense.spec)).values())
     used = (plans["structured"].profile or {}).get("key") if "structured" in plans else None
-    profile = next((table for table in profiles if table.key == used), profiles[0] if profiles else None)
+    profile = next(
+        (table for table in profiles if table.key == used), profiles[0] if profiles else None
+    )
     if found.latency is not None:
         commands.append(str(found.latency.conditions.get("command", "")))
-    drawn = progress_bar("report", drawn_figures(contents, found, sweeps, profile), unit=" figures", quiet=asked.quiet)
+    drawn = progress_bar(
+        "report",
+        drawn_figures(contents, found, sweeps, profile),
+        unit=" figures",
+        quiet=asked.quiet,
+    )
     return Findings(
         records=found.records,
         sweeps=sweeps,
@@ -72,10 +79,20 @@ def _findings(asked: Settings, contents: RunContents, found: Comparison, key: st
         latency=found.latency if found.quoted() else None,
         quoted=found.quoted(),
         profile=profile,
-        foreseen=tuple(one.line() for one in found.foreseen),
+        plan_outcomes=tuple(one.line() for one in found.plan_outcomes),
         drawn=tuple(drawn),
         prune_command=shlex.join(
-            ["python", "-m", "tp_vgg", "structured", "--ratios", "ratios.json", *flags(asked), "--tag", "mine"]
+            [
+                "python",
+                "-m",
+                "tp_vgg",
+                "structured",
+                "--ratios",
+                "ratios.json",
+                *flags(asked),
+                "--tag",
+                "mine",
+            ]
         ),
         key=key,
         commands=tuple(dict.fromkeys(line for line in commands if line)),
@@ -91,6 +108,10 @@ def _key(asked: Settings, run: RunDir, found: Comparison) -> str:
         for name in ("records", "profiles")
         for path in sorted((directory / name).glob("*.json"))
     ]
-    files += [directory / name for directory in work for name in ("plan.json", "latency.json", *HISTORIES.values())]
+    files += [
+        directory / name
+        for directory in work
+        for name in ("plan.json", "latency.json", *HISTORIES.values())
+    ]
     there = [[str(path), file_fingerprint(path)] for path in files if path.is_file()]
     return fingerprint(__version__, flags(asked), list(found.records), there)

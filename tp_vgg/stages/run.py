@@ -12,7 +12,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.profile import Staircase
-from tp_vgg.latency.table import FEW_TRIALS, cells_of
+from tp_vgg.latency.table import FEW_TRIALS, cases_of
 from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
 from tp_vgg.network.spec import Spec, conv_names
@@ -24,7 +24,7 @@ from tp_vgg.rundir.comparison import Comparison
 from tp_vgg.rundir.contents import RunContents, expected_spec
 from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.sensitivity.question import EVERY, SweepQuestion
+from tp_vgg.sensitivity.question import ALL_LAYERS, SweepQuestion
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 from tp_vgg.stages.benchmark import benchmark, benchmarked
 from tp_vgg.stages.compare import compare
@@ -51,10 +51,12 @@ log = logging.getLogger(__name__)
 
 BUDGET = {"macs": 0.5}
 """Where the user says nothing, or nothing that a kind of pruning can meet."""
-BENCHMARK = BenchmarkOptions(cells_of(("eager", "folded"), ("fp32",), (1, 64)), FEW_TRIALS)
-CUDA_BENCHMARK = BenchmarkOptions(cells_of(("eager", "folded", "folded-graph"), ("fp32", "bf16"), (1, 64)))
+BENCHMARK = BenchmarkOptions(cases_of(("eager", "folded"), ("fp32",), (1, 64)), FEW_TRIALS)
+CUDA_BENCHMARK = BenchmarkOptions(
+    cases_of(("eager", "folded", "folded-graph"), ("fp32", "bf16"), (1, 64))
+)
 """On a GPU, where a network is fastest in bf16 and in a graph, and a sample takes a fifth of the time."""
-PROFILE = BenchmarkOptions(cells_of(("folded",), ("fp32",), (64,)))
+PROFILE = BenchmarkOptions(cases_of(("folded",), ("fp32",), (64,)))
 ENOUGH = 5_000
 """Images worked on before the time to go is reckoned: start-up would weigh too much."""
 SHOWN = "features.0"
@@ -109,7 +111,9 @@ def run(settings: Settings, options: RunOptions) -> Comparison:
     for place, step in enumerate(steps, 1):
         left = sum(later.work(sizes) for later in steps[place - 1 :]) if done >= ENOUGH else 0.0
         to_go = f", about {duration(left * spent / done)} to go" if left else ""
-        log.info(f"[{place}/{len(steps)}] {step.name}: {duration(time.monotonic() - start)} so far{to_go}")
+        log.info(
+            f"[{place}/{len(steps)}] {step.name}: {duration(time.monotonic() - start)} so far{to_go}"
+        )
         before, begun = _written(step.output), time.monotonic()
         found = step.do()
         if isinstance(found, ModelRecord):
@@ -175,17 +179,27 @@ class _Pipeline:
 
         def draw() -> Path:
             weights = self.settings.checkpoint or self.where.own_baseline(self.settings)
-            if weights and figure.is_file() and figure.stat().st_mtime_ns > weights.stat().st_mtime_ns:
+            if (
+                weights
+                and figure.is_file()
+                and figure.stat().st_mtime_ns > weights.stat().st_mtime_ns
+            ):
                 return figure
             if kind == "structured":
-                return show_structured(self.settings, StructuredRequest(lambda _: half, StructuredOptions(), SHOWN))
-            return show_unstructured(self.settings, UnstructuredRequest(lambda _: half, UnstructuredOptions(), SHOWN))
+                return show_structured(
+                    self.settings, StructuredRequest(lambda _: half, StructuredOptions(), SHOWN)
+                )
+            return show_unstructured(
+                self.settings, UnstructuredRequest(lambda _: half, UnstructuredOptions(), SHOWN)
+            )
 
         return _Step(f"{SHOWN} before and after {kind} pruning", figure, draw)
 
     def sweep(self, kind: Kind) -> _Step:
-        layers = EVERY if len(self.spec.prunable) > len(conv_names(self.spec)) else None
-        question = SweepQuestion(kind, LEVELS, layers, seed=self.settings.seed, precision=self.settings.precision)
+        layers = ALL_LAYERS if len(self.spec.prunable) > len(conv_names(self.spec)) else None
+        question = SweepQuestion(
+            kind, LEVELS, layers, seed=self.settings.seed, precision=self.settings.precision
+        )
         points = len(LEVELS) * len(self.spec.prunable)
         return _Step(
             f"{kind} sweep",
@@ -197,9 +211,15 @@ class _Pipeline:
     def plan(self, kind: Kind) -> _Step:
         def solve() -> object:
             asked = PlanOptions(
-                kind, self.options.of(kind), self.options.round_to, profile=self.profile(kind), force=True
+                kind,
+                self.options.of(kind),
+                self.options.round_to,
+                profile=self.profile(kind),
+                force=True,
             )
-            return planned(self.settings, RunContents(self.where), asked) or plan(self.settings, asked)
+            return planned(self.settings, RunContents(self.where), asked) or plan(
+                self.settings, asked
+            )
 
         return _Step(f"{kind} plan", self.where.work / PLANS[kind], solve)
 
@@ -210,12 +230,19 @@ class _Pipeline:
         with muted():
             (table,) = profile(replace(self.settings, quiet=True), PROFILE)
         return next(
-            path for path, found in RunContents(self.where).profiles(self.spec).items() if found.key == table.key
+            path
+            for path, found in RunContents(self.where).profiles(self.spec).items()
+            if found.key == table.key
         )
 
     def mask(self) -> object:
-        asked, options = read_ratios(self.where.work / PLANS["unstructured"], "unstructured"), UnstructuredOptions()
-        there = self.made(("unstructured",), lambda dense: work_key(self.settings, dense, asked, options))
+        asked, options = (
+            read_ratios(self.where.work / PLANS["unstructured"], "unstructured"),
+            UnstructuredOptions(),
+        )
+        there = self.made(
+            ("unstructured",), lambda dense: work_key(self.settings, dense, asked, options)
+        )
         return there or unstructured(self.settings, UnstructuredRequest(lambda _: asked, options))
 
     def shrinking(self) -> _Step:
@@ -224,7 +251,7 @@ class _Pipeline:
         share = self.options.of("structured").get("macs", 0.5)
         names = MODELS[2:] if epochs else MODELS[2:3]
 
-        def shrink() -> object:
+        def prune_channels() -> object:
             asked = read_ratios(self.where.work / PLANS["structured"])
             there = self.made(names, lambda dense: work_key(self.settings, dense, asked, options))
             return there or structured(self.settings, StructuredRequest(lambda _: asked, options))
@@ -232,7 +259,7 @@ class _Pipeline:
         return _Step(
             "structured pruning and fine-tuning",
             self.where.record_path(names[-1]),
-            shrink,
+            prune_channels,
             lambda sizes: epochs * sizes["train"] * (3 * share + 1),
         )
 
@@ -249,7 +276,9 @@ class _Pipeline:
         return benchmarked(self.settings, options) or benchmark(self.settings, options)
 
 
-def check_attainable(spec: Spec, kind: Kind, options: RunOptions, profile: Staircase | None = None) -> None:
+def check_attainable(
+    spec: Spec, kind: Kind, options: RunOptions, profile: Staircase | None = None
+) -> None:
     """Raise :class:`BadInput` for a budget that can't be met however kind the sweep turns out (of time, only a ``profile`` knows)."""
     nothing = Accuracy(1, 1, 100.0, 0.0, 100.0)
     removed = removals(kind, spec, LEVELS, tuple(spec.prunable))

@@ -86,23 +86,29 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
     """Sweep every layer; leaves the table as ``.pth``, CSV and record, and its figures. A finished sweep of the same weights, images
     and options is not done again. Under torchrun every process evaluates its share of the images and the first one writes."""
     contents = RunContents.of(settings) if settings.out is not None else None
-    given = None if contents and _swept_before(settings, question, contents) else load_given(settings)
+    given = (
+        None if contents and _swept_before(settings, question, contents) else load_given(settings)
+    )
     if given is not None:
         question.removed(given.spec)
         settings = settings.for_spec(given.spec)
     with ranked(settings) as (settings, ranks):
         asked = _Asked(settings, question, split)
-        with ranks.leader_first():
+        with ranks.main_first():
             digest = _data_fingerprint(settings)
             run_dir = RunDir.of(settings, digest)
             if contents is None or contents.run != run_dir:
                 contents = RunContents(run_dir)
             done = _finished(asked, contents, digest, ranks)
-        return ranks.lead(done) or _swept(asked, given or load_given(settings), contents, ranks)
+        return ranks.broadcast(done) or _swept(
+            asked, given or load_given(settings), contents, ranks
+        )
 
 
 @stage
-def _swept(asked: _Asked, given: Network | None, contents: RunContents, ranks: Ranks) -> Sensitivity:
+def _swept(
+    asked: _Asked, given: Network | None, contents: RunContents, ranks: Ranks
+) -> Sensitivity:
     settings = asked.settings
     with session(settings, given, ranks, writes=(), contents=contents) as work:
         dense, baseline = baseline_of(work, given)
@@ -114,7 +120,11 @@ def _swept(asked: _Asked, given: Network | None, contents: RunContents, ranks: R
         resolved = ResolvedSweep.of(question, dense, sample)
         key = asked.key(baseline.sha256, work.data.fingerprint)
         files = _Files(settings, work.run, question.kind)
-        journal = Journal(files.journal, asked.journal_key(key, resolved.precision)) if ranks.leads else None
+        journal = (
+            Journal(files.journal, asked.journal_key(key, resolved.precision))
+            if ranks.is_main
+            else None
+        )
         images = work.data.val if asked.split == "val" else work.data.test
         table = run(dense.eval(), images, resolved, key, journal, ranks, quiet=settings.quiet)
         if journal is not None:
@@ -162,7 +172,9 @@ class _Files:
 
     def replace(self, record: dict[str, Any]) -> None:
         """Write all files, of whatever sweep they were before."""
-        self.record.unlink(missing_ok=True)  # of an older sweep: from here on its files are being written over
+        self.record.unlink(
+            missing_ok=True
+        )  # of an older sweep: from here on its files are being written over
         self.write(record)
         write_json(self.record, {**record, "command": self.settings.command})
 
@@ -170,10 +182,14 @@ class _Files:
         """All files that follow from the record."""
         table = Sensitivity.from_dict(record)
         record = {name: value for name, value in record.items() if name != "command"}
-        record = json.loads(json.dumps(record))  # pickle's bytes tell shared objects from equal ones
+        record = json.loads(
+            json.dumps(record)
+        )  # pickle's bytes tell shared objects from equal ones
         if not (missing_only and _holds(self.results, record)):
             write_atomic(self.results, lambda file: torch.save(record, file))
-        if not (missing_only and self.csv.is_file() and self.csv.read_bytes() == table.csv().encode()):
+        if not (
+            missing_only and self.csv.is_file() and self.csv.read_bytes() == table.csv().encode()
+        ):
             write_text(self.csv, table.csv())
         for figure, draw in self.figures.items():
             if not (missing_only and self.run.plot(figure).is_file()):
@@ -187,7 +203,9 @@ def _holds(path: Path, record: dict[str, Any]) -> bool:
         return False
 
 
-def _finished(asked: _Asked, contents: RunContents, digest: str, ranks: Ranks) -> Sensitivity | None:
+def _finished(
+    asked: _Asked, contents: RunContents, digest: str, ranks: Ranks
+) -> Sensitivity | None:
     """The table of a sweep that was finished before, if it is of these weights, images (of fingerprint ``digest``) and options."""
     settings = asked.settings
     weights = settings.checkpoint or contents.run.own_baseline(settings)
@@ -203,7 +221,7 @@ def _finished(asked: _Asked, contents: RunContents, digest: str, ranks: Ranks) -
         return None
     settings.check_spec(spec_from_dict(table.spec), weights)
     log.info(f"{files.record}: these weights, images and options were swept before; nothing to do")
-    if ranks.leads:
+    if ranks.is_main:
         with locked(contents.run.root):
             files.write(record, missing_only=True)
             if Journal.key_of(files.journal) == asked.journal_key(table.key, table.precision):

@@ -69,7 +69,7 @@ class Session:
     def finish(self, model: Network, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
         """Save ``model``, reload it, check that it gives the same logits, give it its final name, measure and record it. Under torchrun the
         leading process does it, and all get the record."""
-        return self.ranks.led(lambda: self._finish(model, name, notes))
+        return self.ranks.run_on_main(lambda: self._finish(model, name, notes))
 
     def _finish(self, model: Network, name: str, notes: tuple[str, ...]) -> ModelRecord:
         path = self.run.checkpoint(name, model.spec.stem)
@@ -84,10 +84,12 @@ class Session:
 
     def discard(self, *partials: Path) -> None:
         """Remove unfinished work that has been finished."""
-        for partial in partials if self.ranks.leads else ():
+        for partial in partials if self.ranks.is_main else ():
             partial.unlink(missing_ok=True)
 
-    def record(self, path: Path, name: str, notes: tuple[str, ...], *, command: str | None = None) -> ModelRecord:
+    def record(
+        self, path: Path, name: str, notes: tuple[str, ...], *, command: str | None = None
+    ) -> ModelRecord:
         """Measure the checkpoint at ``path`` and note it as the run directory's ``name``, made by ``command`` (``None``: this one)."""
         record = self.measured(path, notes)
         if command is not None:
@@ -103,9 +105,11 @@ class Session:
         label = self.settings.bar("measure")
         right = hits(model, self.data.test, normalisation, label=label)
         test = Accuracy.of(int(right.sum()), len(right))
-        doubts = test.doubts(100 * int(self.data.test.labels.bincount().max()) / len(right))
-        for doubt in doubts:
-            log.info(f"{path}: {doubt}")
+        chance_warnings = test.chance_warnings(
+            100 * int(self.data.test.labels.bincount().max()) / len(right)
+        )
+        for warning in chance_warnings:
+            log.info(f"{path}: {warning}")
         return ModelRecord(
             checkpoint=os.path.relpath(path.resolve(), self.run.root.resolve()),
             sha256=self.contents.sha256(path),
@@ -124,7 +128,7 @@ class Session:
             peak_bytes=self.peak.bytes(),
             hits=pack_hits(right),
             command=self.settings.command,
-            notes=(*model.meta.get("notes", ()), *notes, *doubts),
+            notes=(*model.meta.get("notes", ()), *notes, *chance_warnings),
         )
 
     def accumulate_gradients(self, model: Network, importance: str) -> None:
@@ -132,7 +136,9 @@ class Session:
         criterion = CRITERIA[importance]
         if criterion.needs_gradients:
             label, normalisation = self.settings.bar("gradients"), Normalisation.of(model.meta)
-            accumulate_gradients(model, self.data.train, normalisation, squared=criterion.squared, label=label)
+            accumulate_gradients(
+                model, self.data.train, normalisation, squared=criterion.squared, label=label
+            )
 
     def _check_reloaded(self, model: Network, path: Path) -> None:
         """On the CPU, in one memory layout, so that the same weights give the same bits."""
@@ -145,14 +151,22 @@ class Session:
         if not logits.isfinite().all():
             raise WorkFailed(f"{path}: gives logits that are not finite; removed")
         if not same:
-            raise WorkFailed(f"{path}: reloaded, it gives other logits than the model that was saved; removed")
+            raise WorkFailed(
+                f"{path}: reloaded, it gives other logits than the model that was saved; removed"
+            )
 
     def training(
-        self, model: Network, recipe: Recipe, teacher: Network | None = None, masking: Masking | None = None
+        self,
+        model: Network,
+        recipe: Recipe,
+        teacher: Network | None = None,
+        masking: Masking | None = None,
     ) -> TrainingSetup:
         """Of ``model`` on this session's data, in its precision, over its ranks."""
         normalisation = Normalisation.of(model.meta)
-        return TrainingSetup(self.data, recipe, normalisation, self.precision, teacher, masking, self.ranks)
+        return TrainingSetup(
+            self.data, recipe, normalisation, self.precision, teacher, masking, self.ranks
+        )
 
     def fit(
         self,
@@ -164,10 +178,17 @@ class Session:
         masking: Masking | None = None,
     ) -> tuple[Epoch, ...]:
         """:func:`tp_vgg.training.trainer.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
-        shown = replace(self.settings, tensorboard=self.settings.tensorboard and self.ranks.leads)
+        shown = replace(self.settings, tensorboard=self.settings.tensorboard and self.ranks.is_main)
         with scalars(shown, self.run, partial.stem.removesuffix(".partial")) as epoch_done:
             setup = self.training(model, recipe, teacher, masking)
-            history = fit(model, setup, partial=partial, label=label, quiet=self.settings.quiet, epoch_done=epoch_done)
+            history = fit(
+                model,
+                setup,
+                partial=partial,
+                label=label,
+                quiet=self.settings.quiet,
+                epoch_done=epoch_done,
+            )
         precision = str(self.precision).removeprefix("torch.")
         model.meta = {**model.meta, "training": {**asdict(recipe), "precision": precision}}
         return tuple(history)
@@ -203,7 +224,7 @@ def session(
     """
     device = pick_device(settings.device)
     peak = PeakMemory(device)
-    with ranks.leader_first():
+    with ranks.main_first():
         data = load_data(
             settings.dataset,
             settings.data_dir,
@@ -218,16 +239,26 @@ def session(
     if dense is not None and settings.checkpoint is not None:
         check_classes(dense, data, settings.checkpoint)
         check_kept(settings.checkpoint, run, dense.spec.stem, writes)
-    with locked(run.root) if ranks.leads else nullcontext():
+    with locked(run.root) if ranks.is_main else nullcontext():
         if contents is None or contents.run != run:
             contents = RunContents(run)
-        yield Session(settings, contents, device, pick_precision(settings.precision, device), data, peak, ranks)
+        yield Session(
+            settings,
+            contents,
+            device,
+            pick_precision(settings.precision, device),
+            data,
+            peak,
+            ranks,
+        )
 
 
 def check_kept(given: Path, run: RunDir, stem: str, writes: tuple[str, ...]) -> None:
     """Raise :class:`BadInput` where ``--checkpoint`` is one of the models that are to be written."""
     if given.resolve() in {run.checkpoint(name, stem).resolve() for name in writes}:
-        raise BadInput(f"--checkpoint: {given} would be written over; give a --tag or another --out")
+        raise BadInput(
+            f"--checkpoint: {given} would be written over; give a --tag or another --out"
+        )
 
 
 @contextmanager
@@ -235,15 +266,20 @@ def ranked(settings: Settings) -> Iterator[tuple[Settings, Ranks]]:
     """The processes that torchrun started for this command (or this one alone), and the settings of each: its own device, and only the
     leading one speaks."""
     device = device_of_rank(pick_device(settings.device))
-    with joined(device) as ranks, muted(not ranks.leads):
-        yield replace(settings, device=str(device), quiet=settings.quiet or not ranks.leads), ranks
+    with joined(device) as ranks, muted(not ranks.is_main):
+        yield (
+            replace(settings, device=str(device), quiet=settings.quiet or not ranks.is_main),
+            ranks,
+        )
 
 
 def check_classes(model: Network, data: DataSet, source: object) -> None:
     """Raise :class:`BadInput` where ``model`` was made for other classes than ``data`` has."""
     if model.spec.num_classes != len(data.classes):
         found, wanted = model.spec.num_classes, len(data.classes)
-        raise BadInput(f"{source}: has {found} classes, {data.name} has {wanted}; give the data it was trained on")
+        raise BadInput(
+            f"{source}: has {found} classes, {data.name} has {wanted}; give the data it was trained on"
+        )
     classes = model.meta.get("classes")
     if classes is not None and tuple(classes) != data.classes:
         raise BadInput(

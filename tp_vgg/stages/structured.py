@@ -16,8 +16,8 @@ from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.network import Network
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import recalibrate
-from tp_vgg.pruning.equivalence import PROOF_IMAGES, Proof
-from tp_vgg.pruning.structured import rank, shrink, top
+from tp_vgg.pruning.equivalence import EQUIVALENCE_IMAGES, EquivalenceCheck
+from tp_vgg.pruning.structured import prune_channels, rank, top_k
 from tp_vgg.report import figures
 from tp_vgg.rundir.layout import partial_of
 from tp_vgg.rundir.settings import Settings
@@ -47,7 +47,7 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
     options = request.options
     with pruning(settings, request) as job:
         work, model = job.work, job.dense
-        if request.show is not None and work.ranks.leads:
+        if request.show is not None and work.ranks.is_main:
             _draw(job, options, request.show)
         teacher = fold_batch_norm(model) if options.finetune.distill else None
         trained = model.meta.get("training")
@@ -61,8 +61,12 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
             if one.last:
                 pruned = work.finish(model, "structured_pruned", notes=(proved,))
             if one.epochs:
-                recipe = finetune_recipe(work.settings, model.spec, one.epochs, options.finetune, trained)
-                label = "fine-tune" if options.steps == 1 else one.label.replace("step", "fine-tune")
+                recipe = finetune_recipe(
+                    work.settings, model.spec, one.epochs, options.finetune, trained
+                )
+                label = (
+                    "fine-tune" if options.steps == 1 else one.label.replace("step", "fine-tune")
+                )
                 done = len(history)
                 history += tuple(
                     replace(epoch, epoch=done + epoch.epoch)
@@ -70,9 +74,11 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
                 )
         records = {"baseline": job.baseline, "structured_pruned": pruned}
         if history:
-            if work.ranks.leads:
+            if work.ranks.is_main:
                 write_text(work.run.work / "structured_history.csv", history_csv(history))
-            records["structured_finetuned"] = work.finish(model, "structured_finetuned", notes=(proved,))
+            records["structured_finetuned"] = work.finish(
+                model, "structured_finetuned", notes=(proved,)
+            )
         work.discard(*(one.partial for one in rounds if one.epochs))
         log.info("what this buys in time: python -m tp_vgg benchmark, with the same options")
         return records
@@ -83,12 +89,15 @@ def show_structured(settings: Settings, request: StructuredRequest) -> Path:
     """Draw what the request would remove of the layer to show; nothing is pruned. Returns the figure's path."""
     assert request.show is not None
     with pruning(settings, request) as job:
-        return job.work.ranks.led(lambda: _draw(job, request.options, str(request.show)))
+        return job.work.ranks.run_on_main(lambda: _draw(job, request.options, str(request.show)))
 
 
 def between(spec: Spec, target: Spec, share: float) -> Spec:
     """The spec after ``share`` of the channels on the way from ``spec`` to ``target`` are gone."""
-    widths = {name: width - round((width - target.prunable[name]) * share) for name, width in spec.prunable.items()}
+    widths = {
+        name: width - round((width - target.prunable[name]) * share)
+        for name, width in spec.prunable.items()
+    }
     return spec.with_widths(widths)
 
 
@@ -109,9 +118,13 @@ def _rounds(job: Pruning[StructuredTarget], options: StructuredOptions) -> Itera
 def _pruned(work: Session, model: Network, target: Spec, options: StructuredOptions) -> str:
     """Shrink ``model`` in place, and repair it as asked. Returns what was proved of it."""
     work.accumulate_gradients(model, options.importance)
-    images = torch.cat([split.images[:PROOF_IMAGES] for split in (work.data.val, work.data.train)])[:PROOF_IMAGES]
+    images = torch.cat(
+        [split.images[:EQUIVALENCE_IMAGES] for split in (work.data.val, work.data.train)]
+    )[:EQUIVALENCE_IMAGES]
     normalisation = Normalisation.of(model.meta)
-    shrunk = shrink(model, target, normalisation(images), options.importance, work.settings.seed)
+    shrunk = prune_channels(
+        model, target, normalisation(images), options.importance, work.settings.seed
+    )
     model.zero_grad(set_to_none=True)
     proved = _proof_line(shrunk.proof)
     if options.repair == "recalibrate":
@@ -126,10 +139,10 @@ def _draw(job: Pruning[StructuredTarget], options: StructuredOptions, layer: str
     job.work.accumulate_gradients(model, options.importance)
     score = rank(model, [layer], options.importance, seed)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
-    kept = top(score, job.resolved.spec.prunable[layer])
+    kept = top_k(score, job.resolved.spec.prunable[layer])
     figure = figures.removed_filters(weights, kept, score.numpy(), layer, options.importance)
     return job.draw(f"structured_{layer}", figure)
 
 
-def _proof_line(proof: Proof) -> str:
+def _proof_line(proof: EquivalenceCheck) -> str:
     return f"equivalence proved on {proof.images} images in fp64: max |difference| {proof.difference:.1e} at logits up to {proof.scale:.2f}"

@@ -15,11 +15,18 @@ from tp_vgg.stages.session import load_given, ranked, session, stage
 
 @stage
 def train(
-    settings: Settings, *, epochs: int | None, lr: float | None, batch_size: int | None, weights: str
+    settings: Settings,
+    *,
+    epochs: int | None,
+    lr: float | None,
+    batch_size: int | None,
+    weights: str,
 ) -> dict[str, ModelRecord]:
     """Train the baseline of the run directory, from nothing, from ImageNet's weights or from a file."""
     if settings.checkpoint is not None:
-        raise BadInput("--checkpoint: train makes a dense model; to start from a file give --weights PATH")
+        raise BadInput(
+            "--checkpoint: train makes a dense model; to start from a file give --weights PATH"
+        )
     if weights not in ("none", "imagenet"):
         spec = checkpoint.load(Path(weights)).spec
         settings.check_spec(spec, weights)

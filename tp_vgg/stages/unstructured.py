@@ -35,7 +35,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         work, model = job.work, job.dense
         tune = options.finetune
         teacher = fold_batch_norm(model) if tune.distill and tune.epochs else None
-        if request.show is not None and work.ranks.leads:
+        if request.show is not None and work.ranks.is_main:
             masked = copy.deepcopy(model)
             _mask(work, masked, job.resolved, options)
             _draw(job, masked, request.show)
@@ -47,9 +47,11 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         path = work.run.checkpoint("unstructured", model.spec.stem)
         partial, epochs = partial_of(path), work.run.work / "unstructured_history.csv"
         if tune.epochs:
-            recipe = finetune_recipe(work.settings, model.spec, tune.epochs, tune, model.meta.get("training"))
+            recipe = finetune_recipe(
+                work.settings, model.spec, tune.epochs, tune, model.meta.get("training")
+            )
             history = work.fit(model, recipe, partial, "fine-tune", teacher, masking)
-            if work.ranks.leads:
+            if work.ranks.is_main:
                 write_text(epochs, history_csv(history))
         else:
             epochs.unlink(missing_ok=True)
@@ -58,7 +60,9 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
         record = work.finish(model, "unstructured")
         shares = ", ".join(f"{name} {share:.1%}" for name, share in record.sparsity.items())
-        log.info(f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero")
+        log.info(
+            f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero"
+        )
         work.discard(partial)
         return {"baseline": job.baseline, "unstructured": record}
 
@@ -69,7 +73,7 @@ def show_unstructured(settings: Settings, request: UnstructuredRequest) -> Path:
     assert request.show is not None
     with pruning(settings, request) as job:
         _mask(job.work, job.dense, job.resolved, request.options)
-        return job.work.ranks.led(lambda: _draw(job, job.dense, str(request.show)))
+        return job.work.ranks.run_on_main(lambda: _draw(job, job.dense, str(request.show)))
 
 
 def _gradual(plan: Plan, options: UnstructuredOptions) -> Gradual | None:

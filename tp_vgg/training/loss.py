@@ -10,7 +10,11 @@ from tp_vgg.training.recipe import Recipe
 
 
 def training_loss(
-    logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe, teacher: nn.Module | None, inputs: torch.Tensor
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    recipe: Recipe,
+    teacher: nn.Module | None,
+    inputs: torch.Tensor,
 ) -> torch.Tensor:
     """Cross-entropy with label smoothing over ``logits`` [N, classes] (fp32); where the recipe gives a ``teacher`` weight, blended with the
     divergence from its softened outputs on the same ``inputs``, times the square of the temperature. Source: Hinton et al. 2015.
@@ -21,5 +25,7 @@ def training_loss(
         return hard
     with torch.no_grad():
         target = (teacher(inputs).float() / temperature).log_softmax(1)
-    soft = F.kl_div((logits / temperature).log_softmax(1), target, reduction="batchmean", log_target=True)
+    soft = F.kl_div(
+        (logits / temperature).log_softmax(1), target, reduction="batchmean", log_target=True
+    )
     return (1 - weight) * hard + weight * temperature**2 * soft

@@ -37,7 +37,12 @@ class TrainingRun:
     def __init__(self, model: nn.Module, setup: TrainingSetup, partial: Path | None = None) -> None:
         """``partial``: where unfinished work is kept."""
         self.model, self.setup, self.partial = model, setup, partial
-        self.data, self.recipe, self.ranks, self.device = setup.data, setup.recipe, setup.ranks, setup.device
+        self.data, self.recipe, self.ranks, self.device = (
+            setup.data,
+            setup.recipe,
+            setup.ranks,
+            setup.device,
+        )
         self.precision, self.masking, teacher = setup.precision, setup.masking, setup.teacher
         if teacher is not None:
             teacher.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -47,9 +52,13 @@ class TrainingRun:
         model.train()
         self.key = _key(model, setup)
         replayed = replays(self.device, self.ranks)
-        self.update = TrainingStep(model, setup, network=self.ranks.wrapped(model), on_device=replayed)
+        self.update = TrainingStep(
+            model, setup, network=self.ranks.data_parallel(model), on_device=replayed
+        )
         capture = partial_call(capture_graph, device=self.device)
-        self.replay = ReplayedStep(self.update, self.recipe.batch_size, capture) if replayed else None
+        self.replay = (
+            ReplayedStep(self.update, self.recipe.batch_size, capture) if replayed else None
+        )
         self.draws: tuple[int, torch.Tensor] | None = None
         """An epoch, and what :func:`draw_epoch` drew for it, on the device."""
         self.step = 0
@@ -81,7 +90,7 @@ class TrainingRun:
         size = self.recipe.batch_size
         draws = self.draws_of(epoch)[:, index * size : (index + 1) * size]
         seen = draws.shape[1]
-        mine = draws[:, self.ranks.part(seen)]
+        mine = draws[:, self.ranks.shard_slice(seen)]
         torch.manual_seed(mixed(self.recipe.seed, self.step, 2))  # of dropout
         rate = self.recipe.rate(self.step, self.steps_per_epoch)
         if self.replay is not None:
@@ -122,7 +131,9 @@ class TrainingRun:
 
     def end_epoch(self, label: str) -> None:
         self.average_buffers()
-        found = predictions(self.model, self.data.val, self.setup.normalisation, self.precision, label)
+        found = predictions(
+            self.model, self.data.val, self.setup.normalisation, self.precision, label
+        )
         self.require(bool((found >= 0).all()))
         val = 100 * int((found == self.data.val.labels).sum()) / len(found)
         n = len(self.data.train)
@@ -130,8 +141,8 @@ class TrainingRun:
             Epoch(
                 epoch=len(self.history) + 1,
                 lr=self.recipe.rate(self.step, self.steps_per_epoch),
-                train_loss=float(self.ranks.add(self.update.loss_sum)) / n,
-                train_accuracy=100 * int(self.ranks.add(self.update.hits)) / n,
+                train_loss=float(self.ranks.all_reduce_sum(self.update.loss_sum)) / n,
+                train_accuracy=100 * int(self.ranks.all_reduce_sum(self.update.hits)) / n,
                 val_accuracy=val,
                 seconds=round(self.seconds, 3),
             )
@@ -146,7 +157,9 @@ class TrainingRun:
     def progress(self, loss_sum: float, hits: int) -> dict[str, str]:
         """What the bar shows."""
         seen = self.images_done() % len(self.data.train) / self.ranks.size  # none at an epoch's end
-        shown = {"loss": f"{loss_sum / seen:.3f}", "train": f"{100 * hits / seen:.1f}%"} if seen else {}
+        shown = (
+            {"loss": f"{loss_sum / seen:.3f}", "train": f"{100 * hits / seen:.1f}%"} if seen else {}
+        )
         if self.history:
             shown["val"] = f"{self.history[-1].val_accuracy:.2f}%"
         return shown
@@ -155,7 +168,7 @@ class TrainingRun:
         """Copies of everything that a rerun needs, as plain types and tensors."""
         self.average_buffers()
         sums = torch.stack([self.update.loss_sum, self.update.hits.double()])
-        loss_sum, hits = self.ranks.add(sums.clone()).tolist()
+        loss_sum, hits = self.ranks.all_reduce_sum(sums.clone()).tolist()
         return {
             "key": self.key,
             "step": self.step,
@@ -169,13 +182,15 @@ class TrainingRun:
         }
 
     def save(self, snapshot: dict[str, Any]) -> None:
-        if self.partial is not None and self.ranks.leads:
+        if self.partial is not None and self.ranks.is_main:
             save_partial(self.partial, snapshot)
 
     def resume(self) -> None:
         """Go on from ``partial`` where it is of this very work."""
-        mine = self.partial is not None and self.ranks.leads
-        saved = self.ranks.lead(find_partial(self.partial, self.key) if mine and self.partial else None)
+        mine = self.partial is not None and self.ranks.is_main
+        saved = self.ranks.broadcast(
+            find_partial(self.partial, self.key) if mine and self.partial else None
+        )
         if saved is None:
             return
         self.step, self.best = saved["step"], saved["best"]
@@ -183,7 +198,9 @@ class TrainingRun:
         if self.step < self.total_steps:
             self.model.load_state_dict(saved["model"])
             self.update.load_state(saved["optimizer"])
-            self.update.reset(*((saved["loss_sum"], saved["hits"]) if self.ranks.leads else (0.0, 0)))
+            self.update.reset(
+                *((saved["loss_sum"], saved["hits"]) if self.ranks.is_main else (0.0, 0))
+            )
             self.seconds_before = saved["seconds"]
             self.good = self.snapshot()
 
@@ -191,7 +208,7 @@ class TrainingRun:
         """Batch norm's statistics become the mean over the ranks: that is linear, so it may be done at any step."""
         for buffer in self.model.buffers() if self.ranks.size > 1 else ():
             if buffer.is_floating_point():
-                self.ranks.add(buffer).div_(self.ranks.size)
+                self.ranks.all_reduce_sum(buffer).div_(self.ranks.size)
 
     def finish(self) -> list[Epoch]:
         """Leave the model at its best epoch; what is kept of a finished fit is that epoch and the history, and no more the optimiser."""
@@ -206,7 +223,10 @@ def _key(model: nn.Module, setup: TrainingSetup) -> str:
     """Fingerprint of all that decides the outcome: start weights, data and its limits, recipe, precision."""
     data, masking = setup.data, setup.masking.key if setup.masking else ""
     sizes = [len(data.train), len(data.val)]
-    tensors = [value.detach().cpu().contiguous().view(-1).numpy().data for value in model.state_dict().values()]
+    tensors = [
+        value.detach().cpu().contiguous().view(-1).numpy().data
+        for value in model.state_dict().values()
+    ]
     return fingerprint(
         TRAINING,
         asdict(setup.recipe),

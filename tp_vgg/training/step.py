@@ -116,12 +116,16 @@ class TrainingStep:
         """A copy of the optimiser's state, in plain types and tensors."""
         state = self._optimizer.state_dict()
         momentum = {
-            index: {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in values.items()}
+            index: {
+                name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in values.items()
+            }
             for index, values in state["state"].items()
         }
         return {
             "state": momentum,
-            "param_groups": [{**group, "lr": float(group["lr"])} for group in state["param_groups"]],
+            "param_groups": [
+                {**group, "lr": float(group["lr"])} for group in state["param_groups"]
+            ],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -157,10 +161,14 @@ class ReplayedStep:
         self._replay()
 
     def _captured(self, draws: torch.Tensor) -> Call | None:
-        step = self._step  # not `self`, which holds what comes of it: a circle would keep the graph's memory
+        step = (
+            self._step
+        )  # not `self`, which holds what comes of it: a circle would keep the graph's memory
         try:
             return self._capture(lambda: step.body(draws))
         except RuntimeError as error:
             why = next(iter(str(error).splitlines()), "")[:120]
-            warnings.warn(f"this training step is no CUDA graph ({why}); going on without", stacklevel=2)
+            warnings.warn(
+                f"this training step is no CUDA graph ({why}); going on without", stacklevel=2
+            )
             return None

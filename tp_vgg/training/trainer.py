@@ -57,14 +57,18 @@ def fit(
                     run.end_epoch("" if quiet else "val")
                     epoch_done(run.history[-1])
                 bar.set_postfix(run.progress(loss_sum, hits))
-            stop, due = ranks.any(bool(interrupted), time.monotonic() - last_save > SAVE_EVERY, device=setup.device)
+            stop, due = ranks.any(
+                bool(interrupted), time.monotonic() - last_save > SAVE_EVERY, device=setup.device
+            )
             if stop or due:
                 run.check_finite()
                 run.save(run.snapshot())
                 last_save = time.monotonic()
             if stop:
                 kept = f"; {partial} holds it" if partial else ""
-                raise KeyboardInterrupt(f"{label} stopped at step {run.step} of {run.total_steps}{kept}")
+                raise KeyboardInterrupt(
+                    f"{label} stopped at step {run.step} of {run.total_steps}{kept}"
+                )
     return run.finish()
 
 

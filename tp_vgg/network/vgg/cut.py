@@ -17,4 +17,8 @@ def around(model: VGG, name: str, *, own: bool) -> tuple[nn.Sequential, nn.Seque
 
 
 def _classifier(model: VGG) -> list[nn.Module]:
-    return list(model.classifier) if isinstance(model.classifier, nn.Sequential) else [model.classifier]
+    return (
+        list(model.classifier)
+        if isinstance(model.classifier, nn.Sequential)
+        else [model.classifier]
+    )

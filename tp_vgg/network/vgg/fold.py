@@ -36,7 +36,9 @@ def fold_batch_norm(model: VGG) -> VGG:
     plain = replace(model.spec, batch_norm=False)
     if not model.spec.batch_norm:
         return _rebuilt(model, plain, model.state_dict())
-    state = {name: value for name, value in model.state_dict().items() if name.startswith("classifier")}
+    state = {
+        name: value for name, value in model.state_dict().items() if name.startswith("classifier")
+    }
     for old, new in zip(model.spec.conv_names, plain.conv_names, strict=True):
         conv = model.get_submodule(old)
         bn = model.get_submodule(f"features.{int(old.rpartition('.')[2]) + 1}")
@@ -59,7 +61,9 @@ def fold_batch_norm(model: VGG) -> VGG:
 def _rebuilt(model: VGG, spec: VGGSpec, state: dict[str, torch.Tensor]) -> VGG:
     """A network of another spec that holds copies of ``state``, with the mode, place and notes of ``model``."""
     new = empty(spec)
-    new.load_state_dict({name: value.detach().clone() for name, value in state.items()}, assign=True)
+    new.load_state_dict(
+        {name: value.detach().clone() for name, value in state.items()}, assign=True
+    )
     for parameter in new.parameters():
         parameter.requires_grad_(True)
     new.meta, new.kept = copy.deepcopy(model.meta), copy.deepcopy(model.kept)

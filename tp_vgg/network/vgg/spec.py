@@ -51,7 +51,9 @@ class VGGSpec:
         if not isinstance(self.batch_norm, bool):
             raise BadInput(f"spec: batch_norm: must be true or false, got {shown(self.batch_norm)}")
         if len(self.widths) not in _DEPTH_OF:
-            raise BadInput(f"spec: widths: {len(self.widths)} convs; a VGG has one of {sorted(_DEPTH_OF)}")
+            raise BadInput(
+                f"spec: widths: {len(self.widths)} convs; a VGG has one of {sorted(_DEPTH_OF)}"
+            )
         if len(self.hidden) > MAX_HIDDEN:
             raise BadInput(f"spec: hidden: {len(self.hidden)} hidden layers; at most {MAX_HIDDEN}")
         for name, value in (("widths", self.widths), ("hidden", self.hidden)):
@@ -64,7 +66,12 @@ class VGGSpec:
 
     @classmethod
     def preset(
-        cls, arch: str = "vgg11_bn", head: str = "torchvision", *, num_classes: int = 10, pool: int = 1
+        cls,
+        arch: str = "vgg11_bn",
+        head: str = "torchvision",
+        *,
+        num_classes: int = 10,
+        pool: int = 1,
     ) -> VGGSpec:
         """The full-width network. ``pool=7`` gives torchvision's unfolded head."""
         if arch not in ARCHS:
@@ -72,7 +79,9 @@ class VGGSpec:
         if head not in HEADS:
             raise BadInput(f"head: {head!r} is not one of {', '.join(HEADS)}")
         depth = int(arch.removeprefix("vgg").removesuffix("_bn"))
-        widths = tuple(w for w, n in zip(STAGE_WIDTHS, STAGES[depth], strict=True) for _ in range(n))
+        widths = tuple(
+            w for w, n in zip(STAGE_WIDTHS, STAGES[depth], strict=True) for _ in range(n)
+        )
         if head == "linear":
             return cls(widths, arch.endswith("_bn"), 1, (), num_classes)
         return cls(widths, arch.endswith("_bn"), pool, (4096, 4096), num_classes)
@@ -82,7 +91,9 @@ class VGGSpec:
         """The inverse of :meth:`to_dict`; strict about the keys."""
         names = {f.name for f in fields(cls)}
         if not isinstance(data, Mapping) or set(data) != names:
-            raise BadInput(f"spec: must be an object with exactly the keys {', '.join(sorted(names))}")
+            raise BadInput(
+                f"spec: must be an object with exactly the keys {', '.join(sorted(names))}"
+            )
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +144,9 @@ class VGGSpec:
     @property
     def prunable(self) -> dict[str, int]:
         """Width of every layer that a plan may name: all convs, all hidden linears."""
-        return dict(zip(self.conv_names + self.linear_names[:-1], self.widths + self.hidden, strict=True))
+        return dict(
+            zip(self.conv_names + self.linear_names[:-1], self.widths + self.hidden, strict=True)
+        )
 
     @cached_property
     def rows(self) -> tuple[LayerRow, ...]:
@@ -148,13 +161,30 @@ class VGGSpec:
                 weights = before * width * 9
                 params = weights + width + (2 * width if self.batch_norm else 0)
                 macs = weights * side * side
-                rows.append(LayerRow(next(names), "conv", before, width, side, params, macs, weights, source))
+                rows.append(
+                    LayerRow(
+                        next(names), "conv", before, width, side, params, macs, weights, source
+                    )
+                )
                 before, source = width, rows[-1].name
             side //= 2
         before, reads = before * self.pool**2, self.pool**2
         for name, width in zip(self.linear_names, (*self.hidden, self.num_classes), strict=True):
             weights = before * width
-            rows.append(LayerRow(name, "linear", before, width, 1, weights + width, weights, weights, source, reads))
+            rows.append(
+                LayerRow(
+                    name,
+                    "linear",
+                    before,
+                    width,
+                    1,
+                    weights + width,
+                    weights,
+                    weights,
+                    source,
+                    reads,
+                )
+            )
             before, source, reads = width, name, 1
         return tuple(rows)
 
