@@ -1,14 +1,18 @@
-"""Is it the plan? One budget, met in several ways, each fine-tuned alike: our plan and its controls.
+"""This script tests whether a gain comes from the plan: it compares the plan with controls.
 
-- ours: the plan of `python -m tp_vgg plan`, channels ranked by L1.
-- random: the same widths, channels ranked at random.
+All meet the same budget of MACs in different ways (arms) and get the same fine-tuning:
+
+- ours: the plan of `python -m tp_vgg plan`, with channels ranked by L1.
+- random: the same widths, with channels ranked at random.
 - stock: one ratio for every conv, by torch-pruning's `BasePruner` with its L1 importance.
-- stock-plain: the same without distillation, as people fine-tune it.
-- scratch: the widths of ours, fresh weights, trained by the baseline's recipe for as many epochs as the dense model and its fine-tuning
-  together (a GPU's work); for a dense model whose file does not say, the baseline's usual ones.
-- dense: the dense model, given the same fine-tuning; what the drops are against.
+- stock-plain: the same without distillation, the usual way to fine-tune.
+- scratch: the widths of ours with fresh weights. It is trained by the baseline's recipe, for the
+  epochs of the dense model and of the fine-tuning together; for the baseline's default epochs if
+  the dense model's file does not name its own. This is work for a GPU.
+- dense: the dense model with the same fine-tuning.
 
-Resumable: a finished run is a JSON file (with one bit an image, so that differences are paired) and is not done again.
+The script can be stopped and run again: a finished run is a JSON file and is not repeated. The file
+has one bit per test image, so that differences are paired.
 """
 
 from __future__ import annotations
@@ -47,22 +51,29 @@ from tp_vgg.rundir.contents import sweep_table
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import baseline_recipe, finetune_recipe, structured_epochs
 from tp_vgg.stages.options import Finetune, StructuredOptions
-from tp_vgg.stages.session import Session, data_summary, load_dense, session
+from tp_vgg.stages.session import Session, data_summary, load_dense, open_session
 from tp_vgg.stats import paired_runs
 
 ARMS = ("dense", "stock", "stock-plain", "random", "ours", "scratch")
+"""Names of the arms that `--arms` takes."""
 
 
 def pruned(dense: VGG, target: VGGSpec, importance: str = "l1", seed: int = 0) -> VGG:
-    """The dense model with the channels of least importance gone."""
+    """Return a copy of the dense model with the widths of ``target``.
+
+    The channels of least ``importance`` are removed; ``seed`` is that of the importance random.
+    """
     model = copy.deepcopy(dense)
-    model.kept = {}  # of what the dense model itself was cut from
+    model.kept = {}  # it would index the channels of the model that ``dense`` was pruned from
     remove_channels(model, target, importance, seed)
     return model
 
 
 def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
-    """The widest uniform network of the stock pruner that has no more MACs than ``target``."""
+    """Return the widest network of the stock pruner that has at most the MACs of ``target``.
+
+    All convs have the same ratio, a multiple of 0.001.
+    """
     for thousandth in range(1, 1000):
         ratio = thousandth / 1000
         widths = {
@@ -87,14 +98,14 @@ def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
 
 
 def scratch(dense: VGG, target: VGGSpec, seed: int) -> VGG:
-    """Fresh weights in the target's widths."""
+    """Return a network with the widths of ``target`` and fresh weights, drawn from ``seed``."""
     torch.manual_seed(seed)
     model = build(target)
     model.meta = dict(dense.meta)
     return model
 
 
-MADE: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
+MAKERS: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
     "dense": lambda dense, _target, _seed: copy.deepcopy(dense),
     "stock": stock,
     "stock-plain": stock,
@@ -102,19 +113,23 @@ MADE: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
     "ours": lambda dense, target, _seed: pruned(dense, target),
     "scratch": scratch,
 }
+"""The function of each arm that makes its network.
+
+Arguments: the dense model, the spec with the plan's widths, and a seed."""
 
 
-def hits_of(model: VGG, work: Session) -> np.ndarray:
-    """Which test images the model gets right, bool [N]."""
-    return hits(model.to(work.device), work.data.test, Normalisation.of(model.meta))
+def hits_of(model: VGG, session: Session) -> np.ndarray:
+    """Return, for each test image, whether the model classifies it correctly: bool ``[N]``."""
+    return hits(model.to(session.device), session.data.test, Normalisation.of(model.meta))
 
 
 def unpacked(run: dict[str, Any]) -> np.ndarray:
+    """Return the hits of a run, bool ``[N]``: True for a test image classified correctly."""
     return unpack_hits(run["hits"], run["test"]["n"])
 
 
 def one_run(
-    work: Session,
+    session: Session,
     dense: VGG,
     weights: str,
     target: VGGSpec,
@@ -123,8 +138,11 @@ def one_run(
     finetune: Finetune,
     folder: Path,
 ) -> dict[str, Any]:
-    """One arm with one seed: what is in its JSON file, or else done now. ``weights``: the SHA-256 of the dense model's file."""
-    settings = replace(work.settings, seed=seed)
+    """Return the result of one arm with one seed, from its JSON file in ``folder`` or done now.
+
+    ``weights``: the SHA-256 of the dense model's file. ``target``: the widths of the plan.
+    """
+    settings = replace(session.settings, seed=seed)
     epochs = finetune.epochs or structured_epochs(settings, StructuredOptions())
     if arm == "stock-plain":
         finetune = replace(finetune, distill=False)
@@ -134,37 +152,43 @@ def one_run(
         start = baseline_recipe(
             settings, dense.spec, *(trained.get(name) for name in ("epochs", "lr", "batch_size"))
         )
-        learns = {name: getattr(recipe, name) for name in ("distill_weight", "distill_temperature")}
-        recipe = replace(start, epochs=start.epochs + epochs, **learns)
+        names = ("distill_weight", "distill_temperature")
+        distillation = {name: getattr(recipe, name) for name in names}
+        recipe = replace(start, epochs=start.epochs + epochs, **distillation)
     key = fingerprint(
-        arm, weights, target.to_dict(), asdict(recipe), data_summary(work.data), str(work.precision)
+        arm,
+        weights,
+        target.to_dict(),
+        asdict(recipe),
+        data_summary(session.data),
+        str(session.precision),
     )
     path = folder / f"{arm}-s{seed}-{key[:8]}.json"
-    done = read_json(path)
-    if done is not None:
-        return done
-    model = MADE[arm](dense, target, seed).to(work.device)
-    one_shot = hits_of(model, work)
+    finished = read_json(path)
+    if finished is not None:
+        return finished
+    model = MAKERS[arm](dense, target, seed).to(session.device)
+    one_shot_hits = hits_of(model, session)
     partial = path.with_suffix(".partial.pth")
     teacher = copy.deepcopy(dense).eval() if recipe.distill_weight else None
-    history = work.fit(model, recipe, partial, f"{arm}, seed {seed}", teacher)
-    right = hits_of(model, work)
+    history = session.fit(model, recipe, partial, f"{arm}, seed {seed}", teacher)
+    tuned_hits = hits_of(model, session)
     save(model, path.with_suffix(".pth"))
     run = {
         "arm": arm,
         "seed": seed,
         "weights": weights,
         "recipe": asdict(recipe),
-        "precision": str(work.precision).removeprefix("torch."),
+        "precision": str(session.precision).removeprefix("torch."),
         "widths": model.spec.widths,
         "macs": model.spec.macs(),
         "params": model.spec.params(),
-        "one_shot": asdict(Accuracy.of(int(one_shot.sum()), len(one_shot))),
-        "test": asdict(Accuracy.of(int(right.sum()), len(right))),
+        "one_shot": asdict(Accuracy.of(int(one_shot_hits.sum()), len(one_shot_hits))),
+        "test": asdict(Accuracy.of(int(tuned_hits.sum()), len(tuned_hits))),
         "history": [asdict(epoch) for epoch in history],
-        "data": data_summary(work.data),
-        "environment": environment(work.device),
-        "hits": pack_hits(right),
+        "data": data_summary(session.data),
+        "environment": environment(session.device),
+        "hits": pack_hits(tuned_hits),
     }
     write_json(path, run)
     partial.unlink(missing_ok=True)
@@ -172,7 +196,12 @@ def one_run(
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Means over the seeds, and the differences, paired by image, to the dense model and to the stock pruner."""
+    """Render one row per arm: means over the seeds, and paired differences to other arms.
+
+    ``runs``: the results of each arm, one per seed. A difference is the arm's test accuracy minus
+    that of the dense arm or a stock arm, in percentage points. It is paired by image, and averaged
+    over the seeds (:func:`tp_vgg.stats.paired_runs`).
+    """
     rows = []
     for arm, of_arm in runs.items():
         accuracies = [run["test"]["accuracy"] for run in of_arm]
@@ -186,10 +215,10 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         ]
         for other in ("dense", "stock", "stock-plain"):
             if other in runs and other != arm:
-                found = paired_runs(
+                difference = paired_runs(
                     [unpacked(run) for run in of_arm], [unpacked(run) for run in runs[other]]
                 )
-                mean, low, high = (100 * value for value in found)
+                mean, low, high = (100 * value for value in difference)
                 row.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]")
             else:
                 row.append("")
@@ -216,12 +245,17 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     required=True,
     help="records/structured_sensitivity.json of a run directory.",
 )
-@click.option("--budget", type=float, default=0.5, show_default=True, help="MACs to keep.")
+@click.option(
+    "--budget", type=float, default=0.5, show_default=True, help="Fraction of MACs to keep."
+)
 @click.option("--round-to", type=int, default=8, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--finetune-epochs", type=click.IntRange(min=1), help="2 on digits, else 5.")
 @click.option(
-    "--arms", default="dense,stock,random,ours", show_default=True, help="scratch is one more."
+    "--arms",
+    default="dense,stock,random,ours",
+    show_default=True,
+    help="More arms: stock-plain, scratch.",
 )
 @finetune_options
 def main(
@@ -233,7 +267,7 @@ def main(
     arms: str,
     finetune: Finetune,
 ) -> None:
-    """Print the table of all arms; runs lie in OUT/controls."""
+    """Print a table of all arms; the runs are in OUT/controls."""
     names = arms.split(",")
     if unknown := set(names) - set(ARMS):
         raise BadInput(f"--arms: {sorted(unknown)[0]!r} is not one of {', '.join(ARMS)}")
@@ -250,16 +284,17 @@ def main(
     dense = load_dense(settings, settings.checkpoint)
     target = dense.spec.with_widths({row.layer: row.after for row in plan.layers})
     runs: dict[str, list[dict[str, Any]]] = {}
-    with session(settings, dense) as work:
-        folder = work.run.work / "controls"
+    with open_session(settings, dense) as session:
+        folder = session.run.work / "controls"
         folder.mkdir(exist_ok=True, parents=True)
-        dense = load(settings.checkpoint).to(work.device)
+        dense = load(settings.checkpoint).to(session.device)
         for seed in range(seeds):
             for arm in names:
-                run = one_run(work, dense, weights, target, arm, seed, finetune, folder)
+                run = one_run(session, dense, weights, target, arm, seed, finetune, folder)
                 runs.setdefault(arm, []).append(run)
                 click.echo(
-                    f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % one-shot, {run['test']['accuracy']:.2f} % fine-tuned"
+                    f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % one-shot,"
+                    f" {run['test']['accuracy']:.2f} % fine-tuned"
                 )
     click.echo(table(runs))
 

@@ -1,10 +1,11 @@
-"""One command on a machine with a GPU: tests, latency, sweeps, training and profile, in that order.
+"""This script measures everything on a GPU: tests, latency, sweeps, training and profile.
 
-Each step has a time box and a process of its own, and each result is on the disk at once, so that a round that is cut
-keeps what it had. In OUT: results.jsonl (a line a result), summary.txt (a line a step), logs.txt (what each step
-printed), files.tar.gz (records, tables and figures of the run directories), dense.pth.0, .1, ... (the dense model
-trained here, in pieces). `--render` makes the tables of docs/gpu.md from results.jsonl; `--prepare` gathers what a bare
-machine needs.
+Each step has a time box and a process of its own, and each result is on the disk at once, so a
+round that is interrupted keeps its results. They are in OUT: results.jsonl (one line per result),
+summary.txt (one line per step), logs.txt (the output of each step), files.tar.gz (records, tables
+and figures of the run directories), and dense.pth.0, .1, ... (the dense model trained here, in
+pieces). `--render` makes the tables of docs/gpu.md from results.jsonl. `--prepare` gathers the
+files that a bare machine needs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROOT = next(
 )
 sys.path[:0] = [*map(str, (HERE / "wheels").glob("click-*.whl")), str(HERE), str(ROOT)]
 
-import click  # noqa: E402  a wheel beside this file comes before a click that may be too old
+import click  # noqa: E402  from a wheel beside this file, if any: the installed one may be too old
 from gpu import parts, training  # noqa: E402
 from gpu.prepare import commit_of, prepare  # noqa: E402
 from gpu.render import render  # noqa: E402
@@ -35,10 +36,13 @@ from tp_vgg.cli.options import Number  # noqa: E402
 from tp_vgg.errors import BadInput, WorkFailed  # noqa: E402
 
 TINY_MINUTES = 60.0
+"""Minutes of a dry run."""
 DENSE_BOX = 300.0
-"""Seconds to download CIFAR-10 and train the dense model, where neither is given."""
+"""Seconds to download CIFAR-10 and train the dense model, if none is given."""
 UNUSABLE = 1
-"""Exit status of a step that could not begin its work; one whose work failed in part exits otherwise."""
+"""Exit status of a step that could not begin its work.
+
+A step whose work failed in part exits with another status."""
 DO: dict[str, Callable[[Round], None]] = {
     "tests": parts.tests,
     "latency": parts.latency,
@@ -46,10 +50,14 @@ DO: dict[str, Callable[[Round], None]] = {
     "training": training.training,
     "profile": parts.profile,
 }
+"""The function that does each part."""
 
 
 def find_data(named: Path | None) -> Path | None:
-    """The folder with images and checkpoint: the named one, or else the kit's own, or a shared one."""
+    """Return the folder with images and checkpoint; ``None`` if there is none.
+
+    It is the named one, or else the kit's own or a shared one.
+    """
     places = (
         [named]
         if named
@@ -59,13 +67,17 @@ def find_data(named: Path | None) -> Path | None:
 
 
 def run_round(r: Round) -> None:
-    """Prepare, then do the parts that are wanted, one after the other."""
+    """Prepare, then do the parts that are asked for, one after the other.
+
+    Images are decoded, models are trained and the compiler is warmed up beside the tests. All that
+    is timed has the device to itself.
+    """
     parts.unpack_wheels(r)
     jobs = {"data": prepare_data, "compiler": warm_compiler}
     if r.setting.tiny or not r.wants("latency"):
         del jobs["compiler"]
     if r.module("facts", parts.box(r, 60)) == UNUSABLE:
-        r.end = time.time()  # no device, or no package: nothing else can work
+        r.end = time.time()  # without a device or a package, no other step can work
     if r.setting.needs_dense:
         training.train_dense(r, 0, DENSE_BOX)
     beside = [threading.Thread(target=guarded, args=(r, name, do)) for name, do in jobs.items()]
@@ -83,12 +95,13 @@ def run_round(r: Round) -> None:
     for thread in beside:
         thread.join()
     r.line(
-        f"{r.ended} steps, {len(r.failed)} failed{', cut short' if r.cut else ''}; {max(r.left(), 0):.0f} s left"
+        f"{r.ended} steps, {len(r.failed)} failed{', cut short' if r.cut else ''};"
+        f" {max(r.left(), 0):.0f} s left"
     )
 
 
 def guarded(r: Round, name: str, do: Callable[[Round], object]) -> None:
-    """Do a part; if it fails, say so and go on, so that nothing of the others is lost."""
+    """Do a part; if it fails, report that and return, so that the other parts still run."""
     try:
         do(r)
     except Exception as error:  # noqa: BLE001
@@ -97,25 +110,30 @@ def guarded(r: Round, name: str, do: Callable[[Round], object]) -> None:
 
 
 def warm_compiler(r: Round) -> None:
-    """Compile beside the tests what the latency table will, so that its caches are on the disk."""
+    """Compile the networks of the latency table, so that its group compile finds them cached."""
     r.module("latency", 100, "warm")
 
 
 def prepare_data(r: Round) -> None:
-    """Decode the images; train the dense models if training is wanted."""
+    """Decode the images; train the dense models if the part training is asked for."""
     parts.prepare_images(r)
     if r.wants("training"):
         training.dense_models(r)
 
 
 def start_round(setting: Setting, minutes: float, only: tuple[str, ...]) -> None:
-    """Run a round to its end or to a signal. Raises :class:`WorkFailed` where a step failed, after all others."""
+    """Run a round to its end or to a signal.
+
+    Raises ``KeyboardInterrupt`` after a signal, and :class:`WorkFailed` at the end if a step
+    failed.
+    """
     r = Round(setting, HERE, time.time() + 60 * minutes, only)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, r.cut_short)
     version = sys.version.split()[0]
     r.line(
-        f"{setting.device}, {minutes:g} minutes, Python {version}, work in {r.work}, results in {r.out}"
+        f"{setting.device}, {minutes:g} minutes, Python {version}, work in {r.work},"
+        f" results in {r.out}"
     )
     commit = commit_of(ROOT, HERE)
     r.record(
@@ -123,19 +141,24 @@ def start_round(setting: Setting, minutes: float, only: tuple[str, ...]) -> None
     )
     if setting.needs_dense:
         r.line(
-            "CIFAR-10 is downloaded and the dense model trained here first, in at most 5 of the minutes"
+            "CIFAR-10 is downloaded and the dense model trained here first,"
+            " in at most 5 of the minutes"
         )
     run_round(r)
     if r.cut:
         raise KeyboardInterrupt(f"what was done lies in {r.out}")
     if r.failed:
         raise WorkFailed(
-            f"{len(r.failed)} of {r.ended} steps failed: {', '.join(r.failed)}; the rest lies in {r.out}"
+            f"{len(r.failed)} of {r.ended} steps failed: {', '.join(r.failed)};"
+            f" the rest lies in {r.out}"
         )
 
 
 def check_device(name: str, tiny: bool) -> str:
-    """The device to measure. Raises :class:`BadInput` for one that this machine lacks, and for a CPU where figures are wanted."""
+    """Return ``name`` if the round can run on this device.
+
+    Raises :class:`BadInput` if the machine lacks it, and for a CPU unless it is a dry run.
+    """
     from tp_vgg.machine.device import pick_device
 
     if pick_device(name).type != "cuda" and not tiny:
@@ -144,7 +167,7 @@ def check_device(name: str, tiny: bool) -> str:
 
 
 def check_parts(only: str) -> tuple[str, ...]:
-    """The parts asked for. Raises :class:`BadInput` for one that there is not."""
+    """Return the parts named in ``only``; raise :class:`BadInput` for an unknown one."""
     names = tuple(filter(None, map(str.strip, only.split(","))))
     unknown = [name for name in names if name not in PARTS]
     if unknown:
@@ -156,9 +179,11 @@ def check_parts(only: str) -> tuple[str, ...]:
 @click.option(
     "--minutes",
     type=Number(min=0.1, max=1440),
-    help="When it ends, whatever is left (9; a dry run 60).",
+    help="Minutes until the round ends, finished or not (9; a dry run 60).",
 )
-@click.option("--only", default="", metavar="NAME,NAME,…", help=f"Parts: {','.join(PARTS)} (all).")
+@click.option(
+    "--only", default="", metavar="NAME,NAME,…", help=f"Parts to do: {','.join(PARTS)} (all)."
+)
 @click.option(
     "--tiny",
     is_flag=True,
@@ -168,29 +193,34 @@ def check_parts(only: str) -> tuple[str, ...]:
 @click.option(
     "--work",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where it works (in the temporary directory).",
+    help="Directory to work in (one in the temporary directory).",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="OUT",
     show_envvar=True,
-    help="Where results go (WORK/out).",
+    help="Directory of the results (WORK/out).",
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help=f"The folder with {ARCHIVE} and {CHECKPOINT} (one beside the checkout; else CIFAR-10 is downloaded and the"
-    " dense model trained first).",
+    help=f"The folder with {ARCHIVE} and {CHECKPOINT} (one beside the checkout; without one,"
+    " CIFAR-10 is downloaded and the dense model trained first).",
 )
 @click.option(
     "--prepare",
     "kit",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Only put what a GPU machine needs into DIR, inside the checkout.",
+    help="Only put the files that a GPU machine needs into DIR, inside the checkout.",
 )
-@click.option("--python", default="3.12", show_default=True, help="That machine's, with --prepare.")
+@click.option(
+    "--python",
+    default="3.12",
+    show_default=True,
+    help="Python version of that machine, for --prepare.",
+)
 @click.option(
     "--render",
     "results",
@@ -205,10 +235,11 @@ def check_parts(only: str) -> tuple[str, ...]:
     metavar="[FILE]...",
 )
 def main(
-    minutes: float | None, only: str, tiny: bool, device: str | None, work: Path | None, out: Path | None, data: Path | None,
-    kit: Path | None, python: str, results: tuple[Path, ...], more: tuple[Path, ...],
+    minutes: float | None, only: str, tiny: bool, device: str | None, work: Path | None,
+    out: Path | None, data: Path | None, kit: Path | None, python: str, results: tuple[Path, ...],
+    more: tuple[Path, ...],
 ) -> None:  # fmt: skip
-    """Measure everything on this machine's GPU, the most wanted first.
+    """Measure everything on this machine's GPU, the most important first.
 
     \b
     Example: python experiments/gpu_round.py --minutes 9 --out results
@@ -226,7 +257,8 @@ def main(
     folder = find_data(data)
     if folder is None and data is not None and not tiny:
         raise BadInput(
-            f"--data: no folder with {ARCHIVE} and {CHECKPOINT} was found; name one, or leave --data out"
+            f"--data: no folder with {ARCHIVE} and {CHECKPOINT} was found;"
+            " name one, or leave --data out"
         )
     if kit is not None:
         if folder is None:

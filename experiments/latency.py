@@ -1,6 +1,8 @@
-"""What pruning buys on this device: VGG-11 dense, with 30, 50 and 70 % of every conv's channels removed, by a plan, and with zeros.
+"""This script measures the speed-ups of pruned VGG-11 networks on this device.
 
-All modes of the device, timed in turns by `tp_vgg.measure_latency`; one table, one JSON with the environment.
+The networks are the dense one, those with 30, 50 and 70 % of every conv's channels removed, one
+pruned by a plan file, and one with zeros. `tp_vgg.measure_latency` times them in turns, in all
+modes of the device. The result is one table, and one JSON with the environment.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ from tp_vgg.report.tables import render_benchmark
 
 
 def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
+    """Return a copy of ``model`` pruned by ``plan``.
+
+    The numbers of kept channels are rounded up to multiples of ``round_to``.
+    """
     pruned = copy.deepcopy(model)
     remove_channels(pruned, resolve(plan, pruned.spec, round_to))
     return pruned
@@ -36,36 +42,42 @@ def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="The dense model (fresh weights: time does not depend on them).",
+    help="The dense model (fresh weights, on which time does not depend).",
 )
 @click.option(
     "--head",
     type=click.Choice(["linear", "torchvision"]),
     default="linear",
     show_default=True,
-    help="Of fresh weights.",
+    help="Head of the network with fresh weights.",
 )
-@click.option("--ratios", type=click.Path(path_type=Path), help="A plan to time as well.")
 @click.option(
-    "--round-to", type=click.IntRange(min=1), default=1, show_default=True, help="For the plan."
+    "--ratios", type=click.Path(path_type=Path), help="A plan file whose network is timed too."
+)
+@click.option(
+    "--round-to",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Width multiple for the plan.",
 )
 @click.option(
     "--sparsity",
     type=float,
     default=0.95,
     show_default=True,
-    help="Of the unstructured model, over all layers.",
+    help="Fraction of zeros in the unstructured model, over all layers.",
 )
 @click.option("--batch-sizes", default="1,64,1024", show_default=True)
 @click.option(
-    "--modes", default=",".join(MODES), show_default=True, help="onnxruntime is one more."
+    "--modes", default=",".join(MODES), show_default=True, help="onnxruntime is one more mode."
 )
 @click.option("--dtypes", default="fp32,tf32,bf16", show_default=True)
 @click.option(
     "--probes/--no-probes",
     default=True,
     show_default=True,
-    help="Look for widths just below at which kernels step.",
+    help="Look for slightly smaller widths at which the time drops by a step.",
 )
 @click.option(
     "--only", help="Names of models to time beside the dense one, with commas between (all)."
@@ -73,16 +85,17 @@ def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:
 @click.option(
     "--trials",
     type=click.IntRange(min=FEWEST_TRIALS),
-    help="Blocks a case (17, or 9 where they take long).",
+    help="Blocks per case (17, or 9 if they take long).",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU.")
 @click.option("--device", default="auto", show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="Where the JSON goes (stderr).")
+@click.option("--output", type=click.Path(path_type=Path), help="File of the JSON (stderr).")
 def main(
-    checkpoint: Path | None, head: str, ratios: Path | None, round_to: int, sparsity: float, batch_sizes: str, modes: str, dtypes: str,
-    probes: bool, only: str | None, trials: int | None, threads: int | None, device: str, output: Path | None,
+    checkpoint: Path | None, head: str, ratios: Path | None, round_to: int, sparsity: float,
+    batch_sizes: str, modes: str, dtypes: str, probes: bool, only: str | None, trials: int | None,
+    threads: int | None, device: str, output: Path | None,
 ) -> None:  # fmt: skip
-    """Print one line a model, mode, dtype and batch: time, speed-up with its interval, MAC ratio, efficiency, verdict."""
+    """Print one line per model, mode, dtype and batch size: time, speed-up, MACs and verdict."""
     try:
         sizes = [int(size) for size in batch_sizes.split(",")]
     except ValueError:
@@ -112,12 +125,12 @@ def main(
         models = {
             name: model for name, model in models.items() if name in ("dense", *only.split(","))
         }
-    found = measure_latency(
+    latency = measure_latency(
         models, modes=modes.split(","), dtypes=dtypes.split(","), batch_sizes=sizes,
         trials=trials, device=device, threads=threads, probes=probes, quiet=False,
     )  # fmt: skip
-    click.echo(render_benchmark(found))
-    text = json.dumps(found.to_dict(), indent=1)
+    click.echo(render_benchmark(latency))
+    text = json.dumps(latency.to_dict(), indent=1)
     if output:
         output.write_text(text + "\n")
     else:

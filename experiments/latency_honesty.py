@@ -1,8 +1,9 @@
-"""A network timed against its own copy: how often each way of timing says that they differ.
+"""This script times a network against its own copy, and counts how often two methods see a change.
 
-`tp_vgg` is the A/A control of `tp_vgg.measure_latency`. `mean of runs` is what `torch_pruning.utils.benchmark` does, with a CPU clock: 50 passes to warm up and
-the mean of 300, of the one network and then of the other; its interval is the usual one of a ratio of two means (delta method). Each run is a process of
-its own, in which the two take turns in going first.
+`tp_vgg` is the A/A control of `tp_vgg.measure_latency`. `mean of runs` is the method of
+`torch_pruning.utils.benchmark`, with a CPU clock: 50 passes to warm up and the mean of 300, of one
+network and then of the other. Its interval is the usual one of a ratio of two means (delta method).
+Each run is a process of its own; from run to run the methods take turns in going first.
 """
 
 from __future__ import annotations
@@ -25,20 +26,30 @@ from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.report.text_table import text_table
 
-Found = tuple[float, float, float]
-"""Ratio, low, high."""
+RatioInterval = tuple[float, float, float]
+"""A ratio of times, and the lower and upper end of its 95 % interval."""
 
 
-def ours(model: VGG, batch: int, mode: str, trials: int | None, device: str) -> Found:
+def ours(model: VGG, batch: int, mode: str, trials: int | None, device: str) -> RatioInterval:
+    """Return the speed-up of a copy of ``model`` as `tp_vgg.measure_latency` measures it."""
     row = measure_latency(
-        {"dense": model}, modes=[mode], dtypes=["fp32"], batch_sizes=[batch], trials=trials, device=device
-    ).rows[0]  # fmt: skip
+        {"dense": model},
+        modes=[mode],
+        dtypes=["fp32"],
+        batch_sizes=[batch],
+        trials=trials,
+        device=device,
+    ).rows[0]
     assert row.speedup and row.speedup_low and row.speedup_high
     return row.speedup, row.speedup_low, row.speedup_high
 
 
 @torch.inference_mode()
-def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int, device: str) -> Found:
+def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int, device: str) -> RatioInterval:
+    """Return the ratio of the mean times of two copies of ``model``, one timed after the other.
+
+    ``repeat``: timed passes of each copy. ``warmup``: passes before them.
+    """
     images = torch.randn(batch, 3, 32, 32).to(device)
     finished = torch.cuda.synchronize if images.is_cuda else lambda: None
     moments = []
@@ -60,14 +71,19 @@ def mean_of_runs(model: VGG, batch: int, repeat: int, warmup: int, device: str) 
 
 def one_run(
     seed: int, batch: int, mode: str, trials: int | None, repeat: int, device: str
-) -> dict[str, Found]:
+) -> dict[str, RatioInterval]:
+    """Measure one network of random weights against its copy, by both methods.
+
+    ``seed`` draws the weights; if it is odd, tp_vgg goes first. ``repeat``: passes of the other.
+    """
     torch.manual_seed(seed)
     model = build(VGGSpec.preset("vgg11_bn", "linear")).eval()
-    sides = {
+    methods = {
         "tp_vgg": lambda: ours(model, batch, mode, trials, device),
         "mean of runs": lambda: mean_of_runs(model, batch, repeat, repeat // 6, device),
     }
-    return {name: sides[name]() for name in (list(sides) if seed % 2 else reversed(sides))}
+    order = list(methods) if seed % 2 else reversed(methods)
+    return {name: methods[name]() for name in order}
 
 
 @click.command()
@@ -77,14 +93,14 @@ def one_run(
 @click.option(
     "--trials",
     type=click.IntRange(min=FEWEST_TRIALS),
-    help="Blocks of tp_vgg's side (17, or 9 where they take long).",
+    help="Blocks of tp_vgg (17, or 9 if they take long).",
 )
 @click.option(
     "--repeat",
     type=click.IntRange(min=6),
     default=300,
     show_default=True,
-    help="Passes of the other side.",
+    help="Passes of the other method.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--run", "only", type=int, hidden=True)
@@ -97,7 +113,10 @@ def main(
     device: str,
     only: int | None,
 ) -> None:
-    """Print, for each way, in how many runs its interval covers 1.00, and the median and spread of its ratios."""
+    """Print in how many runs each method's interval covers 1.00, and the spread of its ratios.
+
+    The report as JSON goes to stderr.
+    """
     if only is not None:
         click.echo(json.dumps(one_run(only, batch_size, mode, trials, repeat, device)))
         return
@@ -112,7 +131,7 @@ def main(
         device,
         *(["--trials", str(trials)] if trials else []),
     ]
-    found: list[dict[str, Found]] = []
+    results: list[dict[str, RatioInterval]] = []
     for run in range(runs):
         done = subprocess.run(
             [sys.executable, __file__, "--run", str(run), *options],
@@ -120,16 +139,16 @@ def main(
             text=True,
             check=True,
         )
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-        click.echo(f"{run + 1}/{runs}: {found[-1]}", err=True)
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+        click.echo(f"{run + 1}/{runs}: {results[-1]}", err=True)
     rows = []
-    for side in found[0]:
-        ratios = [each[side][0] for each in found]
-        covered = sum(each[side][1] <= 1 <= each[side][2] for each in found)
+    for method in results[0]:
+        ratios = [each[method][0] for each in results]
+        covered = sum(each[method][1] <= 1 <= each[method][2] for each in results)
         near = sum(abs(ratio - 1) <= 0.03 for ratio in ratios)
-        widths = [each[side][2] - each[side][1] for each in found]
+        widths = [each[method][2] - each[method][1] for each in results]
         rows.append([
-            side, f"{covered} of {runs}", f"{statistics.median(ratios):.4f}", f"{near} of {runs}",
+            method, f"{covered} of {runs}", f"{statistics.median(ratios):.4f}", f"{near} of {runs}",
             f"{min(ratios):.3f} to {max(ratios):.3f}", f"{statistics.median(widths):.3f}",
         ])  # fmt: skip
     header = [
@@ -143,7 +162,7 @@ def main(
     click.echo(f"batch {batch_size}, {mode}, fp32, VGG-11-BN with the linear head, {device}")
     click.echo(text_table(header, rows))
     click.echo(
-        json.dumps({"runs": found, "environment": environment(torch.device(device))}), err=True
+        json.dumps({"runs": results, "environment": environment(torch.device(device))}), err=True
     )
 
 

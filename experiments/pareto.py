@@ -1,6 +1,8 @@
-"""Accuracy against size, arithmetic and time: a plan, a pruned and fine-tuned network and its latency for each of several budgets.
+"""This script measures accuracy against MACs, parameters and time over several budgets.
 
-Resumable: a network that is there under its plan is not made again. Needs a finished `sensitivity --kind structured` in the run directory.
+For each budget it makes a plan, prunes and fine-tunes the network, and times it. It needs a
+finished `sensitivity --kind structured` in the run directory. It can be stopped and run again: a
+network that was made by the same plan is not made again.
 """
 
 from __future__ import annotations
@@ -35,42 +37,56 @@ from tp_vgg.stages.session import load_given
 from tp_vgg.stages.structured import structured
 
 COLUMNS = (
-    "budget", "macs_share", "params_share", "one_shot", "accuracy", "low", "high", "n", "drop", "predicted_drop",
-    "speedup", "speedup_low", "speedup_high", "cell",
+    "budget", "macs_share", "params_share", "one_shot", "accuracy", "low", "high", "n", "drop",
+    "predicted_drop", "speedup", "speedup_low", "speedup_high", "cell",
 )  # fmt: skip
+"""Columns of pareto.csv; ``cell`` is the benchmark case of the speed-up."""
 
 
 def parse(text: str) -> dict[str, float]:
-    """``macs=0.5`` or, for several at once, ``macs=0.5+params=0.4``."""
+    """Parse a budget such as ``macs=0.5`` or, with two limits, ``macs=0.5+params=0.4``.
+
+    Raises :class:`tp_vgg.errors.BadInput` for anything else.
+    """
     budget = budget_from(tuple(text.split("+")))
     read_budget(budget, "structured")
     return budget
 
 
 def variant(settings: Settings, budget: dict[str, float]) -> Settings:
-    """Where the files of one budget lie."""
+    """Return the settings of one budget: its files have a directory of their own, by a tag."""
     return replace(
         settings, tag="pareto-" + "-".join(f"{name}{value:g}" for name, value in budget.items())
     )
 
 
-def made(here: Settings, found: PlanResult, options: StructuredOptions) -> dict[str, ModelRecord]:
-    """The records of a plan's networks: there already, or made now."""
+def prune_and_tune(
+    here: Settings, result: PlanResult, options: StructuredOptions
+) -> dict[str, ModelRecord]:
+    """Prune and fine-tune the network by a plan, unless that is done; return the models' records.
+
+    ``here``: the settings of the budget (:func:`variant`).
+    """
     records = RunContents.of(here).models
-    ratios = Plan.of(found.ratios, str(here.tag))
+    ratios = Plan.of(result.ratios, str(here.tag))
     options = replace(options, round_to=1)  # the ratios say the widths
-    done = records.get("structured_finetuned")
-    if done is None or done.key != work_key(here, records["baseline"].sha256, ratios, options):
+    tuned = records.get("structured_finetuned")
+    if tuned is None or tuned.key != work_key(here, records["baseline"].sha256, ratios, options):
         records = structured(here, StructuredRequest(lambda _spec: ratios, options))
     return records
 
 
 def row(
     budget: dict[str, float],
-    found: PlanResult,
+    result: PlanResult,
     records: dict[str, ModelRecord],
     timed: LatencyRow | None,
 ) -> dict[str, Any]:
+    """Return one row of pareto.csv, by :data:`COLUMNS`; without times if ``timed`` has none.
+
+    ``records``: those of the budget's models. Shares are the fine-tuned model's value divided by
+    the dense model's; drops are in percentage points.
+    """
     base, pruned, tuned = (
         records[name] for name in ("baseline", "structured_pruned", "structured_finetuned")
     )
@@ -84,7 +100,7 @@ def row(
         "high": tuned.test.high,
         "n": tuned.test.n,
         "drop": base.test.accuracy - tuned.test.accuracy,
-        "predicted_drop": found.prediction.drop,
+        "predicted_drop": result.prediction.drop,
     }
     if timed is not None and timed.speedup is not None:
         latency = (timed.speedup, timed.speedup_low, timed.speedup_high, timed.case.label)
@@ -93,7 +109,10 @@ def row(
 
 
 def draw(rows: list[dict[str, Any]], dense: float) -> Figure:
-    """A panel each for MACs, parameters and (where timed) the share of the dense model's time."""
+    """Draw test accuracy against the kept share of MACs, of parameters and, if timed, of time.
+
+    ``rows``: those of pareto.csv. ``dense``: the dense model's test accuracy in percent.
+    """
     panels = {
         "MACs": [r["macs_share"] for r in rows],
         "parameters": [r["params_share"] for r in rows],
@@ -139,37 +158,41 @@ def draw(rows: list[dict[str, Any]], dense: float) -> Figure:
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="0: no latency.",
+    help="Batch size of the latency; 0: no latency.",
 )
 @finetune_options
 def main(
-    settings: Settings, budgets: tuple[str, ...], round_to: int, importance: str, recalibrate: bool, batch_size_timed: int, finetune: Finetune
+    settings: Settings, budgets: tuple[str, ...], round_to: int, importance: str, recalibrate: bool,
+    batch_size_timed: int, finetune: Finetune,
 ) -> None:  # fmt: skip
-    """Leave OUT/pareto.csv and OUT/plots/pareto.png, and print the CSV."""
-    asked = [parse(text) for text in budgets]
-    given = load_given(settings)
-    if given is not None:
-        settings = settings.for_spec(given.spec)
+    """Write OUT/pareto.csv and OUT/plots/pareto.png, and print the CSV."""
+    limits = [parse(text) for text in budgets]
+    checkpoint = load_given(settings)
+    if checkpoint is not None:
+        settings = settings.for_spec(checkpoint.spec)
     repair: Repair = "recalibrate" if recalibrate else "none"
     options = StructuredOptions(importance, round_to, repair=repair, finetune=finetune)
-    places = [variant(settings, budget) for budget in asked]
+    variants = [variant(settings, budget) for budget in limits]
+    # All plans come before the first training, because a budget may be out of reach.
     plans = [
         plan(here, PlanOptions("structured", budget, round_to, force=True))[0]
-        for here, budget in zip(places, asked, strict=True)
-    ]  # all of them before the first training: one may be out of reach
-    networks = [made(here, found, options) for here, found in zip(places, plans, strict=True)]
+        for here, budget in zip(variants, limits, strict=True)
+    ]
+    networks = [
+        prune_and_tune(here, result, options) for here, result in zip(variants, plans, strict=True)
+    ]
     run = RunDir.of(settings)
     paths = [run.root / records["structured_finetuned"].checkpoint for records in networks]
     timed: dict[str, LatencyRow] = {}
     if batch_size_timed:
-        cells = cases_of(["folded"], ["fp32"], [batch_size_timed])
+        cases = cases_of(["folded"], ["fp32"], [batch_size_timed])
         rows = benchmark(
-            replace(settings, tag="pareto"), BenchmarkOptions(cells), tuple(paths)
+            replace(settings, tag="pareto"), BenchmarkOptions(cases), tuple(paths)
         ).rows
-        timed = {found.model: found for found in rows if found.model != MODELS[0]}
+        timed = {latency.model: latency for latency in rows if latency.model != MODELS[0]}
     table = [
-        row(budget, found, records, timed.get(str(path)))
-        for budget, found, records, path in zip(asked, plans, networks, paths, strict=True)
+        row(budget, result, records, timed.get(str(path)))
+        for budget, result, records, path in zip(limits, plans, networks, paths, strict=True)
     ]
     text = csv_text(table)
     write_text(run.work / "pareto.csv", text)
@@ -178,6 +201,7 @@ def main(
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
+    """Return the text of pareto.csv: a header and one line per row."""
     from io import StringIO
 
     out = StringIO()

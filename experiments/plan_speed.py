@@ -1,6 +1,7 @@
-"""Seconds of `python -m tp_vgg plan`, interpreter and imports included, for VGG-11 and VGG-19 and several budgets.
+"""This script times `python -m tp_vgg plan`, with interpreter and imports, for several budgets.
 
-The sweeps are made up (rising drops with noise, another draw each trial), so that every shape is met and no network need be trained.
+The networks are VGG-11 and VGG-19. The sweeps are made up: drops that rise with noise, drawn anew
+in each trial. So curves of many shapes are planned, and no network need be trained.
 """
 
 from __future__ import annotations
@@ -26,19 +27,24 @@ from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 
 BUDGETS = ("macs=0.5", "macs=0.25", "params=0.3", "macs=0.5 params=0.4", "drop=1")
 N = 5000
+"""Images of a made-up sweep."""
 ABOUT = {"weights": "made up", "data": {"split": "val"}}
-"""What a sweep's record says beside its table."""
+"""Fields of a sweep's record that are not in its table."""
 
 
 def sweep(spec: VGGSpec, rng: np.random.Generator) -> Sensitivity:
-    """A made-up table: each layer's drop rises by a power of the ratio, both drawn."""
+    """Return a made-up sweep of all layers.
+
+    Each layer's drop is a height times a power of the ratio, with noise. Height and exponent are
+    drawn for each layer.
+    """
     dense = round(0.9 * N)
     points = []
     for layer, counts in removals("structured", spec, LEVELS).items():
         height, power = rng.uniform(0.1, 0.8), rng.uniform(1.5, 4)
         for level, removed in zip(LEVELS, counts, strict=True):
             correct = int(np.clip(dense - N * height * level**power + rng.normal(0, 10), 0, N))
-            found = Accuracy.of(correct, N)
+            accuracy = Accuracy.of(correct, N)
             drop = 100 * (dense - correct) / N
             points.append(
                 Point(
@@ -47,9 +53,9 @@ def sweep(spec: VGGSpec, rng: np.random.Generator) -> Sensitivity:
                     removed,
                     correct,
                     N,
-                    found.accuracy,
-                    found.low,
-                    found.high,
+                    accuracy.accuracy,
+                    accuracy.low,
+                    accuracy.high,
                     drop,
                     drop,
                     drop,
@@ -64,7 +70,10 @@ def sweep(spec: VGGSpec, rng: np.random.Generator) -> Sensitivity:
 @click.command()
 @click.option("--trials", type=click.IntRange(min=1), default=5, show_default=True)
 def main(trials: int) -> None:
-    """Print the median and the largest of the seconds, and the largest gap to the best plan."""
+    """Print the median and largest seconds of a plan, and its largest gap to the best plan.
+
+    There is one row per network and budget. The report as JSON goes to stderr.
+    """
     rows, report = [], {}
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:
@@ -101,12 +110,12 @@ def main(trials: int) -> None:
                 )
                 report[f"{arch} {budget}"] = {"seconds": seconds, "gaps": gaps}
     click.echo(text_table(["", "budget", "median s", "largest s", "largest gap"], rows))
-    about = {
+    versions = {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
     }
-    click.echo(json.dumps({"n": trials, "environment": about, **report}), err=True)
+    click.echo(json.dumps({"n": trials, "environment": versions, **report}), err=True)
 
 
 if __name__ == "__main__":

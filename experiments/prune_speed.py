@@ -1,8 +1,9 @@
-"""Time to shrink VGG-11 by half in every conv, graph included: tp_vgg beside stock torch-pruning.
+"""This script times how long tp_vgg and stock torch-pruning take to prune every conv of VGG-11.
 
-Each side shrinks the same kind of fresh network to the same widths, turn about. ``tp_vgg`` builds the graph, ranks,
-removes and checks the widths, which is the work of the stock ``tp.pruner.BasePruner``; ``tp_vgg with proof`` is what
-the command does: the same and the equivalence proof in fp64.
+Each method prunes a fresh network to the same widths, in turns, and builds its dependency graph.
+``tp_vgg`` builds the graph, ranks, removes and checks the widths, which is the work of the stock
+``tp.pruner.BasePruner``. ``tp_vgg with check`` does what the command does: the same, and the
+equivalence check in fp64.
 """
 
 from __future__ import annotations
@@ -25,21 +26,29 @@ from tp_vgg.pruning.structured import prune_channels, remove_channels
 from tp_vgg.report.text_table import text_table
 
 
-def ours_with_proof(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
+def ours_with_check(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
+    """Prune ``model`` to the widths of ``target`` by tp_vgg, with the equivalence check.
+
+    ``images``: float32 ``[N, 3, H, W]``, on which the check compares logits.
+    """
     prune_channels(model, target, images)
 
 
 def ours(model: VGG, target: VGGSpec, _images: torch.Tensor) -> None:
+    """Prune ``model`` to the widths of ``target`` by tp_vgg, without the equivalence check."""
     remove_channels(model, target)
 
 
 def stock(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
-    """The same widths from the stock pruner: k removals of n are asked for as (k − 0.5) / n."""
-    wanted = target.prunable
+    """Prune ``model`` to the widths of ``target`` by torch-pruning's ``BasePruner``.
+
+    To have k of n channels removed, the ratio is (k − 0.5) / n, so that rounding cannot change k.
+    """
+    widths = target.prunable
     ratios = {
-        model.get_submodule(name): (width - wanted[name] - 0.5) / width
+        model.get_submodule(name): (width - widths[name] - 0.5) / width
         for name, width in model.spec.prunable.items()
-        if wanted[name] < width
+        if widths[name] < width
     }
     others = [model.get_submodule(name) for name in model.spec.linear_names]
     importance = tp.importance.MagnitudeImportance(p=1, group_reduction="first", normalizer=None)
@@ -54,9 +63,9 @@ def stock(model: VGG, target: VGGSpec, images: torch.Tensor) -> None:
     pruner.step()
 
 
-SIDES: dict[str, Callable[[VGG, VGGSpec, torch.Tensor], None]] = {
+METHODS: dict[str, Callable[[VGG, VGGSpec, torch.Tensor], None]] = {
     "tp_vgg": ours,
-    "tp_vgg with proof": ours_with_proof,
+    "tp_vgg with check": ours_with_check,
     "stock BasePruner": stock,
 }
 
@@ -65,7 +74,10 @@ SIDES: dict[str, Callable[[VGG, VGGSpec, torch.Tensor], None]] = {
 @click.option("--trials", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--ratio", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True)
 def main(trials: int, ratio: float) -> None:
-    """Print the median seconds of each side, and the median of the paired ratios to stock."""
+    """Print the median seconds of each method, and the median of its paired ratios to stock.
+
+    The report as JSON goes to stderr.
+    """
     images = torch.randn(16, 3, 32, 32)
     rows, report = [], {}
     for head, pool in (("linear", 1), ("folded", 1), ("unfolded", 7)):
@@ -73,18 +85,18 @@ def main(trials: int, ratio: float) -> None:
             "vgg11_bn", "linear" if head == "linear" else "torchvision", pool=pool
         )
         target = resolve(Plan.uniform(ratio, spec.conv_names, "--ratio"), spec)
-        seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+        seconds: dict[str, list[float]] = {name: [] for name in METHODS}
         for trial in range(trials + 1):
-            for name in list(SIDES) if trial % 2 else reversed(SIDES):
+            for name in list(METHODS) if trial % 2 else reversed(METHODS):
                 model = build(spec).eval()
                 start = time.perf_counter()
-                SIDES[name](model, target, images)
+                METHODS[name](model, target, images)
                 seconds[name].append(time.perf_counter() - start)
                 assert realised_spec(model) == target, name
         for name, times in seconds.items():
             pairs = [
-                mine / theirs
-                for mine, theirs in zip(times[1:], seconds["stock BasePruner"][1:], strict=True)
+                own / stock_time
+                for own, stock_time in zip(times[1:], seconds["stock BasePruner"][1:], strict=True)
             ]
             rows.append(
                 [
@@ -98,7 +110,7 @@ def main(trials: int, ratio: float) -> None:
                 "seconds": times[1:],
                 "median_ratio_to_stock": statistics.median(pairs),
             }
-    click.echo(text_table(["head", "side", "median s", "ratio to stock"], rows))
+    click.echo(text_table(["head", "method", "median s", "ratio to stock"], rows))
     click.echo(
         json.dumps(
             {"n": trials, "ratio": ratio, "environment": environment(torch.device("cpu")), **report}

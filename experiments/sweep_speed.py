@@ -1,8 +1,9 @@
-"""Time of a sensitivity sweep of every conv: the engine beside the naive loop, and beside its own kernels without prefix reuse.
+"""This script times a sensitivity sweep of every conv by the engine and by two slower methods.
 
-(a) is the notebook's loop: for every point a deep copy, a new dependency graph or mask, and the whole network over a DataLoader of
-batch 128 in contiguous fp32. (b) runs the engine's kernels on the whole pruned network for every point. The three take turns layer
-by layer, on the same images, and their correct-counts are compared.
+(a) is the notebook's naive loop: for every point a deep copy, a new dependency graph or mask, and
+the whole network over a DataLoader of batch 128 in contiguous fp32. (b) runs the engine's kernels
+on the whole pruned network for every point, so nothing is reused between points. The three take
+turns layer by layer on the same images, and their correct-counts are compared.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import LEVELS
 
 BLOCK = 250
+"""Images evaluated together by (b) and in the times of each kernel."""
 
 
 def now(device: torch.device) -> float:
-    """The time once the device has done what it was asked for."""
+    """Return the time in seconds once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -53,7 +55,7 @@ def now(device: torch.device) -> float:
 
 @torch.inference_mode()
 def naive_correct(model: VGG, loader: Iterable[Any], device: torch.device) -> int:
-    """How many of a loader's images a network gets right."""
+    """Count the images of ``loader`` that ``model`` classifies correctly."""
     return sum(
         int((model(images.to(device)).argmax(1) == labels.to(device)).sum())
         for images, labels in loader
@@ -61,38 +63,46 @@ def naive_correct(model: VGG, loader: Iterable[Any], device: torch.device) -> in
 
 
 @torch.inference_mode(False)
-def naive_point(model: VGG, kind: Kind, layer: str, level: float, removed: int) -> VGG:
-    """(a): the pruned network itself."""
+def naive_point(model: VGG, kind: Kind, name: str, level: float, removed: int) -> VGG:
+    """Return the network of (a): a copy of ``model`` with the layer ``name`` pruned.
+
+    ``removed``: the number of channels to remove, used if ``kind`` is structured. ``level``: the
+    sparsity, used if it is unstructured.
+    """
     pruned = copy.deepcopy(model)
     if kind == "structured":
-        width = pruned.spec.prunable[layer]
-        remove_channels(pruned, pruned.spec.with_widths({layer: width - removed}))
+        width = pruned.spec.prunable[name]
+        remove_channels(pruned, pruned.spec.with_widths({name: width - removed}))
     else:
-        mask_layers(pruned, Plan.of({layer: level}, "level"))
+        mask_layers(pruned, Plan.of({name: level}, "level"))
         remove_masks(pruned)
     return pruned.eval()
 
 
 def whole_chain(
-    model: VGG, steps: list[FusedLayer], kind: Kind, layer: str, level: float, removed: int
+    model: VGG, layers: list[FusedLayer], kind: Kind, name: str, level: float, removed: int
 ) -> Chain:
-    """(b): the same network as a chain of the engine's steps."""
+    """Return the network of (b): the same as in (a), as a chain of the engine's fused layers.
+
+    ``layers``: the dense network's, with the channels of each layer by falling importance.
+    """
     if kind == "unstructured":
-        return Chain.of(fused_layers_of(naive_point(model, kind, layer, level, removed), 32))
-    place = next(i for i, step in enumerate(steps) if step.name == layer)
-    step, after = steps[place], steps[place + 1]
-    count = len(step.weight) - removed
+        return Chain.of(fused_layers_of(naive_point(model, kind, name, level, removed), 32))
+    place = next(i for i, layer in enumerate(layers) if layer.name == name)
+    layer, after = layers[place], layers[place + 1]
+    count = len(layer.weight) - removed
     narrowed = [
-        replace(step, weight=step.weight[:count], bias=step.bias[:count]),
+        replace(layer, weight=layer.weight[:count], bias=layer.bias[:count]),
         replace(after, weight=after.weight[:, :count].contiguous()),
     ]
-    return Chain.of([*steps[:place], *narrowed, *steps[place + 2 :]])
+    return Chain.of([*layers[:place], *narrowed, *layers[place + 2 :]])
 
 
 @torch.inference_mode()
 def chain_correct(
     chain: Chain, split: Split, normalisation: Normalisation, buffers: Buffers
 ) -> int:
+    """Count the images of ``split`` that ``chain`` classifies correctly."""
     hits = 0
     for images, labels in split.blocks(BLOCK):
         x = normalisation(images).permute(0, 2, 3, 1).contiguous()
@@ -101,72 +111,82 @@ def chain_correct(
 
 
 class Turns:
-    """Stands in for the engine's journal: whenever a layer is done, the other sides do the same layer."""
+    """A Turns stands in for the engine's journal, so that the three methods take turns.
 
-    def __init__(self, model: VGG, split: Split, asked: ResolvedSweep) -> None:
+    Whenever the engine has finished a layer, (a) and (b) evaluate the same layer.
+    """
+
+    def __init__(self, model: VGG, split: Split, sweep: ResolvedSweep) -> None:
         self.entries: list[dict[str, Any]] = []
+        """Entries of an earlier run, as a journal has them; there are none."""
         self.seconds: dict[str, dict[str, float]] = {}
+        """Seconds by layer and method."""
         self.differences: dict[str, list[int]] = {"naive": [], "whole": []}
-        self._model, self._split, self._asked = model, split, asked
+        """Absolute difference of each point's correct-count from the engine's."""
+        self._model, self._split, self._sweep = model, split, sweep
         self._normalisation = Normalisation.of(model.meta)
         self._device = split.labels.device
         images = self._normalisation(split.images).contiguous()
         self._loader = DataLoader(TensorDataset(images.cpu(), split.labels.cpu()), 128)
         self._buffers = Buffers()
-        steps = fused_layers_of(model, split.images.shape[-1])
-        scores = rank(model, list(asked.removed))
+        layers = fused_layers_of(model, split.images.shape[-1])
+        scores = rank(model, list(sweep.removed))
         orders = {
             name: score.argsort(descending=True, stable=True) for name, score in scores.items()
         }
-        self._steps = with_channels_in_order(steps, orders)
+        self._layers = with_channels_in_order(layers, orders)
         self.start = now(self._device)
 
     def append(self, *entries: dict[str, Any]) -> None:
+        """Take the time of the engine's layer, then evaluate its points by (a) and (b)."""
         engine = now(self._device) - self.start
         name = entries[0]["layer"]
         assert entries[0]["n"] == len(self._split), "the images must be in memory at once"
         seconds = {"engine": engine, "naive": 0.0, "whole": 0.0}
-        for entry, removed in zip(entries, self._asked.removed.get(name, ()), strict=False):
-            point = (self._asked.kind, name, entry["ratio"], removed)
-            found = int(unpack_hits(entry["hits"], entry["n"]).sum())
+        for entry, removed in zip(entries, self._sweep.removed.get(name, ()), strict=False):
+            point = (self._sweep.kind, name, entry["ratio"], removed)
+            correct = int(unpack_hits(entry["hits"], entry["n"]).sum())
             start = now(self._device)
             naive = naive_correct(naive_point(self._model, *point), self._loader, self._device)
             between = now(self._device)
-            chain = whole_chain(self._model, self._steps, *point)
+            chain = whole_chain(self._model, self._layers, *point)
             whole = chain_correct(chain, self._split, self._normalisation, self._buffers)
             seconds["naive"] += between - start
             seconds["whole"] += now(self._device) - between
-            self.differences["naive"].append(abs(found - naive))
-            self.differences["whole"].append(abs(found - whole))
+            self.differences["naive"].append(abs(correct - naive))
+            self.differences["whole"].append(abs(correct - whole))
         self.seconds[name or "the rest of the dense pass"] = seconds
         self.start = now(self._device)
 
 
 @torch.inference_mode()
 def kernel_times(model: VGG, split: Split, trials: int) -> Iterator[list[str]]:
-    """Where the time goes: each step of the dense network alone, in microseconds an image, by the engine's kernel and by conv2d."""
+    """Yield the table rows of the time of each layer of the dense network alone.
+
+    Times are medians in microseconds per image, by the engine's kernel and by ``conv2d``.
+    """
     chain, buffers = Chain.of(fused_layers_of(model, split.images.shape[-1])), Buffers()
     x = Normalisation.of(model.meta)(split.images[:BLOCK]).permute(0, 2, 3, 1).contiguous()
-    for place, step in enumerate(chain.steps):
-        sides: dict[str, Callable[[], object]] = {
+    for place, layer in enumerate(chain.layers):
+        candidates: dict[str, Callable[[], object]] = {
             "engine": lambda place=place, x=x: chain.roll(x, place, buffers)
         }  # type: ignore[misc]
-        if step.weight.ndim == 4:
-            sides["channels_last"] = _direct(step, x, buffers)
+        if layer.weight.ndim == 4:
+            candidates["channels_last"] = _direct(layer, x, buffers)
             contiguous = x.permute(0, 3, 1, 2).contiguous()
-            sides["contiguous"] = lambda step=step, c=contiguous: torch.conv2d(
-                c, step.weight, step.bias, padding=1
+            candidates["contiguous"] = lambda layer=layer, c=contiguous: torch.conv2d(
+                c, layer.weight, layer.bias, padding=1
             )  # type: ignore[misc]
-        times: dict[str, list[float]] = {side: [] for side in sides}
+        times: dict[str, list[float]] = {name: [] for name in candidates}
         for trial in range(trials + 1):
-            for side in list(sides) if trial % 2 else reversed(sides):
+            for name in list(candidates) if trial % 2 else reversed(candidates):
                 start = now(x.device)
-                sides[side]()
-                times[side].append(now(x.device) - start)
+                candidates[name]()
+                times[name].append(now(x.device) - start)
         medians = [f"{statistics.median(taken[1:]) / len(x) * 1e6:.0f}" for taken in times.values()]
         yield [
-            step.name,
-            str(step.side),
+            layer.name,
+            str(layer.side),
             type(chain.kernels[place]).__name__,
             *medians,
             *["-"] * (3 - len(medians)),
@@ -174,10 +194,10 @@ def kernel_times(model: VGG, split: Split, trials: int) -> Iterator[list[str]]:
         x = chain.roll(x, place)
 
 
-def _direct(step: FusedLayer, x: torch.Tensor, buffers: Buffers) -> Callable[[], None]:
+def _direct(layer: FusedLayer, x: torch.Tensor, buffers: Buffers) -> Callable[[], None]:
     kernel = Direct()
-    weight, out = kernel.prepare(step.weight), buffers.take("direct", x, step.output_shape)
-    return lambda: kernel.run_weights(step, x, [weight], [out])
+    weight, out = kernel.prepare(layer.weight), buffers.take("direct", x, layer.output_shape)
+    return lambda: kernel.run_weights(layer, x, [weight], [out])
 
 
 @click.command()
@@ -196,14 +216,14 @@ def _direct(step: FusedLayer, x: torch.Tensor, buffers: Buffers) -> Callable[[],
     type=click.IntRange(min=1),
     default=2000,
     show_default=True,
-    help="Of the test split.",
+    help="Number of images from the test split.",
 )
 @click.option(
     "--kind",
     "kinds",
     type=click.Choice(["structured", "unstructured"]),
     multiple=True,
-    help="Both.",
+    help="Kind of pruning; both if left out.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
@@ -211,7 +231,7 @@ def _direct(step: FusedLayer, x: torch.Tensor, buffers: Buffers) -> Callable[[],
     type=click.IntRange(min=1),
     default=7,
     show_default=True,
-    help="Of each kernel alone.",
+    help="Trials of each kernel alone.",
 )
 def main(
     checkpoint: Path,
@@ -222,7 +242,11 @@ def main(
     device: str,
     trials: int,
 ) -> None:
-    """Print seconds by layer, both ratios, the largest difference in correct-count, and the time of each kernel."""
+    """Print the seconds of the three methods by layer, and the time of each kernel alone.
+
+    Beside the seconds are the ratios to the engine and the largest difference in correct-count. The
+    report as JSON goes to stderr.
+    """
     place = pick_device(device)
     model = load(checkpoint).eval().to(place)
     split = load_data(dataset, data_dir, place, limits=(1, 1, images)).test
@@ -232,21 +256,25 @@ def main(
         "environment": environment(place),
     }
     for kind in kinds or ("structured", "unstructured"):
-        asked = ResolvedSweep.of(SweepQuestion(kind), model)
-        turns = Turns(model, split, asked)
+        sweep = ResolvedSweep.of(SweepQuestion(kind), model)
+        turns = Turns(model, split, sweep)
         with exact_fp32():
-            run(model, split, asked, "", turns)  # type: ignore[arg-type]
+            run(model, split, sweep, "", turns)  # type: ignore[arg-type]
         totals = {
-            side: sum(layer[side] for layer in turns.seconds.values())
-            for side in ("engine", "naive", "whole")
+            method: sum(seconds[method] for seconds in turns.seconds.values())
+            for method in ("engine", "naive", "whole")
         }
-        worst = {side: max(found) for side, found in turns.differences.items()}
+        worst = {method: max(counts) for method, counts in turns.differences.items()}
         rows = [
-            [name, *(f"{layer[side]:.1f}" for side in totals), *(f"{layer[side] / layer['engine']:.2f}" for side in ("naive", "whole"))]
-            for name, layer in (*turns.seconds.items(), ("all", totals))
-        ]  # fmt: skip
+            [
+                name,
+                *(f"{seconds[method]:.1f}" for method in totals),
+                *(f"{seconds[method] / seconds['engine']:.2f}" for method in ("naive", "whole")),
+            ]
+            for name, seconds in (*turns.seconds.items(), ("all", totals))
+        ]
         click.echo(
-            f"\n{kind}, {asked.precision}, {len(split)} images, {len(LEVELS)} levels; seconds"
+            f"\n{kind}, {sweep.precision}, {len(split)} images, {len(LEVELS)} levels; seconds"
         )
         click.echo(
             text_table(
@@ -258,14 +286,18 @@ def main(
             f"largest difference in correct-count: {worst['naive']} to (a), {worst['whole']} to (b)"
         )
         report[kind] = {
-            "precision": asked.precision, "seconds": turns.seconds, "naive_ratio": totals["naive"] / totals["engine"],
-            "whole_ratio": totals["whole"] / totals["engine"], "differences": turns.differences,
-        }  # fmt: skip
+            "precision": sweep.precision,
+            "seconds": turns.seconds,
+            "naive_ratio": totals["naive"] / totals["engine"],
+            "whole_ratio": totals["whole"] / totals["engine"],
+            "differences": turns.differences,
+        }
     table = list(kernel_times(model, split, trials))
-    click.echo("\neach step of the dense network alone, microseconds an image")
+    click.echo("\neach layer of the dense network alone, microseconds per image")
     click.echo(
         text_table(
-            ["step", "side", "kernel", "engine", "conv2d channels_last", "conv2d contiguous"], table
+            ["layer", "side", "kernel", "engine", "conv2d channels_last", "conv2d contiguous"],
+            table,
         )
     )
     click.echo(json.dumps({**report, "steps": table}), err=True)

@@ -21,15 +21,13 @@ from helpers.networks import VARIANTS, lively
 from tp_vgg.network.vgg.spec import VGGSpec
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # a worker a core: threads of theirs would wait for each other
+    # There is one worker per core: more threads would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # as a shell starts what it puts into the background
+    # A shell starts background jobs with SIGINT ignored.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -68,7 +66,7 @@ def few_digits():
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """An ImageFolder of two classes whose brightness tells them apart, in several modes and sizes."""
+    """An ImageFolder of a dark and a light class, in several modes and sizes."""
     from PIL import Image
 
     root = tmp_path / "pictures"
@@ -88,7 +86,7 @@ def image_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plan_file(tmp_path: Path) -> Callable[..., Path]:
-    """Write a plan (an object, or raw text or bytes) and give its path."""
+    """Write a plan (an object, or raw text or bytes) and return its path."""
 
     def write(content: object, name: str = "ratios.json") -> Path:
         path = tmp_path / name
@@ -130,7 +128,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def read_digits() -> Callable:
-    """What reads the digits, once a process."""
+    """A function that reads the digits once per process."""
     from tp_vgg.data import datasets
 
     return functools.cache(datasets._digits)
@@ -186,7 +184,7 @@ def small(make_model, tmp_path: Path) -> list:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often the bytes of each file were hashed, whoever asked."""
+    """How often the bytes of each file were hashed, by any code."""
     import hashlib
 
     counts: Counter[str] = Counter()

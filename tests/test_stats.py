@@ -37,7 +37,7 @@ def test_pairing_narrows_the_interval() -> None:
 
 
 def test_the_median_interval_covers_as_often_as_it_says() -> None:
-    """The default number of blocks, on heavy tails: 95 % of 400 draws, to within what 400 can tell."""
+    """With the default number of blocks and heavy tails it covers about 95 % of 400 draws."""
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(400):
@@ -47,7 +47,10 @@ def test_the_median_interval_covers_as_often_as_it_says() -> None:
 
 
 def test_the_default_intervals_are_order_statistics() -> None:
-    """The bootstrap of the median of 17 is the 5th to the 13th, of 9 the 2nd to the 8th: :data:`TRIALS` and :data:`FEW_TRIALS` rest on it."""
+    """The bootstrap interval of the median is the 5th to 13th of 17 values, or the 2nd to 8th of 9.
+
+    :data:`TRIALS` and :data:`FEW_TRIALS` depend on it.
+    """
     for n, place in ((TRIALS, 5), (FEW_TRIALS, 2)):
         values = np.random.default_rng(1).permutation(np.arange(1.0, n + 1)).tolist()
         assert median_interval(values) == (place, n + 1 - place)

@@ -1,4 +1,4 @@
-"""Prune VGG-11 on CIFAR-10 and prove what was gained.
+"""tp_vgg prunes VGG networks, such as VGG-11 on CIFAR-10, and measures the gain.
 
 Public names are loaded when they are first used: ``import tp_vgg`` alone does not import torch.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tp_vgg.pruning.unstructured import prune_unstructured
     from tp_vgg.sensitivity.sweep import sweep
 
-_HOMES = {
+_MODULE_OF = {
     "VGGSpec": "tp_vgg.network.vgg.spec",
     "build": "tp_vgg.network.vgg.model",
     "load": "tp_vgg.network.checkpoint",
@@ -49,10 +49,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'tp_vgg' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULE_OF])

@@ -1,4 +1,4 @@
-"""``python -m tp_vgg``."""
+"""``python -m tp_vgg`` runs the command line."""
 
 from tp_vgg.cli import main
 

@@ -1,1 +1,4 @@
-"""The parts of a GPU round: `experiments/gpu_round.py` starts them, each step in a process of its own."""
+"""This package holds the parts of a GPU round.
+
+`experiments/gpu_round.py` runs them, each step in a process of its own.
+"""

@@ -1,4 +1,7 @@
-"""Promises that only a device can break, each by its name: `python -m gpu.checks NAME...` (all where none is given)."""
+"""This step checks promises that only a device can break: `python -m gpu.checks NAME...`.
+
+Without names, all checks run. A check returns a dict; ``holds`` in it is True if the promise holds.
+"""
 
 from __future__ import annotations
 
@@ -35,28 +38,30 @@ RECIPE = Recipe(epochs=2, lr=0.05, batch_size=32)
 
 
 class KeepsOutputs(TorchCuda):
-    """Captures as the product does, and keeps the logits that each graph writes."""
+    """A KeepsOutputs captures graphs as tp_vgg does, and keeps the logits that each one writes."""
 
     def __init__(self) -> None:
         super().__init__(DEVICE)
         self.outputs: list[list[torch.Tensor]] = []
+        """For each graph, the results of the calls that were made to capture it, in order."""
 
     def capture(self, call: Call, *how: Any, **more: Any) -> Call:
+        """Capture ``call`` as a graph, and keep the tensors that it returns."""
         kept: list[torch.Tensor] = []
         self.outputs.append(kept)
         return super().capture(lambda: kept.append(call()), *how, **more)  # type: ignore[arg-type]
 
 
 def graph() -> dict[str, Any]:
-    """Each replayed graph gives its own network's logits once all networks of a cell are prepared."""
+    """Check that each replayed graph gives its own network's logits after all were prepared."""
     if DEVICE.type != "cuda":
         return {"holds": True, "note": "no CUDA device: not looked at"}
     worst = {mode: _graph_error(BenchmarkCase(mode, "fp32", 4)) for mode in GRAPHS}
     return {"relative_errors": worst, "holds": all(error < 1e-3 for error in worst.values())}
 
 
-def _graph_error(cell: BenchmarkCase) -> float:
-    """The largest difference between replayed and eager logits, as a share of the largest logit."""
+def _graph_error(case: BenchmarkCase) -> float:
+    """Return the largest difference of replayed and eager logits, divided by the largest logit."""
     dense = dense_model()
     plans = [
         Plan.uniform(percent / 100, dense.spec.conv_names, "--ratio") for percent in (30, 50, 70)
@@ -64,22 +69,24 @@ def _graph_error(cell: BenchmarkCase) -> float:
     models = [dense, *(narrowed(dense, plan) for plan in plans)]
     cuda, worst = KeepsOutputs(), 0.0
     with fp32_arithmetic(tf32=False, deterministic=False), torch.inference_mode():
-        ring = input_pool(models[0].spec.image_size, cell, DEVICE, 0)
-        passes = [prepare(model, cell, ring, cuda, 1) for model in models]
-        noise = [
-            torch.randn(1 << 20, device=DEVICE) for _ in range(64)
-        ]  # takes the place of whatever was freed
-        for model, made, kept in zip(models, passes, cuda.outputs, strict=True):
-            made.call()
+        pool = input_pool(models[0].spec.image_size, case, DEVICE, 0)
+        forwards = [prepare(model, case, pool, cuda, 1) for model in models]
+        # It takes the place of all memory that was freed.
+        noise = [torch.randn(1 << 20, device=DEVICE) for _ in range(64)]
+        for model, forward, kept in zip(models, forwards, cuda.outputs, strict=True):
+            forward.call()
             torch.cuda.synchronize(DEVICE)
-            wanted = fold_batch_norm(model).eval().to(DEVICE)(ring.first)
+            wanted = fold_batch_norm(model).eval().to(DEVICE)(pool.first)
             worst = max(worst, float((kept[-1] - wanted).abs().max() / wanted.abs().max()))
         del noise
     return worst
 
 
 def peak_memory() -> dict[str, Any]:
-    """A device can be asked for its peak memory before anything else has touched it, with and without its index."""
+    """Check that the peak memory can be read before anything else has used the device.
+
+    The device is named with and without its index.
+    """
     assert not torch.cuda.is_initialized(), "something has touched it"
     for name in ("cuda:0", "cuda") if DEVICE.type == "cuda" else ("cpu",):
         PeakMemory(torch.device(name)).bytes()
@@ -92,9 +99,8 @@ def _digits(limits: tuple[int, int, int]) -> DataSet:
 
 def _fresh(data: DataSet) -> VGG:
     torch.manual_seed(0)
-    model = build(
-        replace(THIN, hidden=(32, 28))
-    )  # a hidden layer has dropout, whose numbers must repeat too
+    # A hidden layer has dropout, whose random numbers must repeat too.
+    model = build(replace(THIN, hidden=(32, 28)))
     model.meta.update(mean=list(data.normalisation.mean), std=list(data.normalisation.std))
     return model
 
@@ -111,7 +117,7 @@ def _digest(model: VGG) -> str:
 
 
 def determinism() -> dict[str, Any]:
-    """Two trainings leave the same bits, and two sweeps of them the same counts."""
+    """Check that two trainings give the same bits, and two sweeps of them the same counts."""
     data = _digits((160, 60, 60))
     digests, counts = [], []
     for _ in range(2):
@@ -123,7 +129,7 @@ def determinism() -> dict[str, Any]:
 
 
 def resume() -> dict[str, Any]:
-    """A training that Ctrl-C stops after its first epoch goes on to the bits of a straight one."""
+    """Check that a training resumed after Ctrl-C gives the bits of an uninterrupted one."""
     data = _digits((96, 60, 60))
     straight = _trained(_fresh(data), data)
     model = _fresh(data)

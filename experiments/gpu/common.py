@@ -1,4 +1,4 @@
-"""What the steps of a round share: their results, the data, the dense model, and the device to time on."""
+"""The steps of a round share these helpers: results, data, dense model and timing device."""
 
 from __future__ import annotations
 
@@ -25,28 +25,32 @@ SETTING = Setting.here()
 TINY = SETTING.tiny
 DEVICE = pick_device(SETTING.device)
 FAILED: list[str] = []
-"""Names of what failed in this step."""
+"""Names of the measurements that failed in this step."""
 THIN = VGGSpec((16, 16, 32, 32, 48, 48, 48, 48), hidden=())
 """The network of a dry run."""
 
 
 def left() -> float:
-    """Seconds that this step still has."""
+    """Return the seconds that this step still has; negative after its time box."""
     return float(os.environ[DEADLINE]) - time.time()
 
 
 def record(kind: str, **data: Any) -> None:
-    """Append one line to the round's results."""
+    """Append one line of the given kind to the round's results.jsonl."""
     append(SETTING.out, kind, **data)
 
 
 def say(*words: object) -> None:
-    """Print at once, so that a step that is stopped has said what it knows."""
+    """Print and flush, so that nothing is lost if the step is stopped."""
     print(*words, flush=True)
 
 
 def attempt(kind: str, name: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """Record the result or the error of ``do()``; a failure loses nothing else, and the step goes on."""
+    """Call ``do`` and record its result, or its error, under ``kind`` and ``name``.
+
+    Returns the result, or ``None`` if ``do`` failed. A failure is added to :data:`FAILED`, and the
+    step goes on.
+    """
     begun = time.perf_counter()
     try:
         data = do()
@@ -62,38 +66,42 @@ def attempt(kind: str, name: str, do: Callable[[], dict[str, Any]]) -> dict[str,
 
 
 def finish() -> None:
-    """Exit with status 3 if anything failed, so that the summary shows it."""
+    """Exit with status 3 if a measurement failed, so that the summary shows it."""
     if FAILED:
         say(f"failed: {', '.join(FAILED)}")
         sys.exit(3)
 
 
-def bench() -> TimingDevice:
-    """The product's bench of this device; a dry run's has samples of a millisecond."""
-    timing = TimingDevice.of(DEVICE)
-    if TINY and timing.cuda is None:
-        clock = CpuClock(timing.threads, 1e-3)
-        return replace(timing, clock=clock, quick=clock)
-    return timing
+def timing_device() -> TimingDevice:
+    """Return the device to time on, set up as `benchmark` does.
+
+    In a dry run on a CPU its samples last a millisecond.
+    """
+    device = TimingDevice.of(DEVICE)
+    if TINY and device.cuda is None:
+        clock = CpuClock(device.threads, 1e-3)
+        return replace(device, clock=clock, quick=clock)
+    return device
 
 
 def images(limits: tuple[int | None, int | None, int | None] = SETTING.limits) -> DataSet:
-    """The data set of the round, on its device."""
+    """Load the data set of the round to its device.
+
+    ``limits``: the most images of train, val and test; ``None`` for all.
+    """
     return load_data(SETTING.dataset, SETTING.images, DEVICE, limits=limits, quiet=True)
 
 
 def dense_model() -> VGG:
-    """The dense model in eval mode, on the CPU."""
+    """Load the dense model, in eval mode, on the CPU."""
     return load(SETTING.dense).eval()
 
 
 def make_thin_model() -> None:
-    """Save the thin network of a dry run, unless it is there."""
+    """Make and save the thin network of a dry run, unless it exists or another one is used."""
     if SETTING.dense.name.startswith("thin-") and not SETTING.dense.is_file():
         torch.manual_seed(0)
         model = build(THIN)
-        model.meta = {
-            "mean": [0.5] * 3,
-            "std": [0.25] * 3,
-        }  # of no class names, so that it fits any ten classes
+        # Without class names, so that it fits any ten classes.
+        model.meta = {"mean": [0.5] * 3, "std": [0.25] * 3}
         save(model, SETTING.dense)

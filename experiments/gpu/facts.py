@@ -1,4 +1,4 @@
-"""What the machine is, and its ceilings: a large copy, and matrix products in bf16, TF32 and fp32."""
+"""This step records the machine and its ceilings: a large copy, and large matrix products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import metadata
 
 import torch
 
-from gpu.common import DEVICE, TINY, attempt, bench, finish, make_thin_model, record, say
+from gpu.common import DEVICE, TINY, attempt, finish, make_thin_model, record, say, timing_device
 from tp_vgg.machine.environment import environment, versions
 from tp_vgg.machine.precision import fp32_arithmetic
 
@@ -17,19 +17,20 @@ PRODUCTS = (
     ("tf32", torch.float32, True),
     ("fp32", torch.float32, False),
 )
+"""Name, dtype and use of TF32 of each matrix product."""
 
 
 def describe_machine() -> None:
-    """Record versions, CPUs, and what the device says of itself."""
+    """Record the versions, the CPUs, and the properties that the device reports."""
     installed = versions(tuple(sorted({package.name for package in metadata.distributions()})))
-    about = {
+    machine = {
         **environment(DEVICE),
         "kernel": platform.release(),
         "cpus": len(os.sched_getaffinity(0)),
     }
-    record("machine", **about, packages=installed)
-    say(about)
-    record("conditions", name="before the round", **bench().clock.conditions())
+    record("machine", **machine, packages=installed)
+    say(machine)
+    record("conditions", name="before the round", **timing_device().clock.conditions())
     if DEVICE.type == "cuda":
         properties = torch.cuda.get_device_properties(DEVICE)
         record(
@@ -43,15 +44,18 @@ def describe_machine() -> None:
 
 
 def measure_ceilings() -> None:
-    """Record the bandwidth of a large copy, and the rate of large matrix products."""
-    timing, size = bench(), 256 if TINY else 8192
-    attempt("ceiling", "copy, TB/s", lambda: {"value": timing.bandwidth() / 1e12})
+    """Record the bandwidth of a large copy in TB/s, and matrix products in TFLOP/s.
+
+    The products are timed on CUDA only, and in a dry run.
+    """
+    device, size = timing_device(), 256 if TINY else 8192
+    attempt("ceiling", "copy, TB/s", lambda: {"value": device.bandwidth() / 1e12})
     for name, dtype, tf32 in PRODUCTS if DEVICE.type == "cuda" or TINY else ():
         a, b = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
 
         def rate(a: torch.Tensor = a, b: torch.Tensor = b, tf32: bool = tf32) -> dict[str, float]:
             with fp32_arithmetic(tf32=tf32, deterministic=False):
-                return {"value": 2 * size**3 / timing.clock.sample(lambda: a @ b) / 1e12}
+                return {"value": 2 * size**3 / device.clock.sample(lambda: a @ b) / 1e12}
 
         attempt("ceiling", f"matrix product in {name}, TFLOP/s", rate)
 

@@ -1,7 +1,8 @@
-"""Where a training step's time goes: the product's `fit`, beside a bare step on one batch.
+"""This step times training steps: those of tp_vgg's `fit`, and a bare step on one batch.
 
-The bare step is forward, backward and the optimiser, without augmentation, teacher, rate or bookkeeping:
-what `fit` could come near to. On CUDA it is timed once more as one CUDA graph, without its launches.
+The bare step is forward, backward and the optimiser, without augmentation, teacher, learning-rate
+schedule or bookkeeping. It is the limit that `fit` could come near. On CUDA it is timed once more
+as one CUDA graph, to see the time without the launches of kernels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ import torch
 from sweep_speed import now
 from torch.nn import functional as F
 
-from gpu.common import DEVICE, SETTING, TINY, attempt, bench, dense_model, finish, images, left
+from gpu.common import (
+    DEVICE,
+    SETTING,
+    TINY,
+    attempt,
+    dense_model,
+    finish,
+    images,
+    left,
+    timing_device,
+)
 from tp_vgg.data.datasets import DataSet
 from tp_vgg.machine.precision import exact_fp32, pick_precision
 from tp_vgg.network.vgg.fold import fold_batch_norm
@@ -27,13 +38,16 @@ from tp_vgg.training.trainer import fit
 BATCHES = (32,) if TINY else (128, 256, 512, 1024)
 STEPS = 2 if TINY else 50
 EPOCH = 45_000
-"""Images of the epoch that a bare step's time is reckoned to."""
+"""Images of the epoch for which a bare step's seconds per epoch are computed."""
 PRECISION = pick_precision("auto", DEVICE)
 BF16 = torch.bfloat16 == PRECISION
 
 
 def fitted(data: DataSet, batch: int, teacher: bool) -> dict[str, Any]:
-    """The seconds of the second of two epochs, as the history has them; the first warms up."""
+    """Train two epochs by `fit` and return the seconds of the second; the first one warms up.
+
+    With ``teacher``, the dense model teaches by distillation. The seconds are those of the history.
+    """
     torch.manual_seed(0)
     dense = dense_model()
     recipe = Recipe(epochs=2, lr=0.02, batch_size=batch, distill_weight=0.5 if teacher else 0.0)
@@ -55,7 +69,10 @@ def fitted(data: DataSet, batch: int, teacher: bool) -> dict[str, Any]:
 
 
 def bare_step(batch: int) -> Callable[[], None]:
-    """Forward, backward and update of the dense model on one batch, with no copy from the host and no wait."""
+    """Return a function that does one training step of the dense network on one batch.
+
+    It copies nothing from the host, and does not wait for the device.
+    """
     torch.manual_seed(0)
     model: Any = build(dense_model().spec).train().to(DEVICE, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, nesterov=True, fused=True)
@@ -76,7 +93,10 @@ def bare_step(batch: int) -> Callable[[], None]:
 
 
 def timed(batch: int, make: Callable[[], Callable[[], object]]) -> dict[str, Any]:
-    """Milliseconds of a step over :data:`STEPS` of them."""
+    """Return the mean time of a step over :data:`STEPS` of them, in milliseconds and per epoch.
+
+    ``make`` returns the step; it is called within the same arithmetic settings.
+    """
     with exact_fp32():
         step = make()
         for _ in range(max(STEPS // 5, 1)):
@@ -93,14 +113,17 @@ def timed(batch: int, make: Callable[[], Callable[[], object]]) -> dict[str, Any
 
 
 def graphed_step(batch: int) -> Callable[[], object]:
-    """The bare step, captured."""
-    cuda = bench().cuda
+    """Return the bare step as one CUDA graph."""
+    cuda = timing_device().cuda
     assert cuda is not None
     return cuda.capture(bare_step(batch))
 
 
 def longest_kernels(batch: int, count: int = 12) -> dict[str, Any]:
-    """The kernels of a bare step that take longest, in microseconds a step, and what all take together."""
+    """Return the ``count`` longest kernels of a bare step and the sum of all kernels.
+
+    Times are in microseconds per step.
+    """
     step = bare_step(batch)
     with exact_fp32(), warnings.catch_warnings(action="ignore"):
         for _ in range(5):
@@ -120,7 +143,10 @@ def longest_kernels(batch: int, count: int = 12) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Time `fit` first; graphs come last, since a capture that fails can leave the device unusable."""
+    """Time `fit`, the bare step, and at last the graphs.
+
+    A capture that fails can leave the device unusable, so the graphs come last.
+    """
     data = images((SETTING.limits[0], 40 if TINY else 500, 1))
     for batch in BATCHES:
         for teacher in (False, True):
@@ -136,14 +162,13 @@ def main() -> None:
             "bare step, one CUDA graph", batch, partial(timed, batch, partial(graphed_step, batch))
         )
 
-    if (
-        DEVICE.type == "cuda" and left() > 4
-    ):  # at the very end: whatever is timed after a profiler was attached is slower
+    # At the very end: everything that is timed after a profiler was attached is slower.
+    if DEVICE.type == "cuda" and left() > 4:
         attempt("kernels", "of a bare step, batch 512", partial(longest_kernels, 512))
 
 
 def _try(variant: str, batch: int, job: Callable[[], dict[str, Any]]) -> None:
-    """Record a variant's times, if there is time left."""
+    """Record the times of a variant at a batch size, if there is time left."""
     if left() > 4:
         attempt(
             "step time",

@@ -1,6 +1,7 @@
-"""The latency table, by the product's own `measure`, each case on the disk as it ends: `python -m gpu.latency GROUP`.
+"""This step times one group of the latency table: `python -m gpu.latency GROUP`.
 
-GROUP: bf16, fp32 or compile; or warm, which times nothing and fills the compiler's caches for the group compile.
+GROUP is bf16, fp32 or compile. Each case is on the disk as soon as it is measured. The group warm
+times nothing; it fills the compiler's caches for the group compile.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from latency import narrowed
 
-from gpu.common import SETTING, TINY, attempt, bench, dense_model, finish, record, say
+from gpu.common import SETTING, TINY, attempt, dense_model, finish, record, say, timing_device
 from tp_vgg.latency.benchmark import measure
 from tp_vgg.latency.modes import input_pool, prepare
 from tp_vgg.latency.schedule import BenchmarkSettings, arithmetic
@@ -26,19 +27,29 @@ from tp_vgg.pruning.unstructured import prune_unstructured
 from tp_vgg.report.tables import render_benchmark
 
 SIMPLE = ("eager", "folded", "graph", "folded-graph")
-"""The modes that are ready in no time."""
+"""The modes that need no compilation."""
 SIZES = (1, 2) if TINY else (64, 1024, 1)
+"""Batch sizes, the most important first."""
 PLAN = Path(SETTING.root) / "examples" / "half_macs.json"
+"""A plan that keeps half of the MACs, in widths that are multiples of 16."""
 FEW = ("uniform 50 %", PLAN.name)
-"""The models that are compiled beside the dense one."""
+"""The models that the group compile times beside the dense one."""
 PROBED = "fp32" if TINY else "bf16"
-"""The group in which widths just below are looked for; in the others that would take the time of their cases."""
+"""The group in which slightly smaller widths are timed too.
+
+In the other groups that would take the time of their cases."""
 COMPILED = cases_of(("compile",), ("bf16", "fp32"), (64, 1024, 1))
-"""A dry run times one case in eager mode instead: the compiler takes half a minute on a CPU."""
+"""The cases of the group compile.
+
+A dry run times one case in eager mode instead: the compiler takes half a minute on a CPU."""
 
 
 def models_of(names: tuple[str, ...] | None = None) -> dict[str, VGG]:
-    """The networks of experiments/latency.py by name, the dense one first; all, or those of ``names``."""
+    """Make the networks to time, by name, the dense one first.
+
+    They are those of experiments/latency.py, and one whose widths are multiples of 16. ``names``:
+    the pruned ones to make; all if ``None``.
+    """
     dense = dense_model()
     convs = dense.spec.conv_names
     plans = {f"uniform {p} %": Plan.uniform(p / 100, convs, "--ratio") for p in (30, 50, 70)}
@@ -57,7 +68,7 @@ def models_of(names: tuple[str, ...] | None = None) -> dict[str, VGG]:
 
 
 def group_of(name: str) -> tuple[tuple[BenchmarkCase, ...], dict[str, VGG]]:
-    """The cases of a group, the most wanted first, and its models."""
+    """Return the cases of a group, the most important first, and its models."""
     if name == "compile":
         return (BenchmarkCase("eager", "fp32", 2),) if TINY else COMPILED, models_of(
             () if TINY else FEW
@@ -66,11 +77,14 @@ def group_of(name: str) -> tuple[tuple[BenchmarkCase, ...], dict[str, VGG]]:
 
 
 def time_group(name: str) -> None:
-    """Measure a group: its rows are recorded case by case, what is only known at the end once more."""
+    """Measure a group and record its rows case by case.
+
+    At the end the whole table is recorded, because the reasons are only known then.
+    """
     cases, models = group_of(name)
     begun = [time.perf_counter()]
 
-    def cell_done(rows: tuple[LatencyRow, ...]) -> None:
+    def case_done(rows: tuple[LatencyRow, ...]) -> None:
         now = time.perf_counter()
         seconds, begun[0] = now - begun[0], now
         record(
@@ -88,14 +102,14 @@ def time_group(name: str) -> None:
             )
             say(f"{row.case.label:28} {row.model:16} {figures}  {row.verdict}")
 
-    schedule = BenchmarkSettings(cases, FEWEST_TRIALS, probes=name == PROBED)
-    table = measure(models, schedule, bench(), done=cell_done, quiet=True)
+    settings = BenchmarkSettings(cases, FEWEST_TRIALS, probes=name == PROBED)
+    table = measure(models, settings, timing_device(), case_done=case_done, quiet=True)
     record_table(name, table)
     say(render_benchmark(table))
 
 
 def record_table(name: str, table: Latency) -> None:
-    """Record the finished table: the rows with their reasons, and the device's clocks around each case."""
+    """Record a finished table: the rows with their reasons, and the clocks around each case."""
     rows = [asdict(row) for row in table.rows]
     record(
         "latency table",
@@ -109,16 +123,17 @@ def record_table(name: str, table: Latency) -> None:
 
 
 def warm() -> None:
-    """Compile what the group compile will, so that its caches are on the disk."""
-    timing = bench()
+    """Compile all models and cases of the group compile, so that its caches are on the disk."""
+    device = timing_device()
     cases, models = group_of("compile")
     for case in cases:
         for name, model in models.items():
 
             def compiled(case: BenchmarkCase = case, model: VGG = model) -> dict[str, int]:
                 with arithmetic(case), torch.inference_mode():
-                    ring = input_pool(model.spec.image_size, case, timing.device, 0)
-                    return {"held": prepare(model, case, ring, timing.cuda, timing.threads).held}
+                    pool = input_pool(model.spec.image_size, case, device.device, 0)
+                    ready = prepare(model, case, pool, device.cuda, device.threads)
+                    return {"held": ready.resident_bytes}
 
             attempt("compiled", f"{case.label}, {name}", compiled)
         torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""The tables of the latency part (no torch)."""
+"""This module renders the tables of the latency part (no torch)."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ from tp_vgg.latency.table import BATCH_SIZES, MODES
 
 DTYPES = ("fp32", "bf16")
 HALF = "half_macs.json"
-BenchmarkCase = tuple[int, str, str]
-"""Batch, mode and dtype."""
+"""Name of the model with half of the MACs, in multiples of 16."""
+CaseKey = tuple[int, str, str]
+"""Batch size, mode and dtype of a case."""
 
 
-def cells(results: Results) -> dict[BenchmarkCase, dict[str, dict[str, Any]]]:
-    """The rows of each cell by model; those of a later line stand for those of an earlier one."""
-    by_cell: dict[BenchmarkCase, dict[str, dict[str, Any]]] = {}
+def rows_by_case(results: Results) -> dict[CaseKey, dict[str, dict[str, Any]]]:
+    """Return the rows of each case, by model; later lines replace earlier ones."""
+    by_case: dict[CaseKey, dict[str, dict[str, Any]]] = {}
     for line in sorted(
         results.of("latency") + results.of("latency table"), key=lambda line: line["time"]
     ):
         for row in line["rows"]:
-            by_cell.setdefault((row["batch_size"], row["mode"], row["dtype"]), {})[row["model"]] = (
+            by_case.setdefault((row["batch_size"], row["mode"], row["dtype"]), {})[row["model"]] = (
                 row
             )
-    return by_cell
+    return by_case
 
 
 def latency(results: Results) -> str:
-    """A row a batch, mode, dtype and model; the dense model's speed-up is that of a copy of itself, the A/A control."""
-    by_cell = cells(results)
+    """Render one row per batch size, mode, dtype and model.
+
+    The dense model's speed-up is that of a copy of itself: the A/A control. A case that no round
+    timed is "not measured".
+    """
+    by_case = rows_by_case(results)
     wanted = [(batch, mode, dtype) for batch in BATCH_SIZES for mode in MODES for dtype in DTYPES]
     rows: list[list[str]] = []
-    for cell in sorted({*wanted, *by_cell}, key=_order):
-        batch, mode, dtype = cell
+    for case in sorted({*wanted, *by_case}, key=_order):
+        batch, mode, dtype = case
         head = [str(batch), mode, dtype]
-        if cell not in by_cell:
+        if case not in by_case:
             rows.append([*head, "(all)", *[NOT_MEASURED] * 6])
-        elif all(row["median_ms"] is None for row in by_cell[cell].values()):
-            reason = next(iter(by_cell[cell].values()))["reasons"][0]
+        elif all(row["median_ms"] is None for row in by_case[case].values()):
+            reason = next(iter(by_case[case].values()))["reasons"][0]
             rows.append([*head, "(all)", *["-"] * 5, f"not available: {reason}"])
         else:
-            rows += [[*head, *_row(row)] for row in by_cell[cell].values()]
+            rows += [[*head, *_row(row)] for row in by_case[case].values()]
     header = (
         "batch",
         "mode",
@@ -56,8 +61,8 @@ def latency(results: Results) -> str:
     return table(header, rows)
 
 
-def _order(cell: BenchmarkCase) -> tuple[int, int, str]:
-    batch, mode, dtype = cell
+def _order(case: CaseKey) -> tuple[int, int, str]:
+    batch, mode, dtype = case
     return batch, MODES.index(mode) if mode in MODES else len(MODES), dtype  # type: ignore[arg-type]
 
 
@@ -79,11 +84,14 @@ def _row(row: dict[str, Any]) -> list[str]:
 
 
 def half_macs(results: Results) -> str:
-    """How much of what the arithmetic promises arrives, by mode."""
-    by_cell = cells(results)
+    """Render the speed-up of :data:`HALF`, its MAC ratio and their quotient, by mode.
+
+    All at batch size 1024 in bf16.
+    """
+    by_case = rows_by_case(results)
     rows = []
     for mode in MODES:
-        row = by_cell.get((1024, mode, "bf16"), {}).get(HALF, {})
+        row = by_case.get((1024, mode, "bf16"), {}).get(HALF, {})
         if row.get("efficiency") is None:
             rows.append([mode, *[NOT_MEASURED] * 3])
         else:
@@ -92,32 +100,36 @@ def half_macs(results: Results) -> str:
 
 
 def clocks(results: Results) -> str:
-    """What the device said of its clocks, power and temperature, before the round and after each cell."""
-    said: dict[str, list[str]] = {}
+    """List the clocks, power and temperature that the device reported.
+
+    It was asked before the round, and around the cases. Blocks that were thrown away because of a
+    low clock are counted.
+    """
+    readings: dict[str, list[str]] = {}
     states = list(results.of("conditions"))
     for line in results.of("latency table"):
-        about = line["conditions"]
+        conditions = line["conditions"]
         states += [
-            about["before"],
-            *about.get("before_each", {}).values(),
-            *about["after"].values(),
+            conditions["before"],
+            *conditions.get("before_each", {}).values(),
+            *conditions["after"].values(),
         ]
     for state in states:
         for name, value in state.items():
             if name not in ("kind", "time", "name"):
-                said.setdefault(name, []).append(str(value))
-    rows = [row for models in cells(results).values() for row in list(models.values())[:1]]
+                readings.setdefault(name, []).append(str(value))
+    rows = [row for models in rows_by_case(results).values() for row in list(models.values())[:1]]
     thrown = [row["slow_blocks"] for row in rows if "slow_blocks" in row]
     slow = (
         {"blocks thrown away because the clock was low": sum(thrown) if thrown else NOT_MEASURED}
         if rows
         else {}
     )
-    return listing({**{name: _spread(values) for name, values in said.items()}, **slow})
+    return listing({**{name: _spread(values) for name, values in readings.items()}, **slow})
 
 
 def _spread(values: list[str]) -> str:
-    """All values where they are few; otherwise the lowest and highest by number, and how many."""
+    """Return all values if they are at most three; else the lowest, the highest and how many."""
     different = sorted(set(values), key=_number)
     if len(different) <= 3:
         return ", ".join(different)

@@ -1,4 +1,7 @@
-"""What a round takes home from its run directories: records, small files, the dense model in pieces (no torch)."""
+"""A round keeps these from its run directories: records, small files, and the dense model.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,29 @@ from typing import Any
 
 MIB = 1 << 20
 PIECE = 15 * MIB
+"""Bytes of each piece of the dense model."""
 SMALL = 2 * MIB
-"""Larger files are left behind."""
+"""Files of this many bytes or more are left out of the archive."""
 MOST = 13 * MIB
-"""Bytes of the archive of small files."""
+"""No further file is added to the archive once it has more bytes than this."""
 SUFFIXES = (".json", ".jsonl", ".csv", ".png", ".txt")
+"""Kinds of files that go into the archive."""
 
 
 def cut(path: Path, out: Path) -> None:
-    """Copy a checkpoint in pieces; `cat dense.pth.* > dense.pth` makes it whole again."""
+    """Copy a checkpoint to ``out`` in pieces, if it exists.
+
+    `cat dense.pth.* > dense.pth` joins them again.
+    """
     raw = path.read_bytes() if path.is_file() else b""
     for number, place in enumerate(range(0, len(raw), PIECE)):
         (out / f"dense.pth.{number}").write_bytes(raw[place : place + PIECE])
 
 
 def pack(work: Path, out: Path) -> None:
-    """Write files.tar.gz: records, tables, figures and logs, the smallest first.
+    """Write files.tar.gz to ``out``: records, tables, figures and logs, the smallest first.
 
-    The archive before stays until this one is whole.
+    The previous archive stays until this one is complete.
     """
     candidates = [
         p for pattern in ("runs/**/*", "latency-*.json", "logs/*.txt") for p in work.glob(pattern)
@@ -55,7 +63,10 @@ def pack(work: Path, out: Path) -> None:
 
 
 def read_runs(run_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(kind of result, its data) of every trained model, control and history of a run directory."""
+    """Yield (kind of result, its data) for all models, controls and histories of a run directory.
+
+    The kind is ``run`` or ``history``. Seconds are per epoch in a history, and in total in a run.
+    """
     for path in sorted(run_dir.glob("records/*.json")):
         data = _read(path)
         if "test" in data:
@@ -86,7 +97,7 @@ def read_runs(run_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one for a file that is none, as a cut may leave it."""
+    """Read a JSON object; an empty one if the file is damaged, as after an interrupted round."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError):

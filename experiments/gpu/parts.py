@@ -1,4 +1,7 @@
-"""The parts of a round as steps: tests, latency, sweeps and profile; and the data that they need (no torch)."""
+"""These functions run the parts of a round as steps: tests, latency, sweeps and profile.
+
+They also prepare the images. This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,31 @@ from gpu.runner import Round
 from gpu.setting import ARCHIVE
 
 TINY_BOX = 240.0
-"""Seconds of each step of a dry run."""
+"""Time box in seconds of each step of a dry run."""
 OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED|XFAIL) (.+?)(?: - .*)?$")
-"""A line of pytest's summary."""
+"""A line of pytest's short summary: outcome and name of a test."""
 DECODE = """
 import pathlib, sys
 from tp_vgg.data.folder import SIZE, folder_fingerprint
 print(folder_fingerprint(pathlib.Path(sys.argv[1]), SIZE, print, True))
 """
+"""Program that decodes a folder of images to the cache, as the first command would."""
 CHECKS = ("peak_memory", "graph", "determinism", "resume")
+"""Names of the checks of :mod:`gpu.checks`."""
 
 
 def box(r: Round, seconds: float) -> float:
-    """A step's time box; a dry run's is long, since it runs on any CPU."""
+    """Return a step's time box in seconds; in a dry run, which may be on a slow CPU, a long one."""
     return TINY_BOX if r.setting.tiny else seconds
 
 
 def command_line(*arguments: object) -> list[str]:
-    """A command of the product."""
+    """Return the command line of a tp_vgg command."""
     return [sys.executable, "-m", "tp_vgg", *map(str, arguments)]
 
 
 def images_options(r: Round) -> list[str]:
-    """The options that say which images and device, and how few images in a dry run."""
+    """Return the options for the images and the device, and for few images in a dry run."""
     names = ("--limit-train", "--limit-val", "--limit-test")
     few = [
         text
@@ -55,7 +60,7 @@ def images_options(r: Round) -> list[str]:
 
 
 def unpack_wheels(r: Round) -> None:
-    """Unpack the wheels beside the script into the folder that the steps' PYTHONPATH begins with."""
+    """Unpack the wheels beside the script into the folder at the start of the steps' PYTHONPATH."""
     for wheel in sorted((r.here / "wheels").glob("*-none-any.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(r.work / "site")
@@ -63,7 +68,10 @@ def unpack_wheels(r: Round) -> None:
 
 
 def prepare_images(r: Round) -> None:
-    """Unpack the images and decode them once, as the first command would; nothing for digits."""
+    """Unpack the archive of images and decode them to their cache.
+
+    Nothing is done without a data folder, or if the cache exists.
+    """
     images = r.setting.images
     if r.setting.data is None or (images / ".tp_vgg-cache.safetensors").is_file():
         return
@@ -81,21 +89,15 @@ def prepare_images(r: Round) -> None:
             str(archive),
             str(partial),
         ]
-        if (
-            r.step(
-                "unpack",
-                ["tar", "-xJf", str(archive), "-C", str(partial)] if fast else slow,
-                box(r, 120),
-            )
-            != 0
-        ):
+        command = ["tar", "-xJf", str(archive), "-C", str(partial)] if fast else slow
+        if r.step("unpack", command, box(r, 120)) != 0:
             return
         partial.rename(images)
     r.step("decode", [sys.executable, "-c", DECODE, str(images)], box(r, 90))
 
 
 def gpu_test_files(root: Path) -> list[Path]:
-    """The test modules that hold a test for a GPU."""
+    """Return the test modules with at least one test marked ``gpu``."""
     return [
         path
         for path in sorted((root / "tests").rglob("test_*.py"))
@@ -104,7 +106,11 @@ def gpu_test_files(root: Path) -> list[Path]:
 
 
 def tests(r: Round) -> None:
-    """Run the gpu tests and the checks, each in a process of its own: a fault of one takes the CUDA context with it."""
+    """Run the gpu tests and the checks, each in a process of its own.
+
+    A fault on the device destroys the CUDA context of its process, and only that. A dry run only
+    collects the tests.
+    """
     root = Path(r.setting.root)
     files = gpu_test_files(root)
     pytest = [
@@ -137,7 +143,7 @@ def tests(r: Round) -> None:
 
 
 def _record_outcomes(r: Round, name: str) -> None:
-    """Record how each test of a file ended, from the log of its step."""
+    """Record the outcome of each test of a file, from the log of its step."""
     log = r.work / "logs" / f"gpu-tests-of-{name}.txt"
     for line in log.read_text(errors="replace").splitlines() if log.is_file() else ():
         summary = OUTCOME.match(line)
@@ -146,7 +152,7 @@ def _record_outcomes(r: Round, name: str) -> None:
 
 
 def latency(r: Round) -> None:
-    """The table's groups, the most wanted first; nothing else runs meanwhile."""
+    """Time the groups of the latency table, most important first; nothing else runs meanwhile."""
     groups = (
         {"fp32": 0, "compile": 0} if r.setting.tiny else {"bf16": 130, "fp32": 75, "compile": 45}
     )
@@ -155,7 +161,11 @@ def latency(r: Round) -> None:
 
 
 def sweeps(r: Round) -> None:
-    """Cold by the command line on the test images; then warm, beside the notebook's loop."""
+    """Sweep the test images by the command line, then in one process by :mod:`gpu.sweeps`.
+
+    The first includes the start of Python and the loading. The second is timed cold and warm, and
+    compared with the notebook's loop.
+    """
     levels = ["--levels", "0.3,0.9"] if r.setting.tiny else []
     for kind in ("structured",) if r.setting.tiny else ("structured", "unstructured"):
         command = command_line(
@@ -176,5 +186,5 @@ def sweeps(r: Round) -> None:
 
 
 def profile(r: Round) -> None:
-    """The staircase."""
+    """Make the staircase profiles (:mod:`gpu.profiles`)."""
     r.module("profiles", box(r, 48))

@@ -1,4 +1,7 @@
-"""Put all that a GPU machine needs into one folder of the checkout, which git ignores (no torch)."""
+"""This module makes a kit: a folder with all that a round needs on a bare GPU machine (no torch).
+
+The folder is inside the checkout, and git ignores it.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,26 @@ from gpu.setting import ARCHIVE, CHECKPOINT
 from tp_vgg.errors import BadInput, WorkFailed
 
 MOST = 60 * MIB
-"""Bytes that may be carried to the machine."""
+"""Most bytes that may be carried to the machine."""
 MARK = ".made-by-gpu_round"
-"""The file that says that a folder is a kit, and may be replaced; it holds the commit that the kit was made from."""
+"""Name of the file that marks a folder as a kit, which may be replaced.
+
+It holds the commit from which the kit was made."""
 CARRIED = ("torch-pruning", "click", "nvidia-ml-py")
-"""Requirements that the machine may lack, or have too old, all of pure Python; torch is there."""
+"""Requirements that the machine may lack or have too old, all of pure Python.
+
+The machine must have torch."""
 
 
 def prepare(
     target: Path, root: Path, script: Path, data: Path, python: str, say: Callable[[str], None]
 ) -> None:
-    """Make the kit in ``target``.
+    """Make the kit in ``target`` and print how to use it.
 
-    ``script``: the file of the round, with the package `gpu` beside it. ``data``: where images and checkpoint lie.
-    ``python``: the machine's version, such as 3.12. Raises :class:`BadInput` for a folder that is not ours to write to,
-    and :class:`WorkFailed` for a failed download or too many bytes.
+    ``root``: the checkout. ``script``: experiments/gpu_round.py, with the package `gpu` beside it.
+    ``data``: the folder of images and checkpoint. ``python``: the machine's version, such as 3.12.
+    ``say`` prints a line. Raises :class:`BadInput` if the folder may not be written, and
+    :class:`WorkFailed` if a download fails or there are over :data:`MOST` bytes to carry.
     """
     target = target.resolve()
     if (script.parent / MARK).is_file():
@@ -52,7 +60,8 @@ def prepare(
     carried, kit, shared = tracked_bytes(root), folder_bytes(target), folder_bytes(root / "shared")
     say(", ".join(sorted(path.name for path in (target / "wheels").iterdir())))
     say(
-        f"working tree {carried >> 10} KiB, kit {kit >> 10} KiB, shared/ {shared >> 10} KiB; {MOST // MIB} MiB at most"
+        f"working tree {carried >> 10} KiB, kit {kit >> 10} KiB, shared/ {shared >> 10} KiB;"
+        f" {MOST // MIB} MiB at most"
     )
     if carried + kit + shared > MOST:
         raise WorkFailed(
@@ -64,7 +73,7 @@ def prepare(
 
 
 def check_target(target: Path, root: Path) -> None:
-    """Raise :class:`BadInput` unless the folder lies in the checkout, and is new, empty or an earlier kit."""
+    """Raise :class:`BadInput` unless ``target`` is in the checkout, and new, empty or a kit."""
     if root not in target.parents:
         raise BadInput(f"--prepare: {target}: must lie inside the checkout {root}")
     if target.exists() and not (
@@ -74,7 +83,7 @@ def check_target(target: Path, root: Path) -> None:
 
 
 def ignore(target: Path, root: Path) -> None:
-    """Add the folder to the checkout's own list of what git ignores."""
+    """Add the folder to the checkout's own list of ignored files (``info/exclude``)."""
     exclude = root / git(root, "rev-parse", "--git-path", "info/exclude").strip()
     line = f"/{target.relative_to(root).as_posix()}/"
     known = exclude.read_text() if exclude.is_file() else ""
@@ -86,7 +95,7 @@ def ignore(target: Path, root: Path) -> None:
 
 
 def requirements(root: Path) -> list[str]:
-    """The carried packages, with the bounds that setup.cfg gives them."""
+    """Return the requirements of the carried packages, with the bounds in setup.cfg."""
     config = configparser.ConfigParser()
     config.read(root / "setup.cfg")
     texts = (config["options"]["install_requires"], config["options.extras_require"]["gpu"])
@@ -95,7 +104,10 @@ def requirements(root: Path) -> list[str]:
 
 
 def download_wheels(folder: Path, root: Path, python: str) -> None:
-    """Download the wheels, of pure Python alone, so that they run on any machine."""
+    """Download the wheels of the carried packages, in pure Python, so that they run anywhere.
+
+    Raises :class:`WorkFailed` if pip fails.
+    """
     command = [
         sys.executable,
         "-m",
@@ -123,7 +135,7 @@ def download_wheels(folder: Path, root: Path, python: str) -> None:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What a git command prints. Raises :class:`BadInput` where the checkout is none."""
+    """Run a git command and return its output; raise :class:`BadInput` if it fails."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
@@ -134,7 +146,10 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def commit_of(root: Path, here: Path) -> str:
-    """The commit that the code is of, and whether it has changed since, as the kit in ``here`` or git says it; empty where neither does."""
+    """Return the commit of the code, with ``-dirty`` if it has changed since.
+
+    The kit in ``here`` says it, or else git in ``root``; the result is empty if neither does.
+    """
     if (here / MARK).is_file():
         return (here / MARK).read_text()
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -147,7 +162,7 @@ def commit_of(root: Path, here: Path) -> str:
 
 
 def tracked_bytes(root: Path) -> int:
-    """The bytes of the files that git tracks or would add."""
+    """Sum the bytes of the files that git tracks or would add."""
     names = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     return sum(
         (root / name).stat().st_size for name in set(names) if name and (root / name).is_file()
@@ -155,5 +170,5 @@ def tracked_bytes(root: Path) -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """The bytes of all files of a folder; 0 where there is none."""
+    """Sum the bytes of all files of a folder; 0 if there is no such folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

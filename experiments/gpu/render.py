@@ -1,6 +1,6 @@
-"""The results of one or more rounds as Markdown: the tables of docs/gpu.md (no torch).
+"""This module renders the results of rounds as Markdown: the tables of docs/gpu.md (no torch).
 
-What no result says is "not measured".
+A value that no result holds is "not measured".
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from gpu.results import NOT_MEASURED, Results, amount, listing, table
 from tp_vgg.errors import printable
 
 Section = tuple[str, Callable[[Results], str]]
-"""A title, and what makes the text."""
+"""The title of a section, and the function that renders its text."""
 
 
 def render(lines: Sequence[dict[str, Any]]) -> str:
-    """All sections, in the order of docs/gpu.md."""
+    """Render all sections, in the order of docs/gpu.md.
+
+    ``lines``: those of one or more rounds; later lines replace earlier ones.
+    """
     results = Results(lines)
     sections: list[Section] = [
         ("Machine", machine),
@@ -37,19 +40,20 @@ def render(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def section(make: Callable[[Results], str], results: Results) -> str:
-    """A section, or that its lines are not as a round writes them."""
+    """Render a section; if a line of it is damaged, say so in its place."""
     try:
         return make(results)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        return f"not shown: a line of the results is damaged ({type(error).__name__}: {printable(str(error))[:80]})"
+        reason = f"{type(error).__name__}: {printable(str(error))[:80]}"
+        return f"not shown: a line of the results is damaged ({reason})"
 
 
 def machine(results: Results) -> str:
-    """Hardware, versions and ceilings."""
-    about = {**results.last("machine"), **results.last("device")}
-    packages = about.pop("packages", {})
+    """List the hardware, the versions and the measured ceilings."""
+    facts = {**results.last("machine"), **results.last("device")}
+    packages = facts.pop("packages", {})
     names = ("torch", "torchvision", "triton", "torch-pruning", "numpy", "click")
-    about |= {name: packages[name] for name in names if name in packages}
+    facts |= {name: packages[name] for name in names if name in packages}
     shown = {"dry run": "the figures mean nothing"} if results.last("round").get("tiny") else {}
     commits = dict.fromkeys(
         line["commit"] for line in results.all_of("round") if line.get("commit")
@@ -57,7 +61,7 @@ def machine(results: Results) -> str:
     shown |= {"commit": ", ".join(commits)} if commits else {}
     shown |= {
         name: value
-        for name, value in about.items()
+        for name, value in facts.items()
         if name not in ("kind", "time", "name") and value is not None
     }
     ceilings = {
@@ -67,23 +71,26 @@ def machine(results: Results) -> str:
 
 
 def tests(results: Results) -> str:
-    """How many tests and checks passed, and the names of those that did not."""
+    """Render the number of tests by outcome, the names of failed ones, and all checks."""
     outcomes = {row["name"]: row["outcome"] for row in results.of("test")}
     checks = {
         row["name"]: "holds" if row.get("holds") else row.get("error", "does not hold")
         for row in results.of("check")
     }
     counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
-    said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     bad = [f"- {name}: {kind}" for name, kind in outcomes.items() if kind in ("failed", "error")]
-    held = [f"- check {name}: {answer}" for name, answer in checks.items()]
+    answers = [f"- check {name}: {answer}" for name, answer in checks.items()]
     return "\n".join(
-        [f"gpu tests: {said or NOT_MEASURED}", *bad, *(held or [f"- checks: {NOT_MEASURED}"])]
+        [f"gpu tests: {summary or NOT_MEASURED}", *bad, *(answers or [f"- checks: {NOT_MEASURED}"])]
     )
 
 
 def sweeps(results: Results) -> str:
-    """Both sweeps by precision, beside the notebook's loop; the command line's time includes start and loading."""
+    """Render the times of both sweeps by precision, beside those of the notebook's loop.
+
+    The time of the command line includes the start of Python and the loading.
+    """
     by_sweep = {
         (row.get("sweep_kind"), row.get("precision")): row
         for row in results.of("sweep")
@@ -127,8 +134,9 @@ def sweeps(results: Results) -> str:
         "the loop on resident batches, s (÷ warm)",
     )
     notes = [
-        f"{kind}: the loop was timed on {row['timed']} of {row['points']} points, the rest reckoned; "
-        f"its counts differ from the sweep's by {row['largest_difference']} images at most."
+        f"{kind}: the loop was timed on {row['timed']} of {row['points']} points, the rest "
+        f"reckoned; its counts differ from the sweep's by {row['largest_difference']} images at "
+        "most."
         for kind, row in naive.items()
     ]
     whole = [
@@ -141,7 +149,10 @@ def sweeps(results: Results) -> str:
 
 
 def staircase(results: Results) -> str:
-    """Each conv at full width, at about half, and its highest step from a width to the next channel."""
+    """Render each conv's time at full width, at about half, and its highest step.
+
+    A step is the time with one output channel more divided by the time before.
+    """
     rows = []
     for name, profile in {
         row["name"]: row for row in results.of("profile") if "at_full_input_us" in row
@@ -170,7 +181,7 @@ def staircase(results: Results) -> str:
 
 
 def steps(results: Results) -> str:
-    """The steps that did not end well, and how many did."""
+    """Render the number of steps that ended well, and the names and outcomes of the others."""
     last = {row["name"]: row for row in results.of("step")}
     ended = [row for row in last.values() if row["outcome"] == "ok"]
     others = [

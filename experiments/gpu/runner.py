@@ -1,4 +1,7 @@
-"""A round: its clock, its results, and its steps, each a process group of its own in a time box (no torch)."""
+"""A round runs steps until its time is over (no torch).
+
+Each step is a process group of its own with a time box.
+"""
 
 from __future__ import annotations
 
@@ -18,52 +21,57 @@ from gpu.outputs import pack
 from gpu.setting import Setting, record
 
 SHORTEST = 5.0
-"""A step that has fewer seconds than that is not begun."""
+"""A step is not begun if it has fewer seconds than this."""
 LAST = 2.0
-"""Seconds before the round's end at which its steps are stopped."""
+"""A step's time box ends at least this many seconds before the end of the round."""
 PACK_EVERY = 15.0
-"""Seconds between two packings of the run directories' files."""
+"""Least seconds between two updates of files.tar.gz while steps run."""
 KEPT = 6000
-"""Characters kept of the beginning and of the end of what a step printed."""
+"""Characters that logs.txt keeps of a step's output, from its beginning and from its end."""
 
 
 @dataclass
 class Round:
-    """One round from its start to its end, or to a signal that cuts it short."""
+    """A round lasts until its end, or until a signal cuts it short."""
 
     setting: Setting
     here: Path
     """The folder of the script and of the package `gpu`."""
     end: float
-    """Unix time."""
+    """Unix time at which the round ends."""
     only: tuple[str, ...] = ()
+    """The parts to do; all of them if empty."""
     started: float = field(default_factory=time.time)
+    """Unix time at which the round began."""
     cut: int = 0
-    """The signal that ended the round, if one did."""
+    """Number of the signal that cut the round short; 0 if none did."""
     failed: list[str] = field(default_factory=list)
+    """Names of the steps and jobs that failed; stopped steps are not among them."""
     ended: int = 0
-    """Steps that came to their end."""
+    """Number of steps that ended or were stopped."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _packed: float = 0.0
 
     @property
     def work(self) -> Path:
+        """Return the directory of run directories, decoded images and caches."""
         return Path(self.setting.work)
 
     @property
     def out(self) -> Path:
+        """Return the directory of the results."""
         return Path(self.setting.out)
 
     def left(self) -> float:
-        """Seconds to the end of the round."""
+        """Return the seconds to the end of the round; negative after it."""
         return self.end - time.time()
 
     def cut_short(self, number: int, _frame: object = None) -> None:
-        """A signal handler: the running steps are stopped, and no further one is begun."""
+        """Stop the running steps and begin no others; this is a signal handler."""
         self.cut, self.end = number, time.time()
 
     def wants(self, part: str) -> bool:
-        """Tell whether a part was asked for."""
+        """Return True if the part is to be done."""
         return not self.only or part in self.only
 
     def line(self, text: str) -> None:
@@ -82,7 +90,10 @@ class Round:
         record(self.out, kind, **data)
 
     def module(self, name: str, box: float, *arguments: str) -> int | None:
-        """Run one of the package's modules as a step."""
+        """Run a module of the package `gpu` as a step; see :meth:`step`.
+
+        ``box``: seconds. ``arguments``: those of the module's command line.
+        """
         return self.step(
             " ".join((name, *arguments)), [sys.executable, "-m", f"gpu.{name}", *arguments], box
         )
@@ -90,7 +101,8 @@ class Round:
     def step(self, name: str, command: list[str], box: float) -> int | None:
         """Run ``command`` for ``box`` seconds at most, and never past the round's end.
 
-        Returns its exit status, −1 where it was stopped, and ``None`` where there was no time to begin it.
+        Returns its exit status, −1 if it was stopped, and ``None`` if there was no time to begin
+        it. The outcome is recorded, and the output goes to logs.txt.
         """
         limit = min(box, self.left() - LAST)
         if limit < SHORTEST:
@@ -114,12 +126,15 @@ class Round:
         return -1 if stopped else process.returncode
 
     def skip(self, name: str, reason: str) -> None:
-        """Say and record that a step is not begun."""
+        """Print and record that a step is not begun."""
         self.line(f"{name}: not run, {reason}")
         self.record("step", name=name, outcome="not run")
 
     def together(self, jobs: Iterable[Callable[[], object]], at_once: int) -> None:
-        """Run jobs, so many at once (in a dry run one), in their order. One that raises is said to have failed, and keeps none of the others back."""
+        """Run jobs in their order, ``at_once`` of them at the same time (in a dry run one).
+
+        A job that raises is reported as failed, and the others run all the same.
+        """
         with ThreadPoolExecutor(1 if self.setting.tiny else at_once) as pool:
             list(pool.map(self._guarded, jobs))
 
@@ -132,14 +147,17 @@ class Round:
             self.line(f"{name}: failed: {type(error).__name__}: {error}")
 
     def pack(self, *, now: bool = True) -> None:
-        """Renew files.tar.gz; without ``now``, only if the last time is a while ago."""
+        """Update files.tar.gz; without ``now``, only every :data:`PACK_EVERY` seconds."""
         with self._lock:
             if now or time.time() - self._packed > PACK_EVERY:
                 pack(self.work, self.out)
                 self._packed = time.time()
 
     def _wait(self, process: subprocess.Popen[bytes], until: float) -> bool:
-        """Wait for a step's end, or stop it at the end of its box or of the round; tells which."""
+        """Wait until a step ends, or stop it at the end of its box or of the round.
+
+        ``until``: Unix time. Returns True if the step was stopped.
+        """
         while time.time() < min(until, self.end - LAST / 2):
             try:
                 process.wait(0.2)
@@ -152,7 +170,7 @@ class Round:
     def _ended(
         self, name: str, command: list[str], rc: int, stopped: bool, seconds: float, log: Path
     ) -> None:
-        """Say and record how a step ended, and keep what it printed."""
+        """Print and record how a step ended, and append its output to logs.txt."""
         text = re.sub(r"[^\n]*\r", "", log.read_bytes().decode(errors="replace"))
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "")[:200]
         outcome = "stopped" if stopped else "ok" if rc == 0 else f"exit status {rc}"
@@ -169,32 +187,37 @@ class Round:
         )
         with self._lock, (self.out / "logs.txt").open("a") as file:
             file.write(
-                f"\n===== {name}: {outcome}, {seconds:.1f} s\n{' '.join(command)}\n{_shortened(text)}\n"
+                f"\n===== {name}: {outcome}, {seconds:.1f} s\n{' '.join(command)}\n"
+                f"{_shortened(text)}\n"
             )
         self.line(f"{name}: {outcome} in {seconds:.1f} s   | {last[:120]}")
         self.pack(now=False)
 
     def _environment(self, limit: float) -> dict[str, str]:
-        """The variables of a step: where things are, and caches of its own."""
+        """Return the environment of a step that has ``limit`` seconds.
+
+        It has the import path, the setting and deadline, and caches inside the round's directory.
+        """
         root = Path(self.setting.root)
         places = [self.work / "site", self.here, root, root / "experiments"]
-        usual = {
-            "OMP_NUM_THREADS": "4",
-            "TORCHINDUCTOR_COMPILE_THREADS": "4",
-        }  # many processes share the cores
-        own = {
+        # Many processes share the cores. A user's own values come before these.
+        defaults = {"OMP_NUM_THREADS": "4", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
+        fixed = {
             "PYTHONPATH": os.pathsep.join(map(str, places)),
             "PYTHONUNBUFFERED": "1",
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
             "TRITON_CACHE_DIR": str(self.work / "triton"),
         }
-        variables = {**usual, **os.environ, **own, **self.setting.variables(limit)}
+        variables = {**defaults, **os.environ, **fixed, **self.setting.variables(limit)}
         variables.pop("WORLD_SIZE", None)
         return variables
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a step's process group: first as Ctrl-C does, so that the product keeps what is done."""
+    """End a step's process group, first as Ctrl-C does, so that tp_vgg keeps finished work.
+
+    If it does not end, SIGTERM and SIGKILL follow.
+    """
     for kind, wait in ((signal.SIGINT, 3), (signal.SIGTERM, 1), (signal.SIGKILL, 5)):
         try:
             os.killpg(process.pid, kind)
@@ -207,7 +230,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _shortened(text: str) -> str:
-    """The beginning and the end of a long text."""
+    """Return the text, without its middle if it is long."""
     if len(text) <= 2 * KEPT:
         return text
     return f"{text[:KEPT]}\n[... {len(text) - 2 * KEPT} characters left out ...]\n{text[-KEPT:]}"

@@ -1,9 +1,10 @@
-"""Both sweeps on the test images in each precision, beside the notebook's loop on some of the points.
+"""This step times both sweeps on the test images in each precision, and the notebook's loop.
 
-The command line's own time is measured by the round. The notebook's loop is that of experiments/sweep_speed.py:
-for each point a deep copy, a new dependency graph or mask, and the whole network in contiguous fp32 over
-batches of 128; once from a DataLoader on the host, and once from batches that are on the device already, which
-is generous to it. Counts are compared with those of the sweep in fp32.
+The loop is that of experiments/sweep_speed.py: for each point a deep copy, a new dependency graph
+or mask, and the whole network in contiguous fp32 over batches of 128. It is timed on some of the
+points, once from a DataLoader on the host, and once from batches that are on the device already,
+which favours it. Counts are compared with those of the sweep in fp32. The time of the command line
+is measured by the round itself.
 """
 
 from __future__ import annotations
@@ -25,25 +26,37 @@ from tp_vgg.sensitivity.table import LEVELS, Sensitivity
 
 KINDS: tuple[Kind, ...] = ("structured", "unstructured")
 WANTED = ("fp32", "screened")
-"""The precisions that come before the loop; fp32 first, which the others' counts are compared with."""
+"""The precisions that are swept before the loop is timed.
+
+fp32 comes first: the counts of the others are compared with it."""
 ORDER = (0.3,) if TINY else (0.5, 0.9, 0.2, 0.7)
-"""One level of all layers, then the next: whatever the time allows covers the layers evenly."""
+"""Levels at which the loop is timed, in this order, each for all layers.
+
+So the points that the time allows cover the layers evenly."""
 LEVELS_SWEPT = (0.3, 0.9) if TINY else LEVELS
+"""Levels of the sweeps."""
 T = TypeVar("T")
 RESERVED = {"structured": 12, "unstructured": 6}
-"""Seconds at which the loop of a kind ends; the first leaves time for the second."""
+"""The loop of a kind ends if the step has fewer seconds left.
+
+The first kind leaves time for the second."""
 Tables = dict[tuple[str, str], Sensitivity]
+"""The table of each sweep, by kind and precision."""
 
 
 def timed(do: Callable[..., T], *arguments: Any) -> tuple[float, T]:
-    """The wall time of one call, the device's work included, and its result."""
+    """Call ``do`` and return its wall time in seconds, device included, and its result."""
     start = now(DEVICE)
     result = do(*arguments)
     return now(DEVICE) - start, result
 
 
 def swept(model: VGG, split: Split, kind: Kind, precision: str, tables: Tables) -> dict[str, Any]:
-    """Sweep twice: the first pass chooses kernels and allots memory, the second is warm."""
+    """Sweep twice, store the table in ``tables`` and return the times and differences.
+
+    The first pass (``cold``) chooses kernels and allocates memory; the second one is warm.
+    ``largest_difference`` is in images, to the correct-counts of the sweep in fp32.
+    """
     once = partial(sweep, model, split, kind, levels=LEVELS_SWEPT, precision=precision)
     cold, _ = timed(once)
     warm, tables[kind, precision] = timed(once)
@@ -65,7 +78,11 @@ def swept(model: VGG, split: Split, kind: Kind, precision: str, tables: Tables) 
 
 
 def naive(model: VGG, split: Split, kind: Kind, exact: Sensitivity) -> dict[str, Any]:
-    """Time the notebook's loop on as many points as there is time for, and reckon all of them from the mean."""
+    """Time the notebook's loop on as many points as the time allows.
+
+    ``exact``: the sweep in fp32, whose correct-counts are compared. ``whole`` in the result is the
+    time in seconds of all points, extrapolated from the mean of those timed.
+    """
     pixels, labels = Normalisation.of(model.meta)(split.images).contiguous(), split.labels
     host = DataLoader(TensorDataset(pixels.cpu(), labels.cpu()), 128)
     near = list(zip(pixels.split(128), labels.split(128), strict=True))
@@ -107,7 +124,7 @@ def naive(model: VGG, split: Split, kind: Kind, exact: Sensitivity) -> dict[str,
 
 
 def main() -> None:
-    """Sweep in the precisions that are wanted most, time the loop beside them, and sweep in bf16 if there is time left."""
+    """Sweep in fp32 and screened, time the loop, and sweep in bf16 if there is time left."""
     model, split = dense_model().to(DEVICE), images((1, 1, SETTING.limits[2])).test
     tables: Tables = {}
     for precision in WANTED:
@@ -120,7 +137,7 @@ def main() -> None:
 
 
 def sweep_both(model: VGG, split: Split, precision: str, tables: Tables) -> None:
-    """Sweep both kinds in one precision, as far as there is time, and record every point's count."""
+    """Sweep both kinds in one precision, if there is time, and record the correct-counts."""
     for kind in KINDS:
         if left() > 5:
             attempt(

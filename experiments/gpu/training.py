@@ -1,4 +1,7 @@
-"""The part that trains: dense models, then pruned ones beside their controls, the most wanted first (no torch)."""
+"""This part of a round trains dense models, then pruned models and their controls.
+
+The most important come first. This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +16,54 @@ from gpu.runner import Round
 
 SEEDS = (0, 1, 2)
 BUDGETS = (0.5, 0.25, 0.12)
-"""Shares of the MACs that are kept."""
+"""Fractions of the dense model's MACs that are kept."""
 ZEROS = (0.9, 0.95, 0.98)
+"""Sparsities: fractions of all weights that are set to zero."""
 SHORT, LONG = 5, 60
-"""Epochs of fine-tuning."""
+"""Numbers of epochs of fine-tuning."""
 LARGE = ("--batch-size", "512", "--lr", "0.08")
-"""Four times both: 60 epochs of batch 128 do not fit into a round."""
+"""Options of a long fine-tuning: batch size and learning rate are four times the defaults.
+
+60 epochs at the default batch size of 128 do not fit into a round."""
 LARGE_DENSE = ("--batch-size", "512", "--lr", "0.4")
-"""The same for a dense model: whether large batches could be the default."""
+"""Options of a dense model with both four times the defaults.
+
+The run shows whether large batches could be the default."""
 PROFILE_SECONDS = 50.0
-"""Seconds of the round that are left for the profile."""
+"""Seconds at the end of the round that are kept for the profile."""
 Job = Callable[[], None]
+"""A job runs steps and records their results."""
 
 
 def run_dir(r: Round, name: str) -> Path:
+    """Return the run directory with this name in the round's working directory."""
     return r.work / "runs" / name
 
 
 def start(r: Round) -> Path:
-    """The dense model to fine-tune from: the one trained here, or else (and in a dry run) the given one."""
+    """Return the path of the dense model from which pruned models are made.
+
+    It is the model that this round trained. In a dry run, or if there is none yet, it is the given
+    one.
+    """
     path = r.setting.trained_dense()
     return path if path.is_file() and not r.setting.tiny else r.setting.dense
 
 
 def report(r: Round, name: str, directory: Path, **more: int) -> None:
-    """Copy what a run directory's records say into the results; ``more`` where they do not say it."""
+    """Copy the records of a run directory into the results, under ``name``.
+
+    ``more``: values for fields that a record lacks.
+    """
     for kind, data in read_runs(directory):
         r.record(kind, name=name, **{**more, **data})
 
 
 def train_dense(r: Round, seed: int, seconds: float, *more: str) -> None:
-    """Train the dense model of a seed, unless that is done; ``more``: options in the place of the defaults."""
+    """Train and report the dense model of a seed, unless its record exists.
+
+    ``seconds``: the time box. ``more``: options of `train` in place of the defaults.
+    """
     directory = run_dir(r, "-".join([f"dense-s{seed}", *more]).replace("--", ""))
     name = " ".join([f"dense, seed {seed}", *more])
     if (directory / "records" / "baseline.json").is_file():
@@ -55,7 +75,7 @@ def train_dense(r: Round, seed: int, seconds: float, *more: str) -> None:
 
 
 def sweep_for_plans(r: Round, dense: Path) -> Path:
-    """The sweep on `val` that the plans for ``dense`` are made of."""
+    """Sweep ``dense`` on val images for the plans, unless that is done; return the table's path."""
     directory = run_dir(r, f"plans-{dense.stem}")
     table = directory / "records" / "structured_sensitivity.json"
     if not table.is_file():
@@ -78,7 +98,10 @@ def sweep_for_plans(r: Round, dense: Path) -> Path:
 
 
 def dense_models(r: Round) -> None:
-    """Train the dense models at once, beside the tests, which leave the GPU idle; then sweep the first."""
+    """Train the dense models of all seeds at the same time, then sweep the first one.
+
+    This runs beside the tests, which leave the GPU idle.
+    """
     seeds = SEEDS[:1] if r.setting.tiny else SEEDS
     r.together([partial(train_dense, r, seed, 85) for seed in seeds], at_once=len(seeds))
     cut(r.setting.trained_dense(), r.out)
@@ -86,9 +109,10 @@ def dense_models(r: Round) -> None:
 
 
 def training(r: Round) -> None:
-    """Where a step's time goes, alone on the device; then as many trainings as fit, several at once.
+    """Time training steps alone on the device, then train as many models as the time allows.
 
-    A second round in the same place goes on where this one ends.
+    Several trainings run at the same time. A second round in the same working directory goes on
+    where this one ends.
     """
     lab_done = r.work / "lab-done"
     if not lab_done.is_file() and r.module("lab", box(r, 40)) is not None:
@@ -108,7 +132,7 @@ def training(r: Round) -> None:
 
 
 def jobs(r: Round, dense: Path, table: Path) -> Iterator[Job]:
-    """What to train, the most wanted first."""
+    """Yield the trainings as jobs, the most important first."""
     if r.setting.tiny:
         yield control(r, dense, table, 0.6, "ours,stock", 1, "--round-to", "2")
         yield zeros(r, dense, 0.95, 1)
@@ -126,15 +150,8 @@ def jobs(r: Round, dense: Path, table: Path) -> Iterator[Job]:
     for sparsity in reversed(ZEROS):
         yield zeros(r, dense, sparsity, LONG, *LARGE)
     for budget in BUDGETS:
-        yield control(
-            r,
-            dense,
-            table,
-            budget,
-            "dense,stock" if budget == BUDGETS[0] else "stock",
-            LONG,
-            *LARGE,
-        )
+        arms = "dense,stock" if budget == BUDGETS[0] else "stock"
+        yield control(r, dense, table, budget, arms, LONG, *LARGE)
     for budget in BUDGETS:
         yield control(r, dense, table, budget, "scratch", SHORT)
 
@@ -142,7 +159,11 @@ def jobs(r: Round, dense: Path, table: Path) -> Iterator[Job]:
 def control(
     r: Round, dense: Path, table: Path, budget: float, arms: str, epochs: int, *more: str
 ) -> Job:
-    """A budget met in the ways that experiments/controls.py calls arms."""
+    """Return a job that meets a budget of MACs in the ways that experiments/controls.py calls arms.
+
+    ``table``: path of the sweep. ``arms``: their names, with commas between. ``more``: further
+    options of that script.
+    """
     name = f"{budget:g} of the MACs, {epochs} epochs, {arms}"
     directory = run_dir(r, f"controls-{budget:g}-{epochs}-{arms.replace(',', '-')}")
     script = Path(r.setting.root) / "experiments" / "controls.py"
@@ -178,7 +199,10 @@ def control(
 
 
 def zeros(r: Round, dense: Path, sparsity: float, epochs: int, *more: str) -> Job:
-    """The smallest weights of all layers set to zero, and the rest trained on."""
+    """Return a job that sets the smallest weights of all layers to zero and trains the others on.
+
+    ``more``: further options of the command `unstructured`.
+    """
     directory = run_dir(r, f"zeros-{sparsity:g}-{epochs}")
     command = command_line(
         "unstructured",
@@ -197,9 +221,8 @@ def zeros(r: Round, dense: Path, sparsity: float, epochs: int, *more: str) -> Jo
     )
 
     def do() -> None:
-        if not (
-            directory / "records" / "unstructured.json"
-        ).is_file():  # else of an earlier round in this place
+        # The record may be of an earlier round in the same working directory.
+        if not (directory / "records" / "unstructured.json").is_file():
             r.step(f"fine-tune: {sparsity:.0%} zeros, {epochs} epochs", command, TINY_BOX)
         report(r, f"{sparsity:.0%} zeros", directory, epochs=epochs)
 

@@ -1,4 +1,4 @@
-"""The tables of the part that trains (no torch)."""
+"""This module renders the tables of the part that trains (no torch)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpu.training import SEEDS
 
 
 def steps(results: Results) -> str:
-    """Milliseconds a step and seconds an epoch, by variant and batch."""
+    """Render the milliseconds per step and seconds per epoch, by variant and batch size."""
     by_variant = {
         (row["variant"], row["batch"]): row for row in results.of("step time") if "ms_a_step" in row
     }
@@ -27,7 +27,10 @@ def steps(results: Results) -> str:
 
 
 def dense_models(results: Results) -> str:
-    """Test accuracy and seconds an epoch of each seed, with the default options and then with others."""
+    """Render the test accuracy and the seconds per epoch of the dense models.
+
+    There is one row per seed with the default options, then one for each model with others.
+    """
     runs = {row["name"]: row for row in results.of("run") if row.get("model") == "baseline"}
     histories = {row["name"]: row for row in results.of("history") if row.get("seconds")}
     others = sorted(name for name in runs if name.startswith("dense, seed ") and "--" in name)
@@ -48,7 +51,10 @@ def dense_models(results: Results) -> str:
 
 
 def fine_tuned(results: Results) -> str:
-    """Every pruned network that was trained on, by budget or zeros, epochs and arm."""
+    """Render the pruned networks that were trained on, by budget or sparsity, epochs and arm.
+
+    A later run stands for an earlier one of the same name, epochs, arm and seed.
+    """
     runs: dict[tuple[str, int, str], dict[str, Any]] = {}
     for row in results.of("run"):
         if "arm" in row:

@@ -1,4 +1,4 @@
-"""The command line: what it refuses, what it leaves, what it prints."""
+"""The command line: refusals, files left behind, printed text."""
 
 from __future__ import annotations
 
@@ -147,7 +147,10 @@ def test_bad_input_is_one_line_and_writes_nothing(
 def test_help_and_refusals_do_without_torch(plan_file, tmp_path: Path) -> None:
     bad = plan_file({"features.1": 0.5})
     good = plan_file({"features.0": 0.5}, "good.json")
-    probe = "import sys, tp_vgg.cli\nstatus = tp_vgg.cli.execute(sys.argv[1:])\nassert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)\nsys.exit(status)"
+    probe = (
+        "import sys, tp_vgg.cli\nstatus = tp_vgg.cli.execute(sys.argv[1:])\n"
+        "assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)\nsys.exit(status)"
+    )
     for status, args in (
         (0, ["--help"]),
         (0, ["structured", "--help"]),
@@ -176,7 +179,7 @@ def test_every_command_has_an_example(call) -> None:
 
 def test_help_says_the_default_epochs(call) -> None:
     for name in ("train", "run"):
-        assert "{small} on digits, else {cpu} on a CPU, {cuda} on CUDA.".format(
+        assert "{small} on digits, else {cpu} on a CPU, {cuda} on CUDA)".format(
             **BASELINE_EPOCHS
         ) in " ".join(call(name, "--help")[1].split())
     tuned = [
@@ -184,7 +187,7 @@ def test_help_says_the_default_epochs(call) -> None:
         for name in ("digits", "cifar10")
     ]
     for name in ("structured", "run"):
-        assert "{} on digits, else {}.".format(*tuned) in " ".join(call(name, "--help")[1].split())
+        assert "{} on digits, else {})".format(*tuned) in " ".join(call(name, "--help")[1].split())
 
 
 def test_the_baseline_takes_fewer_epochs_on_a_cpu(monkeypatch) -> None:
@@ -229,7 +232,12 @@ def test_bash_completes_the_console_script(tmp_path: Path) -> None:
 
 
 def test_import_alone_does_not_import_torch() -> None:
-    probe = "import sys, tp_vgg; assert 'torch' not in sys.modules; assert tp_vgg.VGGSpec.preset().depth == 11; assert set(tp_vgg.__all__) <= set(dir(tp_vgg)); tp_vgg.load; assert 'torch' in sys.modules"
+    probe = (
+        "import sys, tp_vgg; assert 'torch' not in sys.modules; "
+        "assert tp_vgg.VGGSpec.preset().depth == 11; "
+        "assert set(tp_vgg.__all__) <= set(dir(tp_vgg)); "
+        "tp_vgg.load; assert 'torch' in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", probe], check=True)
 
 
@@ -280,7 +288,7 @@ def test_dry_run_reads_the_spec_off_a_checkpoint(
 
 @pytest.mark.usefixtures("thin")
 def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
-    """train on the way, structured, unstructured, compare: the files, the records and the table agree."""
+    """structured (which trains first), unstructured, compare: files, records and table agree."""
     plan = plan_file({"features.0": 0.25, "features.25": 0.5})
     status, out, err = call(
         "structured",
@@ -297,7 +305,7 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
     assert status == 0, err
     assert "training it first" in err
     assert re.search(r"about \d+ s here", err)
-    assert "equivalence proved on 16 images" in err
+    assert "equivalence check passed on 16 images" in err
     root = at_home / "runs" / "vgg11_bn-linear-digits"
     assert files(root) == {
         ".lock",
@@ -416,7 +424,7 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
         "--distill",
     )
     assert status == 0, err
-    assert "step 2/2: equivalence proved" in err
+    assert "step 2/2: equivalence check passed" in err
     assert {f for f in files(at_home / "o") if "records" not in f} == {
         ".lock",
         "try/structured_history.csv",
@@ -450,7 +458,7 @@ def test_checkpoint_tag_steps_and_rounding(call, at_home: Path, make_model, tmp_
 
 
 def test_schedules_of_a_structured_fine_tuning(call, at_home: Path, small: list) -> None:
-    """Rewinding, the teacher's weight and temperature, and recalibration arrive where they work."""
+    """Rewinding, distillation weight and temperature, and recalibration take effect."""
     given = [
         "--schedule",
         "rewind",
@@ -463,7 +471,7 @@ def test_schedules_of_a_structured_fine_tuning(call, at_home: Path, small: list)
     options = ["--ratio", 0.5, "--finetune-epochs", 2, "--steps", 2, "--importance", "hessian"]
     status, _, err = call("structured", *small, "--out", "o", *options, *given)
     assert status == 0, err
-    assert err.count("statistics were taken anew") == 2
+    assert err.count("statistics were recomputed") == 2
     training = load(at_home / "o/vgg11_digits_structured_pruned_finetuned.pth").meta["training"]
     assert (training["schedule"], training["rewound"], training["lr"]) == ("rewind", 3, 0.02)
     assert (training["distill_weight"], training["distill_temperature"]) == (0.3, 2)
@@ -502,7 +510,7 @@ def test_ways_to_zero(scope: str, options: list, call, at_home: Path, small: lis
 def test_imagenet_weights_are_a_start_with_their_own_normalisation(
     call, at_home: Path, monkeypatch
 ) -> None:
-    """torchvision's features under a new head; the rest of the job as ever."""
+    """torchvision's features get a new head; the rest of the job is unchanged."""
     from tp_vgg.network.vgg.model import build
 
     torch.manual_seed(0)
@@ -524,7 +532,7 @@ def test_imagenet_weights_are_a_start_with_their_own_normalisation(
 
 
 def test_training_from_a_file(call, at_home: Path, make_model, tmp_path: Path) -> None:
-    """--weights PATH starts from a tp_vgg file or a foreign one, and keeps its normalisation."""
+    """--weights PATH takes a tp_vgg file or another state dict, and keeps its normalisation."""
     model = make_model()
     save(model, tmp_path / "start.pth")
     args = [
@@ -658,7 +666,7 @@ def test_a_folder_and_its_run_directory(call, at_home: Path, image_folder: Path)
     "more", [["--dry-run"], ["--finetune-epochs", 0], ["--show", "features.8"]]
 )
 def test_a_plan_is_resolved_once(call, small: list, plan_file, monkeypatch, more: list) -> None:
-    """Whoever needs the widths that it leaves gets them passed on."""
+    """The resolved widths are passed on to all code that needs them."""
     from tp_vgg.stages import options
 
     asked, real = [], options.resolve
@@ -676,7 +684,10 @@ def test_a_plan_is_resolved_once(call, small: list, plan_file, monkeypatch, more
 def test_fine_tuning_resumes_to_the_same_bits(
     at_home: Path, call, small: list, monkeypatch
 ) -> None:
-    """structured with steps, interrupted in its second fine-tuning: the first is not done again, the end is the same."""
+    """structured with two steps, interrupted in the second fine-tuning.
+
+    The first one is not done again, and the final bits are the same.
+    """
     from tp_vgg.training.run import TrainingRun
 
     args = [*small, "--ratio", 0.5, "--steps", 2, "--finetune-epochs", 2, "--batch-size", 16]
@@ -761,7 +772,7 @@ def test_show_alone_prunes_nothing(call, at_home: Path, make_model, tmp_path: Pa
 
 @pytest.mark.usefixtures("thin")
 def test_plain_vgg_with_the_torchvision_head(call, at_home: Path) -> None:
-    """The other corner: no batch norm, hidden layers, a plan that prunes them."""
+    """The opposite case: no batch norm, hidden layers, and a plan that prunes them."""
     plan = at_home.parent / "hidden.json"
     plan.write_text('{"classifier.0": 0.9, "classifier.3": 0.9, "features.18": 0.5}')
     status, out, err = call(
@@ -791,7 +802,8 @@ def test_ctrl_c_exits_130_and_a_rerun_goes_on(call, at_home: Path) -> None:
     interrupted = (
         f"import os, sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"
         "from helpers.quick import thin; narrow = thin(); narrow.__enter__()\n"
-        "from tp_vgg import cli; from tp_vgg.training.run import TrainingRun; step = TrainingRun.train_step\n"
+        "from tp_vgg import cli; from tp_vgg.training.run import TrainingRun; "
+        "step = TrainingRun.train_step\n"
         "def stop(run):\n    run.step == 2 and os.kill(os.getpid(), 2)\n    return step(run)\n"
         "TrainingRun.train_step = stop; cli.main(sys.argv[1:])"
     )
@@ -807,7 +819,9 @@ def test_ctrl_c_exits_130_and_a_rerun_goes_on(call, at_home: Path) -> None:
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: interrupted: train stopped at step 3 of 4; runs")
-    assert last.endswith("finetuned.partial.pth holds it; the same command goes on from there")
+    assert last.endswith(
+        "finetuned.partial.pth holds the work so far; the same command goes on from there"
+    )
     root = at_home / "runs" / "vgg11_bn-linear-digits"
     assert files(root) == {".lock", "vgg11_digits_finetuned.partial.pth"}
     assert torch.load(root / "vgg11_digits_finetuned.partial.pth", weights_only=True)["step"] == 3

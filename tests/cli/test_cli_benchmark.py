@@ -164,7 +164,7 @@ def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small,
     )
     assert status == 0, err
     status, out, _ = call("compare", *small, "--out", "o")
-    assert "not measured" in out  # another file now
+    assert "not measured" in out  # the checkpoint has changed
     assert (
         "latency"
         not in json.loads(Path("o/metrics.json").read_text())["models"]["structured_pruned"]
@@ -173,7 +173,7 @@ def test_metrics_and_the_table_take_the_latency_of_these_very_files(call, small,
 
 @pytest.mark.usefixtures("thin", "undrawn")
 def test_benchmark_brings_metrics_up_to_date(call, at_home: Path, hashed: Counter[str]) -> None:
-    """And hashes each checkpoint once on its way."""
+    """It hashes each checkpoint once."""
     status, _, err = call(
         "structured", *QUICK, "--ratio", 0.5, "--finetune-epochs", 0, "--out", "o"
     )
@@ -211,7 +211,8 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
     assert files(Path("o")) == {"latency.partial.jsonl", ".lock"}
     first = [case.label for case in measured]
     with Path("o/latency.partial.jsonl").open("a") as journal:
-        journal.write('{"rows": [{"model": "x"}]}\n{"cases": 1}\n')  # of nobody: passed over
+        # Lines that no benchmark writes are skipped.
+        journal.write('{"rows": [{"model": "x"}]}\n{"cases": 1}\n')
 
     def counted(models, case, *rest):
         measured.append(case)
@@ -232,7 +233,7 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
-    """What a device lacks it lacks; how warm it is passes."""
+    """A mode that the device lacks stays unavailable; throttling passes."""
     from tp_vgg.latency import benchmark as latency
     from tp_vgg.latency.table import LatencyRow
     from tp_vgg.stages.benchmark import throttled

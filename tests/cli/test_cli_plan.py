@@ -1,4 +1,4 @@
-"""`plan` on the command line, and what `structured` and `compare` make of its files."""
+"""`plan` on the command line, and how `structured` and `compare` use its files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ pytestmark = pytest.mark.usefixtures("undrawn", "brief")
 
 @pytest.fixture(scope="module")
 def both_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a run directory ``o`` that holds both sweeps; their network lies beside it, as in every test."""
+    """A working directory with a run directory ``o`` that holds both sweeps.
+
+    The swept network lies beside the working directory, as in every test.
+    """
     where = tmp_path_factory.mktemp("swept")
     save(lively(SMALL), where / "small.pth")
     levels = ["--levels", "0.25,0.5,0.75,0.9", "--layers", EVERY, "-q"]
@@ -106,7 +109,7 @@ def test_either_kind_is_refused_for_the_other(call, at_home: Path, swept: list) 
 def test_also_where_it_was_written_elsewhere_or_before_another(
     call, at_home: Path, small: list
 ) -> None:
-    """In the default run directory, and by a plan that is no longer the last."""
+    """Holds in the default run directory, and for a plan that is no longer the last."""
     options = ["--kind", "unstructured", "--levels", "0.5,0.9"]
     assert call("sensitivity", *small, *options)[0] == 0
     for sparsity, tag in (("0.8", []), ("0.7", []), ("0.6", ["--tag", "t"])):
@@ -234,7 +237,7 @@ def test_no_torch_on_the_way(tp_vgg, at_home: Path, swept: list) -> None:
 def test_a_plan_cut_short_leaves_the_one_before(
     call, at_home: Path, swept: list, monkeypatch
 ) -> None:
-    """Which is not taken for somebody's own, nor for what the new prediction is of."""
+    """It is not taken for a file of the user's own, nor for the newly predicted plan."""
     from tp_vgg.files import atomic
     from tp_vgg.rundir.contents import RunContents
     from tp_vgg.rundir.settings import Settings
@@ -296,7 +299,7 @@ def test_a_sweep_of_the_other_kind_is_none(call, at_home: Path, swept: list) -> 
 
 
 def test_all_layers_are_swept_by_one_word(call, at_home: Path, small: list, swept: list) -> None:
-    """And are the same question as all of their names."""
+    """``all`` asks for the same sweep as the names of all layers."""
     before = (at_home / "o/structured_sensitivity.csv").read_bytes()
     again = [
         "sensitivity",

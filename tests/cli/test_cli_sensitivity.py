@@ -1,4 +1,4 @@
-"""`sensitivity` on the command line: what it leaves, when it works again, and that nothing kills it."""
+"""`sensitivity` on the command line: its files, when a sweep is repeated, and kills."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTPUTS = ("{}_sensitivity.csv", "{}_sensitivity_results.pth", "records/{}_sensi
 
 
 def outputs(out: Path, kind: str) -> dict[str, bytes]:
-    """All bytes of them, but for the command line in the record, which names the run directory."""
+    """All bytes of the outputs, except for the command line, which names the run directory."""
     found = {name: (out / name.format(kind)).read_bytes() for name in OUTPUTS}
     return {name: re.sub(rb',\n "command": "[^"]*"', b"", raw) for name, raw in found.items()}
 
@@ -73,7 +73,8 @@ def test_val_is_the_default_and_layers_can_be_named(call, at_home: Path, small: 
     assert status == 0, err
     record = json.loads((at_home / "o/records/structured_sensitivity.json").read_text())
     assert [(p["layer"], p["ratio"], p["n"]) for p in record["points"]] == [
-        ("features.8", 0.0, 40), ("features.8", 0.75, 40), ("classifier.0", 0.0, 40), ("classifier.0", 0.75, 40)
+        ("features.8", 0.0, 40), ("features.8", 0.75, 40), ("classifier.0", 0.0, 40),
+        ("classifier.0", 0.75, 40)
     ]  # fmt: skip
     assert record["data"]["split"] == "val"
     assert out.splitlines()[1].split() == ["structured", "drop", "0", "0.75"]
@@ -97,7 +98,7 @@ def test_a_finished_sweep_answers_from_its_record(
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "run", spy)
-        patch.setattr(stage, "session", spy)
+        patch.setattr(stage, "open_session", spy)
         patch.setattr(stage, "load_given", spy)
         status, out, err = call(*again)
         assert (status, out) == first[:2]
@@ -107,8 +108,9 @@ def test_a_finished_sweep_answers_from_its_record(
         changed = make_model(SMALL, seed=1)
         save(changed, at_home / "changed.pth")
         for options in (
-            ["--levels", "0.1,0.2"], ["--layers", "features.0"], ["--importance", "l2"], ["--split", "test"],
-            ["--precision", "bf16"], ["--limit-val", "30"], ["--checkpoint", at_home / "changed.pth"],
+            ["--levels", "0.1,0.2"], ["--layers", "features.0"], ["--importance", "l2"],
+            ["--split", "test"], ["--precision", "bf16"], ["--limit-val", "30"],
+            ["--checkpoint", at_home / "changed.pth"],
         ):  # fmt: skip
             with pytest.raises(AssertionError):
                 call(*again, *options)
@@ -162,8 +164,9 @@ def test_a_damaged_record_is_swept_again(call, at_home: Path, small: list) -> No
     point = record["points"][0]
     wrong = [{"points": wrong} for wrong in ([], [point], [{**point, "drop": "x"}, point], [{}], 7)]
     wrong += [{"points": [{**point, **field}, record["points"][1]]} for field in (
-        {"layer": "features.4"}, {"layer": "nope"}, {"correct": "zzz"}, {"correct": -1}, {"n": 0}, {"accuracy": 12.5}, {"drop": 99.0},
-        {"removed": 5}, {"redone": None}, {"ratio": 0.3}, {"high": 101.0},
+        {"layer": "features.4"}, {"layer": "nope"}, {"correct": "zzz"}, {"correct": -1}, {"n": 0},
+        {"accuracy": 12.5}, {"drop": 99.0}, {"removed": 5}, {"redone": None}, {"ratio": 0.3},
+        {"high": 101.0},
     )]  # fmt: skip
     wrong += [
         {"kind": "x"},
@@ -343,7 +346,7 @@ def test_ten_kills_leave_the_table_of_a_straight_run(tmp_path: Path, make_model)
         while process.poll() is None and (
             not journal.is_file() or journal.stat().st_size == before
         ):
-            time.sleep(0.01)  # until it has begun to write
+            time.sleep(0.01)  # until the sweep has begun to write
         time.sleep(rng.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate()

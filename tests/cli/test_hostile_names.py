@@ -1,4 +1,7 @@
-"""Names and texts that mean something to a terminal or a browser, tables with impossible fields, and paths to what is no file."""
+"""Hostile input: names and texts that a terminal or browser interprets, impossible tables, paths.
+
+The tables have impossible fields; the paths lead to something that is not a file.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,22 @@ from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch, history_csv, read_history
 
-NAMES = ["<img src=x onerror=alert(1)>", "\x1b[31mred", "new\nline", "back\\slash", "$\\frac{", os.fsdecode(b"no \xff utf-8"), "\u202ereversed", "-q"]  # fmt: skip
-"""Of classes: what a file system allows."""
+NAMES = [
+    "<img src=x onerror=alert(1)>",
+    "\x1b[31mred",
+    "new\nline",
+    "back\\slash",
+    "$\\frac{",
+    os.fsdecode(b"no \xff utf-8"),
+    "\u202ereversed",
+    "-q",
+]
+"""Names of classes that a file system allows."""
 
 
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What click would take out of a text that goes to no terminal is left in."""
+    """Make click keep the escape codes that it strips if the output is not a terminal."""
     monkeypatch.setattr(click._compat, "should_strip_ansi", lambda *_: False)
     monkeypatch.setattr(click.utils, "should_strip_ansi", lambda *_: False)
 
@@ -60,14 +72,14 @@ def test_printable_is_one_line_and_leaves_plain_texts_alone(text: str) -> None:
     assert printable(text) == text or not text.isprintable()
 
 
+COSTS = st.sampled_from(["macs", "params", "latency", "drop", "sparsity", "x"])
+LIMITS = st.floats() | st.integers() | st.text()
+
+
 @given(
-    st.lists(
-        st.text()
-        | st.builds("{}={}".format, st.sampled_from(["macs", "params", "latency", "drop", "sparsity", "x"]), st.floats() | st.integers() | st.text()),
-        max_size=3,
-    ),
+    st.lists(st.text() | st.builds("{}={}".format, COSTS, LIMITS), max_size=3),
     st.sampled_from(["structured", "unstructured"]),
-)  # fmt: skip
+)
 def test_any_budget_is_one_or_refused(texts: list[str], kind: Any) -> None:
     said = ""
     try:
@@ -110,7 +122,7 @@ TABLES: dict[str, tuple[Any, Any, Callable[[Any], object]]] = {
     "benchmark": (Latency, pages.latency(("a", "b", "c")), Latency.headline),
     "profile": (Staircase, pages.profile(SMALL), _profile_used),
 }
-"""Each table, one that is whole, and what is done with one."""
+"""Each class of table, a valid table, and a function that uses it."""
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -123,7 +135,7 @@ def test_a_changed_table_is_whole_or_refused(name: str, tmp_path: Path) -> None:
         (tmp_path / "table.json").write_bytes(mutate(seed, "table.json", raw)[1])
         try:
             found = kind.from_dict(read_json(tmp_path / "table.json"))
-        except (TypeError, KeyError, ValueError):  # BadInput is one
+        except (TypeError, KeyError, ValueError):  # BadInput is a ValueError
             refused += 1
             continue
         use(found)
@@ -153,7 +165,7 @@ def test_any_field_of_a_table_is_whole_or_refused(name: str, data: st.DataObject
         table[field] = data.draw(JSON)
     try:
         found = kind.from_dict(table)
-    except (TypeError, KeyError, ValueError):  # BadInput is one
+    except (TypeError, KeyError, ValueError):  # BadInput is a ValueError
         return
     use(found)
     assert kind.from_dict(json.loads(json.dumps(found.to_dict()))) == found
@@ -177,7 +189,7 @@ def test_any_history_is_read_or_refused(change: int | str) -> None:
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
-    """A folder of its own odd name, whose classes have the ``NAMES``."""
+    """A folder with an odd name, whose classes have the ``NAMES``."""
     import numpy as np
     from PIL import Image
 
@@ -255,10 +267,14 @@ def test_texts_in_a_checkpoint_stay_texts(evil: str, call, make_model, at_home: 
 
 
 TAKE_A_FILE = [
-    ["structured", "--ratios"], ["structured", "--dry-run", "--ratios"], ["unstructured", "--ratios"], ["structured", "--ratio", "0.5", "--checkpoint"],
-    ["structured", "--dry-run", "--ratio", "0.5", "--checkpoint"], ["sensitivity", "--kind", "structured", "--checkpoint"], ["plan", "--budget", "macs=0.5", "--checkpoint"],
-    ["plan", "--budget", "latency=0.5", "--profile"], ["export", "--format", "torch"], ["compare"], ["compare", "--checkpoint"], ["benchmark"],
-    ["benchmark", "--profile", "--checkpoint"], ["train", "--weights"], ["report", "--checkpoint"], ["run", "--checkpoint"],
+    ["structured", "--ratios"], ["structured", "--dry-run", "--ratios"],
+    ["unstructured", "--ratios"], ["structured", "--ratio", "0.5", "--checkpoint"],
+    ["structured", "--dry-run", "--ratio", "0.5", "--checkpoint"],
+    ["sensitivity", "--kind", "structured", "--checkpoint"],
+    ["plan", "--budget", "macs=0.5", "--checkpoint"],
+    ["plan", "--budget", "latency=0.5", "--profile"], ["export", "--format", "torch"], ["compare"],
+    ["compare", "--checkpoint"], ["benchmark"], ["benchmark", "--profile", "--checkpoint"],
+    ["train", "--weights"], ["report", "--checkpoint"], ["run", "--checkpoint"],
 ]  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Run directories, data and names from others: every command works, or says one printable line and leaves all as it was."""
+"""Run directories, data and names from others.
+
+Every command works, or prints one printable line and leaves all files as they were.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ from tp_vgg.network.vgg.model import build
 from tp_vgg.training.history import Epoch, history_csv
 
 SHORT, LONG = 150, 3000
-"""Cases of the default run and of the long one."""
+"""Number of cases in the default run and in the long one."""
 DRAWN = 20
-"""Of so many cases, one draws its figures."""
+"""One in this many cases draws its figures."""
 EVERY = ",".join(SMALL.prunable)
 WHERE = ["--dataset", "digits", *QUICK[4:], "--out", "o", "-q"]
 JOURNALED = [
@@ -47,8 +50,14 @@ COMPARE, REPORT = (
     [["compare", "--format", form] for form in ("text", "markdown", "json", "csv")],
     ["report"],
 )
-PLANS = [["plan", "--kind", kind, "--budget", "macs=0.6", "--round-to", "2", "--force"] for kind in ("structured", "unstructured")]  # fmt: skip
-SWEEPS = [["sensitivity", "--kind", kind, "--levels", "0.25,0.5,0.9", "--layers", EVERY] for kind in ("structured", "unstructured")]  # fmt: skip
+PLANS = [
+    ["plan", "--kind", kind, "--budget", "macs=0.6", "--round-to", "2", "--force"]
+    for kind in ("structured", "unstructured")
+]
+SWEEPS = [
+    ["sensitivity", "--kind", kind, "--levels", "0.25,0.5,0.9", "--layers", EVERY]
+    for kind in ("structured", "unstructured")
+]
 TIMED = ["plan", "--budget", "latency=1", "--round-to", "2", "--force"]
 RATIOS = [
     "structured",
@@ -74,12 +83,12 @@ READERS: dict[str, list[list[str]]] = {
     "structured_sensitivity.csv": [SWEEPS[0]],
     "j/": [JOURNALED],
 }
-"""The commands that read a file, by its name or its directory's."""
+"""The commands that read a file, by the name of the file or of its directory."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A run directory ``o`` in ``home``, as it was made."""
+    """A working directory ``home`` with a run directory ``o``, and its files as first written."""
 
     home: Path
     kept: dict[str, bytes]
@@ -111,7 +120,7 @@ def executed(args: list[str]) -> tuple[int, str, str]:
 
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch: pytest.MonkeyPatch, read_digits: Callable) -> None:
-    """What click would take out of a text that goes to no terminal is left in."""
+    """Make click keep the escape codes that it strips if the output is not a terminal."""
     monkeypatch.setattr("tp_vgg.data.datasets._digits", read_digits)
     monkeypatch.setattr(click._compat, "should_strip_ansi", lambda *_: False)
     monkeypatch.setattr(click.utils, "should_strip_ansi", lambda *_: False)
@@ -123,10 +132,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
     with contextlib.chdir(home), undrawn(), brief(), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(0)
         model = build(SMALL)
-        model.meta = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "dataset": "digits", "classes": list("0123456789")}  # fmt: skip
+        model.meta = {
+            "mean": [0.5, 0.4, 0.3],
+            "std": [0.2, 0.25, 0.3],
+            "dataset": "digits",
+            "classes": list("0123456789"),
+        }
         Path("o").mkdir()
         save(model, "o/vgg11_digits_finetuned.pth")
-        Path("o/history.csv").write_text(history_csv([Epoch(1, 0.1, 2.0, 20.0, 30.0, 1.0), Epoch(2, 0.0, 1.0, 80.0, 90.0, 1.0)]))  # fmt: skip
+        epochs = [Epoch(1, 0.1, 2.0, 20.0, 30.0, 1.0), Epoch(2, 0.0, 1.0, 80.0, 90.0, 1.0)]
+        Path("o/history.csv").write_text(history_csv(epochs))
         for args in (
             *SWEEPS,
             *PLANS,
@@ -159,7 +174,7 @@ def readers(name: str) -> list[list[str]]:
 
 
 def targets(made: Place) -> list[str]:
-    """The files to change, those of JSON more often, because reading them is quick."""
+    """The files to change; JSON files more often, because reading them is quick."""
     names = sorted(
         name
         for name in made.kept
@@ -169,7 +184,7 @@ def targets(made: Place) -> list[str]:
 
 
 def check(status: int, out: str, err: str, before: dict[str, bytes], home: Path) -> str:
-    """The rule, and in which way it was kept."""
+    """Check the rule of this module; return ``works`` or ``refused``."""
     assert all(char == "\n" or char.isprintable() for char in out + err), (out[-500:], err[-500:])
     if status == 0:
         page = home / "o/report.html"
@@ -189,9 +204,8 @@ def test_a_run_directory_of_others_works_or_is_refused(
     count: int, made: Place, monkeypatch, record_property
 ) -> None:
     monkeypatch.chdir(made.home)
-    monkeypatch.setattr(
-        "tp_vgg.stages.run._Pipeline.steps", lambda _: []
-    )  # what comes before any work
+    # Run only the checks that come before any work.
+    monkeypatch.setattr("tp_vgg.stages.run._Pipeline.steps", lambda _: [])
     names = targets(made)
     told: Counter[tuple[str, str]] = Counter()
     wrong = []

@@ -31,7 +31,7 @@ from tp_vgg.sensitivity.sweep import sweep
 
 CPU = torch.device("cpu")
 GREY = np.linspace(0, 255, 64 * 64).reshape(64, 64)
-"""Rises from row to row."""
+"""Brightness that rises from row to row."""
 PICTURE = Image.fromarray(GREY.astype(np.uint8)).convert("RGB")
 
 
@@ -83,7 +83,7 @@ def _turn(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("name", SAVED)
 def test_every_kind_of_pixel_keeps_its_brightness(name: str, tmp_path: Path) -> None:
-    """Among them greys of 16 bits, which Pillow cuts off at 255, and a camera held sideways."""
+    """Including 16-bit greys, which Pillow clips at 255, and photos rotated by EXIF."""
     SAVED[name](tmp_path / name)
     PICTURE.save(tmp_path / "rgb.png")
     images, reasons = decode(tmp_path / name, tmp_path / "rgb.png")
@@ -181,7 +181,7 @@ def test_a_split_without_some_classes_is_told(
 
 
 def chain(call, common: list, kind: str, pruning: list[str]) -> None:
-    """Every stage works, and every JSON is one."""
+    """Every stage works, and every JSON file is valid JSON."""
     for args in (
         ["sensitivity", "--kind", kind, "--levels", "0.5", "--layers", "features.4"],
         ["plan", "--kind", kind, "--budget", "drop=5", "--round-to", "1"],
@@ -203,7 +203,7 @@ def chain(call, common: list, kind: str, pruning: list[str]) -> None:
 def test_a_folder_of_few_classes_or_many(
     classes: int, train: int, mode: str, call, at_home: Path, make_model: Callable[..., VGG]
 ) -> None:
-    """Of one pixel each, one test image a class."""
+    """Images of one pixel, one test image per class."""
     names = [f"c{i:04}" for i in range(classes)]
     pictures(at_home / "p", names, train, 1, mode, side=1)
     model = make_model(replace(SMALL, num_classes=classes))
@@ -257,7 +257,7 @@ def test_a_dead_network_goes_through(
     assert (status, "nothing to predict a drop from" in err) == (0, True)
 
 
-# Not lamp: its score of an equal channel counts those sorted after it.
+# Not lamp: the score of a channel depends on the channels sorted after it, even if they are equal.
 @pytest.mark.parametrize(
     "importance", sorted(set(CRITERIA) - {"random", "taylor", "hessian", "lamp"})
 )
@@ -281,7 +281,7 @@ def test_chance_is_the_lower_end_of_the_interval() -> None:
     assert not Accuracy.of(30, 100).chance_warnings(10)
 
 
-# Numbers that are none.
+# NaN and infinity.
 
 
 def test_a_class_that_is_not_a_number_is_never_right(few_digits, make_model) -> None:
@@ -309,7 +309,7 @@ def test_nan_is_no_option(option: str, call, at_home: Path) -> None:
 
 
 def test_a_runaway_rate_leaves_no_model(call, at_home: Path, small: list) -> None:
-    """The weights stay finite for the one epoch; the logits do not."""
+    """The weights stay finite for the single epoch; the logits do not."""
     options = [*small[:-2], "--weights", small[-1], "--epochs", 1, "--lr", 100, "--out", "o", "-q"]
     status, _, err = call("train", *options)
     assert (status, "non-finite at step" in one_line(err), "smaller --lr" in err) == (1, True, True)

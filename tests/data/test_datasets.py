@@ -82,7 +82,7 @@ def test_measured_normalisation_centres_the_data(digits) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_augmentation_is_a_reflect_padded_crop_and_flip(flip: bool) -> None:
-    """Every augmented image is one of the 81 crops (or their mirrors) that torch's own reflect padding gives."""
+    """Every augmented image is one of the 81 crops of torch's reflect padding, or its mirror."""
     images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8).contiguous(
         memory_format=torch.channels_last
     )
@@ -185,7 +185,7 @@ def test_corrupt_images_are_counted_and_left_out_only_where_asked(
     caplog.set_level(logging.INFO)
     whole = load_data("folder", image_folder, CPU)
     jpeg = image_folder / "train" / "light" / "19.png"
-    jpeg.write_bytes(jpeg.read_bytes()[:200])  # cut short, as by a broken download
+    jpeg.write_bytes(jpeg.read_bytes()[:200])  # truncated, as by a broken download
     (image_folder / "test" / "dark" / "3.png").write_bytes(b"not a picture")
     (image_folder / "train" / "light" / "3.png").write_bytes(b"")
     with pytest.raises(
@@ -231,7 +231,7 @@ def test_failed_download_names_the_ways_out(
 def test_cifar10_is_read_as_torchvision_stores_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A miniature in CIFAR-10's own pickled format, through the real torchvision class."""
+    """A small data set in CIFAR-10's pickled format is read through the real torchvision class."""
     import pickle
 
     from torchvision.datasets import CIFAR10

@@ -39,7 +39,7 @@ def test_interval_is_wilsons(correct: int, n: int) -> None:
 
 
 class Cramped(nn.Module):
-    """A network on a device with room for so many images at a time."""
+    """A network that runs out of memory with more than ``room`` images at a time."""
 
     def __init__(
         self, model: nn.Module, room: int, error: type[Exception] = torch.OutOfMemoryError
@@ -67,7 +67,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
         match=r"out of memory with (500|250) images at a time; going on with (250|125)$",
     ) as said:
         found = predictions(cramped, digits.train, digits.normalisation)
-    assert len(said) == 2  # 250 were too many as well
+    assert len(said) == 2  # 250 images were too many as well
     assert torch.equal(found, expected)
     assert cramped.sizes[:3] == [500, 250, 125]
     assert set(cramped.sizes[2:-1]) == {125}, "the smaller batch stays"

@@ -1,4 +1,4 @@
-"""One bit an image, as text."""
+"""Hits are written as text, with one bit per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables that flow: what they say of themselves, and what they refuse."""
+"""Records of models: drops against a baseline, and refused records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tp_vgg.evaluation.record import ModelRecord
 
 
 def test_a_drop_is_paired_by_image() -> None:
-    """Two models may differ on every image and have the same accuracy: the interval knows, the two accuracies do not."""
+    """Models of equal accuracy may differ on every image: only a paired interval shows it."""
     dense = record([1] * 90 + [0] * 10)
     same, swapped = record([1] * 90 + [0] * 10), record([0] * 10 + [1] * 90)
     worse = record([1] * 80 + [0] * 20)
@@ -28,17 +28,21 @@ def test_a_drop_is_paired_by_image() -> None:
 def test_a_record_comes_back_and_a_damaged_one_does_not() -> None:
     found = record([1, 0, 1])
     assert ModelRecord.from_dict(found.to_dict()) == found
-    with pytest.raises(ValueError, match="another count"):
+    with pytest.raises(ValueError, match="not as many as the accuracy says"):
         ModelRecord.from_dict({**found.to_dict(), "hits": pack_hits(np.array([1, 1, 1]))})
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"params": SMALL.params() - 1}, {"macs": 1}, {"nonzero": 0}, {"nonzero": SMALL.params() + 1}, {"bytes": 0}, {"sparsity": {}},
-        {"sparsity": {row.name: 1.5 for row in SMALL.rows}}, {"data": {}}, {"environment": {"device": []}}, {"notes": "abc"}, {"more": 1},
-        {"val": {"correct": 4, "n": 3, "accuracy": 400 / 3, "low": 1.0, "high": 400 / 3}}, {"spec": {"widths": []}}, {"checkpoint": None},
-        {"test": {"correct": 2, "n": 3, "accuracy": 99.0, "low": 1.0, "high": 100.0}}, {"val": {"correct": 0, "n": 0, "accuracy": 0.0, "low": 0.0, "high": 0.0}},
+        {"params": SMALL.params() - 1}, {"macs": 1}, {"nonzero": 0},
+        {"nonzero": SMALL.params() + 1}, {"bytes": 0}, {"sparsity": {}},
+        {"sparsity": {row.name: 1.5 for row in SMALL.rows}}, {"data": {}},
+        {"environment": {"device": []}}, {"notes": "abc"}, {"more": 1},
+        {"val": {"correct": 4, "n": 3, "accuracy": 400 / 3, "low": 1.0, "high": 400 / 3}},
+        {"spec": {"widths": []}}, {"checkpoint": None},
+        {"test": {"correct": 2, "n": 3, "accuracy": 99.0, "low": 1.0, "high": 100.0}},
+        {"val": {"correct": 0, "n": 0, "accuracy": 0.0, "low": 0.0, "high": 0.0}},
     ],
     ids=str,
 )  # fmt: skip

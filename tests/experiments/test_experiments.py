@@ -1,4 +1,4 @@
-"""The experiments run: one trial each, figures not judged."""
+"""Each experiment runs with one trial; its figures are not judged."""
 
 from __future__ import annotations
 
@@ -386,7 +386,8 @@ def test_reliability_names_tests_that_are_there_and_counts_them() -> None:
     report = ElementTree.fromstring(
         """<suite><testcase/><testcase><skipped/></testcase>
         <testcase><failure/><properties><property name="cases" value="40"/></properties></testcase>
-        <testcase><properties><property name="cases" value="7"/><property name="train" value="2 GB"/></properties></testcase></suite>"""
+        <testcase><properties><property name="cases" value="7"/>"""
+        """<property name="train" value="2 GB"/></properties></testcase></suite>"""
     )
     assert asdict(script["outcome"](report.iter("testcase"))) == {
         "cases": 48, "passed": 2, "failed": 1, "skipped": 1, "notes": "train 2 GB",

@@ -1,4 +1,8 @@
-"""The GPU round: on a CPU every part ends, a cut keeps what there was, and its tables say only what was measured."""
+"""The GPU round, tested on a CPU.
+
+Every part ends, an interruption keeps the results so far, and the tables say only what was
+measured.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from helpers.commands import one_line
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "gpu_round.py"
 STEPS = 13
-"""Steps of a dry run."""
+"""Number of steps of a dry run."""
 KINDS = {
     "machine",
     "ceiling",
@@ -41,19 +45,19 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def gpu_round(tmp_path: Path) -> Run:
-    """Run the script in a folder of its own, with no data but digits."""
+    """Run the script in an empty folder, with digits as the only data."""
 
     def run(*args: object, script: Path = SCRIPT, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(script), *map(str, args)], capture_output=True, text=True, check=False, cwd=tmp_path,
-            env={**os.environ, **env},
+            [sys.executable, str(script), *map(str, args)], capture_output=True, text=True,
+            check=False, cwd=tmp_path, env={**os.environ, **env},
         )  # fmt: skip
 
     return run
 
 
 def dry_run(tmp_path: Path) -> subprocess.Popen[str]:
-    """Start a dry run on digits, whatever data lies beside the checkout; results go to tmp_path/out."""
+    """Start a dry run on digits, even if there is other data; results go to tmp_path/out."""
     (tmp_path / "nothing").mkdir()
     command = [
         sys.executable,
@@ -71,7 +75,7 @@ def dry_run(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
-    """Every line of results.jsonl, each of which must be whole."""
+    """Every line of results.jsonl; each must be a complete JSON object."""
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
@@ -136,7 +140,7 @@ def test_the_tests_for_a_gpu_are_found_in_every_wing(monkeypatch: pytest.MonkeyP
 
 
 POLITE = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('kept')"
-"""A step that keeps its work when it is interrupted."""
+"""A step that saves its work when it is interrupted."""
 
 
 def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(
@@ -192,14 +196,16 @@ def test_what_is_wrong_is_refused_in_one_line(
 def row(model: str, verdict: str, speedup: float, macs: float, **more: Any) -> dict[str, Any]:
     """A row of a latency table as the round records it."""
     return {
-        "model": model, "mode": "folded-graph", "dtype": "bf16", "batch_size": 1024, "verdict": verdict, "reasons": [], "median_ms": 2 / speedup,
-        "speedup": speedup, "speedup_low": speedup - 0.01, "speedup_high": speedup + 0.01, "over_eager": 2 * speedup, "mac_ratio": macs,
-        "efficiency": speedup / macs, "efficiency_low": speedup / macs - 0.01, "efficiency_high": speedup / macs + 0.01, "slow_blocks": 2, **more,
+        "model": model, "mode": "folded-graph", "dtype": "bf16", "batch_size": 1024,
+        "verdict": verdict, "reasons": [], "median_ms": 2 / speedup, "speedup": speedup,
+        "speedup_low": speedup - 0.01, "speedup_high": speedup + 0.01, "over_eager": 2 * speedup,
+        "mac_ratio": macs, "efficiency": speedup / macs, "efficiency_low": speedup / macs - 0.01,
+        "efficiency_high": speedup / macs + 0.01, "slow_blocks": 2, **more,
     }  # fmt: skip
 
 
 def recorded() -> list[dict[str, Any]]:
-    """What a short round might have recorded."""
+    """Lines that a short round might have recorded."""
     dense, half = row("dense", "reference", 1.0, 1.0), row("half_macs.json", "faster", 1.8, 2.0)
     test = {"correct": 9000, "n": 10000, "accuracy": 90.0, "low": 89.4, "high": 90.57}
     common = {"macs": 76e6, "params": 4e6, "test": test}
@@ -209,23 +215,29 @@ def recorded() -> list[dict[str, Any]]:
         "after": {"a": {"clock": "1965 MHz"}},
     }
     return [
-        {"kind": "round", "commit": "abc"},
-        {"kind": "round", "commit": "abc-dirty"},
+        {"kind": "round", "commit": "abc"}, {"kind": "round", "commit": "abc-dirty"},
         {"kind": "device", "gpu": "Some GPU", "l2_mib": 50},
         {"kind": "test", "name": "tests/test_x.py::test_a", "outcome": "passed"},
         {"kind": "test", "name": "tests/test_x.py::test_b", "outcome": "failed"},
         {"kind": "check", "name": "graph", "holds": True},
-        {"kind": "latency", "group": "bf16", "cell": "x", "rows": [dense, row("half_macs.json", "no gain", 1.0, 2.0)]},
+        {"kind": "latency", "group": "bf16", "cell": "x",
+         "rows": [dense, row("half_macs.json", "no gain", 1.0, 2.0)]},
         {"kind": "latency table", "group": "bf16", "conditions": conditions, "rows": [dense, half]},
-        {"kind": "sweep", "name": "structured fp32", "sweep_kind": "structured", "precision": "fp32", "images": 10000, "points": 72,
+        {"kind": "sweep", "name": "structured fp32", "sweep_kind": "structured",
+         "precision": "fp32", "images": 10000, "points": 72,
          "cold": 2.0, "warm": 0.5, "redone": 0.0},
-        {"kind": "naive", "name": "structured", "sweep_kind": "structured", "timed": 8, "points": 72, "largest_difference": 1,
+        {"kind": "naive", "name": "structured", "sweep_kind": "structured", "timed": 8,
+         "points": 72, "largest_difference": 1,
          "whole": {"host loader": 50.0, "on the device": 25.0}},
-        {"kind": "step time", "name": "fit", "variant": "fit", "batch": 512, "images": 45000, "ms_a_step": 2.5, "seconds_an_epoch": 0.22},
+        {"kind": "step time", "name": "fit", "variant": "fit", "batch": 512, "images": 45000,
+         "ms_a_step": 2.5, "seconds_an_epoch": 0.22},
         {"kind": "run", "name": "dense, seed 1", "model": "baseline", **common},
-        {"kind": "run", "name": "0.5 of the MACs", "arm": "ours", "seed": 0, "epochs": 60, "one_shot": None, **common},
-        {"kind": "run", "name": "98% zeros", "model": "unstructured", "nonzero": 2e5, "epochs": 5, **common},
-        {"kind": "profile", "name": "bf16, batch 64", "at_full_input_us": {"features.0": [[32, 5.0], [33, 10.0], [64, 10.0]]}},
+        {"kind": "run", "name": "0.5 of the MACs", "arm": "ours", "seed": 0, "epochs": 60,
+         "one_shot": None, **common},
+        {"kind": "run", "name": "98% zeros", "model": "unstructured", "nonzero": 2e5, "epochs": 5,
+         **common},
+        {"kind": "profile", "name": "bf16, batch 64",
+         "at_full_input_us": {"features.0": [[32, 5.0], [33, 10.0], [64, 10.0]]}},
         {"kind": "step", "name": "lab", "outcome": "ok"},
         {"kind": "step", "name": "profiles", "outcome": "stopped"},
     ]  # fmt: skip
@@ -242,19 +254,23 @@ def test_the_tables_hold_what_was_measured_and_say_what_was_not(
     for said in (
         "- commit: abc, abc-dirty\n- gpu: Some GPU\n- l2_mib: 50",
         "gpu tests: 1 failed, 1 passed\n- tests/test_x.py::test_b: failed\n- check graph: holds",
-        "| 1024 | folded-graph | bf16 | dense | 2.0000 | 1.000 [0.990, 1.010] (A/A control) | 1.00 | - | 2.00 | reference |",
-        "| 1024 | folded-graph | bf16 | half_macs.json | 1.1111 | 1.800 [1.790, 1.810] | 2.00 | 0.90 [0.89, 0.91] | 3.60 | faster |",
+        "| 1024 | folded-graph | bf16 | dense | 2.0000 | 1.000 [0.990, 1.010] (A/A control) "
+        "| 1.00 | - | 2.00 | reference |",
+        "| 1024 | folded-graph | bf16 | half_macs.json | 1.1111 | 1.800 [1.790, 1.810] "
+        "| 2.00 | 0.90 [0.89, 0.91] | 3.60 | faster |",
         "| 64 | graph | fp32 | (all) | not measured |",
         "\n| folded-graph | 1.800 [1.790, 1.810] | 2.00 | 0.90 [0.89, 0.91] |",
         "\n| eager | not measured | not measured | not measured |",
         "- clock: 1965 MHz, 1980 MHz\n- blocks thrown away because the clock was low: 2",
-        "| structured | fp32 | 72 × 10,000 | 2.000 | 0.500 | 0.0% | - | 50.0 (100.0×) | 25.0 (50.0×) |",
+        "| structured | fp32 | 72 × 10,000 | 2.000 | 0.500 | 0.0% | - "
+        "| 50.0 (100.0×) | 25.0 (50.0×) |",
         "| unstructured | bf16 | not measured |",
         "structured: the loop was timed on 8 of 72 points",
         "| fit | 512 | 2.500 | 0.220 | 45,000 |",
         "| 1 | 90.00 [89.40, 90.57] | not measured | not measured |",
         "| 2 | not measured |",
-        "| 0.5 of the MACs | 60 | ours, seed 0 | 76.00 | 4.00 | not measured | 90.00 [89.40, 90.57] |",
+        "| 0.5 of the MACs | 60 | ours, seed 0 | 76.00 | 4.00 | not measured "
+        "| 90.00 [89.40, 90.57] |",
         "| 98% zeros | 5 | zeros, seed 0 | 76.00 | 0.20 | not measured | 90.00 [89.40, 90.57] |",
         "| bf16, batch 64 | features.0 | 64 | 10.0 | 0.50 (32) | 2.00 (32 → 33) |",
         "1 of 2 ended well.\n- profiles: stopped",
@@ -287,7 +303,7 @@ for name in ("click-9.0", "torch_pruning-1.6.1", "nvidia_ml_py-13.0"):
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A git checkout of the project's code, with small stand-ins for the data and for pip beside it."""
+    """A git checkout of the project's code; small stand-ins for the data and pip lie beside it."""
     root = tmp_path / "checkout"
     shutil.copytree(
         ROOT / "experiments", root / "experiments", ignore=shutil.ignore_patterns("__pycache__")
@@ -405,7 +421,8 @@ def test_where_no_data_is_given_cifar10_is_downloaded_and_the_dense_model_traine
     r = Round(setting, SCRIPT.parent, time.time() + 600, ("sweeps",))
     script.run_round(r)
     assert [name for name, *_ in steps] == [
-        "facts", "dense, seed 0", "structured sweep by the command line", "unstructured sweep by the command line", "sweeps",
+        "facts", "dense, seed 0", "structured sweep by the command line",
+        "unstructured sweep by the command line", "sweeps",
     ]  # fmt: skip
     train, sweep = steps[1], steps[2]
     for command in (train, sweep):

@@ -50,7 +50,10 @@ def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
 
 
 def test_a_scalars_fingerprint_is_the_same_on_every_python() -> None:
-    """That of Python 3.11, so that keys from before stay good; from 3.12 on a buffer without dimensions has no length."""
+    """It is the one of Python 3.11, so that older keys stay valid.
+
+    From Python 3.12 on, a buffer without dimensions has no length.
+    """
     scalar, table = memoryview(ctypes.c_int64(7)), memoryview(bytes(range(6))).cast("B", (2, 3))
     assert (
         fingerprint("a", scalar, table)
@@ -73,7 +76,10 @@ def test_fingerprints_tell_parts_apart() -> None:
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    script = f"import sys; from tp_vgg.files.lock import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    script = (
+        "import sys; from tp_vgg.files.lock import locked; from pathlib import Path\n"
+        f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:

@@ -1,4 +1,4 @@
-"""What comes from colleagues and the internet: refused in one line, or whole. Nothing in it runs."""
+"""Files from others are refused in one line or loaded intact; no code in them runs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tp_vgg.errors import BadInput
 from tp_vgg.network.checkpoint import load, save
 
 QUICK, LONG = 500, 10_000
-"""Files of the default run and of the long one."""
+"""Number of files in the default run and in the long one."""
 ROOM = 512 << 20
-"""Bytes that a load may map on top of what the process has; the files have under 1 MB."""
+"""Bytes of address space that a load may add to the process; the files are under 1 MB."""
 PATIENCE = 30
 """Seconds that a load may take."""
 
@@ -33,7 +33,7 @@ def test_mutated_files_are_refused_in_one_line_or_whole(
     count: int, make_model, tmp_path: Path, record_property
 ) -> None:
     bases = Bases.of(make_model(SMALL), tmp_path)
-    torch.set_num_threads(1)  # a pool of threads would not outlive the fork
+    torch.set_num_threads(1)  # a thread pool would not survive the fork
     workers = min(os.cpu_count() or 1, 8)
     context = multiprocessing.get_context("fork")
     logs = [tmp_path / f"{place}.log" for place in range(workers)]
@@ -102,22 +102,20 @@ def _outcome(path: Path, content: bytes, kind: str, bases: Bases) -> str:
 
 
 def _whole(model: Any, kind: str, suffixes: list[str], bases: Bases) -> str:
-    """What loaded is a network; and where only bytes were changed, the very network that was saved."""
+    """Judge a loaded model; if only bytes were changed, it must be the saved network."""
     with torch.inference_mode():
         if model(torch.zeros(1, 3, model.spec.image_size, model.spec.image_size)).shape != (
             1,
             model.spec.num_classes,
         ):
             return "no network"
-    if kind in ("flips", "cut", "headers", "archive") and suffixes != [
-        ".legacy",
-        ".pth",
-    ]:  # these have no sums to check
+    # Legacy files have no checksums.
+    checked = suffixes != [".legacy", ".pth"]
+    if kind in ("flips", "cut", "headers", "archive") and checked:
         saved = bases.checkpoint["state_dict"]
         same = all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
-        if (
-            kind == "archive" and not same
-        ):  # tensors that changed places, with sums made anew, are another model
+        # Exchanged tensors with new checksums make another valid model.
+        if kind == "archive" and not same:
             same = sorted(map(_raw, model.state_dict().values())) == sorted(
                 map(_raw, saved.values())
             )
@@ -134,7 +132,7 @@ def _raw(tensor: torch.Tensor) -> bytes:
 
 
 def test_a_tensor_marked_as_a_directory_is_refused(make_model, tmp_path: Path) -> None:
-    """torch would leave its memory as it was, and the sums of the file add up."""
+    """torch would leave its memory uninitialised, although all checksums are right."""
     path = tmp_path / "marked.pth"
     save(make_model(SMALL), path)
     with zipfile.ZipFile(path) as archive:

@@ -1,1 +1,1 @@
-"""What the tests of several wings share."""
+"""Helpers that the tests of several subpackages share."""

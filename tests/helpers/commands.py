@@ -1,4 +1,4 @@
-"""Commands run as a user runs them, and what they leave."""
+"""Run commands as a user does, and list the files that they leave."""
 
 from __future__ import annotations
 
@@ -9,17 +9,9 @@ import sys
 from pathlib import Path
 
 QUICK = [
-    "--dataset",
-    "digits",
-    "--head",
-    "linear",
-    "--limit-train",
-    "64",
-    "--limit-val",
-    "40",
-    "--limit-test",
-    "60",
-]
+    "--dataset", "digits", "--head", "linear",
+    "--limit-train", "64", "--limit-val", "40", "--limit-test", "60",
+]  # fmt: skip
 """Options of a run on few digits."""
 
 
@@ -35,8 +27,9 @@ def one_line(err: str) -> str:
 
 
 def launch(*commands: list, cwd: Path, ranks: int = 1) -> subprocess.Popen[str]:
-    """Start a command, or several of them that follow each other in the same processes."""
-    # --standalone takes a free port: torchrun's usual one is one for the whole machine, and pytest's workers run side by side.
+    """Start a command, or several that run one after the other in the same processes."""
+    # --standalone takes a free port. torchrun's default port is fixed, and pytest's workers run
+    # side by side.
     torchrun = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         if ranks > 1

@@ -1,4 +1,4 @@
-"""Stand-ins for a device: a CUDA whose time is a number, one that runs on the CPU, and a clock with a script."""
+"""Stand-ins for a device: CUDA with simulated time, CUDA on the CPU, a scripted clock."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ class FakeEvent:
 
 
 class FakeGraph:
-    """Like a CUDA graph it keeps nothing alive: it runs ``repeats`` times what it was captured from, if that is still there, and in
-    it no call has a launch of its own."""
+    """A graph that runs the captured call ``repeats`` times, with one launch in all.
+
+    Like a CUDA graph it keeps nothing alive; a replay fails if the call is gone.
+    """
 
     def __init__(self, cuda: FakeCuda, call: Call, repeats: int) -> None:
         self._cuda, self._call, self._repeats = cuda, weakref.ref(call), repeats
@@ -47,7 +49,10 @@ class FakeGraph:
 
 
 class FakeCuda:
-    """:class:`tp_vgg.latency.cuda.CudaCalls` without a device; its time passes only in calls made by :meth:`takes`."""
+    """:class:`tp_vgg.latency.cuda.CudaCalls` without a device.
+
+    Its time passes only in calls made by :meth:`takes`.
+    """
 
     def __init__(
         self,
@@ -56,14 +61,14 @@ class FakeCuda:
         launch: float = 0.0,
         mhz: Callable[[float], float] | None = None,
     ) -> None:
-        """``mhz``: the clock at a time; not known where ``None``."""
+        """``mhz`` gives the clock rate at a time; ``None`` if it is not known."""
         self.log: list[str] = []
         self._time, self._busy, self._capability = 0.0, busy, capability
         self._launch = launch
-        """Seconds that each call waits for its launch, and a whole replay as much."""
+        """Seconds of one launch: of each call, or of a whole replay."""
         self._mhz = mhz
         self.last = 0.0
-        """Seconds between the last two events that were asked for."""
+        """Seconds between the last two events that were compared."""
 
     def now(self) -> float:
         return self._time
@@ -77,7 +82,7 @@ class FakeCuda:
 
     @contextmanager
     def one_launch(self) -> Iterator[None]:
-        """All calls inside have one between them."""
+        """Charge one launch for all calls in the block."""
         self._time += self._launch
         launch, self._launch = self._launch, 0.0
         yield
@@ -94,9 +99,8 @@ class FakeCuda:
             return None
         for _ in range(count):
             call()
-        return (
-            self._busy * self.last
-        )  # of the same calls once more; on a real CPU they would not take as long
+        # Not timed again: on a real CPU the same calls would not take equally long.
+        return self._busy * self.last
 
     def allocated_peak(self, call: Call) -> int:
         call()
@@ -127,14 +131,14 @@ class FakeCuda:
 
 
 class CudaOnCpu(FakeCuda):
-    """The same for calls that really work, on the CPU: its time is the wall's."""
+    """The same for real calls on the CPU; its time is wall time."""
 
     def now(self) -> float:
         return time.perf_counter()
 
 
 class ScriptedClock:
-    """Samples are what ``seconds(name, sample number)`` says, for calls that return their name."""
+    """A clock whose samples take ``seconds(name, sample number)``; calls return their name."""
 
     def __init__(self, seconds: Callable[[str, int], float]) -> None:
         self.order: list[str] = []
@@ -154,8 +158,8 @@ class ScriptedClock:
     def busy(self, call: Call) -> float | None:
         return None
 
-    def peak_bytes(self, call: Call, held: int) -> int:
-        return held
+    def peak_bytes(self, call: Call, resident_bytes: int) -> int:
+        return resident_bytes
 
     def cache_bytes(self) -> int:
         return 1 << 16

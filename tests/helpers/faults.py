@@ -1,7 +1,11 @@
-"""Commands on a disk that fails: a process with torch loaded that forks a child for each, and kills or fails it at a chosen moment of writing, or limits the size of its files.
+"""Commands on a failing disk.
 
-``python -m helpers.faults`` reads a request a line (JSON: ``args``, ``cwd``, ``fault``) and answers each with a line: ``status`` (of the exit, or minus the signal), ``out``, ``err``,
-``points`` (moments that were passed) and ``synced`` (bytes that were forced to the disk, by inode).
+A process with torch loaded forks one child per command. It kills the child or fails a write at a
+chosen moment, or limits the size of its files.
+
+``python -m helpers.faults`` reads one request per line (JSON: ``args``, ``cwd``, ``fault``). It
+answers each with one line: ``status`` (exit status, or minus the signal), ``out``, ``err``,
+``points`` (moments passed) and ``synced`` (bytes synced to the disk, by inode).
 """
 
 from __future__ import annotations
@@ -23,7 +27,10 @@ import numpy as np
 
 
 class Disk:
-    """Counts the moments at which a write, a sync, a rename or a removal is about to happen, half done, or done; the fault comes at one of them."""
+    """A disk that counts moments and fails at one of them.
+
+    At a moment a write, sync, rename or removal is about to happen, half done, or done.
+    """
 
     def __init__(self, fault: dict[str, Any] | None) -> None:
         self.at: int = fault["at"] if fault else -1
@@ -45,7 +52,7 @@ class Disk:
             json.dump({"points": self.points, "synced": self.synced}, file)
 
     def install(self) -> None:
-        """In the place of what ``tp_vgg.files.atomic`` calls."""
+        """Replace the functions that ``tp_vgg.files`` calls."""
         from tp_vgg.files import atomic, journal
 
         disk, fsync, replace, unlink, append = (
@@ -74,7 +81,7 @@ class Disk:
             unlink(self, missing_ok=missing_ok)
 
         def appended(self: journal.Journal, *entries: dict[str, Any]) -> None:
-            if disk.points + 1 == disk.at:  # a torn line
+            if disk.points + 1 == disk.at:  # write a truncated line
                 with self._path.open("ab") as file:
                     file.write(json.dumps(entries[0]).encode()[: disk.at % 40])
             disk.reach()
@@ -89,7 +96,7 @@ class Disk:
 
 
 class _Shadow:
-    """The module ``os`` with another ``fdopen``."""
+    """The module ``os`` with its ``fdopen`` replaced."""
 
     def __init__(self, opened: Any) -> None:
         self.fdopen = opened
@@ -99,7 +106,7 @@ class _Shadow:
 
 
 class _Torn:
-    """A file whose every large write passes a moment at which half of it is written."""
+    """A file that passes a moment half-way through each large write."""
 
     def __init__(self, file: Any, disk: Disk) -> None:
         self._file, self._disk = file, disk
@@ -126,7 +133,7 @@ class _Torn:
 
 
 def lose_unsynced(directory: Path, synced: dict[str, int], rng: np.random.Generator) -> None:
-    """What a power failure may do: of every file only what was synced is sure to be there; the rest is cut off somewhere."""
+    """Cut files as a power failure may: the synced bytes stay, the rest ends anywhere."""
     for path in directory.rglob("*"):
         if path.is_file() and path.name != ".lock":
             found, sure = path.stat(), synced.get(str(path.stat().st_ino), 0)
@@ -135,7 +142,7 @@ def lose_unsynced(directory: Path, synced: dict[str, int], rng: np.random.Genera
 
 
 class Server:
-    """The process that forks."""
+    """The process that forks the children."""
 
     def __init__(self, told: Path) -> None:
         self._told = told
@@ -199,7 +206,7 @@ def _serve() -> None:
             "--out",
         ]
         assert execute(["structured", "--ratio", "0.5", "--finetune-epochs", "1", *few, home]) == 0
-    gc.freeze()  # what children need is loaded, and they do not look through it
+    gc.freeze()  # All modules are loaded; the children need not scan them.
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

@@ -1,4 +1,4 @@
-"""How what comes of hostile input is looked at."""
+"""Checks of the results of hostile input."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 
 PATIENCE = 60
-"""Seconds that a command may take, on a busy machine."""
+"""Seconds that a command may take on a busy machine."""
 
 
 class Page(HTMLParser):
-    """What tags a page has."""
+    """The tags of a page, counted; attributes with event handlers fail."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Page(HTMLParser):
 
 @contextlib.contextmanager
 def in_time() -> Iterator[None]:
-    """What waits for ever fails."""
+    """Fail if the block takes longer than :data:`PATIENCE` seconds."""
 
     def late(*_: object) -> None:
         raise AssertionError(f"nothing came of it in {PATIENCE} s")

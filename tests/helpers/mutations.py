@@ -1,4 +1,4 @@
-"""Files as bad luck and attackers make them: seeded changes of valid checkpoints, from flipped bytes to forged pickles."""
+"""Seeded changes of valid checkpoints, as accidents or attackers make them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,33 @@ from tp_vgg.network.checkpoint import save, to_dict
 from tp_vgg.network.vgg.model import VGG
 
 NASTY = [
-    0, 1, -1, 2, 3, 7, 255, 65535, 65536, 10**12, 2**31 - 1, 2**31, 2**63, 2**64, -(2**40), True, False, None, 0.5, float("nan"), float("inf"), -0.0,
-    "", "x", "1", "\x1b[31m", "<script>", "../x", "a\nb", [], [1], [True] * 8, [10**12] * 8, {}, {"a": 1}, [[]], [None], 10**5000,
+    0, 1, -1, 2, 3, 7, 255, 65535, 65536, 10**12, 2**31 - 1, 2**31, 2**63, 2**64, -(2**40), True,
+    False, None, 0.5, float("nan"), float("inf"), -0.0, "", "x", "1", "\x1b[31m", "<script>",
+    "../x", "a\nb", [], [1], [True] * 8, [10**12] * 8, {}, {"a": 1}, [[]], [None], 10**5000,
 ]  # fmt: skip
-"""Values put in the place of others."""
+"""Values that replace others."""
 GLOBALS = [
-    "os system", "posix system", "builtins eval", "builtins exec", "builtins getattr", "builtins bytearray", "__builtin__ apply", "nt system",
-    "subprocess Popen", "torch.hub load", "torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_qtensor", "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_meta_tensor_no_storage", "torch._tensor _rebuild_from_type_v2", "torch Size", "torch device", "torch Tensor",
-    "torch ByteStorage", "torch DoubleStorage", "torch ComplexFloatStorage", "torch QInt8Storage", "torch UntypedStorage", "collections Counter", "collections OrderedDict",
-    "tp_vgg.network.vgg.model VGG", "functools partial", "_codecs encode", "torch.serialization load", "torch.nn.parameter Parameter", "numpy.core.multiarray _reconstruct",
+    "os system", "posix system", "builtins eval", "builtins exec", "builtins getattr",
+    "builtins bytearray", "__builtin__ apply", "nt system", "subprocess Popen", "torch.hub load",
+    "torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_qtensor",
+    "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v3",
+    "torch._utils _rebuild_meta_tensor_no_storage", "torch._tensor _rebuild_from_type_v2",
+    "torch Size", "torch device", "torch Tensor", "torch ByteStorage", "torch DoubleStorage",
+    "torch ComplexFloatStorage", "torch QInt8Storage", "torch UntypedStorage",
+    "collections Counter", "collections OrderedDict", "tp_vgg.network.vgg.model VGG",
+    "functools partial", "_codecs encode", "torch.serialization load",
+    "torch.nn.parameter Parameter", "numpy.core.multiarray _reconstruct",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Bases:
-    """Valid files, by name's end, and what they were made of."""
+    """Valid files by suffix, and the checkpoint that they were made of."""
 
     raw: dict[str, bytes]
     checkpoint: dict[str, Any]
     canary: Path
-    """Made by any payload that runs."""
+    """A file that any payload creates if it runs."""
 
     @classmethod
     def of(cls, model: VGG, directory: Path) -> Bases:
@@ -55,7 +61,7 @@ class Bases:
 
 
 def mutate(seed: int, bases: Bases) -> tuple[str, str, bytes]:
-    """(what was done, the name's end, the file) of a seed."""
+    """Return (kind of change, suffix, file content) for a seed."""
     rng = random.Random(seed)
     kind = rng.choice(list(_KINDS))
     suffix, content = _KINDS[kind](rng, bases)
@@ -69,7 +75,8 @@ def _any(rng: random.Random, bases: Bases) -> tuple[str, bytearray]:
 
 def _flips(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
     suffix, raw = _any(rng, bases)
-    where = len(raw) if rng.random() < 0.5 else min(4096, len(raw))  # headers, and an archive's end
+    # Half of the flips are in the headers or at the end of the archive.
+    where = len(raw) if rng.random() < 0.5 else min(4096, len(raw))
     for _ in range(rng.choice((1, 1, 2, 8, 64))):
         place = rng.randrange(where)
         raw[place if rng.random() < 0.5 else -1 - place] ^= 1 << rng.randrange(8)
@@ -99,17 +106,18 @@ def _members(raw: bytes) -> dict[str, bytes]:
 
 def _zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
+    # zipfile warns of duplicate names.
     with (
         warnings.catch_warnings(action="ignore"),
         zipfile.ZipFile(file, "w", compression) as archive,
-    ):  # of doubled names
+    ):
         for name, content in members:
             archive.writestr(name, content)
     return file.getvalue()
 
 
 def _archive(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
-    """Members renamed, doubled, dropped, exchanged, compressed, and bombs."""
+    """Rename, duplicate, drop, exchange or compress members, or add a zip bomb."""
     members = list(_members(bases.raw[".pth"]).items())
     place, other = rng.randrange(len(members)), rng.randrange(len(members))
     name, content = members[place]
@@ -146,17 +154,15 @@ def _archive(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
         other_text = content[: rng.randrange(len(content) + 1)] + rng.randbytes(
             rng.choice((0, 4, 4096))
         )
-        members[place] = (
-            name,
-            other_text + bytes(len(other_text) == len(content)),
-        )  # as long, it is another model
+        # Of equal length it would be another valid model.
+        members[place] = (name, other_text + bytes(len(other_text) == len(content)))
     else:
         members += [(f"{name.split('/')[0]}/data/{i}", b"") for i in range(1000, 3000)]
     return ".pth", _zipped(members)
 
 
 def _headers(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
-    """Fields of the archive's own headers: sizes, offsets, flags, counts."""
+    """Change fields of the archive's headers: sizes, offsets, flags, counts."""
     raw = bytearray(bases.raw[".pth"])
     mark = rng.choice([b"PK\x01\x02", b"PK\x05\x06", b"PK\x03\x04", b"PK\x06\x06", b"PK\x06\x07"])
     places = [i for i in range(len(raw) - 46) if raw[i : i + 4] == mark] or [len(raw) - 22]
@@ -167,7 +173,10 @@ def _headers(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
 
 
 def _opcodes(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
-    """The pickle, opcode by opcode: other numbers, other names, payloads; in an archive whose sums are right, or in the old form."""
+    """Change opcodes of the pickle: numbers, names, payloads; or save the bare pickle.
+
+    The checksums of the archive are right.
+    """
     members = _members(bases.raw[".pth"])
     (name,) = (name for name in members if name.endswith("/data.pkl"))
     members[name] = _forged(rng, members[name], bases.canary)
@@ -177,7 +186,7 @@ def _opcodes(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
 
 
 def _legacy(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
-    """The same of the third to fifth pickle of the old form."""
+    """The same for one of the five pickles of a legacy file."""
     raw = bases.raw[".legacy.pth"]
     file = io.BytesIO(raw)
     ends = [0]
@@ -232,25 +241,20 @@ def _text(value: str) -> bytes:
 
 
 def _payloads(canary: Path) -> list[bytes]:
-    """Opcodes that make the canary if they are ever carried out, or ask for much memory."""
+    """Opcodes that create the canary if they run, ask for much memory, or are malformed."""
     shell = b"cposix\nsystem\n" + _text(f"touch {canary}") + b"\x85R0"
     python = b"c__builtin__\neval\n" + _text(f"open({str(canary)!r}, 'w')") + b"\x85R0"
     return [
-        shell, python,
-        b"(S'touch " + str(canary).encode() + b"'\niposix\nsystem\n0",
+        shell, python, b"(S'touch " + str(canary).encode() + b"'\niposix\nsystem\n0",
         b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R0",
-        b"N" + b"r\xff\xff\xff\x7f" + b"0",
-        b"X\xff\xff\xff\x7f",
-        b"\x8b\xff\xff\xff\x7f",
-        b"(" * 20000,
-        b"]" * 20000 + b"a" * 19999 + b"0",
-        b"N0" * 1000,
-        b"\x80\x05", b"\x93", b"\x82\x01", b"Pabc\n", b"Nb", b"}(X\x06\x00\x00\x00__dictU\x01xub", b"\x81",
+        b"N" + b"r\xff\xff\xff\x7f" + b"0", b"X\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f",
+        b"(" * 20000, b"]" * 20000 + b"a" * 19999 + b"0", b"N0" * 1000, b"\x80\x05", b"\x93",
+        b"\x82\x01", b"Pabc\n", b"Nb", b"}(X\x06\x00\x00\x00__dictU\x01xub", b"\x81",
     ]  # fmt: skip
 
 
 def _fields(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
-    """The checkpoint itself: fields of the spec, the metadata, the kept channels, and the tensors."""
+    """Change fields of the spec, the metadata, the kept channels, or tensors."""
     checkpoint = {**bases.checkpoint, "state_dict": dict(bases.checkpoint["state_dict"])}
     for part in ("spec", "meta", "kept"):
         checkpoint[part] = json.loads(json.dumps(checkpoint[part]))
@@ -276,16 +280,21 @@ def _fields(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
 
 
 _TENSORS: list[Callable[[torch.Tensor], object]] = [
-    lambda t: t.double(), lambda t: t.to(torch.int32), lambda t: t.to(torch.complex64), lambda t: t.bool(), lambda t: t.half(),
-    lambda t: t.flatten()[:-1], lambda t: t.unsqueeze(0), lambda t: t.flatten(), lambda t: t.t() if t.ndim == 2 else t.flip(0),
-    lambda t: torch.full_like(t.float(), float("nan")), lambda t: t.float() + float("inf"), lambda t: -t, lambda t: t.flatten()[:1].expand(t.numel()).view(t.shape),
-    lambda t: t.flatten()[:1].expand(10**9), lambda t: t.to("meta"), lambda t: t.float().flatten().to_sparse(), lambda t: t.flatten()[0], lambda t: t.flatten()[:0],
-    lambda t: torch.as_strided(t.flatten().contiguous(), t.shape, [0] * t.ndim), lambda t: t.float().numpy(), lambda t: t.tolist(), lambda t: torch.nn.Parameter(t.float()), lambda t: str(t.shape),
+    lambda t: t.double(), lambda t: t.to(torch.int32), lambda t: t.to(torch.complex64),
+    lambda t: t.bool(), lambda t: t.half(), lambda t: t.flatten()[:-1], lambda t: t.unsqueeze(0),
+    lambda t: t.flatten(), lambda t: t.t() if t.ndim == 2 else t.flip(0),
+    lambda t: torch.full_like(t.float(), float("nan")), lambda t: t.float() + float("inf"),
+    lambda t: -t, lambda t: t.flatten()[:1].expand(t.numel()).view(t.shape),
+    lambda t: t.flatten()[:1].expand(10**9), lambda t: t.to("meta"),
+    lambda t: t.float().flatten().to_sparse(), lambda t: t.flatten()[0], lambda t: t.flatten()[:0],
+    lambda t: torch.as_strided(t.flatten().contiguous(), t.shape, [0] * t.ndim),
+    lambda t: t.float().numpy(), lambda t: t.tolist(), lambda t: torch.nn.Parameter(t.float()),
+    lambda t: str(t.shape),
 ]  # fmt: skip
 
 
 def _safetensors(rng: random.Random, bases: Bases) -> tuple[str, bytes]:
-    """The header of a safetensors file: offsets, shapes, dtypes, lengths, and the texts beside them."""
+    """Change the header of a safetensors file: offsets, shapes, dtypes, lengths, metadata."""
     suffix = rng.choice([".safetensors", ".sparse"])
     raw = bases.raw[suffix]
     length = struct.unpack("<Q", raw[:8])[0]

@@ -1,4 +1,4 @@
-"""Small real networks, and what can be said of any."""
+"""Small real networks, and helpers for any network."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SMALL = VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=(32, 28))
 
 
 WIDE = VGGSpec((16, 24, 128, 128, 128, 136, 40, 36), hidden=(48, 40))
-"""Wide enough for every kernel of the engine to be chosen."""
+"""A VGG-11 wide enough for every kernel of the engine to be chosen."""
 
 
 def variants(spec: VGGSpec) -> dict[str, VGGSpec]:
-    """The kinds of network that everything must hold for, made of one with batch norm and hidden linears."""
+    """The kinds of network to test, derived from one with batch norm and hidden linears."""
     return {
         "bn-hidden": spec,
         "bn-linear": replace(spec, hidden=()),
@@ -29,7 +29,7 @@ VARIANTS = variants(SMALL)
 
 
 def fresh(spec: VGGSpec = SMALL):
-    """The untrained network of a spec, always the same."""
+    """The untrained network of a spec, with the same weights on every call."""
     import torch
 
     from tp_vgg.network.vgg.model import build
@@ -39,8 +39,10 @@ def fresh(spec: VGGSpec = SMALL):
 
 
 def lively(spec: VGGSpec = SMALL, seed: int = 0):
-    """A network whose batch norms and biases are anything but neutral, and whose linears pass on what they
-    see, so that no term can hide; in eval mode."""
+    """A network in eval mode whose batch norms, biases and linears all affect the logits.
+
+    So an error in any term shows.
+    """
     import torch
 
     from tp_vgg.network.vgg.model import build
@@ -65,7 +67,7 @@ def lively(spec: VGGSpec = SMALL, seed: int = 0):
 
 
 def weights(model):
-    """All numbers of a network as one vector."""
+    """All parameters and buffers of a network as one vector."""
     import torch
 
     return torch.cat([value.double().flatten() for value in model.state_dict().values()])

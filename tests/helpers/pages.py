@@ -1,4 +1,4 @@
-"""What a report is drawn from, made up: every number is free, and a text can be anything."""
+"""Made-up findings for a report, with any numbers and texts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def record(spec: VGGSpec, correct: int, **changed: Any) -> ModelRecord:
     hits = np.arange(N) < correct
     found = Accuracy.of(correct, N)
     known: dict[str, Any] = {
-        "checkpoint": "dense.pth", "sha256": "ab" * 32, "baseline": None, "key": "", "val": found, "test": found,
-        "params": spec.params(), "nonzero": spec.params(), "macs": spec.macs(), "bytes": 4 * spec.params(), "spec": spec.to_dict(),
-        "sparsity": {}, "data": {"dataset": "digits", "fingerprint": "cd" * 32, "train": 1, "val": N, "test": N},
-        "environment": {"device": "cpu", "cpu": "a CPU", "threads": 2, "cuda": None}, "peak_bytes": 1, "hits": pack_hits(hits),
-        "command": "python -m tp_vgg train",
+        "checkpoint": "dense.pth", "sha256": "ab" * 32, "baseline": None, "key": "", "val": found,
+        "test": found, "params": spec.params(), "nonzero": spec.params(), "macs": spec.macs(),
+        "bytes": 4 * spec.params(), "spec": spec.to_dict(), "sparsity": {},
+        "data": {"dataset": "digits", "fingerprint": "cd" * 32, "train": 1, "val": N, "test": N},
+        "environment": {"device": "cpu", "cpu": "a CPU", "threads": 2, "cuda": None},
+        "peak_bytes": 1, "hits": pack_hits(hits), "command": "python -m tp_vgg train",
     }  # fmt: skip
     return ModelRecord(**{**known, **changed})
 
@@ -40,7 +41,7 @@ def record(spec: VGGSpec, correct: int, **changed: Any) -> ModelRecord:
 def sweep(
     spec: VGGSpec, kind: Kind = "structured", layers: tuple[str, ...] | None = None, seed: int = 0
 ) -> Sensitivity:
-    """Counts that fall with the level, each layer by a rate of its own."""
+    """A sweep whose counts fall with the level, at a different rate per layer."""
     rng = np.random.default_rng(seed)
     base = Accuracy.of(190, N)
     points = []
@@ -84,9 +85,12 @@ def profile(spec: VGGSpec, seed: int = 0) -> Staircase:
 
 
 def latency(names: tuple[str, ...], reason: str = "a reason") -> Latency:
-    """One cell that was measured, and one that the device lacks; the last model is faster."""
-    numbers = {"median_ms": 2.0, "iqr_ms": 0.1, "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6, "over_eager": 1.5, "mac_ratio": 2.0, "efficiency": 0.75,
-               "efficiency_low": 0.7, "efficiency_high": 0.8, "seconds": (0.002,) * 9}  # fmt: skip
+    """One measured case and one that the device lacks; the last model is faster."""
+    numbers = {
+        "median_ms": 2.0, "iqr_ms": 0.1, "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6,
+        "over_eager": 1.5, "mac_ratio": 2.0, "efficiency": 0.75, "efficiency_low": 0.7,
+        "efficiency_high": 0.8, "seconds": (0.002,) * 9,
+    }  # fmt: skip
     rows = [
         LatencyRow(
             name,
@@ -105,7 +109,7 @@ def latency(names: tuple[str, ...], reason: str = "a reason") -> Latency:
 
 
 def findings(spec: VGGSpec, *, profiled: bool = True, **changed: Any) -> Findings:
-    """A run directory's worth, for ``spec`` and what a plan of half the MACs leaves of it."""
+    """The findings of a run directory, for ``spec`` and a plan with half of its MACs."""
     table = sweep(spec, layers=tuple(spec.prunable))
     plan = make_plan(table, {"macs": 0.5}, round_to=1 if max(spec.widths) < 64 else 8)
     small = spec.with_widths({row.layer: row.after for row in plan.layers})
@@ -122,7 +126,10 @@ def findings(spec: VGGSpec, *, profiled: bool = True, **changed: Any) -> Finding
     )
     timed = latency(tuple(records))
     found = Findings(
-        records, {"structured": table}, {"structured": plan}, timed, {row.model: row for row in timed.rows if row.speedup}, profile(spec) if profiled else None, ("a plan's line",), drawn,
-        "python -m tp_vgg structured --ratios ratios.json --dataset digits --tag mine", ("python -m tp_vgg run --dataset digits",),
+        records, {"structured": table}, {"structured": plan}, timed,
+        {row.model: row for row in timed.rows if row.speedup}, profile(spec) if profiled else None,
+        ("a plan's line",), drawn,
+        "python -m tp_vgg structured --ratios ratios.json --dataset digits --tag mine",
+        ("python -m tp_vgg run --dataset digits",),
     )  # fmt: skip
     return replace(found, **changed)

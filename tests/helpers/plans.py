@@ -1,4 +1,4 @@
-"""Plan files that are refused."""
+"""Plan files that are refused: the content, and a part of the message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes long and is not the point of a test is made short: drawing, samples of time, wide networks."""
+"""Shorten slow work that a test is not about: drawing, time samples, wide networks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
-"""A whole PNG."""
+"""A valid PNG file."""
 _LOADED = [0]
 
 
 def settle() -> None:
-    """What libraries are made of is not looked through at each collection of garbage, as it is at the start and end of every stage."""
+    """Exclude the objects of imported libraries from garbage collection, which each stage runs."""
     if len(sys.modules) > _LOADED[0] + 30:
         gc.collect()
         gc.freeze()
@@ -30,7 +30,7 @@ def settle() -> None:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Figures are made, but take no time to be drawn."""
+    """Make figures without drawing them."""
     from markupsafe import Markup
 
     from tp_vgg.files.atomic import write_atomic
@@ -46,7 +46,7 @@ def undrawn() -> Iterator[None]:
 
 @contextmanager
 def brief() -> Iterator[None]:
-    """What is timed is timed too briefly to be judged."""
+    """Time so briefly that the times mean nothing."""
     from tp_vgg.latency.clock import CpuClock
 
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +58,7 @@ def brief() -> Iterator[None]:
 
 @contextmanager
 def thin() -> Iterator[None]:
-    """Networks that no checkpoint gives are a tenth as wide or less."""
+    """Build preset networks a quarter as wide or less, instead of at full width."""
     from tp_vgg.network.vgg.spec import VGGSpec
 
     preset = VGGSpec.preset
@@ -75,7 +75,7 @@ def thin() -> Iterator[None]:
 
 @contextmanager
 def digits_once() -> Iterator[None]:
-    """The digits are read once."""
+    """Read the digits only once."""
     from tp_vgg.data import datasets
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,7 @@
-"""Several commands, one after the other, in each process that torchrun started: ``several.py JSON``, a list of their arguments.
+"""Run several commands, one after the other, in each process that torchrun started.
 
-The first that fails is the last, and gives the exit status.
+``several.py JSON`` takes a list of the arguments of each command. The first command that fails is
+the last to run, and its exit status is returned.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ INIT = distributed.init_process_group
 
 
 def meet_anew(place: int) -> None:
-    """Let the processes of the next command meet where those of another have left nothing."""
+    """Give the processes of the next command a store without keys of earlier commands."""
 
     def init(backend: str, **options: Any) -> None:
         met = distributed.TCPStore(
@@ -35,7 +36,8 @@ def main() -> int:
         if place:
             meet_anew(place)
         status = execute(command)
-        sys.stdout.flush()  # a process that refuses the next command is the end of the others
+        # torchrun ends all processes as soon as one of them refuses the next command.
+        sys.stdout.flush()
         if status:
             return status
     return 0

@@ -1,4 +1,4 @@
-"""Sweeps that die."""
+"""Sweeps that are interrupted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tp_vgg.files.journal import Journal
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Let a sweep die as its ``after``-th layer is about to be written."""
+    """Interrupt a sweep just before its ``after``-th layer is written."""
     seen: list[int] = []
     append = Journal.append
 

@@ -1,4 +1,7 @@
-"""Run directories as others may hand them on: seeded changes of their JSON, CSV and journals, from a cut line to counts that can't be."""
+"""Seeded changes of the JSON, CSV and journal files of a run directory.
+
+They range from truncated lines to impossible counts.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from typing import Any
 from helpers.mutations import NASTY
 
 EVIL = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</script><b>", "\x1b[31m", "\x1b]0;title\x07", "\x9b31m", "a\nerror: b", "a\rb", "../../x", "/etc/passwd",
-    "a/b", "a\\b", "$\\frac{", "%s{0}", "x" * 100_000, "\ud800", "\u202ereversed", "\x00", "features.0", "classifier", "--out", "; rm -rf x", "`x`", "é\u200b", "|",
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</script><b>", "\x1b[31m",
+    "\x1b]0;title\x07", "\x9b31m", "a\nerror: b", "a\rb", "../../x", "/etc/passwd", "a/b", "a\\b",
+    "$\\frac{", "%s{0}", "x" * 100_000, "\ud800", "\u202ereversed", "\x00", "features.0",
+    "classifier", "--out", "; rm -rf x", "`x`", "é\u200b", "|",
 ]  # fmt: skip
-"""Texts put in the place of others."""
+"""Texts that replace others."""
 _HUGE = "@huge@"
 _VALUES: list[Any] = [
     *(_HUGE if value == 10**5000 else value for value in NASTY),
@@ -23,26 +28,32 @@ _VALUES: list[Any] = [
     5e-324,
     -1e308,
 ]
-_RAW = ["", "[]", "null", '"x"', "1", "{", "[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, "\ufeff{}", '{"a": 1e999}', '{"a": NaN}', "{}", "\x00", '{"a": 1, "a": 2}']  # fmt: skip
+_RAW = [
+    "", "[]", "null", '"x"', "1", "{", "[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, "\ufeff{}",
+    '{"a": 1e999}', '{"a": NaN}', "{}", "\x00", '{"a": 1, "a": 2}',
+]  # fmt: skip
 
 
 def mutate(seed: int, name: str, content: bytes) -> tuple[str, bytes]:
-    """(what was done, the file) of a seed; ``name`` says how the ``content`` is built."""
+    """Return (kind of change, file content) for a seed; the suffix of ``name`` is the format."""
     rng = random.Random(seed)
-    kind = rng.choice(["torn", *(["values"] * 3 + ["texts", "fields", "counts", "nested"] if name.endswith(".json") else ["lines"] * 3)])  # fmt: skip
+    of_json = ["values"] * 3 + ["texts", "fields", "counts", "nested"]
+    kind = rng.choice(["torn", *(of_json if name.endswith(".json") else ["lines"] * 3)])
     return kind, _KINDS[kind](rng, content)
 
 
 def _torn(rng: random.Random, content: bytes) -> bytes:
     place = rng.randrange(len(content) or 1)
     return rng.choice([
-        content[:place], content[:place] + b"\xff\xfe" + content[place:], content[:place] + rng.randbytes(8) + content[place + 8 :], content * 2, content + b"}",
-        content[:place] + b"\x00" + content[place:], content.decode().encode("utf-16"), rng.choice(_RAW).encode(),
+        content[:place], content[:place] + b"\xff\xfe" + content[place:],
+        content[:place] + rng.randbytes(8) + content[place + 8 :], content * 2, content + b"}",
+        content[:place] + b"\x00" + content[place:], content.decode().encode("utf-16"),
+        rng.choice(_RAW).encode(),
     ])  # fmt: skip
 
 
 def _lines(rng: random.Random, content: bytes) -> bytes:
-    """A CSV's or a journal's: fields replaced, lines dropped, doubled and exchanged."""
+    """Replace fields, or drop, duplicate or exchange lines, of a CSV or a journal."""
     lines = content.decode().splitlines()
     for _ in range(rng.choice((1, 1, 3))):
         place, other = rng.randrange(len(lines)), rng.randrange(len(lines))
@@ -53,7 +64,9 @@ def _lines(rng: random.Random, content: bytes) -> bytes:
             )
         elif change <= 1:
             fields = lines[place].split(",")
-            fields[rng.randrange(len(fields))] = str(rng.choice(["nan", "inf", "-1", "1e999", "1" * 5000, '"', "", "\x00", "١", *EVIL]))  # fmt: skip
+            wrong = ["nan", "inf", "-1", "1e999", "1" * 5000, '"', "", "\x00", "١", *EVIL]
+            value = rng.choice(wrong)
+            fields[rng.randrange(len(fields))] = value
             lines[place] = ",".join(fields)
         elif change == 2:
             lines[place], lines[other] = lines[other], lines[place]
@@ -71,7 +84,7 @@ def _values(rng: random.Random, content: bytes) -> bytes:
 
 
 def _texts(rng: random.Random, content: bytes) -> bytes:
-    """A text, or the name of a field."""
+    """Replace a text or the name of a field."""
     data, evil = json.loads(content), rng.choice(EVIL)
     where = [(holder, key) for holder, key in _places(data) if isinstance(holder[key], str)]
     named = [(holder, key) for holder, key in _places(data) if isinstance(holder, dict)]
@@ -85,7 +98,7 @@ def _texts(rng: random.Random, content: bytes) -> bytes:
 
 
 def _fields(rng: random.Random, content: bytes) -> bytes:
-    """One taken away, added, doubled, or exchanged with another."""
+    """Remove, add, duplicate or exchange a field."""
     data = json.loads(content)
     places = _places(data)
     (holder, key), (other, there) = rng.choice(places), rng.choice(places)
@@ -102,18 +115,24 @@ def _fields(rng: random.Random, content: bytes) -> bytes:
 
 
 def _counts(rng: random.Random, content: bytes) -> bytes:
-    """Numbers that contradict each other, with all that follows from them put right."""
+    """Make counts contradict each other; the values derived from them agree with the new counts."""
     data = json.loads(content)
-    counted = [holder[key] for holder, key in _places(data) if isinstance(holder[key], dict) and {"correct", "n"} <= set(holder[key])]  # fmt: skip
+    values = [holder[key] for holder, key in _places(data)]
+    counted = [one for one in values if isinstance(one, dict) and {"correct", "n"} <= set(one)]
     if not counted:
         return _values(rng, content)
     for found in counted if rng.random() < 0.3 else [rng.choice(counted)]:
         n = found["n"] or 1
-        found["correct"], found["n"] = rng.choice([(n + 1, n), (-1, n), (0, 0), (n, 1), (0, -n), (n, 10**12), (10**15, 10**15), (0.5, n), (True, n), (n, n), (0, n)])  # fmt: skip
+        found["correct"], found["n"] = rng.choice([
+            (n + 1, n), (-1, n), (0, 0), (n, 1), (0, -n), (n, 10**12), (10**15, 10**15), (0.5, n),
+            (True, n), (n, n), (0, n),
+        ])  # fmt: skip
         if found["n"]:
             found["accuracy"] = found["low"] = found["high"] = 100 * found["correct"] / found["n"]
         if "drop" in found and "baseline" in data and isinstance(data["baseline"], dict):
-            found["drop"] = found["drop_low"] = found["drop_high"] = 100 * (data["baseline"].get("correct", 0) - found["correct"]) / (found["n"] or 1)  # fmt: skip
+            lost = data["baseline"].get("correct", 0) - found["correct"]
+            drop = 100 * lost / (found["n"] or 1)
+            found["drop"] = found["drop_low"] = found["drop_high"] = drop
     return _dumped(data).encode()
 
 
@@ -126,7 +145,7 @@ def _nested(rng: random.Random, content: bytes) -> bytes:
 
 
 def _changed(rng: random.Random, data: Any, value: Any) -> Any:
-    """``value`` in the place of a leaf, or now and then of more."""
+    """Put ``value`` in the place of a leaf, or now and then of a whole object or list."""
     places = _places(data)
     leaves = [(holder, key) for holder, key in places if not isinstance(holder[key], dict | list)]
     if not places:
@@ -137,7 +156,7 @@ def _changed(rng: random.Random, data: Any, value: Any) -> Any:
 
 
 def _places(data: Any) -> list[tuple[Any, Any]]:
-    """(holder, key or index) of everything below ``data``."""
+    """List (holder, key or index) of everything below ``data``."""
     found, todo = [], [data]
     while todo:
         holder = todo.pop()
@@ -159,5 +178,6 @@ def _dumped(data: Any) -> str:
 
 
 _KINDS: dict[str, Callable[[random.Random, bytes], bytes]] = {
-    "torn": _torn, "lines": _lines, "values": _values, "texts": _texts, "fields": _fields, "counts": _counts, "nested": _nested,
+    "torn": _torn, "lines": _lines, "values": _values, "texts": _texts, "fields": _fields,
+    "counts": _counts, "nested": _nested,
 }  # fmt: skip

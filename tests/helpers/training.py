@@ -1,4 +1,4 @@
-"""Training as the tests want it: without a bar, on inputs normalised as the data says."""
+"""Training for tests: without a progress bar, with the normalisation of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHERE = ("partial", "label", "epoch_done")
 
 
 def fit(model: torch.nn.Module, data: DataSet, recipe: Recipe, **options: Any) -> list[Epoch]:
-    """:func:`tp_vgg.training.trainer.fit`; what of ``options`` is none of its own belongs to the setup."""
+    """Call :func:`tp_vgg.training.trainer.fit`; its other ``options`` go to the setup."""
     where = {name: options.pop(name) for name in WHERE if name in options}
     return trainer.fit(
         model, TrainingSetup(data, recipe, data.normalisation, **options), quiet=True, **where

@@ -28,7 +28,7 @@ from tp_vgg.report.tables import render_benchmark
 
 CPU = torch.device("cpu")
 FAST = 1e-4
-"""Seconds of a sample, where times are not judged."""
+"""Seconds per sample in tests that do not judge times."""
 
 
 @pytest.fixture
@@ -47,16 +47,16 @@ def cpu() -> TimingDevice:
 
 @pytest.fixture
 def gpu() -> TimingDevice:
-    """All of the CUDA path but the device."""
+    """The whole CUDA path except for the device."""
     cuda = CudaOnCpu(busy=0.3)
     return TimingDevice(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
 
 
-def test_a_table_has_a_row_for_every_model_and_cell(models, cpu: TimingDevice) -> None:
-    schedule = BenchmarkSettings(cases_of(["eager", "folded", "graph"], ["fp32"], [1, 2]), 9)
-    found = measure(models, schedule, cpu)
+def test_a_table_has_a_row_for_every_model_and_case(models, cpu: TimingDevice) -> None:
+    settings = BenchmarkSettings(cases_of(["eager", "folded", "graph"], ["fp32"], [1, 2]), 9)
+    found = measure(models, settings, cpu)
     assert [(row.case, row.model) for row in found.rows] == [
-        (case, name) for case in schedule.cases for name in models
+        (case, name) for case in settings.cases for name in models
     ]
     assert found.reference == "dense"
     for row in found.rows:
@@ -111,14 +111,18 @@ def test_a_table_survives_json(models, cpu: TimingDevice) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"speedup": "1"}, {"median_ms": None}, {"mode": "x"}, {"dtype": "fp8"}, {"verdict": "fast"}, {"reasons": [1]}, {"batch_size": 0}, {"slow_blocks": -1}, {"more": 1}, {"speedup": float("nan")}, {"seconds": "abc"},
-     {"verdict": "not available"}],
+    [
+        {"speedup": "1"}, {"median_ms": None}, {"mode": "x"}, {"dtype": "fp8"}, {"verdict": "fast"},
+        {"reasons": [1]}, {"batch_size": 0}, {"slow_blocks": -1}, {"more": 1},
+        {"speedup": float("nan")}, {"seconds": "abc"}, {"verdict": "not available"},
+    ],
 )  # fmt: skip
 def test_a_damaged_table_is_refused(change: dict[str, Any]) -> None:
     row = {
-        "model": "dense", "mode": "eager", "dtype": "fp32", "batch_size": 1, "verdict": "reference", "reasons": [], "median_ms": 1.0, "iqr_ms": 0.1,
-        "speedup": 1.0, "speedup_low": 0.9, "speedup_high": 1.1, "over_eager": 1.0, "mac_ratio": 1.0, "efficiency": 1.0, "efficiency_low": 0.9,
-        "efficiency_high": 1.1,
+        "model": "dense", "mode": "eager", "dtype": "fp32", "batch_size": 1, "verdict": "reference",
+        "reasons": [], "median_ms": 1.0, "iqr_ms": 0.1, "speedup": 1.0, "speedup_low": 0.9,
+        "speedup_high": 1.1, "over_eager": 1.0, "mac_ratio": 1.0, "efficiency": 1.0,
+        "efficiency_low": 0.9, "efficiency_high": 1.1,
     }  # fmt: skip
     table = {
         "format": "tp_vgg/latency/1",
@@ -151,7 +155,10 @@ def test_memory_is_weights_input_and_activations(models, cpu: TimingDevice) -> N
 
 
 def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: TimingDevice) -> None:
-    """Graphs are captured, busy time explains, memory is the allocator's, conditions are the device's."""
+    """Graphs are captured, and busy time explains rows.
+
+    Memory is read from the allocator and the conditions from the device.
+    """
     found = measure(
         models,
         BenchmarkSettings(cases_of(["eager", "folded", "graph", "onnxruntime"], ["fp32"], [2]), 9),
@@ -175,19 +182,22 @@ def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: TimingDevice) 
         rows["eager", "dense"].peak_bytes
         == 1000 + sum(v.nbytes for v in models["dense"].state_dict().values()) + 2 * 3 * 32 * 32 * 4
     )
-    assert gpu.cuda is not None and gpu.cuda.log.count("capture") == 4  # type: ignore[attr-defined]  the models and the control
+    # One capture for each of the three models and the control.
+    assert gpu.cuda is not None and gpu.cuda.log.count("capture") == 4  # type: ignore[attr-defined]
     reasons = rows["eager", "masked"].reasons
     assert any("masks" in reason for reason in reasons)
 
 
-def test_finished_cells_are_not_measured_again(models, cpu: TimingDevice) -> None:
-    schedule = BenchmarkSettings(cases_of(["eager", "folded"], ["fp32"], [1]), 9)
+def test_finished_cases_are_not_measured_again(models, cpu: TimingDevice) -> None:
+    settings = BenchmarkSettings(cases_of(["eager", "folded"], ["fp32"], [1]), 9)
     done: list[tuple[LatencyRow, ...]] = []
-    first = measure(models, schedule, cpu, done=done.append)
-    assert [rows[0].case for rows in done] == list(schedule.cases)
+    first = measure(models, settings, cpu, case_done=done.append)
+    assert [rows[0].case for rows in done] == list(settings.cases)
     again: list[tuple[LatencyRow, ...]] = []
-    second = measure(models, schedule, cpu, known={done[0][0].case: done[0]}, done=again.append)
-    assert [rows[0].case for rows in again] == [schedule.cases[1]]
+    second = measure(
+        models, settings, cpu, known={done[0][0].case: done[0]}, case_done=again.append
+    )
+    assert [rows[0].case for rows in again] == [settings.cases[1]]
     assert [row.seconds for row in second.rows[:3]] == [row.seconds for row in first.rows[:3]]
 
 
@@ -204,7 +214,7 @@ def test_no_memory_is_a_row_and_not_a_crash(models, cpu: TimingDevice, monkeypat
 
 
 def test_a_compiler_that_fails_says_why_in_its_row(models, cpu: TimingDevice, monkeypatch) -> None:
-    """torch.compile's own error says only which backend raised it; what that said is behind it."""
+    """torch.compile's error names only the backend; the row gives the error behind it."""
 
     def backend(_graph: Any, _inputs: Any) -> Any:
         raise RuntimeError("no C++ compiler here\nand a long story")
@@ -218,7 +228,7 @@ def test_a_compiler_that_fails_says_why_in_its_row(models, cpu: TimingDevice, mo
 
 
 def test_a_compiler_that_warns_is_timed(models, cpu: TimingDevice, monkeypatch) -> None:
-    """As Inductor does of TF32 in its first pass, and of its own parts where it is imported."""
+    """Inductor warns of TF32 in its first pass, and of its own parts on import."""
 
     def compiling(call: Any, **_: Any) -> Any:
         warnings.warn("a part of the compiler is old", DeprecationWarning, stacklevel=1)
@@ -261,7 +271,7 @@ def test_a_probe_without_memory_costs_nothing(models, cpu: TimingDevice, monkeyp
 
 @pytest.fixture
 def probed(monkeypatch) -> list[tuple[int, str]]:
-    """(first width, mode) of each probe, none of which is made; every row but the dense one's is in need of one."""
+    """List (first width, mode) of each probe instead of running it; all pruned rows need one."""
     seen: list[tuple[int, str]] = []
     monkeypatch.setattr(
         "tp_vgg.latency.probes._probed",
@@ -271,13 +281,14 @@ def probed(monkeypatch) -> list[tuple[int, str]]:
     return seen
 
 
-def test_only_cells_that_are_quoted_are_probed(models, cpu: TimingDevice, probed) -> None:
+def test_only_cases_that_are_quoted_are_probed(models, cpu: TimingDevice, probed) -> None:
     """At batch 64, in each dtype: the dense model's fastest mode and the model's own."""
     found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1]), 9), cpu)
     (dense, narrow, _) = found.rows
     times = {
-        ("eager", "fp32"): (3.0, 1.0), ("folded", "fp32"): (2.0, 2.0), ("graph", "fp32"): (4.0, 3.0),
-        ("eager", "bf16"): (2.0, 1.0), ("folded", "bf16"): (1.0, 0.5),
+        ("eager", "fp32"): (3.0, 1.0), ("folded", "fp32"): (2.0, 2.0),
+        ("graph", "fp32"): (4.0, 3.0), ("eager", "bf16"): (2.0, 1.0),
+        ("folded", "bf16"): (1.0, 0.5),
     }  # fmt: skip
     rows = [
         replace(row, mode=mode, dtype=dtype, batch_size=batch, median_ms=ms / batch)
@@ -311,25 +322,25 @@ def test_probes_can_be_left_out(models, cpu: TimingDevice, probed) -> None:
     assert len(probed) == 2
 
 
-def throttled_bench(mhz: Callable[[float], float]) -> TimingDevice:
+def throttled_device(mhz: Callable[[float], float]) -> TimingDevice:
     cuda = CudaOnCpu(busy=0.3, mhz=mhz)
     return TimingDevice(CPU, CudaClock(cuda, FAST), CudaClock(cuda, FAST), cuda, 1)
 
 
 def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
-    """A clock that is low around two blocks, and one that stays low."""
+    """Once the clock is low around two blocks, once it stays low."""
     monkeypatch.setattr("tp_vgg.latency.interleave.PAUSE_SECONDS", 0.0)
     asked = itertools.count()
-    some = throttled_bench(lambda _: 1000.0 if next(asked) in (2, 3, 4) else DEFAULT_MHZ)
-    schedule = BenchmarkSettings(cases_of(["eager", "folded"], ["fp32"], [1]), 9, probes=False)
-    found = measure(models, schedule, some)
+    some = throttled_device(lambda _: 1000.0 if next(asked) in (2, 3, 4) else DEFAULT_MHZ)
+    settings = BenchmarkSettings(cases_of(["eager", "folded"], ["fp32"], [1]), 9, probes=False)
+    found = measure(models, settings, some)
     assert all(row.speedup and len(row.seconds) == 9 for row in found.rows)
     assert {row.case.mode: row.slow_blocks for row in found.rows} == {"eager": 2, "folded": 0}
     assert (
         "2 blocks thrown away, in which the clock was under 75% of its default rate"
         in render_benchmark(found)
     )
-    low = measure(models, schedule, throttled_bench(lambda _: 1000.0))
+    low = measure(models, settings, throttled_device(lambda _: 1000.0))
     assert {
         (row.verdict, row.reasons[0].partition(":")[0], row.slow_blocks) for row in low.rows
     } == {("not available", "throttled", 18)}
@@ -337,7 +348,7 @@ def test_a_gpu_that_throttles_is_told_of(models, monkeypatch) -> None:
         low
     ) and "throttled: the clock was under 75%" in render_benchmark(low)
     assert "thrown away" not in render_benchmark(
-        measure(models, schedule, throttled_bench(lambda _: DEFAULT_MHZ))
+        measure(models, settings, throttled_device(lambda _: DEFAULT_MHZ))
     )
     assert Latency.from_dict(json.loads(json.dumps(low.to_dict()))) == low
 
@@ -410,7 +421,7 @@ def test_every_mode_on_a_real_gpu(models) -> None:
 @pytest.mark.gpu
 @NEEDS_CUDA
 def test_a_compiled_network_on_a_real_gpu(models) -> None:
-    """Apart, because a compiler takes most of a minute."""
+    """A separate test, because compilation takes most of a minute."""
     case = {"modes": ["compile"], "dtypes": ["fp32"], "batch_sizes": [64]}
     found = measure_latency(models, **case, trials=9, device="cuda", probes=False)
     assert all(row.median_ms for row in found.rows), [row.reasons for row in found.rows]

@@ -25,7 +25,7 @@ def test_a_cuda_sample_fills_its_time_with_one_synchronisation_at_each_end() -> 
         "call",
         "record",
         "sync",
-    ]  # which tells how many calls to take
+    ]  # this call decides how many calls to time
     inside = cuda.log[5:]
     assert inside.count("call") == round(CUDA_SAMPLE_SECONDS / 0.001) == 10
     assert inside[:2] == ["sync", "record"] and inside[-2:] == ["record", "sync"]
@@ -40,7 +40,10 @@ def test_a_long_call_is_sampled_once_and_a_short_one_does_not_divide_by_zero() -
 
 
 def test_how_long_a_sample_takes_is_known_beforehand() -> None:
-    """A short call fills the sample many times, after one that is not counted; of a long one there are two, on a CPU one."""
+    """A sample takes one uncounted call, then many short calls or one long one.
+
+    On a CPU a long call is made only once.
+    """
     cuda = FakeCuda()
     clock = CudaClock(cuda)
     for seconds in (0.0007, 0.004, 3.0):
@@ -59,7 +62,7 @@ def test_the_speed_of_a_device_is_its_clock_over_its_default_clock() -> None:
     assert clock.speed() == 0.75
     cuda.takes(1.0)()
     assert clock.speed() == 0.25
-    assert CudaClock(FakeCuda()).speed() is None  # nobody tells
+    assert CudaClock(FakeCuda()).speed() is None  # the clock rate is not known
     assert CpuClock(1).speed() is None
 
 
@@ -68,9 +71,8 @@ def test_busy_is_kernel_time_over_wall_time() -> None:
     assert CudaClock(cuda).busy(cuda.takes(0.001)) == pytest.approx(0.3)
     assert CpuClock(1).busy(lambda: None) is None
     blind = FakeCuda(busy=0)
-    assert (
-        CudaClock(blind).busy(blind.takes(0.001)) is None
-    )  # a profiler that sees no kernel says nothing
+    # Not known if the profiler sees no kernel.
+    assert CudaClock(blind).busy(blind.takes(0.001)) is None
 
 
 def test_a_cpu_sample_is_the_time_of_one_call() -> None:
@@ -102,7 +104,7 @@ def test_conditions_are_recorded() -> None:
 
 
 def test_a_profiler_that_warns_is_heard_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch 2.11 warns that it forgets the cycles before the last, where it starts and where it is asked for its events."""
+    """torch 2.11 warns at the start, and when asked for events, that it drops earlier cycles."""
 
     class Kernel:
         self_device_time_total, is_user_annotation = 3e6, False
@@ -155,7 +157,7 @@ def test_the_real_device_answers() -> None:
 def test_a_graph_is_captured_on_its_own_device(
     usual: int | None, own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch keeps one stream for all captures of a process; kernels of another device would not be recorded."""
+    """torch has one capture stream per process, which records no kernels of other devices."""
     current, streams = [0], []
 
     @contextlib.contextmanager

@@ -11,24 +11,24 @@ from tp_vgg.latency.cuda import CudaClock
 from tp_vgg.latency.interleave import LONG_BLOCK, WARM_UP_ROUNDS, Samples, Throttled, interleave
 from tp_vgg.latency.table import FEW_TRIALS, TRIALS, Ratio
 
-SIDES = {name: (lambda name=name: name) for name in "abc"}
+CANDIDATES = {name: (lambda name=name: name) for name in "abc"}
 
 
-def test_a_linear_drift_falls_on_all_sides_alike() -> None:
-    """A machine that slows down by 1 % a sample: one after the other, b would look far slower than a."""
+def test_a_linear_drift_falls_on_all_candidates_alike() -> None:
+    """The machine gets 1 % slower per sample: timed one after the other, b would look slower."""
     clock = ScriptedClock(lambda _, i: 1 + 0.01 * i)
-    seconds = interleave(SIDES, clock, 9).seconds
+    seconds = interleave(CANDIDATES, clock, 9).seconds
     assert all(values == pytest.approx(seconds["a"]) for values in seconds.values())
     ratio = Ratio.of(seconds["a"], seconds["b"])
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1, 1, 1))
 
 
-def test_every_block_is_a_palindrome_of_all_sides_in_an_order_of_its_own() -> None:
+def test_every_block_is_a_palindrome_of_all_candidates_in_an_order_of_its_own() -> None:
     clock = ScriptedClock(lambda *_: 1.0)
     shares: list[float] = []
-    interleave(SIDES, clock, 12, warm_up=(1, 1), tick=shares.append)
+    interleave(CANDIDATES, clock, 12, warm_up=(1, 1), tick=shares.append)
     blocks = [clock.order[3 + 6 * i : 9 + 6 * i] for i in range(12)]
-    assert all(block == block[::-1] and set(block) == set(SIDES) for block in blocks)
+    assert all(block == block[::-1] and set(block) == set(CANDIDATES) for block in blocks)
     assert len({tuple(block) for block in blocks}) > 3
     assert sum(shares) == pytest.approx(1) and len(shares) == 12
 
@@ -38,7 +38,7 @@ def test_a_real_difference_is_found_through_noise() -> None:
     clock = ScriptedClock(
         lambda name, _: {"a": 2.0, "b": 1.0, "c": 2.0}[name] * noise.lognormvariate(0, 0.05)
     )
-    seconds = interleave(SIDES, clock).seconds
+    seconds = interleave(CANDIDATES, clock).seconds
     gain, none = Ratio.of(seconds["a"], seconds["b"]), Ratio.of(seconds["a"], seconds["c"])
     assert gain.low > 1.8 and gain.low < gain.value < gain.high < 2.2
     assert none.includes_one
@@ -49,18 +49,21 @@ def test_a_real_difference_is_found_through_noise() -> None:
 )
 def test_warm_up_goes_on_while_times_fall(fall: float, rounds: int, warm: bool) -> None:
     clock = ScriptedClock(lambda _, i: (1 - fall) ** ((i - 1) // 3))
-    samples = interleave(SIDES, clock, 5)
+    samples = interleave(CANDIDATES, clock, 5)
     assert samples.warm is warm
     assert len(clock.order) == 3 * rounds + 5 * 6
 
 
 def test_long_blocks_are_fewer() -> None:
     for seconds, trials in ((0.01, TRIALS), (LONG_BLOCK, FEW_TRIALS)):
-        assert len(interleave(SIDES, ScriptedClock(lambda *_, s=seconds: s)).seconds["a"]) == trials
+        assert (
+            len(interleave(CANDIDATES, ScriptedClock(lambda *_, s=seconds: s)).seconds["a"])
+            == trials
+        )
 
 
 def test_a_block_is_as_long_as_its_samples() -> None:
-    """A call of a millisecond fills a sample a thousand times; a block of such samples is long."""
+    """A block is long if its samples are long, even if each call takes only a millisecond."""
     for seconds, trials in ((0.1, TRIALS), (LONG_BLOCK / 4, FEW_TRIALS)):
         cuda = FakeCuda()
         clock = CudaClock(cuda, seconds)
@@ -69,7 +72,10 @@ def test_a_block_is_as_long_as_its_samples() -> None:
 
 
 def throttling(mhz: Callable[[float], float], **options: Any) -> Samples:
-    """Two calls of a second, in blocks of eight (each of both twice, after one that is not counted), on a clock of ``mhz``."""
+    """Interleave two calls of one second at the clock rate ``mhz``.
+
+    A block has eight calls: each of both twice, each after one that is not counted.
+    """
     cuda = FakeCuda(mhz=mhz)
     slowed = lambda: cuda.takes(DEFAULT_MHZ / mhz(cuda.now()))()  # noqa: E731
     return interleave({"a": slowed, "b": slowed}, CudaClock(cuda), **options)
@@ -81,24 +87,24 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_blocks_on_a_slow_clock_are_thrown_away_and_measured_again() -> None:
-    """The clock falls to half in the middle, for four blocks' time, and recovers."""
+    """The clock rate is halved in the middle for four blocks, then recovers."""
     found = throttling(lambda now: 1000 if 60 <= now < 124 else 2000, trials=12)
     assert all(len(seconds) == 12 and set(seconds) == {1.0} for seconds in found.seconds.values())
     assert 4 <= found.slow <= 6
-    assert throttling(lambda _: 1501, trials=12).slow == 0  # three quarters, and a little
+    assert throttling(lambda _: 1501, trials=12).slow == 0  # just over three quarters
 
 
 def test_a_block_in_which_the_clock_fell_does_not_count_either() -> None:
-    """Fast before it and slow behind it; then slow before it and fast behind it."""
+    """One block starts fast and ends slow; the next starts slow and ends fast."""
     clock = ScriptedClock(lambda *_: 1.0)
     speeds = iter([1.0, 1.0, 0.5, 0.5, 1.0, *[1.0] * 20])
     clock.speed = lambda: next(speeds)  # type: ignore[method-assign]
-    found = interleave(SIDES, clock, 9, warm_up=(1, 1))
+    found = interleave(CANDIDATES, clock, 9, warm_up=(1, 1))
     assert found.slow == 2 and len(found.seconds["a"]) == 9
 
 
 def test_a_clock_that_stays_low_ends_after_twice_the_blocks() -> None:
-    """It falls half-way: what is good before that is kept where it is enough, and otherwise the reason is said."""
+    """The blocks before the fall are kept if they are enough; otherwise the reason is told."""
     falls = lambda now: 2000 if now < 100 else 1000  # noqa: E731
     enough = throttling(falls, trials=17)
     assert 9 <= len(enough.seconds["a"]) < 17 and enough.slow + len(enough.seconds["a"]) == 2 * 17
@@ -113,4 +119,4 @@ def test_a_clock_that_stays_low_ends_after_twice_the_blocks() -> None:
 
 
 def test_a_clock_that_nobody_tells_of_is_not_judged() -> None:
-    assert interleave(SIDES, ScriptedClock(lambda *_: 1.0), 9).slow == 0
+    assert interleave(CANDIDATES, ScriptedClock(lambda *_: 1.0), 9).slow == 0

@@ -57,7 +57,7 @@ def test_a_cpu_without_bf16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_mode_runs_the_network_over_rotating_inputs(
     make_model, mode: str, monkeypatch
 ) -> None:
-    """The logits are the model's, of a ring of inputs that is as large as asked and comes round again."""
+    """The logits are the model's, over an input pool of the size asked for that starts over."""
     model, cuda = make_model(), CudaOnCpu() if mode in GRAPHS else None
     seen: list[torch.Tensor] = []
     forward = nn.Module.__call__
@@ -87,7 +87,7 @@ def test_every_mode_runs_the_network_over_rotating_inputs(
 
 
 class _Context(contextlib.nullcontext):
-    """A stream, or what a graph is captured in, where there is no device."""
+    """A stand-in for CUDA streams and the capture context, without a device."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
@@ -105,10 +105,10 @@ class _Graph:
 
 @pytest.mark.parametrize("mode", ["graph", "folded-graph"])
 @pytest.mark.parametrize("real", [True, False])
-def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(
+def test_a_prepared_forward_keeps_the_network_that_its_graph_was_captured_from(
     make_model, mode, real, monkeypatch
 ) -> None:
-    """A graph holds addresses alone: weights that nothing else refers to would be freed, and their memory given to others."""
+    """A graph holds only addresses: weights without other references would be freed and reused."""
     for name in ("Stream", "stream", "graph", "device", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, _Context)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
@@ -130,16 +130,17 @@ def test_a_pass_keeps_the_network_that_its_graph_was_captured_from(
         ready.call()
         del ready
         gc.collect()
-    assert not any(one() is not None for one in parameters)  # and no longer than the pass itself
+    # The weights do not outlive the prepared forward.
+    assert not any(one() is not None for one in parameters)
 
 
 def test_networks_take_turns_at_the_inputs(make_model) -> None:
-    """No pass finds an input that the other network has just had."""
+    """No forward pass gets an input that the other network has just had."""
     case = BenchmarkCase("eager", "fp32", 1)
-    ring = input_pool(32, case, CPU, 4 * 3 * 32 * 32 * 4)
+    pool = input_pool(32, case, CPU, 4 * 3 * 32 * 32 * 4)
     model = make_model()
     with torch.inference_mode():
-        first, second = (prepare(model, case, ring, None, 1) for _ in range(2))
+        first, second = (prepare(model, case, pool, None, 1) for _ in range(2))
         logits = [first.call(), second.call(), first.call(), second.call(), first.call()]
     assert torch.equal(logits[0], logits[4])  # type: ignore[arg-type]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(logits[:4], 2))  # type: ignore[arg-type]
@@ -159,10 +160,10 @@ def test_the_model_is_left_as_it_is_and_the_rest_is_ready(make_model) -> None:
             ready = prepare(model, case, input_pool(32, case, CPU, 0), None, 1)
             out = ready.call()
         assert out.dtype == dtype  # type: ignore[attr-defined]
-        layouts.append(ready.held)
+        layouts.append(ready.resident_bytes)
     weights = sum(value.nbytes for value in before.values())
     assert layouts[0] == weights + 2 * 3 * 32 * 32 * 4
-    assert layouts[1] < layouts[0]  # batch norm is gone
+    assert layouts[1] < layouts[0]  # batch norm is folded
     assert layouts[2] < 0.51 * layouts[0]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -172,7 +173,8 @@ def test_denormals_are_flushed(make_model) -> None:
     with torch.no_grad():
         model.features[0].weight[0] = 1e-40  # type: ignore[index]
     assert prepare(model, BenchmarkCase("eager", "fp32", 1), ONE, None, 1).flushed == 27
-    assert model.features[0].weight[0].all()  # type: ignore[index]  the model itself is left alone
+    # The model itself is not changed.
+    assert model.features[0].weight[0].all()  # type: ignore[index]
     assert flush_denormals(model) == 27
     assert not model.features[0].weight[0].any()  # type: ignore[index]
     assert flush_denormals(model) == 0
@@ -195,7 +197,7 @@ def test_a_compiler_that_fails_is_not_a_crash(make_model, monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a C++ compiler")
 def test_compiled_networks_do_not_share_their_guards(make_model) -> None:
-    """Ten of them, over dynamo's limit of eight for one function: each is compiled, and none falls back."""
+    """Ten networks exceed dynamo's limit of eight per function: each is compiled all the same."""
     models = [make_model(seed=i) for i in range(10)]
     with torch.inference_mode():
         ready = [

@@ -19,8 +19,9 @@ def row(model: str, mode: str, ms: float, speedup: float = 1.0, **changed: objec
     """A model in a case; its blocks lie within half a per cent of ``ms``."""
     noise = random.Random(f"{model} {mode}")
     known = {
-        "median_ms": ms, "iqr_ms": 0.0, "speedup": speedup, "speedup_low": 0.99 * speedup, "speedup_high": 1.01 * speedup, "over_eager": 1.0,
-        "mac_ratio": 2.0, "efficiency": 0.5, "efficiency_low": 0.5, "efficiency_high": 0.5,
+        "median_ms": ms, "iqr_ms": 0.0, "speedup": speedup, "speedup_low": 0.99 * speedup,
+        "speedup_high": 1.01 * speedup, "over_eager": 1.0, "mac_ratio": 2.0, "efficiency": 0.5,
+        "efficiency_low": 0.5, "efficiency_high": 0.5,
         "seconds": tuple(ms / 1000 * noise.uniform(0.995, 1.005) for _ in range(17)),
     }  # fmt: skip
     said = "reference" if model == "dense" else "faster"
@@ -33,12 +34,17 @@ def table(*rows: LatencyRow) -> Latency:
 
 
 BOTH_IN_GRAPHS = table(
-    row("dense", "eager", 3.0), row("small", "eager", 2.8, 1.07), row("dense", "folded-graph", 1.0), row("small", "folded-graph", 0.6, 1.67)
+    row("dense", "eager", 3.0), row("small", "eager", 2.8, 1.07), row("dense", "folded-graph", 1.0),
+    row("small", "folded-graph", 0.6, 1.67)
 )  # fmt: skip
 DENSE_COMPILED = table(
-    row("dense", "compile", 0.9), row("small", "compile", 0.7, 1.29), row("dense", "folded-graph", 1.0), row("small", "folded-graph", 0.6, 1.67)
+    row("dense", "compile", 0.9), row("small", "compile", 0.7, 1.29),
+    row("dense", "folded-graph", 1.0), row("small", "folded-graph", 0.6, 1.67)
 )  # fmt: skip
-"""The dense network is fastest compiled, the small one in a graph: 1.29 and 1.67 times in one mode, and 1.50 best against best."""
+"""The dense network is fastest compiled, the small one in a graph.
+
+The speed-up is 1.29 or 1.67 in one mode, and 1.50 if each runs in its fastest mode.
+"""
 
 
 def test_where_both_are_fastest_in_one_mode_the_gain_is_the_paired_one() -> None:
@@ -53,7 +59,7 @@ def test_where_both_are_fastest_in_one_mode_the_gain_is_the_paired_one() -> None
 
 
 def test_a_mode_that_the_dense_network_lacks_has_no_control() -> None:
-    """As a file may say it: the network was timed in a mode in which the dense one was not."""
+    """A file may say so: the network was timed in a mode in which the dense one was not."""
     gone = LatencyRow("dense", "folded-graph", "fp32", 64, "not available", ("out of memory",))
     rows = (DENSE_COMPILED.rows[0], DENSE_COMPILED.rows[1], gone, DENSE_COMPILED.rows[3])
     gain = gain_of(table(*rows), rows[1])
@@ -74,7 +80,7 @@ def test_where_their_fastest_modes_differ_best_is_held_against_best() -> None:
 
 
 def test_best_against_best_is_judged_by_the_worse_control() -> None:
-    """A gain of 5 % where one of both controls is off by 8 %."""
+    """The gain is 5 %, and one of the two controls is off by 8 %."""
     near = [replace(row, **vars(row)) for row in DENSE_COMPILED.rows]
     near[3] = row("small", "folded-graph", 0.857, 1.17)
     near[1] = row("small", "compile", 0.95, 0.95)
@@ -94,17 +100,18 @@ def test_the_sentence_names_both_modes_where_they_differ() -> None:
     said = summary_sentences(dense, small, DENSE_COMPILED.rows[1], DENSE_COMPILED)[2]
     assert said.claim == "Faster"
     assert (
-        said.text.startswith("1.50× [1.4")
-        and "promise 2.00×" in said.text
+        said.text.startswith("The network runs at 1.50× [1.4")
+        and "it would be 2.00×" in said.text
         and "reason of folded-graph" in said.text
     )
     assert (
-        "each in its fastest mode: folded-graph against compile, fp32, batch 64; medians of n = 17 and 17 blocks"
-        in said.text
+        "each in its fastest mode: folded-graph against compile, fp32, batch 64; "
+        "medians of n = 17 and 17 blocks" in said.text
     )
     same = summary_sentences(dense, small, BOTH_IN_GRAPHS.rows[1], BOTH_IN_GRAPHS)[2]
     assert same.text.startswith(
-        "1.67× [1.65, 1.69] the speed of the dense network (median of n = 17 paired blocks; folded-graph fp32, batch 64; a GPU)"
+        "The network runs at 1.67× [1.65, 1.69] the speed of the dense network "
+        "(median of n = 17 paired blocks; folded-graph fp32, batch 64; a GPU)"
     )
 
 
@@ -117,7 +124,8 @@ def test_the_page_explains_the_mode_and_counts_the_blocks_that_were_thrown_away(
     slow = replace(
         found.latency, rows=tuple(replace(row, slow_blocks=3) for row in found.latency.rows)
     )
-    assert "<p>6 blocks were thrown away" in render(replace(found, latency=slow))  # of two cases
+    # Three blocks in each of two cases.
+    assert "<p>6 blocks were thrown away" in render(replace(found, latency=slow))
 
 
 def test_quoted_is_the_largest_batch_that_there_is_up_to_64_in_the_fastest_mode_of_either() -> None:

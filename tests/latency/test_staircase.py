@@ -17,7 +17,7 @@ from tp_vgg.network.layers import LayerRow
 from tp_vgg.network.vgg.spec import VGGSpec
 
 CPU = torch.device("cpu")
-CELL = BenchmarkCase("folded", "fp32", 2)
+CASE = BenchmarkCase("folded", "fp32", 2)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,16 @@ def test_a_grid_covers_every_conv_to_its_full_width() -> None:
 
 
 def staircase_clock(step: int) -> ScriptedClock:
-    """A conv costs by its output channels, rounded up to a multiple of ``step``; the pair of convs, by the first."""
+    """A conv's time is its output channels, rounded up to a multiple of ``step``.
+
+    The time of a pair is that of its first conv.
+    """
     return ScriptedClock(lambda name, _: -(-int(name) // step) * step * 1e-5)
 
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
-    """Calls that give their width instead of running; counts the kinds of chains that were built."""
+    """Calls return their width instead of running; counts chains by their number of convs."""
     built: Counter = Counter()
 
     def conv_call(convs, images, case):
@@ -73,18 +76,17 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Counter:
 def test_a_probe_finds_the_width_that_steps_down(named: Counter) -> None:
     spec = VGGSpec((64, 129, 250, 256, 512, 500, 512, 513))
     steps = {
-        step.change.split()[0]: step for step in probe_layers(spec, CELL, CPU, staircase_clock(32))
+        step.change.split()[0]: step for step in probe_layers(spec, CASE, CPU, staircase_clock(32))
     }
     assert set(steps) == {spec.conv_names[i] for i in (1, 2, 5, 7)}
     second = steps[spec.conv_names[1]]
-    assert second.change == "features.4 at 128 channels instead of 129" and second.found
-    assert second.gain.value == pytest.approx(160 / 128) and second.worth == 129 / 128
+    assert second.change == "features.4 at 128 channels instead of 129" and second.is_large
+    assert second.gain.value == pytest.approx(160 / 128) and second.mac_ratio == 129 / 128
     third = steps[spec.conv_names[2]]
-    assert (
-        not third.found
-    )  # 250 lies just below a step: 248 and 240 cost the same, 224 no more than its share
+    # 250 lies just below a step: 248 and 240 cost the same, and 224 saves no more than its share.
+    assert not third.is_large
     assert "at 512 channels" in steps[spec.conv_names[7]].change
-    assert named[1] > 0 and named[2] > 0  # the last conv has no reader among convs
+    assert named[1] > 0 and named[2] > 0  # no conv follows the last one
 
 
 def test_a_network_is_probed_whole_where_convs_do_not_run_alone() -> None:
@@ -96,22 +98,23 @@ def test_a_network_is_probed_whole_where_convs_do_not_run_alone() -> None:
         step.change
         == "features.4 at 128 channels instead of 129, features.18 at 496 channels instead of 500"
     )
-    assert step.found and step.gain.value == 2
-    assert 1 < step.worth < 1.02
+    assert step.is_large and step.gain.value == 2
+    assert 1 < step.mac_ratio < 1.02
     assert str((64, 128, 256, 256, 512, 496, 512, 512)) in clock.order
     assert not list(probe_network(VGGSpec.preset(), ready, clock))
-    assert not list(probe_network(SMALL, ready, clock))  # widths under 16 have no multiple below
+    # Widths under 16 have no smaller multiple of 16.
+    assert not list(probe_network(SMALL, ready, clock))
 
 
 def test_no_step_where_the_time_is_proportional(named: Counter) -> None:
     spec = VGGSpec((65, 129, 250, 257, 513, 500, 511, 513))
-    assert not any(step.found for step in probe_layers(spec, CELL, CPU, staircase_clock(1)))
+    assert not any(step.is_large for step in probe_layers(spec, CASE, CPU, staircase_clock(1)))
 
 
 def test_a_profile_times_every_point(named: Counter) -> None:
     row = SMALL.rows[1]
     points = ((8, 4), (8, 12), (4, 12))
-    timed = list(profile_layer(row, points, CELL, CPU, staircase_clock(8), trials=3))
+    timed = list(profile_layer(row, points, CASE, CPU, staircase_clock(8), trials=3))
     assert [(p.layer, p.in_width, p.out_width) for p in timed] == [
         (row.name, *point) for point in points
     ]
@@ -120,12 +123,12 @@ def test_a_profile_times_every_point(named: Counter) -> None:
 
 
 LAUNCH = 1e-4
-"""Seconds; longer than any of the convs below takes."""
+"""Seconds of a launch, longer than any of the convs below takes."""
 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """A device on which a conv takes a microsecond an output channel, and its launch far longer."""
+    """A conv takes a microsecond per output channel, and its launch takes far longer."""
     cuda = FakeCuda(launch=LAUNCH)
     for user in ("staircase", "probes"):
         monkeypatch.setattr(
@@ -137,22 +140,22 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 def test_on_cuda_a_profile_counts_no_launches(launched: FakeCuda) -> None:
     points = ((8, 4), (8, 12), (4, 12))
     timed = list(
-        profile_layer(SMALL.rows[1], points, CELL, CPU, CudaClock(launched), cuda=launched)
+        profile_layer(SMALL.rows[1], points, CASE, CPU, CudaClock(launched), cuda=launched)
     )
-    share = 1e6 * LAUNCH / REPEATS  # one launch is all that a whole replay has
+    share = 1e6 * LAUNCH / REPEATS  # a whole replay has only one launch
     assert [p.median_us for p in timed] == pytest.approx([4 + share, 12 + share, 12 + share])
-    alone = list(profile_layer(SMALL.rows[1], points, CELL, CPU, CudaClock(launched)))
+    alone = list(profile_layer(SMALL.rows[1], points, CASE, CPU, CudaClock(launched)))
     assert [p.median_us for p in alone] == pytest.approx([104, 112, 112])
 
 
 def test_on_cuda_a_probe_counts_no_launches(launched: FakeCuda) -> None:
     spec = VGGSpec((64, 129, 256, 256, 512, 512, 512, 512))
-    (step,) = probe_layers(spec, CELL, CPU, CudaClock(launched), cuda=launched)
+    (step,) = probe_layers(spec, CASE, CPU, CudaClock(launched), cuda=launched)
     assert step.gain.value == pytest.approx((129 + 5) / (128 + 5))
 
 
 def test_a_replay_is_no_longer_than_a_sample_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of long convs fewer are captured, down to one."""
+    """Fewer repeats of long convs are captured, down to one."""
     seen: list[int] = []
 
     class Spied(FakeCuda):
@@ -165,7 +168,7 @@ def test_a_replay_is_no_longer_than_a_sample_needs(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(
             "tp_vgg.latency.staircase.conv_call", lambda *_, c=cuda, s=seconds: c.takes(s)
         )
-        (timed,) = profile_layer(SMALL.rows[1], ((8, 4),), CELL, CPU, CudaClock(cuda), cuda=cuda)
+        (timed,) = profile_layer(SMALL.rows[1], ((8, 4),), CASE, CPU, CudaClock(cuda), cuda=cuda)
         assert timed.median_us == pytest.approx(1e6 * seconds)
         assert seen.pop() == repeats
 
@@ -173,7 +176,7 @@ def test_a_replay_is_no_longer_than_a_sample_needs(monkeypatch: pytest.MonkeyPat
 def test_a_layers_graphs_are_gone_before_the_next_layer(
     launched: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They share one pool, and memory is given back when nothing refers to them."""
+    """The graphs of a layer share one pool, whose memory is freed with the last reference."""
     graphs: list[weakref.ref] = []
     pools: list[object] = []
     alive: list[int] = []
@@ -191,13 +194,13 @@ def test_a_layers_graphs_are_gone_before_the_next_layer(
         lambda: alive.append(sum(one() is not None for one in graphs)),
     )
     for row in SMALL.rows[1:3]:
-        list(profile_layer(row, ((8, 4), (8, 8)), CELL, CPU, CudaClock(launched), cuda=launched))
+        list(profile_layer(row, ((8, 4), (8, 8)), CASE, CPU, CudaClock(launched), cuda=launched))
     assert alive == [0, 0] and len(graphs) == 4
     assert pools[0] is pools[1] and pools[2] is pools[3] and pools[0] is not pools[2]
 
 
 def test_the_timed_convs_are_those_of_the_network() -> None:
-    """Shapes through the pair: conv, ReLU, the pool between stages, conv, ReLU."""
+    """The shapes follow the pair: conv, ReLU, the pool between stages, conv, ReLU."""
     first, second, third = SMALL.rows[1], SMALL.rows[2], SMALL.rows[3]
 
     def run(row: LayerRow, after: LayerRow | None, case: BenchmarkCase) -> torch.Tensor:
@@ -210,5 +213,5 @@ def test_the_timed_convs_are_those_of_the_network() -> None:
         for mode in ("folded", "eager"):
             pooled = run(first, second, BenchmarkCase(mode, "fp32", 2))  # type: ignore[arg-type]
             assert pooled.shape == (2, second.out_width, second.side, second.side)
-        assert run(second, third, CELL).shape == (2, third.out_width, third.side, third.side)
-        assert run(third, None, CELL).shape == (2, 5, third.side, third.side)
+        assert run(second, third, CASE).shape == (2, third.out_width, third.side, third.side)
+        assert run(third, None, CASE).shape == (2, 5, third.side, third.side)

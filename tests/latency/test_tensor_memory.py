@@ -14,13 +14,12 @@ def test_what_is_dropped_no_longer_counts() -> None:
         torch.zeros(500).add_(b[:500])
 
     assert peak_live_bytes(call) == 4 * 3000
-    assert (
-        peak_live_bytes(lambda: torch.zeros(10).view(2, 5).t()) == 40
-    )  # views hold nothing of their own
+    # Views hold no memory of their own.
+    assert peak_live_bytes(lambda: torch.zeros(10).view(2, 5).t()) == 40
 
 
 def test_a_network_holds_a_layer_and_the_next(make_model) -> None:
-    """Eager: the first conv's output and batch norm's; folded: the conv's and the pool's, a quarter of it."""
+    """Eager: the outputs of the first conv and batch norm; folded: of the conv and the pool."""
     model, images = make_model(), torch.randn(5, 3, 32, 32)
     first = 4 * 5 * SMALL.widths[0] * 32 * 32
     with torch.inference_mode():

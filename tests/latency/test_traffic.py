@@ -12,7 +12,7 @@ from tp_vgg.network.vgg.spec import VGGSpec
 THIN = VGGSpec((1,) * 8, image_size=32)
 WEIGHTS = 27 + 7 * 9 + 10
 SIDES = (32, 16, 8, 8, 4, 4, 2, 2)
-"""Of each conv's map, one channel deep; a pool follows the 1st, 2nd, 4th, 6th and 8th."""
+"""Side of each conv's map, with one channel; a pool follows the 1st, 2nd, 4th, 6th and 8th."""
 POOLED = (32, 16, 8, 4, 2)
 
 
@@ -21,7 +21,10 @@ INDICES = 8 * sum((side // 2) ** 2 for side in POOLED)
 
 
 def maps(times: int) -> int:
-    """Elements read and written where each conv's output is read and written ``times`` more often than by the conv: by hand."""
+    """Elements read and written, by hand.
+
+    Each conv's output is read and written ``times`` times in addition to the conv itself.
+    """
     convs = 3 * 32**2 + sum(side**2 for side in SIDES[1:]) + sum(side**2 for side in SIDES)
     between = 2 * times * sum(side**2 for side in SIDES)
     pools = sum(side**2 + (side // 2) ** 2 for side in POOLED)
@@ -46,26 +49,27 @@ def test_bytes_moved_by_hand_without_a_cache(batch: int, item: int) -> None:
 
 
 def test_a_cache_leaves_out_the_maps_that_fit_and_then_the_weights() -> None:
-    """In elements of one byte. The image is 3 · 1024; the first conv writes 1024, the second 256, and so on."""
+    """In bytes, one per element: image 3 · 1024, first conv's output 1024, second's 256."""
     image, logits, large, first = 3 * 1024, 10, 1024, 8 * 256
-    # The first conv's output does not fit, nor do the indices of the pool behind it: written by conv and ReLU, read by ReLU and pool.
+    # The first conv's output and the indices of the pool behind it do not fit. The output is
+    # written by conv and ReLU, and read by ReLU and pool.
     assert (
         bytes_moved(THIN, "folded", 1, 1, large - 1) == image + logits + 4 * large + first + WEIGHTS
     )
-    # All maps fit; the weights would, but for the image and the first conv's output beside them.
+    # All maps fit. The weights fit only beside the image and the first conv's output.
     assert bytes_moved(THIN, "folded", 1, 1, large) == image + logits + first + WEIGHTS
     assert bytes_moved(THIN, "folded", 1, 1, first) == image + logits + WEIGHTS
     assert (
         bytes_moved(THIN, "folded", 1, 1, WEIGHTS + image + large - 1) == image + logits + WEIGHTS
     )
     assert bytes_moved(THIN, "folded", 1, 1, WEIGHTS + image + large) == image + logits
-    # Batch norm reads and writes it once more.
+    # Batch norm reads and writes the first conv's output once more.
     assert (
         bytes_moved(THIN, "eager", 1, 1, large - 1) == image + logits + 6 * large + first + WEIGHTS
     )
-    # The least is a write alone: the second conv reads the pooled quarter of it, which fits.
+    # A fused kernel only writes it: the second conv reads the pooled quarter, which fits.
     assert bytes_moved(THIN, "compile", 1, 1, large - 1) == image + logits + large + WEIGHTS
-    # Of seven images each map is seven times as large, and the weights are not.
+    # With seven images each map is seven times as large; the weights stay the same.
     assert (
         bytes_moved(THIN, "folded", 7, 1, 7 * large - 1)
         == 7 * (image + logits + 4 * large + first) + WEIGHTS
@@ -73,7 +77,7 @@ def test_a_cache_leaves_out_the_maps_that_fit_and_then_the_weights() -> None:
 
 
 def test_an_l2_holds_the_weights_of_a_small_network_at_batch_1() -> None:
-    """VGG-11 in bf16 has 18 MB of weights: they stay in 50 MB of L2, and in fp32 with 37 MB too, but not in 6 MB."""
+    """The weights of VGG-11 (18 MB in bf16, 37 MB in fp32) fit into 50 MB of L2, not into 6 MB."""
     spec = VGGSpec.preset(head="linear")
     image, logits = 3 * 32**2, 10
     for item in (2, 4):
@@ -84,7 +88,7 @@ def test_an_l2_holds_the_weights_of_a_small_network_at_batch_1() -> None:
 
 
 class _Seen(TorchDispatchMode):
-    """Counts the elements that the operators of a pass read and write, maps and weights apart."""
+    """A mode that counts elements read and written per operator, maps and weights apart."""
 
     KINDS = ("convolution", "batch_norm", "relu", "max_pool", "mean", "adaptive", "addmm")
 

@@ -20,10 +20,11 @@ MODELS = {
 
 
 def row(model: str = "half", **changes: object) -> LatencyRow:
-    """A model in a case, at a speed-up that leaves everything to be explained."""
+    """A row whose speed-up is far below its MAC ratio, so that a reason is due."""
     base = LatencyRow(
-        model, "eager", "fp32", 64, "faster", (), median_ms=10.0, iqr_ms=0.1, speedup=1.2, speedup_low=1.1, speedup_high=1.3,
-        over_eager=1.2, mac_ratio=3.9, efficiency=0.31, efficiency_low=0.28, efficiency_high=0.33,
+        model, "eager", "fp32", 64, "faster", (), median_ms=10.0, iqr_ms=0.1, speedup=1.2,
+        speedup_low=1.1, speedup_high=1.3, over_eager=1.2, mac_ratio=3.9, efficiency=0.31,
+        efficiency_low=0.28, efficiency_high=0.33,
     )  # fmt: skip
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -35,7 +36,7 @@ FAST = Memory(1e15)
 
 
 def reasons(*rows: LatencyRow, memory: Memory = FAST, steps: dict | None = None) -> tuple[str, ...]:
-    """Of the last row."""
+    """The reasons of the last row."""
     return explain([REFERENCE, *rows], MODELS, memory, steps or {})[-1].reasons
 
 
@@ -45,11 +46,8 @@ def reasons(*rows: LatencyRow, memory: Memory = FAST, steps: dict | None = None)
         (Ratio(1.5, 1.4, 1.6), QUIET, "faster"),
         (Ratio(1.02, 0.99, 1.05), QUIET, "no gain"),
         (Ratio(0.9, 0.85, 0.95), QUIET, "slower"),
-        (
-            Ratio(1.04, 1.02, 1.06),
-            Ratio(1.05, 1.03, 1.07),
-            "no gain",
-        ),  # the control was off by as much
+        # The control was off by as much.
+        (Ratio(1.04, 1.02, 1.06), Ratio(1.05, 1.03, 1.07), "no gain"),
         (Ratio(1.2, 1.1, 1.3), Ratio(1.05, 1.03, 1.07), "faster"),
         (Ratio(0.97, 0.96, 0.98), Ratio(0.96, 0.94, 0.98), "no gain"),
     ],
@@ -74,7 +72,7 @@ def test_masks_save_nothing() -> None:
 
 
 def test_odd_widths_in_bf16_on_tensor_cores() -> None:
-    """The rule is a GPU's, of bf16, and of a network that fell short."""
+    """The rule holds on a GPU, in bf16, for a network with too small a speed-up."""
     odd = DENSE.with_widths({"features.4": 90, "features.8": 179, "features.25": 360})
     models = {**MODELS, "half": {"spec": odd.to_dict(), "macs": odd.macs(), "density": 1.0}}
 
@@ -93,7 +91,7 @@ def test_odd_widths_in_bf16_on_tensor_cores() -> None:
 
 
 def test_what_promised_nothing_owes_no_reason() -> None:
-    """A copy of the dense model, or one with a zero more."""
+    """A copy of the dense model, or one with few more zeros, needs no reason."""
     copy = {**MODELS, "masked": {**MODELS["dense"], "density": 0.999}}
     assert (
         explain(
@@ -112,9 +110,11 @@ def test_launch_bound_by_a_gpu_that_waits_or_by_a_graph_that_does_not() -> None:
     graph = row(mode="graph", median_ms=4.0)
     assert reasons(graph, row()) == ("launch-bound: a CUDA graph of it is 2.5× as fast as eager",)
     assert reasons(row(mode="graph", median_ms=6.0), row()) == ("no rule explains it",)
-    assert reasons(row(), graph) == ("no rule explains it",)  # a graph has no launches to wait for
+    # A graph does not wait for launches.
+    assert reasons(row(), graph) == ("no rule explains it",)
     assert reasons(replace(graph, batch_size=1), row()) == ("no rule explains it",)
-    assert reasons(graph, row(mode="folded")) == ("no rule explains it",)  # the graph is not of it
+    # This graph is of the eager network, not of the folded one.
+    assert reasons(graph, row(mode="folded")) == ("no rule explains it",)
     folded = row(mode="folded-graph", median_ms=4.0)
     assert reasons(folded, row(mode="folded")) == (
         "launch-bound: a CUDA graph of it is 2.5× as fast as folded",
@@ -149,7 +149,7 @@ def test_on_a_gpu_the_bias_of_a_conv_is_moved_too() -> None:
 
 
 def test_what_the_cache_holds_is_no_reason() -> None:
-    """The same bandwidth that makes a small cache the bottleneck does not where everything fits."""
+    """A bandwidth that is the bottleneck with a small cache is none if everything fits."""
     seconds = row().median_ms / 1000  # type: ignore[operator]
     bandwidth = bytes_moved(HALF, "eager", 64, 4) / (0.6 * seconds)
     assert reasons(row(), memory=Memory(bandwidth))[0].startswith("memory-bound")
@@ -160,15 +160,15 @@ def test_a_step_is_named_with_the_width_that_goes_down() -> None:
     steep = WidthStep(
         "features.4 at 64 channels instead of 65", 65 / 64, Ratio(1.25, 1.2, 1.3), "its time"
     )
-    flat = WidthStep(
-        "features.8", 136 / 128, Ratio(1.13, 1.12, 1.14), "its time"
-    )  # little more than its MACs are worth
+    # Little more than the step in MACs.
+    flat = WidthStep("features.8", 136 / 128, Ratio(1.13, 1.12, 1.14), "its time")
     small = WidthStep("features.8", 513 / 512, Ratio(1.03, 1.02, 1.04), "its time")
     vague = WidthStep("features.11", 65 / 64, Ratio(1.25, 0.9, 1.6), "its time")
-    assert [step.found for step in (steep, flat, small, vague)] == [True, False, False, False]
+    assert [step.is_large for step in (steep, flat, small, vague)] == [True, False, False, False]
     found = reasons(row(), steps={("half", row().case): [steep, flat, vague]})
     assert found == (
-        "staircase: features.4 at 64 channels instead of 65 would take 20% off its time for 2% fewer MACs",
+        "staircase: features.4 at 64 channels instead of 65 "
+        "would take 20% off its time for 2% fewer MACs",
     )
 
 

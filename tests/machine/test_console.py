@@ -1,4 +1,4 @@
-"""Notes go through the standard library's logging: to stderr by the command line, and nowhere unasked."""
+"""Notes use the standard library's logging; only the command line sends them to stderr."""
 
 from __future__ import annotations
 

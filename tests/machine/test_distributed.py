@@ -1,4 +1,4 @@
-"""Which device a process works on, on a CUDA that is not there: torch's own check of a device is the real one."""
+"""The device of a process, with CUDA replaced; only torch's check of a device index is real."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tp_vgg.machine.distributed import device_of_rank
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two devices, the second of them current; what was asked of them, in order."""
+    """Two devices, the second is current; returns the calls made, in order."""
     asked: list[str] = []
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -27,7 +27,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
 
     def reset(device: torch.device) -> None:
-        if "init" not in asked:  # as torch says it of a device with a number before CUDA is there
+        if "init" not in asked:  # torch's error for a device index before CUDA is initialised
             raise RuntimeError("Invalid device argument 0: did you call init?")
 
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
@@ -79,7 +79,7 @@ def test_nccl_is_told_its_device(
 def test_what_a_library_prints_while_processes_join_is_no_result(
     monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
-    """As gloo of torch 2.10 does, by C's printf, whose buffer is emptied when it likes."""
+    """gloo in torch 2.10 prints with C's printf, whose buffer may be flushed at any time."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     printf = ctypes.CDLL(None).printf
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The peak memory of every command is what README says it is."""
+"""The peak memory of every command is what docs/concepts/memory.md says it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+MEMORY = Path(__file__).parents[2] / "docs" / "concepts" / "memory.md"
 HOME = "runs/vgg11_bn-torchvision-digits"
 COMMANDS = {
     "train": [],
@@ -25,22 +25,22 @@ COMMANDS = {
     "compare": [],
     "report": [],
 }
-"""In an order in which each finds what it needs."""
+"""Each command finds the files that it needs, because the earlier ones wrote them."""
 WITHIN = 1.5
 
 
 def stated() -> dict[str, float]:
-    """GB by command: the table in README."""
-    rows = re.findall(r"^\| `([^`]+)` \| ([\d.]+) GB \|", README.read_text(), re.MULTILINE)
+    """GB by command: the table in docs/concepts/memory.md."""
+    rows = re.findall(r"^\| `([^`]+)` \| ([\d.]+) GB \|", MEMORY.read_text(), re.MULTILINE)
     return {command: float(size) for command, size in rows}
 
 
-def test_readme_states_it_for_every_command() -> None:
+def test_the_page_states_it_for_every_command() -> None:
     assert set(stated()) == set(COMMANDS)
 
 
 @pytest.mark.long
-def test_peak_memory_is_what_readme_says(tmp_path: Path, record_property: Any) -> None:
+def test_peak_memory_is_what_the_page_says(tmp_path: Path, record_property: Any) -> None:
     measured = {
         command: peak([*command.split(), *rest], tmp_path) for command, rest in COMMANDS.items()
     }
@@ -52,7 +52,7 @@ def test_peak_memory_is_what_readme_says(tmp_path: Path, record_property: Any) -
 
 
 def peak(args: list[str], where: Path) -> float:
-    """GB resident at the most, of a command and its children."""
+    """Peak resident memory in GB of a command and its children."""
     words = [
         sys.executable,
         "-m",

@@ -1,4 +1,7 @@
-"""fp32 is fp32 whatever the process has set, by torch's older interface or its newer one; and the process finds it as it was."""
+"""fp32 means fp32 for any process-wide setting, by torch's older or newer interface.
+
+Afterwards the settings of the process are as before.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ SETTINGS = [
     'torch.set_float32_matmul_precision("medium")',
     "torch.backends.cudnn.allow_tf32 = False",
     'torch.backends.fp32_precision = "tf32"; torch.backends.cudnn.conv.fp32_precision = "ieee"',
-    'torch.set_float32_matmul_precision("high"); torch.backends.cuda.matmul.fp32_precision = "ieee"',
+    'torch.set_float32_matmul_precision("high"); '
+    'torch.backends.cuda.matmul.fp32_precision = "ieee"',
 ]
-"""What people write at the top of a script."""
+"""Lines that people write at the top of a script."""
 
 SCRIPT = """
 import json
@@ -42,18 +46,25 @@ from tp_vgg.training.recipe import Recipe
 from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import fit
 warnings.simplefilter("error")
-LEAVES = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+LEAVES = (
+    torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
+    torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv,
+)
 def leaves(): return [leaf.fp32_precision for leaf in LEAVES]
 def legacy():
     found = []
-    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32, lambda: torch.backends.cudnn.allow_tf32):
+    for read in (
+        torch.get_float32_matmul_precision,
+        lambda: torch.backends.cuda.matmul.allow_tf32,
+        lambda: torch.backends.cudnn.allow_tf32,
+    ):
         with suppress(RuntimeError):
             found.append((len(found), read()))
             continue
         found.append(None)
     return found
 def then(place, value):
-    # What the settings come to where the process says another thing afterwards, seen by a copy of the process.
+    # The effective settings after the process changes one of them, as a forked copy sees them.
     read, write = os.pipe()
     if os.fork() == 0:
         place.fp32_precision = value
@@ -63,7 +74,12 @@ def then(place, value):
     os.close(write)
     with os.fdopen(read) as answer:
         return answer.read()
-def all_then(): return [then(place, value) for place in (torch.backends, torch.backends.cudnn) for value in ("ieee", "tf32", "none")]
+def all_then():
+    return [
+        then(place, value)
+        for place in (torch.backends, torch.backends.cudnn)
+        for value in ("ieee", "tf32", "none")
+    ]
 def held():
     untouched = all_then()
     before = leaves(), legacy(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
@@ -73,22 +89,33 @@ def held():
     with fp32_arithmetic(tf32=True, deterministic=False):
         assert set(leaves()) == {"tf32"}, leaves()
     assert all_then() == untouched, "what followed the process no longer does"
-    for tf32, said in ((False, [(0, "highest"), (1, False), (2, False)]), (True, [(0, "high"), (1, True), (2, True)])):
+    for tf32, said in (
+        (False, [(0, "highest"), (1, False), (2, False)]),
+        (True, [(0, "high"), (1, True), (2, True)]),
+    ):
         with fp32_arithmetic(tf32=tf32, deterministic=False, compiles=True):
             assert set(leaves()) == {"tf32" if tf32 else "ieee"}, leaves()
             assert legacy() == said, legacy()  # compilers and exporters read these
     torch.manual_seed(0)
     model = tp_vgg.build(tp_vgg.VGGSpec((8, 12, 16, 16, 20, 20, 24, 24), hidden=()))
     model.meta = {"mean": [0.3] * 3, "std": [0.3] * 3}
-    fit(model, TrainingSetup(data, Recipe(epochs=1, lr=0.01, batch_size=32), data.normalisation), quiet=True)
-    table = tp_vgg.sweep(model, data.val, "structured", levels=[0.5], layers=["features.4"], precision="fp32")
-    times = tp_vgg.measure_latency({"dense": model}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu")
+    fit(
+        model,
+        TrainingSetup(data, Recipe(epochs=1, lr=0.01, batch_size=32), data.normalisation),
+        quiet=True,
+    )
+    table = tp_vgg.sweep(
+        model, data.val, "structured", levels=[0.5], layers=["features.4"], precision="fp32"
+    )
+    times = tp_vgg.measure_latency(
+        {"dense": model}, modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, device="cpu"
+    )
     assert times.rows[0].median_ms
     assert leaves() == before[0], (leaves(), before)
     assert legacy() == before[1], (before[1], legacy())
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before[2:]
     return table.points[0].n
-# What every copy would load anew.
+# Otherwise each copy would load these anew.
 import scipy.stats
 import torch._dynamo
 from tp_vgg.latency import timing_device
@@ -96,7 +123,7 @@ from tp_vgg.latency.clock import CpuClock
 timing_device.CpuClock = lambda threads, *_: CpuClock(threads, 1e-4)
 data = load_data("digits", Path("unused"), torch.device("cpu"), limits=(64, 40, 40))
 def tried(setting):
-    # A copy of this process sets something and works; the settings are a process's own.
+    # A forked copy makes the setting and works, because the settings are process-wide.
     read, write = os.pipe()
     if os.fork() == 0:
         os.dup2(write, 2)
@@ -121,7 +148,7 @@ print(json.dumps({setting: tried(setting) for setting in json.loads(sys.argv[1])
     "settings", [SETTINGS[::4], pytest.param(SETTINGS, marks=pytest.mark.slow)], ids=["few", "all"]
 )
 def test_whatever_the_process_has_set(settings: list[str]) -> None:
-    """Each setting in a copy of a process that has set nothing yet."""
+    """Each setting is made in a fresh copy of a process without settings."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(settings)],
         capture_output=True,

@@ -19,11 +19,12 @@ from tp_vgg.machine.sensors import (
 )
 
 SAID = {
-    "driver_version": "580.1", "pstate": "P0", "clocks.sm": "1980", "clocks.mem": "2619", "clocks.max.sm": "1980", "temperature.gpu": "41",
-    "power.draw": "312.55", "power.limit": "[N/A]", "clocks.default_applications.graphics": "1755",
+    "driver_version": "580.1", "pstate": "P0", "clocks.sm": "1980", "clocks.mem": "2619",
+    "clocks.max.sm": "1980", "temperature.gpu": "41", "power.draw": "312.55",
+    "power.limit": "[N/A]", "clocks.default_applications.graphics": "1755",
     "clocks_event_reasons.active": "0x0000000000000024",
 }  # fmt: skip
-"""Of a newer driver, which does not know the older name of the reasons."""
+"""Answers of a newer driver, which does not know the older field name of the throttle reasons."""
 
 
 class NvmlError(Exception):
@@ -31,12 +32,15 @@ class NvmlError(Exception):
 
 
 def nvml(**changed: Any) -> types.SimpleNamespace:
-    """The package, of a device that tells all; what is ``changed`` to an exception is raised."""
+    """A stand-in for pynvml that reports all values; an exception in ``changed`` is raised."""
     known: dict[str, Any] = {
-        "nvmlInit": None, "nvmlDeviceGetHandleByUUID": 7, "nvmlDeviceGetClockInfo": lambda _, kind: {1: 1400, 2: 2619}[kind],
-        "nvmlDeviceGetDefaultApplicationsClock": 1755, "nvmlDeviceGetMaxClockInfo": 1980, "nvmlDeviceGetPowerUsage": 312550,
-        "nvmlDeviceGetEnforcedPowerLimit": 700000, "nvmlDeviceGetTemperature": 41, "nvmlSystemGetDriverVersion": "580.1",
-        "nvmlDeviceGetPerformanceState": 0, "nvmlDeviceGetCurrentClocksThrottleReasons": 4, **changed,
+        "nvmlInit": None, "nvmlDeviceGetHandleByUUID": 7,
+        "nvmlDeviceGetClockInfo": lambda _, kind: {1: 1400, 2: 2619}[kind],
+        "nvmlDeviceGetDefaultApplicationsClock": 1755,
+        "nvmlDeviceGetMaxClockInfo": 1980, "nvmlDeviceGetPowerUsage": 312550,
+        "nvmlDeviceGetEnforcedPowerLimit": 700000, "nvmlDeviceGetTemperature": 41,
+        "nvmlSystemGetDriverVersion": "580.1", "nvmlDeviceGetPerformanceState": 0,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": 4, **changed,
     }  # fmt: skip
 
     def answer(value: Any) -> Any:
@@ -70,9 +74,9 @@ def test_nvml_tells_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(gpu, Nvml)
     assert (gpu.sm_mhz(), gpu.default_sm_mhz()) == (1400.0, 1755.0)
     assert gpu.state() == {
-        "sm_mhz": 1400.0, "memory_mhz": 2619.0, "max_sm_mhz": 1980.0, "default_sm_mhz": 1755.0, "power_watts": 312.55,
-        "power_limit_watts": 700.0, "temperature_celsius": 41.0, "driver_version": "580.1", "pstate": "P0",
-        "throttle_reasons": ["software power cap"],
+        "sm_mhz": 1400.0, "memory_mhz": 2619.0, "max_sm_mhz": 1980.0, "default_sm_mhz": 1755.0,
+        "power_watts": 312.55, "power_limit_watts": 700.0, "temperature_celsius": 41.0,
+        "driver_version": "580.1", "pstate": "P0", "throttle_reasons": ["software power cap"],
     }  # fmt: skip
 
 
@@ -103,8 +107,9 @@ def test_nvidia_smi_stands_in_where_nvml_does_not_answer(monkeypatch: pytest.Mon
         assert isinstance(gpu, NvidiaSmi)
         assert (gpu.sm_mhz(), gpu.default_sm_mhz()) == (1980.0, 1755.0)
         assert gpu.state() == {
-            "driver_version": "580.1", "pstate": "P0", "sm_mhz": 1980.0, "memory_mhz": 2619.0, "max_sm_mhz": 1980.0,
-            "default_sm_mhz": 1755.0, "power_watts": 312.55, "temperature_celsius": 41.0,
+            "driver_version": "580.1", "pstate": "P0", "sm_mhz": 1980.0, "memory_mhz": 2619.0,
+            "max_sm_mhz": 1980.0, "default_sm_mhz": 1755.0, "power_watts": 312.55,
+            "temperature_celsius": 41.0,
             "throttle_reasons": ["software power cap", "software thermal slowdown"],
         }  # fmt: skip
 
@@ -136,7 +141,7 @@ def test_whatever_nvidia_smi_does_is_no_failure(
 def test_a_device_without_a_default_clock_has_the_one_that_cuda_states(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As those for desktops: NVML says that it is not supported."""
+    """NVML does not support default clocks on desktop GPUs."""
     for stated, default in (({"clock_rate": 1_695_000}, 1695.0), ({}, None)):
         monkeypatch.setitem(
             sys.modules, "pynvml", nvml(nvmlDeviceGetDefaultApplicationsClock=NvmlError("no"))

@@ -19,7 +19,7 @@ def bits(value: torch.Tensor) -> list[int]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.95, 1.0])
 def test_every_bit_comes_back(dtype: torch.dtype, share: float) -> None:
-    """Negative zeros, denormals, NaN and infinity too; lengths that do not fill the last byte."""
+    """Including negative zeros, denormals, NaN, infinity, and a partly filled last byte."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(7, 11, 3, generator=generator).to(dtype)
     values[torch.rand(values.shape, generator=generator) < share] = 0
@@ -74,7 +74,7 @@ def test_masks_leave_no_negative_zeros(make_model) -> None:
 
 
 def broken(model) -> dict[str, tuple[dict, dict]]:
-    """Files that no export wrote: tensors and shapes, by what is wrong."""
+    """Files that no export writes: tensors and shapes by error message."""
     state = to_dict(model)["state_dict"]
     weight = torch.zeros(80)
     weight[:3] = 1
@@ -122,7 +122,7 @@ def test_a_hostile_file_is_one_line(make_model, tmp_path: Path) -> None:
 
 
 def test_the_tensors_of_others_are_a_plain_state_dict(make_model, tmp_path: Path) -> None:
-    """Most of them say format "pt" in the metadata."""
+    """Most files of other tools have the format "pt" in their metadata."""
     model = make_model()
     save_file(
         {name: value.clone() for name, value in model.state_dict().items()},
@@ -136,6 +136,6 @@ def test_the_tensors_of_others_are_a_plain_state_dict(make_model, tmp_path: Path
 def test_meta_that_json_cannot_hold_is_refused(make_model, tmp_path: Path) -> None:
     model = make_model()
     model.meta["tensor"] = torch.zeros(1)
-    with pytest.raises(BadInput, match="meta: holds what JSON can't say"):
+    with pytest.raises(BadInput, match="meta: holds a value that JSON can't represent"):
         save(model, tmp_path / "m.sparse")
     assert not list(tmp_path.iterdir())

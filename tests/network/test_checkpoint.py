@@ -40,12 +40,16 @@ def test_round_trip_is_bit_exact(make_model, spec, tmp_path: Path) -> None:
 
 
 def test_opens_without_tp_vgg_and_without_torch_pruning(make_model, tmp_path: Path) -> None:
-    """Plain torch reads it with weights_only=True; the spec alone, without torch-pruning, rebuilds equal logits."""
+    """Plain torch reads it with weights_only=True; the spec rebuilds a model with equal logits."""
     model = make_model()
     prune_structured(model, {"features.4": 0.5, "classifier.0": 0.25})
     save(model, tmp_path / "m.pth")
     torch.save({"x": X, "logits": logits(model)}, tmp_path / "expected.pth")
-    bare = "import sys, torch; sys.modules['tp_vgg'] = None; d = torch.load('m.pth', weights_only=True); print(sorted(d), d['format'], d['spec']['widths'])"
+    bare = (
+        "import sys, torch; sys.modules['tp_vgg'] = None; "
+        "d = torch.load('m.pth', weights_only=True); "
+        "print(sorted(d), d['format'], d['spec']['widths'])"
+    )
     found = subprocess.run(
         [sys.executable, "-c", bare], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -55,9 +59,12 @@ def test_opens_without_tp_vgg_and_without_torch_pruning(make_model, tmp_path: Pa
     rebuild = (
         "import sys; sys.modules['torch_pruning'] = None\n"
         "import torch, tp_vgg\n"
-        "raw = torch.load('m.pth', weights_only=True); e = torch.load('expected.pth', weights_only=True)\n"
-        "m = tp_vgg.build(tp_vgg.VGGSpec.from_dict(raw['spec'])); m.load_state_dict(raw['state_dict']); m.eval()\n"
-        "assert torch.equal(m(e['x']), e['logits']) and torch.equal(tp_vgg.load('m.pth')(e['x']), e['logits'])\n"
+        "raw = torch.load('m.pth', weights_only=True); "
+        "e = torch.load('expected.pth', weights_only=True)\n"
+        "m = tp_vgg.build(tp_vgg.VGGSpec.from_dict(raw['spec'])); "
+        "m.load_state_dict(raw['state_dict']); m.eval()\n"
+        "assert torch.equal(m(e['x']), e['logits']) "
+        "and torch.equal(tp_vgg.load('m.pth')(e['x']), e['logits'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", rebuild], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -99,7 +106,7 @@ def test_what_build_gives_can_be_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_kept_may_name_only_the_pruned_layers(make_model, tmp_path: Path) -> None:
-    """The contract's fields alone: no dense widths, no untouched layers; pruning goes on from there."""
+    """With only the required fields (no dense widths, no untouched layers), pruning can go on."""
     model = make_model()
     kept = prune_structured(model, {"features.0": 0.5}).kept
     raw = to_dict(model)

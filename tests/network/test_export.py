@@ -48,7 +48,8 @@ def test_a_torch_program_needs_no_tp_vgg(make_model, tmp_path: Path) -> None:
         torch.save({"images": images, "logits": model(images)}, tmp_path / "expected.pth")
     code = (
         "import sys; sys.modules['tp_vgg'] = None\n"
-        "import torch; e = torch.load('expected.pth', weights_only=True); found = {'tp_vgg.json': ''}\n"
+        "import torch; e = torch.load('expected.pth', weights_only=True); "
+        "found = {'tp_vgg.json': ''}\n"
         "m = torch.export.load('m.pt2', extra_files=found).module()\n"
         "assert torch.allclose(m(e['images']), e['logits'], rtol=1e-4, atol=1e-4)\n"
         "print(found['tp_vgg.json'])\n"
@@ -74,7 +75,7 @@ def test_files_of_weights_are_read_back(make_model, tmp_path: Path, form) -> Non
 
 
 def test_ninety_five_percent_zeros_are_at_most_twelve_percent_of_the_file(tmp_path: Path) -> None:
-    """At full width, where the weights outweigh all else; with the negative zeros that masks of others leave too."""
+    """At full width, where weights make up most of the file; negative zeros count as zeros."""
     from tp_vgg.network.vgg.model import build
     from tp_vgg.network.vgg.spec import VGGSpec
 
@@ -102,7 +103,7 @@ def test_nothing_is_kept_that_does_not_match(make_model, tmp_path: Path, monkeyp
         patch.setattr(
             "tp_vgg.network.export._program_runner", lambda _: lambda images: model(images)[:1]
         )
-        with pytest.raises(WorkFailed, match=r"gives \[1, 10\] for logits \[2, 10\]"):
+        with pytest.raises(WorkFailed, match=r"shape \[1, 10\] instead of \[2, 10\]"):
             export(model, tmp_path / "m.pt2", "torch")
         patch.setattr(
             "tp_vgg.network.export._program_runner",
@@ -155,7 +156,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data" / "vgg11_bn_linear_cifar1
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_file(), reason="the shared CIFAR model is not here")
 def test_onnx_runtime_agrees_on_a_trained_model(tmp_path: Path) -> None:
-    """Within 1e-4 of the largest logit, dense and pruned."""
+    """The error is within 1e-4 of the largest logit, dense and pruned."""
     model = load(SHARED)
     assert export(model, tmp_path / "dense.onnx", "onnx") <= 1e-4
     prune_structured(model, dict.fromkeys(model.spec.conv_names, 0.3))

@@ -1,4 +1,4 @@
-"""What knows no other network than a VGG refuses one, and says so."""
+"""Functions for VGG networks only refuse other networks with a clear message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_row_says_who_feeds_it() -> None:
 def test_another_network_is_refused() -> None:
     other = Network()
     other.spec = SimpleNamespace(arch="resnet18")  # type: ignore[assignment]
-    with pytest.raises(BadInput, match=r"resnet18: this works for VGG networks alone"):
+    with pytest.raises(BadInput, match=r"resnet18: this works for VGG networks only"):
         as_vgg(other)
     with pytest.raises(BadInput, match=r"resnet18: no network of this kind can be built"):
         build_network(other.spec)

@@ -36,9 +36,8 @@ def test_torchvisions_state_dict_gives_torchvisions_logits() -> None:
     x = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
         expected = theirs.double()(x.double())
-        assert (
-            relative_error(ours.double()(x.double()), expected) < 1e-6
-        )  # the folded weights were stored in fp32
+        # 1e-6, because the folded weights were stored in fp32.
+        assert relative_error(ours.double()(x.double()), expected) < 1e-6
 
 
 def test_head_fold_is_exact_in_fp64() -> None:

@@ -1,4 +1,4 @@
-"""The constrained search, against enumeration."""
+"""The constrained search agrees with enumeration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tp_vgg.planning.constrained_path import (
 def random_chain(
     rng: np.random.Generator, *, limits: int, coupled: bool, whole: bool
 ) -> list[np.ndarray]:
-    """2 to 4 layers with up to 6 options; ``whole``: integer costs, so that there are ties."""
+    """A chain of 2 to 4 layers with up to 6 options; ``whole`` costs are integers with ties."""
     counts = [1, *rng.integers(1, 7, rng.integers(2, 5))]
     chain = []
     for before, here in itertools.pairwise(counts):
@@ -40,7 +40,7 @@ def total(chain: list[np.ndarray], choice: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("limits", [0, 1, 2, 3])
 def test_equals_enumeration_on_random_chains(limits: int) -> None:
-    """200 chains with one limit, and as many with others; a share of the limits can't be met."""
+    """200 chains per number of limits; some of the limits can't be met."""
     rng = np.random.default_rng(limits)
     unreachable = 0
     for trial in range(200):
@@ -63,7 +63,11 @@ def test_equals_enumeration_on_random_chains(limits: int) -> None:
 
 
 def test_finds_what_no_multiplier_finds() -> None:
-    """Of (cost, loss) (0, 10), (6, 6), (10, 0) the middle one is above the line between the others, and the best within 9."""
+    """The best option within the limit may lie above the convex hull.
+
+    Of (cost, loss) = (0, 10), (6, 6), (10, 0) the middle one lies above the line between the
+    others, and is the best within a cost of 9.
+    """
     chain = [np.array([[[10.0, 6.0, 0.0]], [[0.0, 6.0, 10.0]]])]
     assert constrained_shortest_path(chain, [9]) == Solution((1,), (6.0, 6.0), 6.0)
 
@@ -88,7 +92,7 @@ def test_says_what_a_lack_of_room_can_have_cost(cap: int) -> None:
 
 @pytest.mark.parametrize("cap", [1, 10, 50_000])
 def test_none_is_said_only_where_there_is_none(cap: int) -> None:
-    """Limits that a path just meets, which no multiplier points at; and the same a little tighter, where often none does."""
+    """Limits that a path just meets but no multiplier finds, and slightly tighter ones."""
     rng = np.random.default_rng(1)
     kinds = {"found": 0, "none": 0, "open": 0}
     for trial in range(30):

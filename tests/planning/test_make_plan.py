@@ -1,4 +1,7 @@
-"""From sensitivities and a budget to widths: against enumeration of whole networks, priced by the spec itself."""
+"""Plans from sensitivities and a budget agree with enumeration of whole networks.
+
+The costs of the enumerated networks come from the spec itself.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ N = 1000
 def table(
     spec: VGGSpec, kind: Kind = "structured", seed: int = 0, layers: tuple[str, ...] | None = None
 ) -> Sensitivity:
-    """A sweep with the shapes of real ones: drops rise with the level, with some noise."""
+    """A sweep shaped like real ones: drops rise with the level, with some noise."""
     rng = np.random.default_rng(seed)
     points = []
     for layer, removed in removals(kind, spec, LEVELS, layers).items():
@@ -54,7 +57,7 @@ def table(
 
 
 def profile(spec: VGGSpec) -> Staircase:
-    """Times that step up every 16 channels."""
+    """A latency profile whose times step up every 16 channels."""
     points = []
     for i, row in enumerate(row for row in spec.rows if row.kind == "conv"):
         ins = sorted({8, row.in_width}) if i else [row.in_width]
@@ -75,7 +78,7 @@ def networks(spec: VGGSpec, round_to: int, fixed: tuple[str, ...] = ()) -> Itera
 
 
 def predicted(curves: LossCurves, spec: VGGSpec, network: VGGSpec) -> float:
-    """The drop as the docstring says: the shares of what is known above chance multiply."""
+    """The predicted drop: the shares of accuracy above chance that the layers keep multiply."""
     share = 1.0
     for layer in curves.levels:
         level = 1 - network.prunable[layer] / spec.prunable[layer]
@@ -132,7 +135,7 @@ def test_no_network_is_better(budget: Mapping[str, float], seed: int) -> None:
 
 
 def test_latency_steps_decide() -> None:
-    """Where time steps every 16 channels, a plan within a latency budget is the best by that table."""
+    """If time steps every 16 channels, the plan for a latency budget is the best by that table."""
     sweep, times = table(SPEC), profile(SPEC)
     by_point = {(p.layer, p.in_width, p.out_width): p.median_us for p in times.points}
     curves = LossCurves.of(sweep)
@@ -243,7 +246,7 @@ def test_a_larger_budget_never_loses_more() -> None:
 
 @pytest.mark.parametrize("drop", [85, 100])
 def test_a_drop_to_chance_is_no_limit(drop: float) -> None:
-    """Layers that lose all sum up past any one drop: the smallest network is in reach of it."""
+    """Losses of layers may sum to more than any drop, yet the smallest network is within it."""
     sweep = table(SPEC)
     sweep = replace(
         sweep, points=tuple(replace(p, drop=79.9) if p.ratio >= 0.5 else p for p in sweep.points)
@@ -278,7 +281,7 @@ def test_what_the_search_leaves_open_gets_more_room(monkeypatch) -> None:
 
     monkeypatch.setattr(allocate, "constrained_shortest_path", cramped)
     assert make_plan(table(SPEC), {"macs": 0.5, "params": 0.5}) == expected
-    assert asked == list(allocate.ROOMS)
+    assert asked == list(allocate.CAPS)
 
 
 def test_noise_is_smoothed_and_never_a_gain() -> None:

@@ -1,4 +1,7 @@
-"""What the linters can't say of the package's own source. The order of the wings is import-linter's (pyproject.toml)."""
+"""Rules for the source that linters can't check.
+
+import-linter checks the order of the subpackages (pyproject.toml).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,26 @@ def test_no_pyplot_state() -> None:
 
 
 def test_no_test_module_imports_another() -> None:
-    """What several need lies in tests/helpers."""
+    """Code that several test modules need lies in tests/helpers."""
     imports = re.compile(r"^\s*(?:from|import) (?:\w+\.)*(?:test_\w+|conftest)\b", re.M)
     assert not [path for path in (ROOT / "tests").rglob("*.py") if imports.search(path.read_text())]
+
+
+def test_design_names_every_module_and_no_other_path() -> None:
+    """The tree has each module in the line of its subpackage, and all paths of the page exist."""
+    page = (ROOT / "docs" / "design.md").read_text()
+    tree = page.partition("```\ntp_vgg/\n")[2].partition("```")[0]
+    entries = re.split(r"^  (?=\S)", tree, flags=re.MULTILINE)
+    lines = {entry.partition("/")[0]: entry for entry in entries if entry}
+    missing = [
+        f"{wing.name}/{module.stem}"
+        for wing in PACKAGE.iterdir()
+        if wing.is_dir() and wing.name not in {"__pycache__", "cli", "stages"}
+        for module in wing.glob("*.py")
+        if module.stem != "__init__" and not re.search(rf"\b{module.stem}\b", lines[wing.name])
+    ]
+    assert not missing
+    paths = re.findall(r"`((?:\w+/)+\w+\.(?:py|html|md))`", page)
+    assert len(paths) > 60
+    unknown = {path for path in paths if not ((PACKAGE / path).exists() or (ROOT / path).exists())}
+    assert unknown <= {"WING/x.py", "tests/WING/test_x.py", "cli/NAME.py", "stages/NAME.py"}

@@ -1,4 +1,4 @@
-"""What is published: an sdist with everything, a wheel with what runs, both installable offline."""
+"""The published sdist has all files, the wheel has the package; both install offline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BUILD = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_sdist(to); b.build_wheel(to)"
+BUILD = (
+    "import sys; from setuptools import build_meta as b; to = sys.argv[1]; "
+    "b.build_sdist(to); b.build_wheel(to)"
+)
 PAGE = {
     "tp_vgg/report/page.html",
     "tp_vgg/report/page.css",
@@ -32,7 +35,7 @@ def tracked() -> set[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The sdist and the wheel of the tracked files, built by setuptools itself without a network."""
+    """The sdist and the wheel of the tracked files, built by setuptools without a network."""
     pytest.importorskip("setuptools")
     base = tmp_path_factory.mktemp("packaging")
     for name in tracked():
@@ -112,7 +115,7 @@ def test_what_was_built_installs_and_runs(
 
 
 def test_every_import_is_a_dependency() -> None:
-    """Of the package, at any depth; what an extra brings is in that extra."""
+    """Imports at any depth of the package are in install_requires or in an extra."""
     import ast
     import configparser
     import re

@@ -15,7 +15,6 @@ from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.ratios import Plan, check_layers, read_ratios, resolve, resolve_sparsity
 
 SPEC = VGGSpec.preset()
-"""Every row of the contract's "Refused", and some more: content, and what the message says."""
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -88,12 +87,12 @@ def test_a_plan_for_the_other_kind_is_refused(kind: str, plan_file, tmp_path: Pa
     ("width", "ratio", "round_to", "kept"),
     [
         (64, 0.1, 1, 58),  # stock torch-pruning removes 7
-        (10, 0.9, 1, 1),  # stock: float trap, the layer is skipped
+        (10, 0.9, 1, 1),  # stock torch-pruning skips the layer because of rounding in floats
         (64, 0.5, 8, 32),
         (64, 0.3, 8, 48),  # 45 rounded up
         (64, 0.05, 8, 64),  # 61 rounded up
         (10, 0.1, 8, 10),  # 9 rounded up to 16, but never above the width
-        (5, 0.5, 1, 2),  # half rounds towards removing
+        (5, 0.5, 1, 2),  # a half is rounded up to one more channel removed
         (64, 0.0, 1, 64),
     ],
 )

@@ -103,7 +103,7 @@ def test_gradients_are_those_of_the_mean_loss(make_model, few_digits) -> None:
 
 
 def test_squares_are_the_mean_over_images(make_model, few_digits) -> None:
-    """What hessian ranks by; torch-pruning's own collector keeps the last image's square only."""
+    """``hessian`` ranks by these; torch-pruning's collector keeps only the last image's square."""
     model = make_model()
     accumulate_gradients(
         model, few_digits.train, few_digits.normalisation, images=1000, squared=True
@@ -149,7 +149,7 @@ def test_random_follows_its_seed_alone(make_model) -> None:
 
 
 def test_all_layers_are_ranked_on_the_dense_weights(make_model) -> None:
-    """Pruned together or one at a time, each layer keeps what its own dense ranking says."""
+    """Pruned together or one at a time, each layer keeps the channels of its dense ranking."""
     together = prune_structured(make_model(), everywhere(SMALL, 0.5)).kept
     for name in SMALL.prunable:
         assert prune_structured(make_model(), {name: 0.5}).kept[name] == together[name]
@@ -187,7 +187,7 @@ def test_the_proof_catches_a_wrong_shrink(make_model) -> None:
 
 
 def test_zeroing_before_batch_norm_would_not_pass_the_proof(make_model) -> None:
-    """The reason for zeroing after ReLU: batch norm turns a zeroed conv channel into a constant, not into nothing."""
+    """Zeroing comes after ReLU, because batch norm turns a zeroed conv channel into a constant."""
     model = make_model()
     before = copy.deepcopy(model)
     kept = prune_structured(model, {"features.4": 0.5}).kept
@@ -245,7 +245,7 @@ def test_nothing_to_remove_changes_nothing(make_model) -> None:
     assert torch.equal(model(X), expected)
 
 
-# What torch-pruning does, where tp_vgg relies on it or works around it (DESIGN §8).
+# Behaviour of torch-pruning that tp_vgg relies on or works around.
 
 
 def test_stock_pruner_counts_differently() -> None:
@@ -278,7 +278,7 @@ def test_batch_norm_importance_is_none_without_batch_norm(make_model) -> None:
 
 
 def test_pruning_replaces_parameters(make_model) -> None:
-    """Why an optimiser must be built after it."""
+    """So an optimiser must be built after pruning."""
     model = make_model()
     before = model.features[4].weight
     prune_structured(model, {"features.4": 0.5})

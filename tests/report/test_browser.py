@@ -1,4 +1,4 @@
-"""The page in a real browser: sliders, buttons, the file it gives, a phone's width."""
+"""The page in a real browser: sliders, buttons, the downloaded file, a phone's width."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def file(found: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Any, file: Path) -> Iterator[Any]:
-    """The page, open; it has said nothing in the console and asked for nothing but itself."""
+    """The open page; at the end the console is empty and nothing else was requested."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     said: list[str] = []
     asked: list[str] = []
@@ -122,11 +122,13 @@ def test_its_time_is_plans(page: Any, found: Any) -> None:
 def test_fifty_random_plans_are_what_structured_makes_of_them(
     page: Any, found: Any, tmp_path: Path
 ) -> None:
-    """Parameters and MACs on the page are those of the spec that the downloaded file resolves to; the drop is the sweep's curves'."""
+    """The page's parameters and MACs are those of the spec that the downloaded file resolves to.
+
+    The drop is that of the sweep's curves.
+    """
     page.evaluate("URL.createObjectURL = (blob) => { window.given = blob; return '#'; }")
-    page.evaluate(
-        "HTMLAnchorElement.prototype.click = () => {}"
-    )  # a browser is wary of fifty downloads in a row
+    # A browser may block fifty downloads in a row.
+    page.evaluate("HTMLAnchorElement.prototype.click = () => {}")
     rng = np.random.default_rng(0)
     curves = LossCurves.of(found.sweeps["structured"])
     for i in range(50):
@@ -209,7 +211,7 @@ def test_past_the_sweep_nothing_is_predicted(page: Any) -> None:
     page.click("#reset")
     drag(page, {"features.0": 63})
     assert page.inner_text("#drop").startswith("not known")
-    assert "features.0: past what was swept" in page.inner_text("#drop")
+    assert "features.0: beyond the sweep's ratios" in page.inner_text("#drop")
     assert value(page, "params") == SPEC.with_widths({"features.0": 1}).params()
 
 
@@ -225,9 +227,9 @@ def test_by_keyboard_and_for_a_screen_reader(page: Any) -> None:
     page.keyboard.press("Home")
     assert value(page, "params") == SPEC.params()
     assert page.get_attribute(".results", "aria-live") == "polite"
-    assert (
-        slider.locator("xpath=following-sibling::output").get_attribute("aria-live") == "off"
-    )  # the slider says it
+    # The slider itself announces its value.
+    output = slider.locator("xpath=following-sibling::output")
+    assert output.get_attribute("aria-live") == "off"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -236,7 +238,10 @@ def test_a_phone_does_not_scroll_sideways(browser: Any, file: Path, scheme: str)
     opened = context.new_page()
     opened.goto(file.as_uri())
     assert opened.evaluate("document.documentElement.scrollWidth") <= 360
-    fits = "[...document.querySelectorAll('.facts, .cards')].every((t) => t.scrollWidth <= t.parentElement.clientWidth)"
+    fits = (
+        "[...document.querySelectorAll('.facts, .cards')]"
+        ".every((t) => t.scrollWidth <= t.parentElement.clientWidth)"
+    )
     assert opened.evaluate(fits)
     background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") is (scheme == "light")

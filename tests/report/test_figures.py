@@ -59,7 +59,7 @@ def test_a_layer_of_zeros_can_be_drawn(tmp_path: Path) -> None:
 
 
 def table(kind: str) -> Sensitivity:
-    """Made-up hits: each further layer loses more."""
+    """A sweep with made-up hits; each deeper layer loses more."""
     dense = np.ones(200, bool)
     points = []
     for depth, layer in enumerate(SMALL.conv_names):
@@ -121,7 +121,8 @@ def test_the_cost_figure_is_against_what_leaves_the_network(kind: str) -> None:
 
 def latency_row(model: str, mode: str, batch: int, speedup: float, ratio: float) -> LatencyRow:
     return LatencyRow(
-        model, mode, "fp32", batch, "faster", (), 1.0, 0.1, speedup, speedup - 0.1, speedup + 0.2, mac_ratio=ratio  # type: ignore[arg-type]
+        model, mode, "fp32", batch, "faster", (), 1.0, 0.1, speedup, speedup - 0.1, speedup + 0.2,
+        mac_ratio=ratio,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -167,10 +168,8 @@ def test_a_staircase_has_a_panel_a_conv_and_a_line_a_table() -> None:
     figure = staircase(tables)
     assert [axis.get_title() for axis in figure.axes] == ["features.0", "features.4", "features.8"]
     line = figure.axes[1].get_lines()[0]
-    assert list(line.get_xdata()) == [8, 16] and list(line.get_ydata()) == [
-        64,
-        128,
-    ]  # all inputs present, by rising width
+    # The times at full input width, by rising output width.
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([8, 16], [64, 128])
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
         "fp32, batch 64",
         "bf16, batch 64",

@@ -1,4 +1,4 @@
-"""The page: what it says, that it is whole, and that a text in it stays text."""
+"""The page: its statements, its completeness, and that texts in it are escaped."""
 
 from __future__ import annotations
 
@@ -70,18 +70,21 @@ def test_every_id_is_there_once_and_every_label_has_its_control() -> None:
 
 
 def test_a_text_stays_text() -> None:
-    """In the names of models, files, data and classes, in notes, commands, lines and figures."""
+    """Names of models, files, data and classes, notes, commands, lines and figures are escaped."""
     base = pages.record(
-        SMALL, 190, checkpoint=EVIL, notes=(EVIL,), data={"dataset": EVIL, "fingerprint": EVIL, "train": 1, "val": 1, "test": 1},
+        SMALL, 190, checkpoint=EVIL, notes=(EVIL,),
+        data={"dataset": EVIL, "fingerprint": EVIL, "train": 1, "val": 1, "test": 1},
         environment={"device": "cpu", "cpu": EVIL, "threads": 1, EVIL: EVIL},
     )  # fmt: skip
     table = replace(pages.sweep(SMALL), key=EVIL, importance=EVIL)
     figure = figures.history({EVIL: pages.findings(SMALL).drawn and [_epoch()]})
     names = (EVIL, f"2{EVIL}", f"3{EVIL}")
     timed = pages.latency(names, EVIL)
+    others = {name: pages.record(SMALL, 180, checkpoint=EVIL) for name in names[1:]}
     found = pages.findings(
-        SMALL, records={EVIL: base, **{name: pages.record(SMALL, 180, checkpoint=EVIL) for name in names[1:]}}, sweeps={"structured": table},
-        latency=timed, quoted={row.model: row for row in timed.rows[:3]}, prune_command=EVIL, plan_outcomes=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
+        SMALL, records={EVIL: base, **others}, sweeps={"structured": table}, latency=timed,
+        quoted={row.model: row for row in timed.rows[:3]}, prune_command=EVIL,
+        plan_outcomes=(EVIL,), commands=(EVIL,), drawn=(Drawn.of("evil", EVIL, EVIL, figure),),
     )  # fmt: skip
     page = render(found)
     scripts = [attributes for tag, attributes in tags(page) if tag == "script"]
@@ -99,7 +102,7 @@ def _epoch():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_explorer_has_the_specs_arithmetic(name: str) -> None:
-    """Its rows, resized as the script does it, give the parameters and MACs of any widths."""
+    """Its rows, resized like in the page's script, give the parameters and MACs of any widths."""
     spec = VARIANTS[name]
     rows = explorer_data(spec, None, None, None)["rows"]
     rng = np.random.default_rng(0)
@@ -153,7 +156,11 @@ def test_without_a_sweep_it_offers_no_prediction() -> None:
 
 
 def row(verdict: str, **changed: object) -> LatencyRow:
-    known = {"median_ms": 1.0, "iqr_ms": 0.1, "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6, "over_eager": 1.0, "mac_ratio": 2.0, "efficiency": 0.75, "efficiency_low": 0.7, "efficiency_high": 0.8, "seconds": (1.0,) * 9}  # fmt: skip
+    known = {
+        "median_ms": 1.0, "iqr_ms": 0.1, "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6,
+        "over_eager": 1.0, "mac_ratio": 2.0, "efficiency": 0.75, "efficiency_low": 0.7,
+        "efficiency_high": 0.8, "seconds": (1.0,) * 9,
+    }  # fmt: skip
     return LatencyRow("m", "folded", "fp32", 64, verdict, (), **{**known, **changed})  # type: ignore[arg-type]
 
 
@@ -168,7 +175,7 @@ def test_the_verdict_claims_no_more_than_the_intervals() -> None:
     size, accuracy, time = summary_sentences(dense, pages.record(small, 188), None, None)
     assert size.claim == "Smaller"
     assert f"{small.params() / SMALL.params():.3f}×" in size.text
-    assert "a drop of +1.00 points [" in accuracy.text
+    assert "a drop of +1.00 percentage points [" in accuracy.text
     assert f"n = {pages.N}" in accuracy.text
     assert time.claim == "Time: not measured"
 
@@ -179,7 +186,7 @@ def test_of_a_dense_network_that_guesses_no_accuracy_is_claimed() -> None:
         guessing, pages.record(SMALL.with_widths({"features.4": 6}), pages.N // 10), None, None
     )[1]
     assert sentence.claim == "The dense network guesses"
-    assert sentence.text.endswith("where one class for all gives 10.00 %.")
+    assert sentence.text.endswith("while always predicting one class gives 10.00 %.")
 
 
 def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
@@ -192,7 +199,7 @@ def test_with_a_dense_model_alone_nothing_is_claimed() -> None:
         )
     )
     assert "Nothing is pruned yet" in page
-    assert "what the sweep predicts" not in page
+    assert "the sweep's prediction" not in page
     assert "the drop is not known before" in page
     assert "before and after</h2>" not in page
     assert "→" not in page[page.index("</style>") : page.index("<script")]
@@ -222,9 +229,8 @@ def test_blocks_are_the_network() -> None:
     assert [block.name for block in found] == list(dense.prunable)
     assert found[0].width_after == found[0].width_before / 4
     widths = {block.name: block.width_before for block in found}
-    assert (
-        widths["features.25"] == widths["classifier.3"] == 8 * widths["features.0"]
-    )  # each kind on its own scale
+    # Convs and linears each have their own scale.
+    assert widths["features.25"] == widths["classifier.3"] == 8 * widths["features.0"]
     assert found[0].height > found[1].height > found[-1].height > 0
     for left, right in itertools.pairwise(found):
         assert left.x + left.width_before < right.x

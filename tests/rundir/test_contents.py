@@ -1,4 +1,4 @@
-"""What lies in a run directory is read once, and again only where it has changed."""
+"""The files of a run directory are read once, and again only if they have changed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_models_are_of_one_baseline_and_of_the_files_as_they_are(
     (tmp_path / "unstructured.pth").write_text("trained again elsewhere")
     again = RunContents(contents.run)
     assert list(again.models) == list(again.models) == ["baseline", "structured_pruned"]
-    (said,) = caplog.messages  # once, however often it is asked
+    (said,) = caplog.messages  # one message for any number of reads
     assert said.startswith("unstructured has no file, or another one than was measured")
 
 
@@ -111,7 +111,7 @@ def test_each_table_is_parsed_once(
 def test_a_file_in_the_place_of_the_records_is_refused(
     contents: RunContents, tmp_path: Path
 ) -> None:
-    """Before any work: nothing could be recorded."""
+    """It is refused before any work, because nothing could be recorded."""
     (tmp_path / "records").rmdir()
     (tmp_path / "records").write_text("a file")
     with pytest.raises(BadInput, match=r"records/baseline\.json: can't be read"):

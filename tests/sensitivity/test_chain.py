@@ -45,26 +45,28 @@ def test_so_does_every_kernel(spec: VGGSpec, make_model) -> None:
 @pytest.mark.parametrize(("side", "pool"), [(64, 7), (64, 1), (33, 7), (96, 7)])
 def test_larger_images_keep_their_map_and_pool(side: int, pool: int, make_model) -> None:
     model, x = make_model(replace(SMALL, image_size=side, pool=pool)), images(2, side)
-    steps = fused_layers_of(model, side)
-    assert next(step.head_pool for step in steps if step.head_pool) == (1 if side < 64 else pool)
-    assert close(Chain.of(steps).logits(x.permute(0, 2, 3, 1).contiguous()), model(x))
+    layers = fused_layers_of(model, side)
+    assert next(layer.head_pool for layer in layers if layer.head_pool) == (
+        1 if side < 64 else pool
+    )
+    assert close(Chain.of(layers).logits(x.permute(0, 2, 3, 1).contiguous()), model(x))
 
 
 @torch.inference_mode()
 def test_the_order_of_channels_changes_nothing_but_their_order(spec, make_model) -> None:
     model, x = make_model(spec), images(4).permute(0, 2, 3, 1).contiguous()
-    steps = fused_layers_of(model, 32)
+    layers = fused_layers_of(model, 32)
     orders = {
         name: torch.randperm(width, generator=torch.Generator().manual_seed(1))
         for name, width in spec.prunable.items()
     }
-    permuted = with_channels_in_order(steps, orders)
-    before, after = Chain.of(steps), Chain.of(permuted)
+    permuted = with_channels_in_order(layers, orders)
+    before, after = Chain.of(layers), Chain.of(permuted)
     assert close(after.logits(x), before.logits(x))
     assert close(after.roll(x, 0), before.roll(x, 0)[..., orders["features.0"]])
 
 
 def test_names_are_the_models_own(make_model) -> None:
-    assert [step.name for step in fused_layers_of(make_model(SMALL), 32)] == [
+    assert [layer.name for layer in fused_layers_of(make_model(SMALL), 32)] == [
         row.name for row in SMALL.rows
     ]

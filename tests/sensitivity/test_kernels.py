@@ -20,7 +20,7 @@ CONVS = [
 ]
 
 
-def conv_step(
+def conv_layer(
     side: int, pooled: bool, dtype: torch.dtype, channels: int = 5, out: int = 7
 ) -> tuple[FusedLayer, torch.Tensor]:
     generator = torch.Generator().manual_seed(side)
@@ -30,14 +30,14 @@ def conv_step(
     return FusedLayer("features.0", weight, bias, side, pooled, relu=True), x
 
 
-def reference(step: FusedLayer, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """conv, batch norm's share already in it, ReLU, then the pool: torchvision's order."""
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, step.bias, padding=1).relu()
-    return (F.max_pool2d(y, 2) if step.pooled else y).permute(0, 2, 3, 1)
+def reference(layer: FusedLayer, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the conv with batch norm folded in, then ReLU, then the pool: torchvision's order."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, layer.bias, padding=1).relu()
+    return (F.max_pool2d(y, 2) if layer.pooled else y).permute(0, 2, 3, 1)
 
 
-def outputs(step: FusedLayer, x: torch.Tensor, count: int) -> list[torch.Tensor]:
-    return [x.new_empty(len(x), *step.output_shape) for _ in range(count)]
+def outputs(layer: FusedLayer, x: torch.Tensor, count: int) -> list[torch.Tensor]:
+    return [x.new_empty(len(x), *layer.output_shape) for _ in range(count)]
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -45,13 +45,13 @@ def outputs(step: FusedLayer, x: torch.Tensor, count: int) -> list[torch.Tensor]
 def test_a_kernel_is_the_convolution(
     kernel: Kernel, side: int, pooled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "CACHE_BYTES", 1)  # one image at a time: parts must join up
-    step, x = conv_step(side, pooled, torch.float64)
-    weights = [step.weight, step.weight * (step.weight > 0)]
-    found = outputs(step, x, 2)
-    kernel.run_weights(step, x, [kernel.prepare(weight) for weight in weights], found)
-    for weight, output in zip(weights, found, strict=True):
-        torch.testing.assert_close(output, reference(step, x, weight), rtol=0, atol=1e-12)
+    monkeypatch.setattr(kernels, "CACHE_BYTES", 1)  # one image at a time
+    layer, x = conv_layer(side, pooled, torch.float64)
+    weights = [layer.weight, layer.weight * (layer.weight > 0)]
+    results = outputs(layer, x, 2)
+    kernel.run_weights(layer, x, [kernel.prepare(weight) for weight in weights], results)
+    for weight, output in zip(weights, results, strict=True):
+        torch.testing.assert_close(output, reference(layer, x, weight), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -59,13 +59,13 @@ def test_a_kernel_is_the_convolution(
 def test_nested_outputs_use_the_first_channels(
     kernel: Kernel, side: int, dtype: torch.dtype
 ) -> None:
-    step, x = conv_step(side, True, dtype)
+    layer, x = conv_layer(side, True, dtype)
     counts = (1, 3, 5)
-    found = outputs(step, x, len(counts))
-    kernel.run_prefixes(step, x, kernel.prepare(step.weight), counts, found)
+    results = outputs(layer, x, len(counts))
+    kernel.run_prefixes(layer, x, kernel.prepare(layer.weight), counts, results)
     tolerance = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.5}[dtype]
-    for count, output in zip(counts, found, strict=True):
-        expected = reference(step, x[..., :count], step.weight[:, :count])
+    for count, output in zip(counts, results, strict=True):
+        expected = reference(layer, x[..., :count], layer.weight[:, :count])
         torch.testing.assert_close(output, expected, rtol=0, atol=tolerance)
 
 
@@ -77,12 +77,12 @@ def test_the_first_linear_pools_and_flattens_as_torchvision_does(side: int, pool
         torch.randn(5, 6 * pool**2, dtype=torch.float64),
         torch.randn(5, dtype=torch.float64),
     )
-    step = FusedLayer("classifier", weight, bias, 1, pooled=False, relu=False, head_pool=pool)
-    kernel = choose(step)
+    layer = FusedLayer("classifier", weight, bias, 1, pooled=False, relu=False, head_pool=pool)
+    kernel = choose(layer)
     assert kernel == Linear(pool)
-    found = outputs(step, x, 2)
-    kernel.run_prefixes(step, x, kernel.prepare(weight), (2, 6), found)
-    for count, output in zip((2, 6), found, strict=True):
+    results = outputs(layer, x, 2)
+    kernel.run_prefixes(layer, x, kernel.prepare(weight), (2, 6), results)
+    for count, output in zip((2, 6), results, strict=True):
         flat = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2)[:, :count], pool).flatten(1)
         torch.testing.assert_close(output, F.linear(flat, weight[:, : count * pool**2], bias))
 
@@ -93,23 +93,23 @@ def test_the_first_linear_pools_and_flattens_as_torchvision_does(side: int, pool
     ids=lambda value: type(value).__name__ if isinstance(value, Kernel) else str(value),
 )
 def test_rounding_errors_are_those_of_a_direct_convolution(kernel: Kernel, side: int) -> None:
-    step, x = conv_step(side, False, torch.float32, channels=256, out=64)
-    wide = FusedLayer(step.name, step.weight.double(), step.bias.double(), side, False, True)
+    layer, x = conv_layer(side, False, torch.float32, channels=256, out=64)
+    wide = FusedLayer(layer.name, layer.weight.double(), layer.bias.double(), side, False, True)
     exact = reference(wide, x.double(), wide.weight)
-    found = outputs(step, x, 1)
-    kernel.run_weights(step, x, [kernel.prepare(step.weight)], found)
-    direct = (reference(step, x, step.weight) - exact).abs().max()
-    assert (found[0] - exact).abs().max() <= 4 * direct
-    assert (found[0] - exact).abs().max() <= 2e-6 * exact.abs().max()
+    results = outputs(layer, x, 1)
+    kernel.run_weights(layer, x, [kernel.prepare(layer.weight)], results)
+    direct = (reference(layer, x, layer.weight) - exact).abs().max()
+    assert (results[0] - exact).abs().max() <= 4 * direct
+    assert (results[0] - exact).abs().max() <= 2e-6 * exact.abs().max()
 
 
 def test_the_choice_is_by_map_width_and_dtype() -> None:
-    wide, _ = conv_step(8, False, torch.float32, 128, 128)
-    thin, _ = conv_step(8, False, torch.float32, 100, 128)
-    small, _ = conv_step(2, False, torch.float32)
-    assert [type(choose(step)) for step in (wide, thin, small)] == [Winograd, Direct, Toeplitz]
-    halves = [step.to(torch.bfloat16) for step in (wide, thin, small)]
-    assert [type(choose(step)) for step in halves] == [Direct, Direct, Flat]
+    wide, _ = conv_layer(8, False, torch.float32, 128, 128)
+    thin, _ = conv_layer(8, False, torch.float32, 100, 128)
+    small, _ = conv_layer(2, False, torch.float32)
+    assert [type(choose(layer)) for layer in (wide, thin, small)] == [Winograd, Direct, Toeplitz]
+    halves = [layer.to(torch.bfloat16) for layer in (wide, thin, small)]
+    assert [type(choose(layer)) for layer in halves] == [Direct, Direct, Flat]
 
 
 def test_buffers_are_used_again_and_grow() -> None:
@@ -125,23 +125,23 @@ def test_buffers_are_used_again_and_grow() -> None:
 
 
 def test_bf16_convolves_a_multiple_of_eight_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those beyond the ones asked for have zero weights, whatever lies there; fp32 convolves what is asked for."""
+    """Channels beyond the count have zero weights, whatever they hold; fp32 convolves the count."""
     widths: list[int] = []
     convolve = kernels._convolve
     monkeypatch.setattr(
         kernels,
         "_convolve",
-        lambda step, x, weight, out: (widths.append(x.shape[-1]), convolve(step, x, weight, out)),
+        lambda layer, x, weight, out: (widths.append(x.shape[-1]), convolve(layer, x, weight, out)),
     )
     for dtype, wanted in ((torch.bfloat16, [8, 8, 16, 20]), (torch.float32, [3, 8, 9, 18])):
-        step, x = conv_step(6, True, dtype, channels=20)
+        layer, x = conv_layer(6, True, dtype, channels=20)
         counts = (3, 8, 9, 18)
-        found = outputs(step, x, len(counts))
-        Direct().run_prefixes(step, x, Direct().prepare(step.weight), counts, found)
+        results = outputs(layer, x, len(counts))
+        Direct().run_prefixes(layer, x, Direct().prepare(layer.weight), counts, results)
         assert widths == wanted
         widths.clear()
-        for count, output in zip(counts, found, strict=True):
-            expected = reference(step, x[..., :count], step.weight[:, :count])
+        for count, output in zip(counts, results, strict=True):
+            expected = reference(layer, x[..., :count], layer.weight[:, :count])
             torch.testing.assert_close(
                 output, expected, rtol=0, atol=0.5 if dtype == torch.bfloat16 else 1e-4
             )

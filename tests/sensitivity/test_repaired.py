@@ -1,4 +1,4 @@
-"""Sweeps with batch norm recalibrated behind the pruned layer: against pruning, recalibrating and running each network."""
+"""Recalibrated sweeps agree with pruning, recalibrating and evaluating each network by itself."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ LEVELS = (0.0, 0.25, 0.5, 0.75)
 
 
 def pruned_and_recalibrated(model, kind: Kind, layer: str, level: float, train):
-    """The whole network pruned; then the batch norms that read another input than before count anew what the sample gives them."""
+    """Prune the whole network, then renew the statistics of each batch norm whose input changed."""
     pruned = copy.deepcopy(model)
     if kind == "structured":
         prune_structured(pruned, {layer: level})
     else:
         prune_unstructured(pruned, {layer: level})
     names = [name for name, _ in pruned.named_modules()]
-    own = {f"features.{int(layer.split('.')[1]) + 1}"} if kind == "structured" else set()
+    unchanged = {f"features.{int(layer.split('.')[1]) + 1}"} if kind == "structured" else set()
     for name in names[names.index(layer) :]:
         module = pruned.get_submodule(name)
-        if isinstance(module, torch.nn.BatchNorm2d) and name not in own:
+        if isinstance(module, torch.nn.BatchNorm2d) and name not in unchanged:
             module.reset_running_stats()
             module.momentum = None
             module.train()
@@ -52,20 +52,20 @@ def test_logits_are_those_of_each_network_recalibrated(
     model = make_model(VARIANTS[variant])
     few = ("features.0", "features.8", "features.25", "classifier.0")
     layers = tuple(name for name in model.spec.prunable if name in few)
-    asked = ResolvedSweep.of(
+    resolved = ResolvedSweep.of(
         SweepQuestion(kind, LEVELS, layers, precision="fp32", repair="recalibrate"),
         model,
         calibration_sample(few_digits.train),
     )
-    work = Engine(model, few_digits.val, asked, ALONE)
+    engine = Engine(model, few_digits.val, resolved, ALONE)
     images = Normalisation.of(model.meta)(few_digits.val.images)
     for layer in layers:
-        logits = work.logits(layer)
+        logits = engine.logits(layer)
         for place, level in enumerate(LEVELS):
             network = pruned_and_recalibrated(model, kind, layer, level, few_digits.train)
             with torch.inference_mode():
                 expected = network(images)
-            # statistics are sums over other memory: a wrong one would differ by far more
+            # Sums run in another order; wrong statistics would differ by far more.
             assert (logits[place] - expected).abs().max() <= 1e-4 * expected.abs().max(), (
                 layer,
                 level,

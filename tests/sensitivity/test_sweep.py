@@ -1,4 +1,7 @@
-"""The sweep engine against the naive loop, on trained weights; what it journals, resumes, screens and shares out."""
+"""The sweep engine agrees with the naive loop on trained weights.
+
+It journals, resumes, screens and shares the work over ranks without changing a count.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.recipe import Recipe
 
 LEVELS = (0.0, 0.3, 0.5, 0.96)
-"""0.96 leaves one channel of 12 to 36: the largest that is legal for the thinnest layer but one."""
+"""0.96 leaves one channel of 12 to 36: the largest legal level for the second thinnest layer."""
 
 
 @pytest.fixture(scope="session")
@@ -55,16 +58,15 @@ def trained(digits) -> Callable[[VGGSpec], VGG]:
             model = build(spec)
             for module in model.modules():
                 if isinstance(module, torch.nn.Linear):
-                    torch.nn.init.kaiming_normal_(
-                        module.weight
-                    )  # so thin a head would not wake up in three epochs
+                    # With the default initialisation so thin a head learns nothing in 3 epochs.
+                    torch.nn.init.kaiming_normal_(module.weight)
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
             model.meta = {
                 "mean": list(digits.normalisation.mean),
                 "std": list(digits.normalisation.std),
             }
-            epochs = epochs or (3 if spec.batch_norm else 6)  # a plain one wakes up late
+            epochs = epochs or (3 if spec.batch_norm else 6)  # slower without batch norm
             recipe = Recipe(epochs=epochs, lr=0.02, batch_size=64, seed=0)
             fit(model, digits, recipe)
             held[spec] = model.eval()
@@ -76,7 +78,7 @@ def trained(digits) -> Callable[[VGGSpec], VGG]:
 def naive(
     model: VGG, split: Split, kind: Kind, layer: str, level: float, **options: object
 ) -> tuple[int, VGG]:
-    """Deep copy, real prune, whole forward."""
+    """Evaluate a pruned deep copy of the whole network."""
     pruned = copy.deepcopy(model)
     for copied, original in zip(pruned.parameters(), model.parameters(), strict=True):
         copied.grad = original.grad
@@ -91,14 +93,16 @@ def naive(
 def check_exact(
     model: VGG, split: Split, kind: Kind, levels: tuple[float, ...], layers: tuple[str, ...]
 ) -> None:
-    """Equal counts at every point. Sums in another order may move a near-tie, so 2 images in 10,000 might differ: none of so few.
-    The logits, whose order of sums differs, must agree to 1e-5 of the largest."""
+    """Check that the counts are equal at every point and the logits agree to 1e-5 of the largest.
+
+    Sums in another order may move a near-tie. So 2 images in 10,000 may differ: none of so few.
+    """
     table = sweep(model, split, kind, levels=levels, layers=layers, precision="fp32")
-    asked = ResolvedSweep.of(SweepQuestion(kind, levels, layers, precision="fp32"), model)
-    work = Engine(model, split, asked, ALONE)
+    resolved = ResolvedSweep.of(SweepQuestion(kind, levels, layers, precision="fp32"), model)
+    engine = Engine(model, split, resolved, ALONE)
     images = Normalisation.of(model.meta)(split.images)
     for layer in layers:
-        logits = work.logits(layer)
+        logits = engine.logits(layer)
         for place, point in enumerate(table.of_layer(layer)):
             correct, pruned = naive(model, split, kind, layer, point.ratio)
             assert abs(point.correct - correct) <= 2 * len(split) // 10_000, point
@@ -212,11 +216,12 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
             )
     assert len(journal.read_text().splitlines()) == 1 + 3 * 2
     with journal.open("a") as file:
-        file.write('{"layer": "features.11", "ratio": 0.2, "hi')  # a line that the power cut short
-    asked: list[str] = []
+        # A line truncated by a power failure.
+        file.write('{"layer": "features.11", "ratio": 0.2, "hi')
+    evaluated: list[str] = []
     levels = Engine._levels
     monkeypatch.setattr(
-        Engine, "_levels", lambda *a: asked.append(a[0]._exact.steps[a[2]].name) or levels(*a)
+        Engine, "_levels", lambda *a: evaluated.append(a[0]._exact.layers[a[2]].name) or levels(*a)
     )
     assert (
         sweep(
@@ -224,15 +229,15 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
         )
         == straight
     )
-    assert asked == list(WIDE.conv_names[3:])
-    asked.clear()
+    assert evaluated == list(WIDE.conv_names[3:])
+    evaluated.clear()
     assert (
         sweep(
             model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32", journal=journal
         )
         == straight
     )
-    assert asked == []
+    assert evaluated == []
 
 
 def test_resuming_in_other_chunks_redoes_and_recounts_nothing(
@@ -264,8 +269,9 @@ def test_lines_that_are_not_ours_are_work_to_do_again(trained, digits, tmp_path:
     head, dense, point = path.read_text().splitlines()
     good = json.loads(dense)
     for wrong in (
-        {"layer": "features.1"}, {"ratio": 0.4}, {"ratio": [1]}, {"hits": "xyz"}, {"hits": "ff"}, {"hits": 7}, {"n": 1000},
-        {"n": "x"}, {"n": None}, {"redone": -1}, {"redone": 10**30}, {"redone": float("inf")}, {"start": 1}, {"start": -1}, {"redone": "x"}, {"redone": None},
+        {"layer": "features.1"}, {"ratio": 0.4}, {"ratio": [1]}, {"hits": "xyz"}, {"hits": "ff"},
+        {"hits": 7}, {"n": 1000}, {"n": "x"}, {"n": None}, {"redone": -1}, {"redone": 10**30},
+        {"redone": float("inf")}, {"start": 1}, {"start": -1}, {"redone": "x"}, {"redone": None},
     ):  # fmt: skip
         path.write_text("\n".join([head, json.dumps({**good, **wrong}), point, ""]))
         assert sweep(model, digits.test, "structured", **options) == straight, wrong
@@ -319,13 +325,13 @@ def test_an_old_result_is_never_met(trained, digits, few_digits) -> None:
 
 def test_gradients_are_part_of_a_taylor_sweeps_key(trained, digits) -> None:
     model = copy.deepcopy(trained(WIDE))
-    asked = ResolvedSweep.of(
+    resolved = ResolvedSweep.of(
         SweepQuestion("structured", importance="taylor", precision="fp32"), model
     )
     accumulate_gradients(model, digits.val, digits.normalisation)
-    before = asked.key(model, digits.test)
+    before = resolved.key(model, digits.test)
     model.get_submodule("features.0").weight.grad *= -1
-    assert asked.key(model, digits.test) != before
+    assert resolved.key(model, digits.test) != before
 
 
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
@@ -360,10 +366,10 @@ class Fixed:
     """A layer whose logits at each level are given."""
 
     def __init__(self, *levels: torch.Tensor) -> None:
-        self.levels, self.asked = levels, []
+        self.levels, self.calls = levels, []
 
     def logits(self, x: torch.Tensor, chosen):
-        self.asked.append((len(x), list(chosen)))
+        self.calls.append((len(x), list(chosen)))
         for level in chosen:
             yield self.levels[level][x[:, 0].long()]
 
@@ -380,24 +386,24 @@ def test_calibration_trusts_only_margins_beyond_its_errors() -> None:
         "all would be redone, more than the share that pays"
     )
     assert 1 / 4 <= MOST_REDONE < 1
-    exact.asked.clear()
+    exact.calls.clear()
     (first, again), (second, all_of_it) = classifier.predictions(x, 2)
     assert first.tolist() == second.tolist() == true.argmax(1).tolist()
     assert (again, all_of_it) == (1, 4)
-    assert exact.asked == [(1, [0]), (4, [1])]
+    assert exact.calls == [(1, [0]), (4, [1])]
 
 
 def test_out_of_memory_goes_on_in_halves_with_the_same_counts(
     trained, digits, monkeypatch, tmp_path: Path
 ) -> None:
-    """What was known before the memory ran out is not found out again."""
+    """The layers evaluated before the memory ran out are not evaluated again."""
     model = trained(WIDE)
     expected = sweep(model, digits.test, "structured", levels=(0.2, 0.8), precision="fp32")
-    levels, asked = Engine._levels, []
+    levels, calls = Engine._levels, []
 
     def cramped(self: Engine, *args: Any) -> Any:
-        asked.append((self._exact.steps[args[1]].name, self._block))
-        if len(asked) > 3 and self._block > 100:
+        calls.append((self._exact.layers[args[1]].name, self._block))
+        if len(calls) > 3 and self._block > 100:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return levels(self, *args)
 
@@ -410,7 +416,7 @@ def test_out_of_memory_goes_on_in_halves_with_the_same_counts(
         )
     assert len(said) == 2
     names = WIDE.conv_names
-    assert asked == [(name, 250) for name in names[:4]] + [(names[3], 125)] + [
+    assert calls == [(name, 250) for name in names[:4]] + [(names[3], 125)] + [
         (name, 62) for name in names[3:]
     ]
 
@@ -419,22 +425,22 @@ def test_ranks_share_blocks_and_sum_up(trained, digits, monkeypatch) -> None:
     """Two ranks in one process: each fills its own part, and the parts add up to the whole."""
     monkeypatch.setitem(engine_module.SWEEP_BLOCK, "cpu", 100)
     model = trained(WIDE)
-    asked = ResolvedSweep.of(SweepQuestion("structured", (0.5,), precision="fp32"), model)
-    whole = HitTable.of(asked, len(digits.test), None, ALONE)
-    Engine(model, digits.test, asked, ALONE).fill(whole, quiet=True)
+    resolved = ResolvedSweep.of(SweepQuestion("structured", (0.5,), precision="fp32"), model)
+    whole = HitTable.of(resolved, len(digits.test), None, ALONE)
+    Engine(model, digits.test, resolved, ALONE).fill(whole, quiet=True)
     parts = []
     for rank in range(2):
 
         class Half(Ranks):
-            def add(self, tensor):
+            def all_reduce_sum(self, tensor):
                 return tensor
 
             def broadcast(self, value):
                 return value
 
         half = Half(rank, 2)
-        part = HitTable.of(asked, len(digits.test), None, half)
-        Engine(model, digits.test, asked, half).fill(part, quiet=True)
+        part = HitTable.of(resolved, len(digits.test), None, half)
+        Engine(model, digits.test, resolved, half).fill(part, quiet=True)
         parts.append(part.hits)
     assert (parts[0] + parts[1] == whole.hits).all()
     assert parts[0][:, 200:].sum() == parts[1][:, :200].sum() == 0
@@ -492,7 +498,7 @@ def test_screening_redoes_what_is_not_finite() -> None:
 def test_images_are_redone_in_batches_of_few_sizes(
     kind: Kind, trained, digits, monkeypatch
 ) -> None:
-    """On a device that plans for each size: powers of two, with the same counts; on a CPU as many as there are."""
+    """Devices that plan for each batch size get powers of two, CPUs do not; counts are equal."""
     options = {"levels": (0.2, 0.6, 0.9), "layers": ("features.25", "classifier.0")}
     few = Split(digits.test.images[:120], digits.test.labels[:120])
     sizes: list[int] = []
@@ -539,7 +545,7 @@ def test_auto_screens_only_where_that_was_measured_to_be_faster(make_model, monk
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_counts_as_the_cpu_does(trained, digits) -> None:
-    """Near-ties may fall differently where sums run in another order: 2 in 10,000, so none of so few."""
+    """Sums in another order may move near-ties: 2 images in 10,000, so none of so few."""
     model = copy.deepcopy(trained(WIDE))
     there = Split(digits.test.images.cuda(), digits.test.labels.cuda())
     for kind in ("structured", "unstructured"):
@@ -588,5 +594,5 @@ def test_cost_removed_is_the_specs_arithmetic(make_model, few_digits) -> None:
 
 def test_run_takes_any_key(make_model, few_digits, tmp_path: Path) -> None:
     model = make_model(SMALL)
-    asked = ResolvedSweep.of(SweepQuestion("structured", (0.5,), ("features.0",)), model)
-    assert run(model, few_digits.test, asked, "mine").key == "mine"
+    resolved = ResolvedSweep.of(SweepQuestion("structured", (0.5,), ("features.0",)), model)
+    assert run(model, few_digits.test, resolved, "mine").key == "mine"

@@ -1,4 +1,4 @@
-"""The seed decides everything: the same commands in two processes leave the same bits."""
+"""The seed determines everything: the same commands in two processes leave the same bits."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ COMMANDS = [
     ["sensitivity", "--kind", "structured", "--levels", "0.25,0.5", "--importance", "random"],
     ["sensitivity", "--kind", "unstructured", "--levels", "0.5,0.9"],
     ["unstructured", "--sparsity", "0.8", "--gradual", "--finetune-epochs", "2"],
-    ["structured", "--ratio", "0.5", "--importance", "random", "--steps", "2", "--finetune-epochs", "2", "--recalibrate"],
+    ["structured", "--ratio", "0.5", "--importance", "random", "--steps", "2",
+     "--finetune-epochs", "2", "--recalibrate"],
 ]  # fmt: skip
 
 
 def left_by(seed: int, threads: int, where: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """What the commands leave, without times, peaks of memory and names of files."""
+    """The contents of the files left, without times, peaks of memory and file names."""
     where.mkdir()
     commands = [
         [*command, *QUICK, "--seed", str(seed), "--out", "o", "-q"]

@@ -1,4 +1,7 @@
-"""Kills and failing disks at seeded moments of real commands: no file that loads but is wrong, no half file, and a rerun ends where it would have."""
+"""Kills and failing disks at seeded moments of real commands.
+
+No file is truncated, or loads with wrong contents, and a rerun ends with the same results.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,18 @@ from helpers.faults import Server, lose_unsynced
 from tp_vgg.network.checkpoint import load
 
 COMMANDS: dict[str, list[str]] = {
-    "train": ["train", "--dataset", "digits", "--head", "linear", "--limit-train", "32", "--limit-val", "20", "--limit-test", "20", "--epochs", "1", "--batch-size", "16"],
+    "train": ["train", "--dataset", "digits", "--head", "linear", "--limit-train", "32",
+              "--limit-val", "20", "--limit-test", "20", "--epochs", "1", "--batch-size", "16"],
     "sensitivity": ["sensitivity", "SMALL", "--kind", "structured", "--levels", "0.25,0.5"],
-    "structured": ["structured", "SMALL", "--ratio", "0.5", "--finetune-epochs", "2", "--steps", "2", "--show", "features.0"],
+    "structured": ["structured", "SMALL", "--ratio", "0.5", "--finetune-epochs", "2",
+                   "--steps", "2", "--show", "features.0"],
     "run": ["run", "SMALL", "--finetune-epochs", "1", "--round-to", "1"],
 }  # fmt: skip
 KILLS = {"train": 14, "sensitivity": 14, "structured": 10, "run": 2}
-"""Of the slow run: 40 in all; of the default one a quarter, of the long one five times."""
+"""Kills in the slow run (40 in all); a quarter in the default one, five times in the long one."""
 CASES = [
-    *(
-        (command, 0.25) for command in COMMANDS if command != "run"
-    ),  # which takes as long as the others together
+    # ``run`` takes as long as the others together.
+    *((command, 0.25) for command in COMMANDS if command != "run"),
     *(pytest.param(command, 1, marks=pytest.mark.slow) for command in COMMANDS),
     *(pytest.param(command, 5, marks=pytest.mark.long) for command in COMMANDS),
 ]
@@ -54,7 +58,10 @@ def args(request: pytest.FixtureRequest, small: list) -> list[Any]:
 
 
 def settled(directory: Path) -> dict[str, Any]:
-    """What a command leaves, without times and peaks of memory; nothing unfinished among it, and everything whole."""
+    """The files that a command leaves, without times and peaks of memory.
+
+    All are complete, and no partial file is left.
+    """
     found: dict[str, Any] = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
@@ -80,17 +87,20 @@ def _timeless(data: Any) -> Any:
         return [_timeless(value) for value in data]
     if not isinstance(data, dict):
         return data
-    left_out = {"peak_bytes", "latency", "rows", "conditions", "environment", "command", "sha256", "baseline", "key", "weights", "bytes", "fingerprint"}  # fmt: skip
+    left_out = {
+        "peak_bytes", "latency", "rows", "conditions", "environment", "command", "sha256",
+        "baseline", "key", "weights", "bytes", "fingerprint",
+    }  # fmt: skip
     return {name: _timeless(value) for name, value in data.items() if name not in left_out}
 
 
 def untimed(out: str) -> list[list[str]]:
-    """The cells of each line but the last of ``run``'s table: a speed-up."""
+    """The cells of each line of ``run``'s table, without the last column: a speed-up."""
     return [re.split(r"  +", line)[:6] for line in out.splitlines()]
 
 
 def _sound(directory: Path) -> None:
-    """Nothing under a final name is half or wrong."""
+    """Check that each file with a final name is complete and valid."""
     for path in directory.rglob("*"):
         if path.is_file() and ".partial" not in path.name:
             if path.suffix == ".pth" and "sensitivity" not in path.name:
@@ -143,7 +153,7 @@ def test_a_kill_costs_at_most_the_step_in_hand(
 def test_a_disk_that_fails_is_one_line_and_a_rerun_completes(
     kind: str, args: list[Any], server: Server, tmp_path: Path, record_property: Any
 ) -> None:
-    """``limit``: files may not grow beyond a size that the system itself enforces (RLIMIT_FSIZE)."""
+    """``limit`` is a largest file size, which the system enforces (RLIMIT_FSIZE)."""
     straight, home = tmp_path / "straight", tmp_path / "home"
     straight.mkdir()
     home.mkdir()
@@ -156,7 +166,7 @@ def test_a_disk_that_fails_is_one_line_and_a_rerun_completes(
     failures = 0
     for at in places:
         failed = server(args, home, {"kind": kind, "at": at})
-        if failed["status"] != 0:  # a removal that fails may not matter
+        if failed["status"] != 0:  # a failed removal may be harmless
             failures += 1
             assert failed["status"] == 1, failed
             assert failed["err"].count("\n") == 1 and failed["err"].startswith("error: "), failed[

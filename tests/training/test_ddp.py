@@ -1,4 +1,4 @@
-"""torchrun: two processes train what one does, within noise, and leave one set of files."""
+"""With torchrun two processes train like one, within noise, and leave one set of files."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ REFUSED = ["structured", "--dataset", "digits", "--ratio", "2"]
 
 @dataclass(frozen=True)
 class Left:
-    """What the jobs left."""
+    """The results of the jobs."""
 
     jobs: dict[int, Path]
-    """By number of processes: training and pruning from nothing."""
+    """Run directories of training and pruning, by number of processes."""
     steps: dict[int, Path]
-    """The same of a few steps alone."""
+    """Run directories of a few training steps, by number of processes."""
     status: int
     said: str
-    """By torchrun, and on stderr, when at last a command was refused."""
+    """Exit status and stderr of torchrun, whose last command was refused."""
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
-    """All by one process and by two, which torchrun starts once."""
+    """Run all commands with one process, and with two in a single torchrun."""
     where = tmp_path_factory.mktemp("ddp")
     torch.manual_seed(0)
     for name, spec in (("thin", THIN), ("plain", replace(THIN, batch_norm=False))):
@@ -93,7 +93,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(left: Left) -> None:
-    """One test of four promises, so that what they look at is made once, and not once a worker."""
+    """One test with four parts, so that the results are made once, not once per worker."""
     reach_what_one_does(left.jobs)
     count_every_image_once(left.jobs)
     have_the_gradients_of_the_whole_batch(left)
@@ -101,7 +101,7 @@ def test_two_processes_do_what_one_does(left: Left) -> None:
 
 
 def reach_what_one_does(directories: dict[int, Path]) -> None:
-    """Accuracies that differ by less than chance lets two seeds differ; far from a network that learned nothing."""
+    """The accuracies differ by less than those of two seeds may, and are far above chance."""
     found = {}
     for ranks, out in directories.items():
         for model in ("baseline", "structured_finetuned"):
@@ -127,7 +127,10 @@ def count_every_image_once(directories: dict[int, Path]) -> None:
 
 
 def have_the_gradients_of_the_whole_batch(left: Left) -> None:
-    """Without batch norm and dropout one step of two processes is that of one, to rounding; the last batch is uneven."""
+    """Without batch norm and dropout the steps of two processes equal those of one.
+
+    They agree up to rounding, also with an uneven last batch.
+    """
     one, two = (
         load(left.steps[ranks] / "vgg11_digits_finetuned.pth").state_dict() for ranks in (1, 2)
     )

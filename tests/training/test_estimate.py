@@ -22,7 +22,7 @@ def test_an_estimate_leaves_the_model_alone(make_model, few_digits) -> None:
 
 
 def test_on_a_gpu_it_is_the_time_of_real_steps(make_model, few_digits, monkeypatch) -> None:
-    """Those of all processes together, and waited for; here those of a test, which are counted."""
+    """All ranks take the steps, and the device is waited for; here steps are only counted."""
     ranks, before, timed = Ranks(0, 2), *estimate.CUDA_STEPS
     steps, asked, waits, clock = [], [], [], iter([10.0, 22.0])
     monkeypatch.setattr(

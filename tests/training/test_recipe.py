@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tp_vgg.training.recipe import FIRST, LAST, Recipe
+from tp_vgg.training.recipe import END_FRACTION, START_FRACTION, Recipe
 
 STEPS = 25
 
@@ -16,7 +16,7 @@ def rates(recipe: Recipe) -> list[float]:
 
 @pytest.mark.parametrize(("schedule", "torchs"), [("one-cycle", "cos"), ("triangular", "linear")])
 def test_cycles_are_torchs(schedule: str, torchs: str) -> None:
-    """torch's OneCycleLR peaks at the same step where its ``pct_start`` counts it the same way."""
+    """torch's OneCycleLR gives the same rates if its ``pct_start`` is set to the same peak step."""
     recipe = Recipe(epochs=4, lr=0.5, schedule=schedule, warmup=0.2)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
     total = recipe.epochs * STEPS
@@ -50,7 +50,7 @@ def test_rates_stay_between_their_ends(schedule: str, epochs: int) -> None:
     for steps in (3, 30):
         recipe = Recipe(epochs=epochs, lr=1.0, schedule=schedule, rewound=9)
         found = [recipe.rate(step, steps) for step in range(epochs * steps + 1)]
-        assert all(LAST * 0.999 <= rate <= 1 for rate in found)
-        assert found[-1] == pytest.approx(LAST)
+        assert all(END_FRACTION * 0.999 <= rate <= 1 for rate in found)
+        assert found[-1] == pytest.approx(END_FRACTION)
         if schedule != "rewind":
-            assert found[0] == pytest.approx(FIRST)
+            assert found[0] == pytest.approx(START_FRACTION)

@@ -25,7 +25,7 @@ from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.step import EAGER_STEPS, ReplayedStep, TrainingStep, draw_epoch
 
 RECIPE = Recipe(epochs=3, lr=0.05, batch_size=20, seed=1)
-"""96 images: four whole batches and one of 16."""
+"""The 96 images make four full batches and one of 16."""
 
 
 def test_an_epoch_is_drawn_from_its_seed_and_number_alone() -> None:
@@ -45,7 +45,7 @@ def test_an_epoch_is_drawn_from_its_seed_and_number_alone() -> None:
 
 
 def test_images_are_mirrored_every_other_epoch() -> None:
-    """Alternating flip: over two epochs each image is seen both ways round, about half of them mirrored first."""
+    """Alternating flip: each image is mirrored in one of two epochs, about half of them first."""
     first, second, third = (
         turned[where.argsort()]
         for where, _, _, turned in (draw_epoch(RECIPE, epoch, 500, flip=True) for epoch in range(3))
@@ -61,14 +61,14 @@ def stepped(data, steps: int, *, replayed: bool, on_device: bool = True, capture
     run = ReplayedStep(step, RECIPE.batch_size, capture) if replayed else step
     draws = draw_epoch(RECIPE, 0, len(data.train), flip=False)
     for i in range(steps):
-        torch.manual_seed(i)  # of dropout
+        torch.manual_seed(i)  # for dropout
         place = (i % 5) * 20
         run(draws[:, place : place + 20], RECIPE.rate(i, 5))
     return model, step
 
 
 def test_a_replayed_step_is_the_step(few_digits) -> None:
-    """With a capture that only keeps the call: the batch and the rate reach the places that a graph would read."""
+    """The capture only keeps the call: batch and rate are copied to the tensors a graph reads."""
     captured = []
     model, step = stepped(
         few_digits, 12, replayed=True, capture=lambda call: captured.append(call) or call
@@ -91,7 +91,7 @@ def test_the_first_steps_and_odd_batches_are_not_replayed(few_digits) -> None:
 
 
 def test_nothing_happens_while_a_graph_is_captured(few_digits) -> None:
-    """A capture records and does not run: whoever captures must not count on the call having been made."""
+    """A capture records and does not run, so it must not be counted as a step."""
     replayed, _ = stepped(
         few_digits, EAGER_STEPS + 1, replayed=True, capture=lambda _: lambda: None
     )
@@ -114,7 +114,7 @@ def test_a_step_that_can_not_be_captured_is_run_without(few_digits) -> None:
 
 @pytest.fixture
 def replayed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """fit() as on CUDA, with graphs that are the call itself."""
+    """fit() runs as on CUDA, with the plain call in the place of each graph."""
     captured: list[object] = []
     monkeypatch.setattr(training_run, "replays", lambda *_: True)
     monkeypatch.setattr(
@@ -127,7 +127,10 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_a_replayed_fit_goes_on_where_it_was_interrupted(
     stop_at: int, few_digits, tmp_path: Path, monkeypatch, replayed: list[object]
 ) -> None:
-    """Before the capture, after it, and at an epoch's end, with dropout on the way: bit for bit the same."""
+    """Interrupted before and after the capture, and at the end of an epoch, with dropout.
+
+    The result is the same bit for bit.
+    """
 
     def trained(model, **options):
         return fit(model, few_digits, RECIPE, **options)
@@ -159,7 +162,10 @@ def test_a_replayed_fit_goes_on_where_it_was_interrupted(
 def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(
     few_digits, monkeypatch
 ) -> None:
-    """On CUDA that step's gradients belong to another stream, and the capture fails: masked weights kept its graph alive."""
+    """Masked weights once kept the autograd graph of the step before alive.
+
+    On CUDA its gradients belong to another stream, and the capture fails.
+    """
     model = fresh(VARIANTS["bn-linear"])
     mask_layers(model, Plan.uniform(0.5, tuple(model.spec.prunable), "t"))
     alive = []
@@ -185,7 +191,7 @@ def test_nothing_of_the_step_before_is_alive_when_a_graph_is_captured(
 
 
 def test_a_finished_fit_keeps_nothing_of_its_graph(few_digits, monkeypatch) -> None:
-    """Its memory is free at once, and not when Python happens to look for circles."""
+    """Its memory is freed at once, not at the next collection of reference cycles."""
     held = []
 
     class Graph:
@@ -224,7 +230,7 @@ def test_masks_that_grow_are_seen_by_a_replayed_step(
 
 
 def test_fp32_training_is_fp32(few_digits, monkeypatch) -> None:
-    """As evaluation is: no TF32 stands in for it on CUDA, and cuDNN repeats its bits."""
+    """As in evaluation, TF32 is off on CUDA, and cuDNN is deterministic."""
     found = []
     step = TrainingRun.train_step
     monkeypatch.setattr(

@@ -33,11 +33,10 @@ def run(model, data, recipe=RECIPE, **options):
 
 @pytest.mark.parametrize("name", ["bn-linear", "plain-linear"])
 def test_learns_digits(name: str, digits) -> None:
-    """Thin networks, few epochs: far above the 10 % of chance, with and without batch norm."""
+    """Thin networks reach far more than the 10 % of chance in few epochs."""
     model = fresh(replace(VARIANTS[name], widths=(16, 24, 32, 32, 40, 40, 48, 48)))
-    lr, epochs = (
-        (0.05, 4) if "bn" in name else (0.02, 8)
-    )  # plain at 0.05 hangs on the seed and the machine's rounding
+    # Without batch norm, success at 0.05 depends on the seed and on the machine's rounding.
+    lr, epochs = (0.05, 4) if "bn" in name else (0.02, 8)
     history = run(model, digits, Recipe(epochs=epochs, lr=lr, batch_size=32))
     assert len(history) == epochs
     assert max(epoch.val_accuracy for epoch in history) > 70
@@ -66,7 +65,10 @@ def test_the_seed_decides_everything(few_digits) -> None:
 def test_ctrl_c_saves_and_a_rerun_ends_at_the_same_numbers(
     stop_at: int, few_digits, tmp_path: Path, monkeypatch
 ) -> None:
-    """Interrupted in mid-epoch (steps 2, 4) or at an epoch's end (3, 9), with dropout on the way: bit for bit the same."""
+    """Interrupted in mid-epoch (steps 2, 4) or at the end of an epoch (3, 9), with dropout.
+
+    The result is the same bit for bit.
+    """
     straight = fresh()
     history = run(straight, few_digits)
     partial = tmp_path / "m.partial.pth"
@@ -124,7 +126,7 @@ def test_a_partial_of_other_work_is_ignored(change: str, few_digits, tmp_path: P
 def test_other_works_partial_is_put_aside_and_found_again(
     few_digits, tmp_path: Path, monkeypatch
 ) -> None:
-    """A, interrupted; B, from start to end under the same name; A again goes on where it was."""
+    """A is interrupted; B runs to its end under the same name; A goes on where it was."""
     partial = tmp_path / "m.partial.pth"
     step = TrainingRun.train_step
 
@@ -188,7 +190,7 @@ def test_masks_hold_through_fit(few_digits) -> None:
 
 
 def test_weight_decay_is_decoupled_and_spares_biases_and_batch_norm(few_digits) -> None:
-    """With no gradient (rate alone counts) convs and linears shrink by 1 − lr·decay a step, nothing else moves."""
+    """Without gradients convs and linears shrink by 1 − lr·decay per step; nothing else changes."""
     model = fresh()
     for p in model.parameters():
         p.register_hook(torch.zeros_like)
@@ -245,7 +247,10 @@ def test_fit_on_cuda(digits) -> None:
 
 @pytest.mark.parametrize("goal", ["layer", "global"])
 def test_gradual_masks_end_where_masks_at_once_do(goal: str, few_digits) -> None:
-    """The cubic ramp: zeros never get fewer, all are there when the ramp ends, and no earlier epoch can be the best."""
+    """On the cubic ramp zeros never get fewer and all are there at its end.
+
+    No epoch before the end of the ramp can be the best.
+    """
     model = fresh(LINEAR)
     plan = Plan(dict.fromkeys(LINEAR.prunable, 0.8), "t")
     gradual = Gradual(plan, every=1) if goal == "layer" else Gradual(None, 0.8, every=1)
@@ -280,7 +285,7 @@ def test_gradual_masks_end_where_masks_at_once_do(goal: str, few_digits) -> None
 
 
 def test_an_epoch_before_the_masks_are_final_is_never_the_best(few_digits, monkeypatch) -> None:
-    right = iter([40, 1, 0])  # as if pruning had cost everything
+    right = iter([40, 1, 0])  # as if pruning had lost all accuracy
     labels = few_digits.val.labels
     monkeypatch.setattr(
         training_run, "predictions", lambda *_: labels + (torch.arange(len(labels)) >= next(right))

@@ -1,4 +1,4 @@
-"""One click command a file; each parses, calls its stage and prints. Loaded only when called."""
+"""Each command has a file here, which parses, calls its stage and prints; it loads when called."""
 
 from __future__ import annotations
 
@@ -17,32 +17,39 @@ from tp_vgg.errors import BadInput, WorkFailed, out_of_memory, printable
 from tp_vgg.machine.console import notes_on_stderr
 
 COMMANDS = {
-    "run": "The whole pipeline, from the dense model to the report.",
-    "train": "Train the dense baseline.",
-    "sensitivity": "Sweep every layer and ratio: which layers can bear pruning.",
-    "plan": "From a budget to ratios: the plan with the smallest predicted drop.",
-    "unstructured": "Set the smallest weights to zero, fine-tune, save.",
-    "structured": "Remove channels, prove it, fine-tune, save: the main job.",
-    "benchmark": "Measure what pruning buys on this device, and say why when it is little.",
-    "export": "A checkpoint in another format, checked before it is kept.",
-    "compare": "One table of accuracy, size and cost; metrics.json.",
-    "report": "One page of all of it, with a slider for every layer.",
+    "run": "Run the whole pipeline, from the dense model to the report page; start here.",
+    "train": "Train the dense model; the other commands do this themselves if there is none yet.",
+    "sensitivity": "Measure the accuracy drop of each layer at each ratio; `plan` needs it.",
+    "plan": "Turn a budget into per-layer ratios with the smallest predicted drop, for "
+    "`structured`.",
+    "unstructured": "Set the smallest weights to zero and fine-tune; makes sparse files, not "
+    "faster networks.",
+    "structured": "Remove channels, check the result and fine-tune: the main job, for a faster "
+    "network.",
+    "benchmark": "Time the models on this device and explain the speed-ups; after pruning.",
+    "export": "Convert a checkpoint for use elsewhere, checked against the model before it is "
+    "kept.",
+    "compare": "Print accuracy, size and cost of all models in one table, at any time.",
+    "report": "Write one HTML page of all results, with a slider per layer, at any time.",
 }
 
 
 class LazyGroup(click.Group):
-    """Knows its commands' names and summaries; imports a command's module when it is called."""
+    """A lazy group knows its commands' names and summaries, and imports a command when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order of the pipeline."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; return ``None`` if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"tp_vgg.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summaries of all commands, none of which is imported for it."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -72,7 +79,10 @@ def main(args: list[str] | None = None) -> None:
 def execute(
     args: list[str] | None = None, command: click.Command = cli, name: str = "python -m tp_vgg"
 ) -> int:
-    """The exit status of a command (of ``tp_vgg``, or of a script of its own); every failure is one line on stderr."""
+    """Run a click command and return its exit status; a failure is one line on stderr.
+
+    The command is ``tp_vgg``'s own or that of a script in ``experiments/``.
+    """
     args = sys.argv[1:] if args is None else args
     try:
         with notes_on_stderr():
@@ -97,16 +107,15 @@ def execute(
         sys.stdout = None  # nothing more can be said to a closed pipe
         return 1
     except OSError as error:
-        return _fail(
-            1,
-            f"{error.filename or 'input/output'}: {error.strerror or error}; finished files are kept",
-        )
+        where = error.filename or "input/output"
+        return _fail(1, f"{where}: {error.strerror or error}; finished files are kept")
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         return _fail(
             1,
-            f"out of memory ({str(error)[:120]}); try a smaller --batch-size, --limit-val or --limit-test; finished files are kept",
+            f"out of memory ({str(error)[:120]}); try a smaller --batch-size, --limit-val or "
+            "--limit-test; finished files are kept",
         )
     return 0
 
@@ -117,12 +126,12 @@ def _fail(status: int, message: str) -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that speaks: alone, or the first of torchrun's."""
+    """Return True in the process that prints: the only one, or the first of torchrun's."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def print_table(records: Any) -> None:
-    """The closing table of a stage, on stdout."""
+    """Print the closing table of a stage on stdout."""
     from tp_vgg.report.tables import render_comparison
     from tp_vgg.rundir.comparison import Comparison
 

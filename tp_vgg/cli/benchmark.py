@@ -1,9 +1,12 @@
+"""The `benchmark` command times models on this device."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
 
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, listed, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cases_of
@@ -12,42 +15,55 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import BenchmarkOptions
 
 
-@click.command("benchmark")
+@click.command("benchmark", cls=Command)
 @common_options
 @tensorboard_option
 @click.argument("checkpoints", nargs=-1, type=PATH)
-@click.option("--batch-sizes", metavar="N,N,…", help="1,64,1024; with --profile 64.")
-@click.option("--modes", metavar="NAME,NAME,…", help=f"How it is run ({','.join(MODES)}).")
-@click.option(
+@option(
+    "--batch-sizes",
+    metavar="N,N,…",
+    show_default="1,64,1024; with --profile 64",
+    help="Images per forward pass.",
+)
+@option(
+    "--modes", metavar="NAME,NAME,…", show_default=",".join(MODES), help="How networks are run."
+)
+@option(
     "--dtypes",
     metavar="NAME,NAME,…",
-    help=f"Of {', '.join(DTYPES)} (fp32,bf16; with --profile fp32).",
+    show_default="fp32,bf16; with --profile fp32",
+    help=f"Arithmetic: {', '.join(DTYPES)}.",
 )
-@click.option(
+@option(
     "--trials",
     type=click.IntRange(min=FEWEST_TRIALS),
     metavar="N",
-    help="Blocks a case (17, or 9 where they take long; of a profile 5). 9, 17 and 25 hold 95 % best.",
+    show_default="17, or 9 if they take long; with --profile 5",
+    help="Blocks per case. 9, 17 and 25 make the best 95 % intervals.",
 )
-@click.option("--threads", type=COUNT, metavar="N", help="Of the CPU (torch's default).")
-@click.option(
+@option("--threads", type=COUNT, metavar="N", show_default="torch's", help="Threads on the CPU.")
+@option(
     "--hot",
     "reuse_input",
     is_flag=True,
-    help="One input that stays in the cache, instead of ones that rotate.",
+    help="Time with one input that stays in the cache, instead of inputs that rotate.",
 )
-@click.option(
+@option(
     "--probes/--no-probes",
     default=True,
-    help="Look for widths just below at which kernels step, where a quoted row falls short (probes).",
+    help="If a speed-up falls short, time slightly smaller widths to find the cause.",
 )
-@click.option(
+@option(
     "--runtime",
     type=click.Choice(["onnxruntime"]),
-    help="Time the exported networks in this one too.",
+    show_default="none",
+    help="Time the networks in this runtime too.",
 )
-@click.option(
-    "--profile", "profiling", is_flag=True, help="Time every conv over a grid of widths instead."
+@option(
+    "--profile",
+    "profiling",
+    is_flag=True,
+    help="Instead, time each conv over a grid of widths, for `plan --budget latency=`.",
 )
 def command(
     settings: Settings,
@@ -62,13 +78,15 @@ def command(
     runtime: str | None,
     profiling: bool,
 ) -> None:
-    """Measure what pruning buys on this device, and say why when it is little.
+    """Time the models on this device and explain the speed-ups; after pruning.
 
-    Times the dense model, a copy of it (the A/A control) and the pruned ones in turns; speed-ups are medians of paired ratios with a 95 %
-    bootstrap interval. CHECKPOINTS: instead of the run directory's pruned models.
+    Times the dense model, a copy of it (the A/A control) and the pruned models in turns. A
+    speed-up is the median of paired ratios, with a 95 % bootstrap interval. CHECKPOINTS replace
+    the run directory's pruned models.
 
-    Modes: eager; folded (batch norm folded, channels_last); graph (a CUDA graph of eager, replayed); compile (torch.compile, for the shape);
-    folded-graph (a CUDA graph of folded). What the device lacks is a row that says so. fp32 is never TF32 here; tf32 is a dtype of its own.
+    Modes: eager; folded (batch norm folded, channels_last); graph (a CUDA graph of eager); compile
+    (torch.compile for the shape); folded-graph (a CUDA graph of folded). If the device lacks one,
+    its row says so. fp32 is never TF32; tf32 is a dtype of its own.
 
     \b
     Example: python -m tp_vgg benchmark --dataset digits --batch-sizes 1,64 --modes eager,folded
@@ -77,7 +95,8 @@ def command(
         check_file("CHECKPOINT", path)
     if profiling and (checkpoints or runtime or modes is not None or reuse_input or not probes):
         raise BadInput(
-            "--profile: times single convs, folded; leave out --modes, --runtime, --hot and --no-probes, and give the network by --checkpoint"
+            "--profile: it times single convs, folded; leave out --modes, --runtime, --hot and "
+            "--no-probes, and give the network by --checkpoint"
         )
     chosen = ("folded",) if profiling else MODES if modes is None else listed(modes)
     sizes = _sizes(batch_sizes) if batch_sizes is not None else (64,) if profiling else BATCH_SIZES

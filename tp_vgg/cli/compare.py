@@ -1,25 +1,32 @@
+"""The `compare` command prints one table of all models."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
 
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import PATH, common_options
 from tp_vgg.report.tables import TABLE_FORMATS, render_comparison
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare
 
 
-@click.command("compare")
+@click.command("compare", cls=Command)
 @common_options
 @click.argument("checkpoints", nargs=-1, type=PATH)
-@click.option(
-    "--format", "form", type=click.Choice(TABLE_FORMATS), default="text", show_default=True
+@option(
+    "--format",
+    "form",
+    type=click.Choice(TABLE_FORMATS),
+    default="text",
+    help="Format of the table.",
 )
 def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> None:
-    """One table of accuracy, size and cost against the baseline; writes metrics.json.
+    """Print accuracy, size and cost of all models in one table, at any time.
 
-    CHECKPOINTS are measured now, on the same data, and added.
+    It writes metrics.json too. CHECKPOINTS are measured now, on the same data, and added.
 
     \b
     Example: python -m tp_vgg compare --dataset digits --format markdown

@@ -1,34 +1,45 @@
+"""The `export` command converts a checkpoint."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
 
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import PATH, check_file, common_options
 from tp_vgg.errors import printable
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.rundir.settings import Settings
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @common_options
 @click.argument("checkpoint_file", metavar="CHECKPOINT", type=PATH)
-@click.option("--format", "form", type=click.Choice(list(EXPORT_FORMATS)), required=True)
-@click.option(
+@option(
+    "--format",
+    "form",
+    type=click.Choice(list(EXPORT_FORMATS)),
+    required=True,
+    help="Format to write.",
+)
+@option(
     "--output",
     type=PATH,
     metavar="PATH",
-    help="Where to (beside the checkpoint, by the format's suffix).",
+    show_default="beside the checkpoint, with the format's suffix",
+    help="File to write.",
 )
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@option("--force", is_flag=True, help="Write over an existing file.")
 def command(
     settings: Settings, checkpoint_file: Path, form: str, output: Path | None, force: bool
 ) -> None:
-    """Write a checkpoint in another format; checked against the model before it is kept.
+    """Convert a checkpoint for use elsewhere, checked against the model before it is kept.
 
-    onnx: for ONNX Runtime and others, any batch size; logits within 1e-4 of the largest. torch: a torch.export program (.pt2), the same.
-    safetensors: weights and spec in one file. sparse: the same with a bit-mask for the zeros, smaller for unstructured models.
-    `tp_vgg.load` reads the last two; weights are equal to the last bit. onnx needs pip install 'tp_vgg[export]'.
+    onnx: for ONNX Runtime and others; needs pip install 'tp_vgg[export]'. torch: a torch.export
+    program (.pt2). Both take any batch size; logits agree within 1e-4 of the largest. safetensors:
+    weights and spec in one file. sparse: the same with a bit mask for the zeros, smaller for
+    unstructured models. `tp_vgg.load` reads the last two; their weights are equal to the last bit.
 
     \b
     Example: python -m tp_vgg export unstructured_pruned_vgg11.pth --format sparse

@@ -1,4 +1,4 @@
-"""The options that the commands share, and what they become."""
+"""Commands share these options; here they become settings, plans and budgets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from tp_vgg.cli.command import option, shared_option
 from tp_vgg.data.catalogue import CATALOGUE
 from tp_vgg.errors import BadInput, shown
 from tp_vgg.machine.console import muted
@@ -25,80 +26,98 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune
 from tp_vgg.training.recipe import SCHEDULES
 
+Function = Callable[..., Any]
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 
 
 class Number(click.FloatRange):
-    """A number in a range; NaN is in none, where click's own has it in all."""
+    """A number in a range is never NaN; click's own range lets NaN pass."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert the text to a float; fail on NaN and outside of the range."""
         number = super().convert(value, param, ctx)
         return self.fail("NaN is not a number.", param, ctx) if math.isnan(number) else number
 
 
 RATE = Number(min=0, min_open=True, max=100)
 _COMMON = [
-    click.option("--arch", type=click.Choice(ARCHS), help="Network (vgg11_bn)."),
-    click.option(
+    shared_option(
+        "--arch",
+        type=click.Choice(ARCHS),
+        show_default="vgg11_bn, or the checkpoint's",
+        help="Network.",
+    ),
+    shared_option(
         "--head",
         type=click.Choice(HEADS),
-        help="Classifier: torchvision's 4096-4096, or one linear (torchvision).",
+        show_default="torchvision, or the checkpoint's",
+        help="Classifier: torchvision's with two hidden layers of 4096, or one linear layer.",
     ),
-    click.option(
+    shared_option(
         "--dataset",
         type=click.Choice(list(CATALOGUE)),
         default="cifar10",
-        show_default=True,
-        help="folder: an ImageFolder.",
+        help="Images; folder: your own, as DATA_DIR/train/CLASS/IMAGE and "
+        "DATA_DIR/test/CLASS/IMAGE.",
     ),
-    click.option(
-        "--data-dir",
+    shared_option(
+        "--data-dir", type=PATH, default=Path("data"), help="Where the images are or are put."
+    ),
+    shared_option("--out", type=PATH, show_default="runs/ARCH-HEAD-DATASET", help="Run directory."),
+    shared_option(
+        "--tag",
+        metavar="NAME",
+        show_default="none",
+        help="Write to OUT/NAME and share OUT's dense model: for variants.",
+    ),
+    shared_option(
+        "--checkpoint",
         type=PATH,
-        default=Path("data"),
-        show_default=True,
-        help="Where the images are, or go.",
+        show_default="OUT's, trained if there is none",
+        help="The dense model to start from (.pth or .safetensors).",
     ),
-    click.option("--out", type=PATH, help="Run directory (runs/ARCH-HEAD-DATASET)."),
-    click.option(
-        "--tag", metavar="NAME", help="Put the outputs in OUT/NAME; the baseline is shared."
-    ),
-    click.option(
-        "--checkpoint", type=PATH, help="The dense model to start from (.pth or .safetensors)."
-    ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option(
+    shared_option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+    shared_option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16"]),
         default="auto",
-        show_default=True,
-        help="Of training and sweeps; a model's reported accuracy is always fp32.",
+        help="Arithmetic of training and sweeps. Reported accuracies are always fp32.",
     ),
-    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
-    click.option("--limit-train", type=COUNT, metavar="N", help="Train on a stratified subset."),
-    click.option("--limit-val", type=COUNT, metavar="N"),
-    click.option("--limit-test", type=COUNT, metavar="N"),
-    click.option(
+    shared_option(
+        "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Seed of all random numbers."
+    ),
+    *(
+        shared_option(
+            f"--limit-{split}",
+            type=COUNT,
+            metavar="N",
+            show_default="all",
+            help=f"Use N {split} images, the same share of each class.",
+        )
+        for split in ("train", "val", "test")
+    ),
+    shared_option(
         "--skip-corrupt", is_flag=True, help="Leave out images of a folder that can't be decoded."
     ),
-    click.option("-q", "--quiet", is_flag=True, help="No progress bars, no notes."),
+    shared_option("-q", "--quiet", is_flag=True, help="Show no progress bars and no notes."),
 ]
 
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the common options; the command gets them as one ``settings``."""
+    """Add the options of every command; the command gets them as one ``settings``."""
 
     @functools.wraps(function)
     def wrapper(**options: Any) -> Any:
-        given = {
+        fields = {
             name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options
         }
-        settings = replace(_settings(given), command=click.get_current_context().obj or "")
+        settings = replace(_settings(fields), command=click.get_current_context().obj or "")
         with muted(settings.quiet):
             return function(settings=settings, **options)
 
-    for option in reversed(_COMMON):
-        wrapper = option(wrapper)
+    for decorate in reversed(_COMMON):
+        wrapper = decorate(wrapper)
     return wrapper
 
 
@@ -110,42 +129,77 @@ def check_file(option: str, path: Path) -> None:
         )
 
 
-tensorboard_option = click.option(
-    "--tensorboard", is_flag=True, help="Show scalars and figures in TensorBoard: OUT/tensorboard."
+tensorboard_option = option(
+    "--tensorboard",
+    is_flag=True,
+    help="Log scalars and figures for TensorBoard in OUT/tensorboard.",
 )
 
 
-def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--lr``, ``--batch-size`` and ``--tensorboard``."""
-    function = tensorboard_option(function)
-    function = click.option("--batch-size", type=COUNT, metavar="N", help="Images a step.")(
-        function
-    )
-    return click.option("--lr", type=RATE, metavar="RATE", help="Peak learning rate.")(function)
+def training_options(lr: str, batch_size: str) -> Callable[[Function], Function]:
+    """Add ``--lr``, ``--batch-size`` and ``--tensorboard``; the texts are their defaults."""
+
+    def add(function: Function) -> Function:
+        for decorate in (
+            tensorboard_option,
+            option(
+                "--batch-size",
+                type=COUNT,
+                metavar="N",
+                show_default=batch_size,
+                help="Images per step of training.",
+            ),
+            option("--lr", type=RATE, metavar="RATE", show_default=lr, help="Peak learning rate."),
+        ):
+            function = decorate(function)
+        return function
+
+    return add
 
 
 def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How to train a pruned model back; the command gets ``lr`` and the rest as fields of one ``finetune`` (its epochs apart)."""
+    """Add the options of fine-tuning; the command gets them as one ``finetune``."""
     default = Finetune()
 
     @functools.wraps(function)
     def wrapper(**options: Any) -> Any:
         names = [name for name in Finetune.__dataclass_fields__ if name != "epochs"]
-        given = {name: options.pop(name) for name in names}
-        return function(finetune=Finetune(options.pop("finetune_epochs"), **given), **options)
+        fields = {name: options.pop(name) for name in names}
+        return function(finetune=Finetune(options.pop("finetune_epochs"), **fields), **options)
 
-    for option in (
-        click.option("--distill-temperature", type=Number(0, 100, min_open=True), default=default.distill_temperature, show_default=True, metavar="T"),
-        click.option("--distill-weight", type=Number(0, 1), default=default.distill_weight, show_default=True, metavar="W", help="Share of the dense model's outputs in the loss."),
-        click.option("--distill/--no-distill", default=default.distill, show_default=True, help="Learn from the dense model's outputs too."),
-        click.option("--schedule", type=click.Choice(SCHEDULES), default=default.schedule, show_default=True, help="Of the rate; rewind: the end of the dense model's own."),
-    ):  # fmt: skip
-        wrapper = option(wrapper)
-    return training_options(wrapper)
+    for decorate in (
+        option(
+            "--distill-temperature",
+            type=Number(0, 100, min_open=True),
+            default=default.distill_temperature,
+            metavar="T",
+            help="Temperature of distillation.",
+        ),
+        option(
+            "--distill-weight",
+            type=Number(0, 1),
+            default=default.distill_weight,
+            metavar="W",
+            help="Weight of distillation in the loss; the labels have the rest.",
+        ),
+        option(
+            "--distill/--no-distill",
+            default=default.distill,
+            help="Learn from the dense model's outputs too (knowledge distillation).",
+        ),
+        option(
+            "--schedule",
+            type=click.Choice(SCHEDULES),
+            default=default.schedule,
+            help="Learning-rate schedule; rewind repeats the end of the dense model's.",
+        ),
+    ):
+        wrapper = decorate(wrapper)
+    return training_options("0.02, or 0.005 without batch norm", "128, or 64 on digits")(wrapper)
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Names with commas between."""
+    """Split a text at its commas."""
     return tuple(part.strip() for part in text.split(","))
 
 
@@ -157,10 +211,11 @@ def plan_from(
     settings: Settings,
     show: str | None,
 ) -> Callable[[Spec], Plan]:
-    """The plan once the network is known: a file's, or one value for every layer that ``option`` means; half of the layer to ``show``
-    where neither is given.
+    """Return a function from the network's spec to the plan that the options ask for.
 
-    Raises :class:`BadInput` unless one of the three is given, for both a file and a value, and for all that is wrong with either.
+    The plan is that of ``file``; or ``value`` for every conv (structured) or layer (unstructured);
+    or, if neither is given, half of the layer ``show``. Raises :class:`BadInput` if none of the
+    three is given, or both a file and a value, or if one of them is invalid.
     """
     if file is None and value is None and show is not None:
         half = Plan({show: 0.5}, "--show")
@@ -185,7 +240,10 @@ def plan_from(
 
 
 def budget_from(texts: tuple[str, ...]) -> dict[str, float]:
-    """``NAME=VALUE`` texts as a budget. Raises :class:`BadInput`."""
+    """Parse ``NAME=VALUE`` texts into a budget.
+
+    Raises :class:`BadInput` for another form, an unknown name, or a name that is given twice.
+    """
     budget: dict[str, float] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -196,7 +254,8 @@ def budget_from(texts: tuple[str, ...]) -> dict[str, float]:
             number = 0.0
         if not equals or name not in BUDGETS:
             raise BadInput(
-                f"--budget: {shown(text)}: give NAME=VALUE with one of {', '.join(BUDGETS)}, such as macs=0.5"
+                f"--budget: {shown(text)}: give NAME=VALUE with one of {', '.join(BUDGETS)}, "
+                "such as macs=0.5"
             )
         if name in budget:
             raise BadInput(f"--budget {name}: given twice; keep one")
@@ -204,8 +263,8 @@ def budget_from(texts: tuple[str, ...]) -> dict[str, float]:
     return budget
 
 
-def _settings(given: dict[str, Any]) -> Settings:
-    tag = given["tag"]
+def _settings(options: dict[str, Any]) -> Settings:
+    tag = options["tag"]
     if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
         raise BadInput(
             f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'"
@@ -214,16 +273,17 @@ def _settings(given: dict[str, Any]) -> Settings:
         raise BadInput(
             f"--tag: {tag!r} is the run directory's own name for something; give another"
         )
-    if given["checkpoint"] is not None:
-        check_file("--checkpoint", given["checkpoint"])
-    if CATALOGUE[given["dataset"]].local and not given["data_dir"].is_dir():
+    if options["checkpoint"] is not None:
+        check_file("--checkpoint", options["checkpoint"])
+    if CATALOGUE[options["dataset"]].local and not options["data_dir"].is_dir():
         raise BadInput(
-            f"--data-dir: {given['data_dir']}: no such directory; expected train/CLASS/IMAGE and test/CLASS/IMAGE in it"
+            f"--data-dir: {options['data_dir']}: no such directory; expected train/CLASS/IMAGE and "
+            "test/CLASS/IMAGE in it"
         )
-    if given["data_dir"].exists() and not given["data_dir"].is_dir():
-        raise BadInput(f"--data-dir: {given['data_dir']}: is not a directory")
-    if given.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
+    if options["data_dir"].exists() and not options["data_dir"].is_dir():
+        raise BadInput(f"--data-dir: {options['data_dir']}: is not a directory")
+    if options.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
         raise BadInput(
             "--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'"
         )
-    return Settings(**given)
+    return Settings(**options)

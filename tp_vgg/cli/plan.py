@@ -1,3 +1,5 @@
+"""The `plan` command turns a budget into ratios."""
+
 from __future__ import annotations
 
 import logging
@@ -5,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import COUNT, PATH, budget_from, check_file, common_options
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
@@ -15,40 +18,37 @@ from tp_vgg.rundir.settings import Settings
 log = logging.getLogger(__name__)
 
 
-@click.command("plan")
+@click.command("plan", cls=Command)
 @common_options
-@click.option(
+@option(
     "--kind",
     type=click.Choice(["structured", "unstructured"]),
     default="structured",
-    show_default=True,
-    help="What to plan.",
+    help="Plan ratios of channels, or sparsities of weights.",
 )
-@click.option(
+@option(
     "--budget",
     "budgets",
     multiple=True,
     required=True,
     metavar="NAME=VALUE",
-    help="macs=, params=, latency= (fraction to keep), drop= (percentage points), sparsity= (zeros). May repeat: all hold.",
+    help="macs=, params= or latency=: the fraction to keep at most. drop=: percentage points to "
+    "lose at most. sparsity=: the fraction of zeros. May repeat: all hold.",
 )
-@click.option(
-    "--round-to",
-    type=COUNT,
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Channels stay multiples of it.",
-)
-@click.option(
+@option("--round-to", type=COUNT, default=8, metavar="N", help="Keep channels in multiples of N.")
+@option(
     "--output",
     type=PATH,
-    help="Where the plan goes (OUT/ratios.json; unstructured OUT/sparsity.json).",
+    show_default="OUT/ratios.json, or OUT/sparsity.json",
+    help="Where to write the plan.",
 )
-@click.option(
-    "--profile", type=PATH, help="Of `benchmark --profile`, for latency= (the one in OUT/profiles)."
+@option(
+    "--profile",
+    type=PATH,
+    show_default="the one in OUT/profiles",
+    help="Table of `benchmark --profile`, for latency=.",
 )
-@click.option("--force", is_flag=True, help="Replace a plan file that says something else.")
+@option("--force", is_flag=True, help="Replace a plan file with other content.")
 def command(
     settings: Settings,
     kind: Kind,
@@ -58,11 +58,11 @@ def command(
     profile: Path | None,
     force: bool,
 ) -> None:
-    """From a budget to ratios: the plan with the smallest predicted drop.
+    """Turn a budget into per-layer ratios with the smallest predicted drop, for `structured`.
 
-    Reads the sweep of `sensitivity`, and for a latency budget the table of `benchmark --profile`. With drop= the other way round: the smallest
-    network whose predicted drop stays within it, by the first other budget or else by parameters. Predicted drops are before
-    fine-tuning; `compare` puts them beside what came out.
+    It reads the sweep of `sensitivity`, and for latency= the table of `benchmark --profile`. With
+    drop= it looks for the smallest network within that drop: by the first other budget, or else by
+    parameters. Predicted drops are before fine-tuning; `compare` shows the realised ones beside.
 
     \b
     Example: python -m tp_vgg plan --dataset digits --budget macs=0.5
@@ -74,16 +74,17 @@ def command(
 
     from tp_vgg.stages.plan import PlanOptions, plan
 
-    found, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
-    click.echo(render_plan(found))
+    result, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
+    click.echo(render_plan(result))
     log.info(
-        f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(found)}, with the same options"
+        f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(result)}, "
+        "with the same options"
     )
 
 
-def _flags(found: PlanResult) -> str:
-    """What the sweep did beyond its defaults, so that the prediction holds for what is pruned."""
-    importance = "" if found.importance == "l1" else f" --importance {found.importance}"
+def _flags(result: PlanResult) -> str:
+    """Return the sweep's options that are not defaults: pruning needs them for the same drop."""
+    importance = "" if result.importance == "l1" else f" --importance {result.importance}"
     return importance + (
-        " --recalibrate" if found.recalibrated and found.kind == "structured" else ""
+        " --recalibrate" if result.recalibrated and result.kind == "structured" else ""
     )

@@ -1,16 +1,19 @@
+"""The `report` command writes the page."""
+
 from __future__ import annotations
 
 import click
 
+from tp_vgg.cli.command import Command
 from tp_vgg.cli.options import common_options
 from tp_vgg.errors import printable
 from tp_vgg.rundir.settings import Settings
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @common_options
 def command(settings: Settings) -> None:
-    """One self-contained page of what the run directory holds, with a slider for every layer.
+    """Write one HTML page of all results, with a slider per layer, at any time.
 
     \b
     Example: python -m tp_vgg report --dataset digits
@@ -19,5 +22,6 @@ def command(settings: Settings) -> None:
 
     path = report(settings)
     click.echo(
-        f"{printable(str(path))}: {path.stat().st_size:,} bytes; open it in a browser, no network is needed"
+        f"{printable(str(path))}: {path.stat().st_size:,} bytes; open it in a browser, "
+        "no network is needed"
     )

@@ -1,3 +1,5 @@
+"""The `run` command calls every stage in order."""
+
 from __future__ import annotations
 
 import os
@@ -5,46 +7,47 @@ from typing import Any
 
 import click
 
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import COUNT, budget_from, common_options, finetune_options
 from tp_vgg.errors import BadInput
 from tp_vgg.rundir.settings import Settings
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @common_options
-@click.option(
+@option(
     "--budget",
     "budgets",
     multiple=True,
     default=("macs=0.5",),
-    show_default=True,
     metavar="NAME=VALUE",
-    help="As of `plan`, for both kinds of pruning; latency= counts for channels alone and sparsity= for single weights.",
+    help="What to keep, as for `plan`: macs=0.5 keeps half of the MACs. latency= plans channels "
+    "only, sparsity= weights only. May repeat.",
 )
-@click.option(
-    "--round-to",
-    type=COUNT,
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Channels stay multiples of it.",
-)
-@click.option(
+@option("--round-to", type=COUNT, default=8, metavar="N", help="Keep channels in multiples of N.")
+@option(
     "--epochs",
     type=COUNT,
     metavar="N",
-    help="Of the baseline where there is none yet; 3 on digits, else 12 on a CPU, 24 on CUDA.",
+    show_default="3 on digits, else 12 on a CPU, 24 on CUDA",
+    help="Epochs of the dense model, if it is not trained yet.",
 )
-@click.option(
-    "--finetune-epochs", type=click.IntRange(min=0), metavar="N", help="2 on digits, else 5."
+@option(
+    "--finetune-epochs",
+    type=click.IntRange(min=0),
+    metavar="N",
+    show_default="2 on digits, else 5",
+    help="Epochs of fine-tuning for each pruned model.",
 )
 @finetune_options
 def command(
     settings: Settings, budgets: tuple[str, ...], round_to: int, epochs: int | None, **chosen: Any
 ) -> None:
-    """The whole pipeline: dense model, sweeps, plans, pruned models, benchmark, report.
+    """Run the whole pipeline, from the dense model to the report page; start here.
 
-    A stage is left out where its output is there and its inputs are unchanged; after a Ctrl-C or a kill the same command goes on where it was.
+    It trains, sweeps both kinds, plans, prunes, fine-tunes, benchmarks and writes report.html.
+    Stages that are finished and whose inputs are unchanged are skipped. After Ctrl-C or a kill
+    the same command continues where it was.
 
     \b
     Example: python -m tp_vgg run --dataset digits --budget macs=0.5

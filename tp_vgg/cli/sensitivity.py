@@ -1,3 +1,5 @@
+"""The `sensitivity` command sweeps layers and ratios."""
+
 from __future__ import annotations
 
 from typing import Literal
@@ -5,6 +7,7 @@ from typing import Literal
 import click
 
 from tp_vgg.cli import is_main_process
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import common_options, listed, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.pruning.criteria import CRITERIA, Kind
@@ -16,43 +19,38 @@ from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.table import LEVELS
 
 
-@click.command("sensitivity")
+@click.command("sensitivity", cls=Command)
 @common_options
 @tensorboard_option
-@click.option(
+@option(
     "--kind",
     type=click.Choice(["unstructured", "structured"]),
     required=True,
-    help="Zero weights, or remove channels.",
+    help="Set weights to zero, or remove channels.",
 )
-@click.option(
+@option(
     "--levels",
     default=",".join(f"{level:g}" for level in LEVELS),
-    show_default=True,
     metavar="R,R,…",
-    help="Ratios or sparsities, each in [0, 1).",
+    help="Fractions to remove (channels) or to zero (weights), each in [0, 1).",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["val", "test"]),
-    default="val",
-    show_default=True,
-    help="Images to evaluate on.",
-)
-@click.option(
+@option("--split", type=click.Choice(["val", "test"]), default="val", help="Images to evaluate on.")
+@option(
     "--importance",
     type=click.Choice(list(CRITERIA)),
     default="l1",
-    show_default=True,
     help="How channels are ranked.",
 )
-@click.option(
-    "--layers", metavar="NAME,NAME,…", help="Convs or hidden linears, or all (every conv)."
+@option(
+    "--layers",
+    metavar="NAME,NAME,…",
+    show_default="every conv",
+    help="Layers to sweep, or `all` for convs and hidden linear layers.",
 )
-@click.option(
+@option(
     "--recalibrate",
     is_flag=True,
-    help="New statistics for the batch norms behind the pruned layer at every point: for `plan`.",
+    help="At each point, estimate batch norm's statistics anew behind the pruned layer.",
 )
 def command(
     settings: Settings,
@@ -63,18 +61,20 @@ def command(
     layers: str | None,
     recalibrate: bool,
 ) -> None:
-    """Sweep every layer and ratio: which layers can bear pruning.
+    """Measure the accuracy drop of each layer at each ratio; `plan` needs it.
 
-    Each point is the accuracy of the network with that one layer pruned. Finished layers are journaled: an interrupted sweep goes on
-    from there, and a finished one is not done again. Precision "auto" on a GPU with bf16 hardware classifies in bf16, and again in
-    fp32 what was too close to call; elsewhere it is fp32.
+    Each point is the accuracy with one layer pruned and all others untouched. Finished layers are
+    kept: an interrupted sweep continues, and a finished one is not repeated. On a GPU with bf16
+    hardware, precision "auto" classifies in bf16 and repeats in fp32 what was too close to call.
+    Elsewhere it is fp32.
 
-    Memory: besides torch and the data set, the activations of all images (66 KB an image for VGG-11 at full width, 655 MB for 10,000;
-    four times that for the deeper ones), taken in parts where they would pass half of the free memory, and under 1 GB for the levels in hand.
+    Memory: the activations of all images (66 KB per image for VGG-11, 655 MB for 10,000; four
+    times that for deeper networks), in parts if they would fill half of the free memory, and
+    under 1 GB for the levels in hand; besides torch and the data set.
 
     \b
     Example: python -m tp_vgg sensitivity --kind structured --dataset digits
-    Several processes: torchrun --nproc-per-node 2 -m tp_vgg sensitivity --kind structured
+    Two processes: torchrun --nproc-per-node 2 -m tp_vgg sensitivity --kind structured
     """
     repair: Repair = "recalibrate" if recalibrate else "none"
     question = SweepQuestion(
@@ -101,5 +101,6 @@ def _levels(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise BadInput(
-            f"--levels: {text[:80]!a}: give fractions in [0, 1) with commas between, such as 0.1,0.5,0.9"
+            f"--levels: {text[:80]!a}: give fractions in [0, 1) with commas between, "
+            "such as 0.1,0.5,0.9"
         ) from None

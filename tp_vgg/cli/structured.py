@@ -1,3 +1,5 @@
+"""The `structured` command removes channels."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,6 +8,7 @@ from typing import Any
 import click
 
 from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, plan_from
 from tp_vgg.errors import printable
 from tp_vgg.network.spec import Spec
@@ -16,55 +19,43 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest
 
 
-@click.command("structured")
+@click.command("structured", cls=Command)
 @common_options
-@click.option(
+@option(
     "--ratios",
     type=PATH,
     metavar="FILE",
     help="Fraction of each layer's channels to remove, as JSON.",
 )
-@click.option("--ratio", type=float, metavar="R", help="One ratio for every conv.")
-@click.option(
+@option("--ratio", type=float, metavar="R", help="Fraction of channels to remove in every conv.")
+@option(
     "--importance",
     type=click.Choice(list(CRITERIA)),
     default="l1",
-    show_default=True,
     help="How channels are ranked.",
 )
-@click.option(
-    "--round-to",
-    type=COUNT,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Keep a multiple of N channels.",
+@option("--round-to", type=COUNT, default=1, metavar="N", help="Keep channels in multiples of N.")
+@option(
+    "--steps", type=COUNT, default=1, metavar="N", help="Prune in N parts, fine-tuning after each."
 )
-@click.option(
-    "--steps",
-    type=COUNT,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Prune in N parts, fine-tuning in between.",
-)
-@click.option(
+@option(
     "--finetune-epochs",
     type=click.IntRange(min=0),
     metavar="N",
-    help="In all; 2 on digits, else 5.",
+    show_default="2 on digits, else 5",
+    help="Epochs of fine-tuning, over all steps together.",
 )
-@click.option(
-    "--recalibrate", is_flag=True, help="Take batch norm's statistics anew after each pruning."
+@option(
+    "--recalibrate",
+    is_flag=True,
+    help="Estimate batch norm's statistics anew after each pruning.",
 )
 @finetune_options
-@click.option(
-    "--dry-run", is_flag=True, help="Print what the plan would leave of each layer, and stop."
-)
-@click.option(
+@option("--dry-run", is_flag=True, help="Print the channels left in each layer, and stop.")
+@option(
     "--show",
     metavar="LAYER",
-    help="Draw the layer's filters before and after; alone, at ratio 0.5, it prunes nothing.",
+    help="Draw the layer's filters before and after. Alone: at ratio 0.5, nothing is pruned.",
 )
 def command(
     settings: Settings,
@@ -75,10 +66,11 @@ def command(
     show: str | None,
     **chosen: Any,
 ) -> None:
-    """Remove channels, prove it, fine-tune, save: the main job.
+    """Remove channels, check the result and fine-tune: the main job, for a faster network.
 
     \b
     Example: python -m tp_vgg structured --dataset digits --ratios examples/ratios.json
+    Two processes: torchrun --nproc-per-node 2 -m tp_vgg structured --ratios ratios.json
     """
     plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings, show)
     options = StructuredOptions(repair="recalibrate" if recalibrate else "none", **chosen)
@@ -102,7 +94,7 @@ def command(
 
 
 def _dry_run(settings: Settings, request: StructuredRequest) -> str:
-    """The plan resolved against the checkpoint's spec or the flags', as a table."""
+    """Render the plan, resolved against the spec of the checkpoint or of the flags."""
     spec: Spec = settings.flag_spec()
     if settings.checkpoint is not None:
         from tp_vgg.stages.session import load_dense

@@ -1,33 +1,39 @@
+"""The `train` command trains the dense model."""
+
 from __future__ import annotations
 
 import click
 
 from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import COUNT, common_options, training_options
 from tp_vgg.rundir.settings import Settings
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @common_options
-@click.option(
-    "--epochs", type=COUNT, metavar="N", help="3 on digits, else 12 on a CPU, 24 on CUDA."
+@option(
+    "--epochs",
+    type=COUNT,
+    metavar="N",
+    show_default="3 on digits, else 12 on a CPU, 24 on CUDA",
+    help="Epochs of training.",
 )
-@click.option(
+@option(
     "--weights",
     default="none",
-    show_default=True,
     metavar="{none,imagenet,PATH}",
-    help="Weights to start from.",
+    help="Weights to start from: random, torchvision's for ImageNet, or a file's.",
 )
-@training_options
+@training_options("0.1, or 0.02 on digits; without batch norm 0.01", "128, or 32 on digits")
 def command(
     settings: Settings, epochs: int | None, weights: str, lr: float | None, batch_size: int | None
 ) -> None:
-    """Train the dense baseline.
+    """Train the dense model; the other commands do this themselves if there is none yet.
 
     \b
     Example: python -m tp_vgg train --dataset digits
-    Several processes: torchrun --nproc-per-node 2 -m tp_vgg train --dataset digits
+    Two processes: torchrun --nproc-per-node 2 -m tp_vgg train --dataset digits
     """
     from tp_vgg.stages.train import train
 

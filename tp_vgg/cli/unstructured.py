@@ -1,3 +1,5 @@
+"""The `unstructured` command sets weights to zero."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import PATH, common_options, finetune_options, plan_from
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
@@ -13,37 +16,44 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredRequest
 
 
-@click.command("unstructured")
+@click.command("unstructured", cls=Command)
 @common_options
-@click.option("--ratios", type=PATH, metavar="FILE", help="Sparsity of each layer, as JSON.")
-@click.option(
-    "--sparsity", type=float, metavar="S", help="One sparsity for all convs and hidden linears."
+@option("--ratios", type=PATH, metavar="FILE", help="Sparsity of each layer, as JSON.")
+@option(
+    "--sparsity",
+    type=float,
+    metavar="S",
+    help="Fraction of weights to zero, in all convs and hidden linear layers.",
 )
-@click.option(
+@option(
     "--scope",
     type=click.Choice(["layer", "global"]),
     default="layer",
-    show_default=True,
-    help="Rank the weights of each layer alone, or of all together.",
+    help="Rank weights within each layer, or over all layers together.",
 )
-@click.option(
-    "--finetune-epochs", type=click.IntRange(min=0), default=0, show_default=True, metavar="N"
+@option(
+    "--finetune-epochs",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Epochs of fine-tuning with the zeros held.",
 )
-@click.option(
+@option(
     "--importance",
     type=click.Choice(WEIGHT_CRITERIA),
     default="l1",
-    show_default=True,
-    help="How weights are ranked: magnitude, or |weight · gradient|.",
+    help="Rank weights by magnitude, or by |weight · gradient|.",
 )
-@click.option(
-    "--gradual", is_flag=True, help="Let the zeros grow while fine-tuning, by a cubic schedule."
+@option(
+    "--gradual",
+    is_flag=True,
+    help="Let the zeros grow during fine-tuning, by a cubic schedule.",
 )
 @finetune_options
-@click.option(
+@option(
     "--show",
     metavar="LAYER",
-    help="Draw the layer's weights before and after; alone, at sparsity 0.5, it prunes nothing.",
+    help="Draw the layer's weights before and after. Alone: at sparsity 0.5, nothing is pruned.",
 )
 def command(
     settings: Settings,
@@ -55,10 +65,11 @@ def command(
     finetune: Finetune,
     show: str | None,
 ) -> None:
-    """Set the smallest weights to zero, fine-tune under the masks, save.
+    """Set the smallest weights to zero and fine-tune; makes sparse files, not faster networks.
 
     \b
-    Example: python -m tp_vgg unstructured --dataset digits --sparsity 0.9 --scope global --finetune-epochs 2
+    Example: python -m tp_vgg unstructured --dataset digits --sparsity 0.9 --scope global
+    Two processes: torchrun --nproc-per-node 2 -m tp_vgg unstructured --sparsity 0.9
     """
     if scope == "global" and sparsity is None:
         raise BadInput(

@@ -1,7 +1,7 @@
-"""Data sets as tensors, and how they are split, normalised and augmented.
+"""Data sets are tensors; this package loads, splits, normalises and augments them.
 
-``tp_vgg.data.datasets.load_data`` and ``tp_vgg.data.datasets.Split`` are public; they are loaded when they are first used, because
-the refusals of a folder need no torch.
+``load_data`` and ``Split`` are public. They are imported when they are first used, because checking
+an image folder must not load torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Crops, reflections and flips of whole batches."""
+"""Training images are augmented a batch at a time: random crop, reflected border, flip."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ import torch
 from tp_vgg.data.split import Split
 
 PAD = 4
-"""Pixels by which an image is shifted in training at most."""
+"""Largest shift of a training image in pixels, in each direction."""
 
 
 def augment(split: Split, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images that ``draws`` names, each shifted over a reflected border and turned left to right as it says: (uint8 [B, 3, S, S]
-    channels_last, labels [B]). One gather on the device.
+    """Return the drawn images, cropped and flipped, and their labels.
 
-    ``draws``: int64 [4, B] on the split's device: which image; by how many pixels it is shifted down and to the right (each from −4 to 4,
-    or less than S); 1 where it is turned.
+    ``draws``, int64 [4, B] on the split's device, has one column per output image and four rows:
+
+    * the index of the image in ``split``;
+    * the shift of the crop window down, in pixels: from −:data:`PAD` to :data:`PAD`, and less than
+      S in size; pixels outside of the image are its reflection;
+    * the same to the right;
+    * 1 if the crop is mirrored left to right, else 0.
+
+    The images are uint8 [B, 3, S, S] in channels_last memory, the labels int64 [B]. All images are
+    read by one gather on the device.
     """
-    where, down, right, turned = draws
+    indices, down, right, flipped = draws
     side = split.images.shape[-1]
     line = torch.arange(side, device=draws.device)
     rows, columns = (_reflected(shift[:, None] + line, side) for shift in (down, right))
-    columns = torch.where(turned[:, None] > 0, columns.flip(1), columns)
+    columns = torch.where(flipped[:, None] > 0, columns.flip(1), columns)
     images = split.images.permute(0, 2, 3, 1)[
-        where[:, None, None], rows[:, :, None], columns[:, None, :]
+        indices[:, None, None], rows[:, :, None], columns[:, None, :]
     ]
-    return images.permute(0, 3, 1, 2), split.labels[where]
+    return images.permute(0, 3, 1, 2), split.labels[indices]
 
 
 def _reflected(line: torch.Tensor, side: int) -> torch.Tensor:
+    """Reflect coordinates from −(side − 1) to 2 · (side − 1) into [0, side − 1]."""
     return (side - 1) - ((side - 1) - line.abs()).abs()

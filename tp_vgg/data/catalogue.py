@@ -1,4 +1,4 @@
-"""The data sets that can be asked for, as data (no torch)."""
+"""The catalogue lists the data sets by name, as data (no torch)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from tp_vgg.errors import BadInput
 
 @dataclass(frozen=True)
 class DataSetKind:
-    """What is known of a data set before it is loaded by :func:`tp_vgg.data.load_data`."""
+    """A kind says what is known of a data set before :func:`tp_vgg.data.load_data` loads it."""
 
     local: bool = False
-    """Images of the user's own, in ``--data-dir``: their fingerprint is part of a run directory's usual name."""
+    """True if the images are the user's own, in ``--data-dir``.
+
+    The default name of a run directory then contains their fingerprint."""
     small: bool = False
-    """So few images that a training takes seconds: it has a recipe of its own."""
+    """True if there are so few images that training takes seconds.
+
+    Some defaults, such as the recipe, then differ."""
 
 
 CATALOGUE: Mapping[str, DataSetKind] = {
@@ -26,7 +30,7 @@ CATALOGUE: Mapping[str, DataSetKind] = {
 
 
 def kind_of(name: str) -> DataSetKind:
-    """Raises :class:`BadInput` for a name that is none."""
+    """Return the kind of the data set ``name``; raise :class:`BadInput` for an unknown name."""
     if name not in CATALOGUE:
         raise BadInput(f"{name!r}: is not a data set; give one of {', '.join(CATALOGUE)}")
     return CATALOGUE[name]

@@ -1,4 +1,4 @@
-"""Data sets as in-memory uint8 tensors on a device, with stratified splits."""
+"""Data sets are loaded as uint8 tensors on a device, in stratified splits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from tp_vgg.files.fingerprint import fingerprint
 log = logging.getLogger(__name__)
 
 MAX_VAL = 5000
+"""Most images that are split off from the training images for val."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Three splits. ``val`` is min(5,000, 10 %) of train, stratified, always with split seed 0."""
+    """A data set has three splits, and the facts that training on it needs.
+
+    ``val`` is a stratified draw of min(5,000, 10 %) of the training images, always with split seed
+    0, and ``train`` is the rest.
+    """
 
     name: str
     train: Split
@@ -34,9 +39,9 @@ class DataSet:
     classes: tuple[str, ...]
     normalisation: Normalisation
     flip: bool
-    """Whether a mirrored image keeps its class (digits do not)."""
+    """True if a mirrored image keeps its class (digits do not)."""
     fingerprint: str
-    """SHA-256 over the pixels, labels and class names of all images, whatever the limits."""
+    """SHA-256 (hex) over the pixels, labels and class names of all images, whatever the limits."""
 
 
 def load_data(
@@ -48,19 +53,23 @@ def load_data(
     quiet: bool = False,
     skip_corrupt: bool = False,
 ) -> DataSet:
-    """Load a data set onto ``device``; ``limits`` cap train, val and test to stratified subsets. ``skip_corrupt``: leave out what can't be
-    decoded in a folder. What was left out, and how many classes a split misses, is logged.
+    """Load the data set ``name`` from ``data_dir`` onto ``device``.
 
-    Raises :class:`BadInput` for a name that is none and for a folder that is not one, :class:`WorkFailed` when a download fails.
+    ``limits`` are the largest numbers of images in train, val and test; a larger split is cut to a
+    stratified subset. ``quiet`` hides the progress bar. ``skip_corrupt`` leaves out the images of a
+    folder that can't be decoded. Their number, and classes without an image in a split, are logged.
+
+    Raises :class:`BadInput` for an unknown name, for a folder without the expected layout or with
+    images that can't be decoded, and if a split is empty; :class:`WorkFailed` if a download fails.
     """
     kind_of(name)
-    read: dict[str, Callable[[], DataSet]] = {
+    readers: dict[str, Callable[[], DataSet]] = {
         "cifar10": lambda: _cifar10(data_dir),
         "folder": lambda: _folder(data_dir, quiet, skip_corrupt),
         "digits": lambda: _digits(),
     }
-    data = read[name]()
-    cut = [
+    data = readers[name]()
+    limited = [
         _place(
             split
             if limit is None
@@ -69,39 +78,45 @@ def load_data(
         )
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)
     ]
-    if min(map(len, cut)) == 0:
+    train, val, test = limited
+    if min(map(len, limited)) == 0:
         raise BadInput(
-            f"{name}: too few images: train {len(cut[0])}, val {len(cut[1])}, test {len(cut[2])}; each needs one"
+            f"{name}: too few images: train {len(train)}, val {len(val)}, test {len(test)}; "
+            "each needs one"
         )
-    found = replace(data, train=cut[0], val=cut[1], test=cut[2])
-    for split in ("train", "val", "test"):
-        there = len(getattr(found, split).labels.unique())
-        if there < len(found.classes):
-            log.info(
-                f"{name}: {len(found.classes) - there} of {len(found.classes)} classes have no image in {split}"
-            )
-    return found
+    total = len(data.classes)
+    for split_name, split in (("train", train), ("val", val), ("test", test)):
+        present = len(split.labels.unique())
+        if present < total:
+            log.info(f"{name}: {total - present} of {total} classes have no image in {split_name}")
+    return replace(data, train=train, val=val, test=test)
 
 
 def _digits() -> DataSet:
+    """Load scikit-learn's digits (8×8, values 0 to 16), enlarged to ``SIZE``; a fifth is test."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float()[:, None].mul_(255 / 16)
-    large = (
+    enlarged = (
         torch.nn.functional.interpolate(scans, (SIZE, SIZE), mode="bilinear")
         .round_()
         .to(torch.uint8)
     )
     labels = bunch.target.astype(np.int64)
-    images = large.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    every = Split(images.permute(0, 3, 1, 2), torch.from_numpy(labels))
+    images = enlarged.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+    everything = Split(images.permute(0, 3, 1, 2), torch.from_numpy(labels))
     test = stratified(labels, len(labels) // 5, SPLIT_SEED)
     rest = np.setdiff1d(np.arange(len(labels)), test)
     normalisation = Normalisation(*channel_statistics(images.numpy()[rest]))
     names = tuple(map(str, range(10)))
     return _with_val(
-        "digits", every.take(rest), every.take(test), names, flip=False, normalisation=normalisation
+        "digits",
+        everything.take(rest),
+        everything.take(test),
+        names,
+        flip=False,
+        normalisation=normalisation,
     )
 
 
@@ -114,7 +129,8 @@ def _cifar10(data_dir: Path) -> DataSet:
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WorkFailed(
-            f"CIFAR-10 could not be downloaded ({reason}); put it in a directory and give --data-dir, or try --dataset digits"
+            f"CIFAR-10 could not be downloaded ({reason}); "
+            "put it in a directory and give --data-dir, or try --dataset digits"
         ) from None
     train, test = (
         Split(
@@ -157,6 +173,7 @@ def _with_val(
     normalisation: Normalisation,
     digest: str | None = None,
 ) -> DataSet:
+    """Split val off from ``train``, and compute the fingerprint unless ``digest`` is it."""
     held_out = stratified(train.labels.numpy(), min(MAX_VAL, len(train) // 10), SPLIT_SEED)
     rest = np.setdiff1d(np.arange(len(train)), held_out)
     parts = [part.images.permute(0, 2, 3, 1).numpy().data for part in (train, test)]

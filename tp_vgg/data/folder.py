@@ -1,4 +1,4 @@
-"""An ImageFolder as two uint8 arrays, decoded once and cached beside the images."""
+"""A folder of images is decoded once to uint8 arrays, which are cached beside the images."""
 
 from __future__ import annotations
 
@@ -28,35 +28,33 @@ log = logging.getLogger(__name__)
 SIZE = 32
 """Side in pixels of every image of every data set."""
 CACHE = ".tp_vgg-cache.safetensors"
+"""File name of the cache in the folder."""
 SPLITS = ("train", "test")
-EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".ppm",
-    ".bmp",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # torchvision's
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Suffixes of the files that are read as images: those of torchvision's ImageFolder."""
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
-"""What is looked for in a file, whatever its name: Pillow's other decoders, rarely used, have had holes (CVE-2026-25990 in PSD)."""
-_FORMAT = "4"
+"""Formats that are tried on a file, whatever its name.
+
+Pillow's other decoders are rarely used and have had holes (CVE-2026-25990 in PSD)."""
+_FORMAT = "4"  # part of the cache's key: raise it to make older caches invalid
 _Listings = dict[str, dict[str, list[tuple[str, int, int]]]]
+"""(path, bytes, mtime in ns) of every image, by split and class."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """uint8 images [N, S, S, 3] and int64 labels [N] of each split; ``classes`` are the directories' names."""
+    """A folder holds the decoded images and labels of both splits."""
 
     arrays: dict[str, np.ndarray]
+    """``train_images`` and ``test_images``: uint8 [N, S, S, 3]; ``*_labels``: int64 [N]."""
     classes: tuple[str, ...]
+    """Names of the class directories; a label is an index into them."""
     fingerprint: str
-    """SHA-256 over pixels, labels and class names."""
+    """SHA-256 (hex) over pixels, labels and class names."""
     mean: tuple[float, ...]
-    """Of the train images' channels, in [0, 1]."""
+    """Mean of each channel of the training images, in [0, 1]."""
     std: tuple[float, ...]
+    """Standard deviation of each channel of the training images, for pixels in [0, 1]."""
     corrupt: int = 0
     """Files that could not be decoded and were left out."""
 
@@ -64,7 +62,10 @@ class Folder:
 def folder_fingerprint(
     root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False
 ) -> str:
-    """The fingerprint alone: from the cache's header where that is up to date, else by decoding all."""
+    """Return the fingerprint of :func:`read_folder`, without reading pixels if the cache is valid.
+
+    Otherwise all images are decoded. Raises :class:`BadInput` as :func:`read_folder` does.
+    """
     header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
     return (
         header["fingerprint"]
@@ -76,12 +77,16 @@ def folder_fingerprint(
 def read_folder(
     root: Path, size: int, quiet: bool = False, *, skip_corrupt: bool = False
 ) -> Folder:
-    """Decode ``root/train`` and ``root/test`` (a directory a class), or read what was decoded before.
+    """Decode the images of ``root/train`` and ``root/test``, or read them from the cache.
 
-    Every image becomes RGB (:func:`_rgb`), its shorter side resized to ``size`` and its centre cut out. The cache is used only while names, sizes and
-    times of all files are as they were. Raises :class:`BadInput` for a missing split, for classes that
-    differ between the splits, and for files that can't be decoded (the first is named, the others counted); with ``skip_corrupt`` these are
-    left out, with a note, as long as each class keeps one in each split.
+    Each split has one directory per class. Every image becomes 8-bit RGB; its shorter side is
+    resized to ``size`` pixels, and the central square is kept. The cache is valid while names,
+    sizes and times of all files stay the same.
+
+    Raises :class:`BadInput` for a missing split, for a class without images, for classes that
+    differ between the splits, and for files that can't be decoded (the first is named, the others
+    are counted). With ``skip_corrupt`` such files are left out and their number is logged, as long
+    as each class keeps an image in each split.
     """
     listing = _listings(root)
     names = tuple(listing["train"])
@@ -98,31 +103,37 @@ def read_folder(
                 first = min(reasons)
                 others = f", nor can {len(reasons) - 1} more" if len(reasons) > 1 else ""
                 raise BadInput(
-                    f"{paths[first]}: can't be decoded ({reasons[first]}){others}; repair or remove, or give --skip-corrupt"
+                    f"{paths[first]}: can't be decoded ({reasons[first]}){others}; "
+                    "repair or remove, or give --skip-corrupt"
                 )
             labels = np.repeat(np.arange(len(names)), [len(listing[split][name]) for name in names])
             if reasons:
-                whole = np.setdiff1d(np.arange(len(paths)), list(reasons))
-                for missing in np.setdiff1d(labels, labels[whole])[:1]:
+                decoded = np.setdiff1d(np.arange(len(paths)), list(reasons))
+                for empty_class in np.setdiff1d(labels, labels[decoded])[:1]:
                     raise BadInput(
-                        f"--data-dir: {root / split / names[missing]}: none of its images can be decoded"
+                        f"--data-dir: {root / split / names[empty_class]}: "
+                        "none of its images can be decoded"
                     )
-                images, labels = images[whole], labels[whole]
+                images, labels = images[decoded], labels[decoded]
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
             corrupt += len(reasons)
         digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
         folder = Folder(arrays, names, digest, *channel_statistics(arrays["train_images"]), corrupt)
         _write_cache(root / CACHE, folder, key)
     if folder.corrupt:
-        whole_count = sum(len(folder.arrays[f"{split}_labels"]) for split in SPLITS)
+        decoded_count = sum(len(folder.arrays[f"{split}_labels"]) for split in SPLITS)
         log.info(
-            f"{folder.corrupt} of {folder.corrupt + whole_count} images in {root} can't be decoded and are left out"
+            f"{folder.corrupt} of {folder.corrupt + decoded_count} images in {root} "
+            "can't be decoded and are left out"
         )
     return folder
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images [N, S, S, C], as fractions of 255 to four digits."""
+    """Return the mean and standard deviation of each channel of uint8 images [N, S, S, C].
+
+    Both are fractions of 255, rounded to four decimals.
+    """
     total, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
     for block in np.array_split(images, max(len(images) // 1000, 1)):
         values = block.reshape(-1, images.shape[-1]).astype(np.float64) / 255
@@ -130,18 +141,17 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         squares += np.square(values).sum(0)
     count = images.size // images.shape[-1]
     mean = total / count
-    std = np.sqrt(
-        np.maximum(squares / count - mean**2, 1e-6)
-    )  # a constant channel still gets a divisor
+    # The lower bound keeps the normalisation from dividing by zero if a channel is constant.
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
     return tuple(np.round(mean, 4).tolist()), tuple(np.round(std, 4).tolist())
 
 
 def _listings(root: Path) -> _Listings:
     listing = {split: _list(root, split) for split in SPLITS}
-    odd = sorted(set(listing["train"]) ^ set(listing["test"]))
-    if odd:
+    unshared = sorted(set(listing["train"]) ^ set(listing["test"]))
+    if unshared:
         raise BadInput(
-            f"{root}: train/ and test/ must have the same classes; only one has {odd[0]!a}"
+            f"{root}: train/ and test/ must have the same classes; only one has {unshared[0]!a}"
         )
     return listing
 
@@ -151,44 +161,55 @@ def _key(listing: _Listings, size: int, skip_corrupt: bool) -> str:
 
 
 def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
-    """(file, bytes, mtime in ns) of every image below a class's directory, by class; both sorted, as ImageFolder has them."""
+    """Return (path, bytes, mtime in ns) of each class's images, in the order of ImageFolder.
+
+    Raises :class:`BadInput` if the split or its classes are missing, or a class has no images.
+    """
     base = root / split
     if not base.is_dir():
         raise BadInput(
             f"--data-dir: {root} has no {split}/ directory; expected {split}/CLASS/IMAGE in it"
         )
-    found: dict[str, list[tuple[str, int, int]]] = {}
+    files_by_class: dict[str, list[tuple[str, int, int]]] = {}
     for name in sorted(entry.name for entry in os.scandir(base) if entry.is_dir()):
-        found[name] = sorted(_files(base / name), key=lambda file: file[0].rpartition("/")[::2])
-        if not found[name]:
+        files = sorted(_files(base / name), key=lambda file: file[0].rpartition("/")[::2])
+        if not files:
             raise BadInput(f"--data-dir: {base / name} has no images ({', '.join(EXTENSIONS)})")
-    if not found:
+        files_by_class[name] = files
+    if not files_by_class:
         raise BadInput(f"--data-dir: {base} has no class directories; expected {split}/CLASS/IMAGE")
-    return found
+    return files_by_class
 
 
 def _files(base: Path, under: str = "") -> Iterator[tuple[str, int, int]]:
-    """(path in ``base``, bytes, mtime in ns) of every image in it, at any depth. A link to nothing raises ``OSError``."""
+    """Yield (path relative to ``base``, bytes, mtime in ns) of every image in it, at any depth.
+
+    A dangling symbolic link with an image's suffix raises :class:`OSError`.
+    """
     with os.scandir(base / under) as entries:
         for entry in entries:
             if entry.is_dir():
                 yield from _files(base, f"{under}{entry.name}/")
             elif entry.name.lower().endswith(EXTENSIONS) and stat.S_ISREG(
-                (found := entry.stat()).st_mode
+                (status := entry.stat()).st_mode
             ):
-                yield f"{under}{entry.name}", found.st_size, found.st_mtime_ns
+                yield f"{under}{entry.name}", status.st_size, status.st_mtime_ns
 
 
 def _decode(
     paths: list[Path], size: int, label: str, quiet: bool
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """uint8 [N, S, S, 3], and why those that can't be decoded can't, by their place."""
+    """Return the images, uint8 [N, S, S, 3], and a reason for each that can't be decoded.
+
+    Reasons are keyed by index; the pixels at such an index are undefined. ``label`` names the
+    progress bar, which ``quiet`` hides.
+    """
     from PIL import Image, ImageOps
 
     images = np.empty((len(paths), size, size, 3), np.uint8)
     reasons: dict[int, str] = {}
 
-    def one(index: int) -> None:
+    def decode(index: int) -> None:
         try:
             with Image.open(paths[index], formats=IMAGE_FORMATS) as image:
                 images[index] = np.asarray(
@@ -200,31 +221,34 @@ def _decode(
             )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(one, range(len(paths)), chunksize=64)
-        for _ in progress_bar(label, done, unit="img", quiet=quiet, total=len(paths)):
+        results = pool.map(decode, range(len(paths)), chunksize=64)
+        for _ in progress_bar(label, results, unit="img", quiet=quiet, total=len(paths)):
             pass
     return images, reasons
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """An opened image in 8-bit RGB, the way up that its EXIF says, without its alpha. Raises ``ValueError`` where no range says what is white.
+    """Convert an opened image to 8-bit RGB without alpha, rotated as its EXIF data says.
 
-    Pillow's own conversion cuts greys of 16 bits off at 255, which leaves them white.
+    16-bit greys are scaled here, because Pillow's conversion clips them at 255, which leaves them
+    white. Raises :class:`ValueError` for 32-bit pixels, whose white level is unknown.
     """
     from PIL import Image, ImageOps
 
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise ValueError("32 bits a pixel have no known white; save it with 8 or 16")
+        raise ValueError(
+            "32-bit pixels have no known white level; save the image with 8 or 16 bits"
+        )
     if image.mode.startswith("I"):
         image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     elif "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+        image = image.convert("RGBA")  # Pillow warns if it goes directly to RGB
     return image.convert("RGB")
 
 
 def _header(path: Path, key: str) -> dict[str, str] | None:
-    """The cache's metadata, if the cache is whole and of these very files."""
+    """Return the cache's metadata, or ``None`` if it is missing, damaged or of another ``key``."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -256,5 +280,6 @@ def _write_cache(path: Path, folder: Folder, key: str) -> None:
         write_atomic(path, lambda file: file.write(save(folder.arrays, meta)))
     except OSError as error:
         log.info(
-            f"the decoded images could not be cached in {path.parent} ({error.strerror}); the next start decodes again"
+            f"the decoded images could not be cached in {path.parent} ({error.strerror}); "
+            "the next start decodes again"
         )

@@ -1,4 +1,4 @@
-"""Labelled images with their normalisation, and the stratified draw that splits them."""
+"""This module holds labelled images, normalises them and draws stratified samples."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ import torch
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+"""Mean and standard deviation of CIFAR-10's channels, for pixels in [0, 1]."""
 SPLIT_SEED = 0
+"""Seed of every draw that decides which images are in a split."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per-channel mean and standard deviation of [0, 1] pixels."""
+    """A normalisation subtracts a mean from each channel and divides by a standard deviation.
+
+    Both are for pixels in [0, 1].
+    """
 
     mean: tuple[float, ...] = CIFAR10_MEAN
     std: tuple[float, ...] = CIFAR10_STD
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> Normalisation:
-        """The one that travels with a model's weights, from its ``meta``."""
+        """Return the normalisation that is stored in a model's ``meta``."""
         return cls(tuple(meta["mean"]), tuple(meta["std"]))
 
     def on(self, device: torch.device) -> Normaliser:
-        """The same with its numbers on ``device``, for those who call it often: sending them waits for the device."""
+        """Return the same normalisation with its numbers on ``device``, for repeated use.
+
+        Calling the normalisation itself sends them each time, which waits for the device.
+        """
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
             for values in (self.mean, self.std)
@@ -35,45 +43,57 @@ class Normalisation:
         return Normaliser(mean, std)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, S, S] → float32 of the same shape and memory format."""
+        """Normalise uint8 images [N, 3, S, S] to float32 of the same shape and memory format."""
         return self.on(images.device)(images)
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """A :class:`Normalisation` whose mean and standard deviation, float32 [1, 3, 1, 1], lie on a device."""
+    """A normaliser is a :class:`Normalisation` whose numbers are on a device.
+
+    ``mean`` and ``std`` are float32 [1, 3, 1, 1].
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, S, S] on that device → float32 of the same shape and memory format."""
+        """Normalise uint8 images [N, 3, S, S] on its device to float32.
+
+        Shape and memory format stay the same.
+        """
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
 class Split:
-    """``images``: uint8 [N, 3, 32, 32] in channels_last memory; ``labels``: int64 [N]; on one device."""
+    """A split holds images and their labels, both on the same device."""
 
     images: torch.Tensor
+    """uint8 [N, 3, S, S] in channels_last memory; S is 32 in all data sets."""
     labels: torch.Tensor
+    """int64 [N]."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> Split:
-        where = torch.from_numpy(indices).to(self.labels.device)
-        return Split(self.images.permute(0, 2, 3, 1)[where].permute(0, 3, 1, 2), self.labels[where])
+        """Return a split with copies of the images and labels at ``indices``, in that order."""
+        chosen = torch.from_numpy(indices).to(self.labels.device)
+        images = self.images.permute(0, 2, 3, 1)[chosen].permute(0, 3, 1, 2)
+        return Split(images, self.labels[chosen])
 
     def blocks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(images, labels) in order, ``size`` at a time."""
+        """Yield (images, labels) in order, ``size`` at a time; the last block may be smaller."""
         yield from zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
 def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """``n`` sorted indices with each class in proportion (largest remainders), drawn with ``seed``.
+    """Draw ``n`` indices into ``labels`` with each class in proportion; return them sorted.
 
-    Our own rather than scikit-learn's, which refuses classes with one member and n below the class count.
+    Quotas are rounded by largest remainders. If ``n`` is at least the number of labels, all indices
+    are returned. Scikit-learn's stratified split is not used because it refuses classes with one
+    member, and an ``n`` below the number of classes.
     """
     if n >= len(labels):
         return np.arange(len(labels))

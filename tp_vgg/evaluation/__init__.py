@@ -1,1 +1,1 @@
-"""What a network gets right, counted and recorded."""
+"""This package measures the accuracy of networks and records it."""

@@ -1,4 +1,4 @@
-"""Accuracy over a split."""
+"""This module measures which images of a split a network classifies correctly."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from tp_vgg.machine.memory import halved
 from tp_vgg.machine.precision import autocast, exact_fp32
 
 EVALUATION_BLOCK = 500
+"""Images per forward pass: a fixed number, so that the results do not depend on the memory."""
 
 
 def classes_of(logits: torch.Tensor) -> torch.Tensor:
-    """The predicted class of each row of ``logits`` [N, classes], int64 [N]; −1, which is never right, where one of them is not finite
-    (``argmax`` takes a NaN for the largest)."""
+    """Return the predicted class, int64 [N], of each row of ``logits`` [N, classes].
+
+    It is −1, which is never right, if a logit of the row is not finite: ``argmax`` would take a NaN
+    for the largest.
+    """
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 
 
@@ -30,29 +34,33 @@ def predictions(
     precision: torch.dtype = torch.float32,
     label: str = "",
 ) -> torch.Tensor:
-    """Predicted class of each image (:func:`classes_of`), int64 [N], in fixed blocks of 500 so that the numbers do not depend on memory; in halves of that
-    from where memory runs out on, with a warning. ``label``: of the progress bar; none without."""
+    """Return the predicted class (:func:`classes_of`) of each image in eval mode, int64 [N].
+
+    The images go through the model in blocks of :data:`EVALUATION_BLOCK`. If memory runs out, the
+    block size is halved from there on, with a warning. ``precision``: float32, or bfloat16 for
+    autocast. ``label``: the label of the progress bar; if empty, there is none.
+    """
     device, size = split.labels.device, EVALUATION_BLOCK
     was_training = model.training
     model.eval()
-    found: list[torch.Tensor] = []
+    classes: list[torch.Tensor] = []
     normalise = normalisation.on(device)
     bar = progress_bar(label, unit="img", total=len(split), leave=False)
     try:
-        while (done := sum(map(len, found))) < len(split):
+        while (start := sum(map(len, classes))) < len(split):
             try:
                 with exact_fp32(), autocast(device, precision):
-                    found.append(classes_of(model(normalise(split.images[done : done + size]))))
-                bar.update(len(found[-1]))
+                    classes.append(classes_of(model(normalise(split.images[start : start + size]))))
+                bar.update(len(classes[-1]))
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or size == 1:
                     raise
-            size = halved(size)  # here, where the failed attempt is no longer held
+            size = halved(size)  # outside the handler, so that the failed pass's memory is free
     finally:
         bar.close()
         model.train(was_training)
-    return torch.cat(found)
+    return torch.cat(classes)
 
 
 def accuracy(
@@ -62,7 +70,10 @@ def accuracy(
     precision: torch.dtype = torch.float32,
     label: str = "",
 ) -> Accuracy:
-    """Accuracy in eval mode with its 95 % interval."""
+    """Measure the accuracy of a model in eval mode, with its 95 % interval.
+
+    The arguments are those of :func:`predictions`.
+    """
     return Accuracy.of(int(hits(model, split, normalisation, precision, label).sum()), len(split))
 
 
@@ -73,8 +84,10 @@ def hits(
     precision: torch.dtype = torch.float32,
     label: str = "",
 ) -> np.ndarray:
-    """Which images the model gets right in eval mode, bool [N]."""
-    found: np.ndarray = (
-        (predictions(model, split, normalisation, precision, label) == split.labels).cpu().numpy()
-    )
-    return found
+    """Return for each image whether the model in eval mode classifies it correctly, bool [N].
+
+    The arguments are those of :func:`predictions`.
+    """
+    classes = predictions(model, split, normalisation, precision, label)
+    correct: np.ndarray = (classes == split.labels).cpu().numpy()
+    return correct

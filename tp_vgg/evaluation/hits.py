@@ -1,4 +1,4 @@
-"""Which images a network gets right, as a short text (no torch)."""
+"""Hits say which images a network classifies correctly; here they become short texts (no torch)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ if TYPE_CHECKING:
 
 
 def pack_hits(hits: np.ndarray) -> str:
-    """Which images a model gets right, bool or 0 and 1 [n], one bit an image as base64."""
+    """Pack hits (bool, or 0 and 1, [n]) into base64 with one bit per image."""
     import numpy as np
 
     return base64.b64encode(np.packbits(np.asarray(hits, bool)).tobytes()).decode()
 
 
 def unpack_hits(text: str, n: int) -> np.ndarray:
-    """The inverse of :func:`pack_hits`, bool [n]. Raises ``ValueError`` for a text that is not of ``n`` images."""
+    """Unpack what :func:`pack_hits` returned to bool [n].
+
+    Raises ``ValueError`` if the text is not base64 or its length does not fit ``n`` images.
+    """
     import numpy as np
 
     raw = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)

@@ -1,4 +1,4 @@
-"""What was measured of one model, and its JSON (no torch)."""
+"""This module holds the record of a model: its measured values and their JSON (no torch)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tp_vgg.stats import paired_difference
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What one saved model is and what it was measured at; one entry of ``metrics.json``."""
+    """A model record describes one checkpoint and its measured values."""
 
     checkpoint: str
     """Path relative to the run directory."""
     sha256: str
-    """Of the checkpoint's bytes: a record that does not match its file is stale."""
+    """Hash of the checkpoint's bytes: a record that does not match its file is stale."""
     baseline: str | None
-    """``sha256`` of the dense model that it was pruned from; ``None`` for a baseline."""
+    """``sha256`` of the dense model that the model was pruned from; ``None`` for a baseline."""
     key: str
-    """Fingerprint of the settings that made it; empty for a file made elsewhere."""
+    """Fingerprint of the settings that the model was made with; empty if made elsewhere."""
     val: Accuracy
     test: Accuracy
     params: int
@@ -33,44 +33,55 @@ class ModelRecord:
     macs: int
     """Multiply-accumulates of conv and linear layers for one image."""
     bytes: int
-    """Size of the file."""
+    """Size of the checkpoint file."""
     spec: dict[str, Any]
     sparsity: dict[str, float]
-    """Fraction of exact zeros in each conv's and linear's weight."""
+    """Fraction of exact zeros in the weight of each conv and linear layer."""
     data: dict[str, Any]
     """Data set, its fingerprint, and the number of images of each split."""
     environment: dict[str, str | int | None]
     peak_bytes: int
-    """Peak memory of the stage: allocated on CUDA, resident on the CPU."""
+    """Peak memory of the stage in bytes: allocated on CUDA, resident on the CPU."""
     hits: str
-    """Which test images it gets right, by :func:`~tp_vgg.evaluation.hits.pack_hits`."""
+    """Correct or not for each test image, packed by :func:`~tp_vgg.evaluation.hits.pack_hits`."""
     command: str
-    """The command line that made it; empty from Python."""
+    """The command line that made the model; empty if made from Python."""
     notes: tuple[str, ...] = ()
 
     def drop_against(self, dense: ModelRecord) -> tuple[float, float, float]:
-        """Percentage points of test accuracy below ``dense``, measured on the same images, with the 95 % interval of the paired difference."""
+        """Return the drop in test accuracy against ``dense`` and its 95 % interval (low, high).
+
+        All three are percentage points; the drop is positive if accuracy was lost. The interval is
+        that of the paired difference (:func:`tp_vgg.stats.paired_difference`). Both models must
+        have been measured on the same images.
+        """
         mine, before = unpack_hits(self.hits, self.test.n), unpack_hits(dense.hits, dense.test.n)
         lost, gained = int((before & ~mine).sum()), int((mine & ~before).sum())
         low, high = paired_difference(lost, gained, self.test.n)
         return 100 * (lost - gained) / self.test.n, 100 * low, 100 * high
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the record in plain types only, for its JSON file."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelRecord:
-        """Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything that :meth:`to_dict` did not write, and for what no model can be."""
+        """Read what :meth:`to_dict` returned.
+
+        Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else, and for values that
+        contradict each other or the spec.
+        """
         record = typed(cls, data)
         record._check()
         return record
 
     def _check(self) -> None:
+        """Raise an error if the values contradict each other or the spec."""
         spec = spec_from_dict(self.spec)
         check_counts(self.val)
         check_counts(self.test)
         if unpack_hits(self.hits, self.test.n).sum() != self.test.correct:
-            raise ValueError("hits of another count than the accuracy's")
+            raise ValueError("hits that are not as many as the accuracy says")
         if (self.params, self.macs) != (
             spec.params(),
             spec.macs(),
@@ -85,14 +96,14 @@ class ModelRecord:
         if not all(
             type(self.data[name]) is str for name in ("dataset", "fingerprint")
         ) or not is_count(self.data["train"]):
-            raise TypeError("not what a record says of its images")
+            raise TypeError("data without a name, a fingerprint or a count of training images")
         if (self.data["val"], self.data["test"]) != (self.val.n, self.test.n) or not is_count(
             self.bytes
         ):
-            raise ValueError("counts of other images")
+            raise ValueError("image counts that are not the accuracies', or no file size")
 
     def metrics(self) -> dict[str, Any]:
-        """The entry in ``metrics.json`` (the contract's names)."""
+        """Return the entry in ``metrics.json``; its names are fixed."""
         return {
             "checkpoint": self.checkpoint,
             "accuracy": {

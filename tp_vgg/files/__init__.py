@@ -1,1 +1,1 @@
-"""Files that are whole or absent, and files from elsewhere that are read with care."""
+"""This package writes files whole or not at all, and reads files of others with care."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Every file that is written here is whole or absent, even after a crash."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tp_vgg.errors import BadInput
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file that appears under ``path`` only once it is whole and on the disk.
+    """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk.
 
-    Until then it lies beside it as ``NAME.*.partial``; whatever goes wrong, ``path`` is left as it was. Raises :class:`BadInput` for a
-    directory of that name.
+    Until then it is in the same directory as ``NAME.*.partial``. If anything goes wrong, ``path``
+    stays as it was and the error is raised. Missing directories are created. Raises
+    :class:`BadInput` if ``path`` is a directory.
     """
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
@@ -35,23 +36,27 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            raise error.__context__ from None  # torch.save trips over its own clean-up and hides what the disk said
+            # torch.save fails in its own clean-up and so hides the disk's error.
+            raise error.__context__ from None
         raise
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a finished file its final name, in the same directory, and make that last."""
+    """Rename a finished file to ``target``, in the same directory, and sync that to the disk."""
     source.replace(target)
     sync_directory(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """:func:`write_atomic` for UTF-8 text; what has no UTF-8 (of a file's name that is none) stands as its escape."""
+    """Write ``text`` as UTF-8 by :func:`write_atomic`.
+
+    Characters that UTF-8 can't encode, from an undecodable file name, are written as escapes.
+    """
     write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, data: object) -> None:
-    """:func:`write_atomic` for JSON; NaN and Infinity are refused."""
+    """Write ``data`` as JSON by :func:`write_atomic`; raises ``ValueError`` for NaN or infinity."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
@@ -62,6 +67,7 @@ def _umask() -> int:
 
 
 def sync_directory(directory: Path) -> None:
+    """Sync a directory to the disk, so that the names of new files survive a crash."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

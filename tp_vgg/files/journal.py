@@ -1,4 +1,4 @@
-"""An append-only journal of finished work, under the key of that work."""
+"""A journal records finished pieces of work, so that an interrupted command can resume."""
 
 from __future__ import annotations
 
@@ -12,60 +12,64 @@ from tp_vgg.files.atomic import sync_directory
 
 
 def parked_path(path: Path, key: str) -> Path:
-    """Where unfinished work of the name ``path`` lies while other work has the name."""
+    """Return the path to which unfinished work is moved while other work uses ``path``."""
     return path.with_name(f"{key[:8]}.{path.name}")
 
 
 class Journal:
-    """Finished pieces of work as JSON lines, each on the disk before the next is begun.
+    """A journal is an append-only file of JSON lines, one per finished piece of work.
 
-    The first line holds the key of the work. What a torn line and all behind it said is dropped; other work's journal of the same
-    name is put parked_path, where a rerun of that work finds it.
+    Its first line holds the key of the work. A torn line and everything after it are dropped. If
+    ``path`` holds the journal of other work, that is moved to :func:`parked_path`, where a rerun of
+    that work finds it. Raises :class:`BadInput` if ``path`` is a link or not a regular file.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise BadInput(f"{path}: is not a journal; move it away")
-        found, entries, whole = _read_lines(path)
-        if found is not None and found != key:
-            path.replace(parked_path(path, found))
-        mine = parked_path(path, key)
-        if found != key and mine.is_file():
-            mine.replace(path)
-            found, entries, whole = _read_lines(path)
-        if found != key:
-            entries, whole = [], 0
+        found_key, entries, intact_bytes = _read_lines(path)
+        if found_key is not None and found_key != key:
+            path.replace(parked_path(path, found_key))
+        parked = parked_path(path, key)
+        if found_key != key and parked.is_file():
+            parked.replace(path)
+            found_key, entries, intact_bytes = _read_lines(path)
+        if found_key != key:
+            entries, intact_bytes = [], 0
         self.entries = entries
-        """What was on the disk when the journal was opened, in order."""
+        """Entries that were on the disk when the journal was opened, in order."""
         if path.is_file():
-            os.truncate(path, whole)
-        if not whole:
+            os.truncate(path, intact_bytes)
+        if not intact_bytes:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.append({"key": key})
             sync_directory(path.parent)
 
     @staticmethod
     def key_of(path: Path) -> str | None:
-        """Whose journal lies at ``path``, if any does."""
+        """Return the key of the journal at ``path``; None if there is no journal."""
         return _read_lines(path)[0]
 
     def append(self, *entries: dict[str, Any]) -> None:
-        """Write ``entries`` behind the others; they are on the disk when this returns."""
+        """Append ``entries``; they are on the disk when this returns."""
         with self._path.open("ab") as file:
             file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
             file.flush()
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """The work is finished and stands elsewhere."""
+        """Delete the journal, once the finished work is saved elsewhere."""
         self._path.unlink(missing_ok=True)
 
 
 def _read_lines(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
-    """The key in the first line of ``path`` (``None`` where there is none), the whole JSON objects behind it, and the bytes that all
-    of these take."""
-    entries, whole = [], 0
+    """Return the key in the first line, the entries after it, and how many bytes all these take.
+
+    Reading stops at the first line that is torn or not a JSON object. Without an alphanumeric key
+    the result is (None, [], 0).
+    """
+    entries, intact_bytes = [], 0
     if path.is_file():
         for line in path.read_bytes().splitlines(keepends=True):
             try:
@@ -75,6 +79,8 @@ def _read_lines(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
             if not line.endswith(b"\n") or not isinstance(entry, dict):
                 break
             entries.append(entry)
-            whole += len(line)
+            intact_bytes += len(line)
     key = entries[0].get("key") if entries else None
-    return (key, entries[1:], whole) if isinstance(key, str) and key.isalnum() else (None, [], 0)
+    if not isinstance(key, str) or not key.isalnum():
+        return None, [], 0
+    return key, entries[1:], intact_bytes

@@ -1,4 +1,4 @@
-"""The lock on a run directory."""
+"""A run directory is locked while a command works in it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from pathlib import Path
 from tp_vgg.errors import BadInput
 
 _TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.partial")
-"""What :func:`~tp_vgg.files.atomic.write_atomic` calls a file that is not whole."""
+"""Names that :func:`~tp_vgg.files.atomic.write_atomic` gives to unfinished files."""
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold ``directory`` (made where missing) for one command at a time.
+    """Hold the lock on ``directory``, so that one command at a time works in it.
 
-    Raises :class:`BadInput` naming the holder's pid, and for a lock that is no file of its own: a link's target would be written over.
-    The system frees the lock of a process that dies; what it was writing is removed.
+    A missing directory is created. Raises :class:`BadInput` if another process holds the lock
+    (naming its pid), or if the lock is a link or not a regular file: a link's target would be
+    overwritten. The system frees the lock of a process that dies. Unfinished files that such a
+    process left, up to two levels deep, are deleted.
     """
     directory.mkdir(parents=True, exist_ok=True)
     lock = directory / ".lock"
@@ -38,9 +40,10 @@ def locked(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
+        # The deepest directory with files is OUT/TAG/plots.
         for path in (
             path for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}*.partial")
-        ):  # OUT/TAG/plots
+        ):
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         yield

@@ -1,4 +1,4 @@
-"""Text and JSON from files that anybody may have written."""
+"""Text and JSON are read here from files that anybody may have written."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 from tp_vgg.errors import BadInput
 
 MAX_JSON = 64 << 20
-"""Bytes of a record; a long sweep's has some thousands."""
-_DEEPEST = 20
-"""Of objects and lists in each other."""
+"""Size limit of a JSON file in bytes; the record of a long sweep has some thousands."""
+_MAX_DEPTH = 20
+"""Limit on the levels of nesting in a JSON file; the innermost values count as a level."""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``; ``None`` where there is no file. Raises :class:`BadInput` for anything else, and for numbers that are none."""
+    """Return the JSON object in ``path``; None if there is no file.
+
+    Raises :class:`BadInput` if the file can't be read, is not a JSON object, is larger than
+    :data:`MAX_JSON`, is nested too deeply, or holds a number that is NaN or infinite.
+    """
     try:
         data = json.loads(read_text(path, MAX_JSON), parse_float=_finite, parse_constant=_finite)
         if _is_deep(data):
@@ -32,15 +36,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return data
 
 
-def read_text(path: Path, most: int) -> str:
-    """The UTF-8 text of a regular file of ``most`` bytes at most. Raises ``OSError`` or ``ValueError`` for any other; a pipe or a device
-    is not waited for."""
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return the UTF-8 text of a regular file of at most ``max_bytes`` bytes.
+
+    Raises ``OSError`` if it can't be read or is not a regular file (a pipe or device is not waited
+    for), and ``ValueError`` if it is larger or is not UTF-8.
+    """
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: not a regular file")
     with path.open("rb") as file:
-        raw = file.read(most + 1)
-    if len(raw) > most:
-        raise ValueError(f"{path}: over {most} bytes")
+        raw = file.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise ValueError(f"{path}: over {max_bytes} bytes")
     return raw.decode()
 
 
@@ -51,6 +58,6 @@ def _finite(text: str) -> float:
     return value
 
 
-def _is_deep(data: object, left: int = _DEEPEST) -> bool:
+def _is_deep(data: object, levels: int = _MAX_DEPTH) -> bool:
     inner = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-    return left == 0 or any(_is_deep(one, left - 1) for one in inner)
+    return levels == 0 or any(_is_deep(value, levels - 1) for value in inner)

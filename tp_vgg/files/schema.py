@@ -1,4 +1,7 @@
-"""Frozen tables from plain values that anybody may have written: each field is of the very type that it is said to have."""
+"""Dataclasses are built here from values that anybody may have written, with types checked.
+
+A field gets a value of exactly the type that it is annotated with.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,35 @@ from tp_vgg.files.read import read_json
 T = TypeVar("T")
 Table = TypeVar("Table", covariant=True)
 LARGEST = 1 << 60
-"""Of any number: what is reckoned from it stays finite."""
+"""Largest magnitude of a number from a file, so that results computed from it stay finite."""
 
 
 def typed(cls: Callable[..., T], data: object, *, more: bool = False) -> T:
-    """The dataclass ``cls`` from a mapping of its fields, lists as tuples; fields with a default may be missing. ``more``: other fields are
-    passed over. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
+    """Build the dataclass ``cls`` from a mapping of its fields.
+
+    A list becomes a tuple if the field is a tuple, an int a float if it is a float. Fields with a
+    default may be missing; with ``more``, unknown fields are ignored. Raises ``TypeError``,
+    ``KeyError`` or ``ValueError`` if ``data`` does not fit.
+    """
     if not isinstance(data, Mapping):
         raise TypeError(f"not an object with the fields of {cls.__name__}")
-    kinds = _kinds(cls)
-    if not more and set(data) - set(kinds):
-        raise KeyError(f"fields that {cls.__name__} has not")
-    return cls(**{name: _value(kind, data[name]) for name, kind in kinds.items() if name in data})
+    types_of = _field_types(cls)
+    if not more and set(data) - set(types_of):
+        raise KeyError(f"unknown fields for {cls.__name__}")
+    return cls(
+        **{name: _value(kind, data[name]) for name, kind in types_of.items() if name in data}
+    )
 
 
 class FromDict(Protocol[Table]):
-    """A class whose tables are made from plain values."""
+    """A FromDict is a class whose tables can be built from plain values."""
 
-    def from_dict(self, data: Any, /) -> Table: ...
+    def from_dict(self, data: Any, /) -> Table:
+        """Build a table; raises ``TypeError``, ``KeyError`` or ``ValueError`` for other data."""
 
 
 def table_of(cls: FromDict[Table], data: object) -> Table | None:
-    """The table that plain values hold; ``None`` where they hold none of this version."""
+    """Return the table in ``data``; None if ``data`` is not a valid table of this version."""
     try:
         return cls.from_dict(data)
     except (TypeError, KeyError, ValueError):
@@ -44,7 +54,7 @@ def table_of(cls: FromDict[Table], data: object) -> Table | None:
 
 
 def read_table(path: Path, cls: FromDict[Table]) -> Table | None:
-    """The table in a JSON file; ``None`` where there is no file, or none of this version in it."""
+    """Return the table in a JSON file; None if there is no file or no valid table in it."""
     try:
         return table_of(cls, read_json(path))
     except BadInput:
@@ -52,7 +62,7 @@ def read_table(path: Path, cls: FromDict[Table]) -> Table | None:
 
 
 @cache
-def _kinds(cls: Any) -> dict[str, Any]:
+def _field_types(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -68,12 +78,12 @@ def _value(kind: Any, value: Any) -> Any:
     elif origin is Literal:
         good = type(value) is str and value in args
     elif origin in (Union, types.UnionType):
-        first = next(one for one in args if one is not types.NoneType)
+        first = next(member for member in args if member is not types.NoneType)
         return _value(type(value) if type(value) in args else first, value)
     elif origin is tuple and isinstance(value, list | tuple):
-        return tuple(_value(args[0], one) for one in value)
+        return tuple(_value(args[0], item) for item in value)
     elif origin is dict and isinstance(value, dict):
-        return {_value(args[0], key): _value(args[1], one) for key, one in value.items()}
+        return {_value(args[0], key): _value(args[1], item) for key, item in value.items()}
     elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return typed(kind, value)
     else:

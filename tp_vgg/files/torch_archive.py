@@ -1,7 +1,8 @@
-"""A ``.pth`` file, looked through before torch reads it: what it names, what it declares, and whether that is there.
+"""A ``.pth`` file is checked here before torch reads it: its contents, sizes and checksums.
 
-``torch.load(weights_only=True)`` runs no code from the file, but it believes sizes: a storage may be said to be larger than its bytes, a tensor
-than its storage, an archive's member than the archive. Here the pickle is interpreted once with stand-ins in the place of tensors.
+``torch.load(weights_only=True)`` runs no code from the file, but it trusts sizes: the file may
+declare a storage larger than its bytes, a tensor larger than its storage, or an archive member
+larger than the archive. So the pickle is interpreted once with stand-ins in place of tensors.
 """
 
 from __future__ import annotations
@@ -24,22 +25,26 @@ import torch
 from tp_vgg.errors import BadInput
 
 MAX_PICKLE = 16 << 20
-"""Bytes of names and shapes; a VGG's are some thousands."""
+"""Size limit in bytes of a pickle of names and shapes; a VGG's has some thousands."""
 _DIRECTORY = 0x10
-"""The MS-DOS attribute in an archive's headers."""
+"""MS-DOS attribute in an archive's headers that marks a member as a directory."""
 _MAGIC = 0x1950A86A20F9469CFC6C
-"""What files of torch before 1.6 begin with, and their version."""
+"""Number at the beginning of every file of torch before 1.6."""
 _LEGACY_VERSION = 1001
+"""Version number of the format of torch before 1.6."""
 _ITEM_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8,
     "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
 }  # fmt: skip
-"""torch's storage classes."""
+"""Bytes per element, by the name of torch's storage class without "Storage"."""
 
 
 def read_archive(path: Path) -> object:
-    """What ``torch.save`` wrote, on the CPU. Raises :class:`BadInput` for files that hold or claim anything but plain types and tensors
-    whose bytes are in the file, :class:`OSError` where it can't be read."""
+    """Return the object that ``torch.save`` wrote, with its tensors on the CPU.
+
+    Raises :class:`BadInput` if the file holds or declares anything but plain types and tensors
+    whose bytes are in the file, and :class:`OSError` if it can't be read.
+    """
     if path.exists() and not path.is_file():
         raise BadInput("not a regular file")
     with path.open("rb") as file:
@@ -51,7 +56,8 @@ def read_archive(path: Path) -> object:
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:100]
             raise BadInput(f"can't be read as a checkpoint ({reason!a})") from None
         file.seek(0)
-        with warnings.catch_warnings(action="ignore"):  # about files that are refused below
+        # torch warns about some files before it refuses them.
+        with warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -64,12 +70,12 @@ _DAMAGE = (
     RecursionError,
     NotImplementedError,
 )
-"""What unpickling stand-ins and reading a damaged archive raise."""
+"""Exceptions that a damaged archive or pickle raises while it is checked."""
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """The stand-in of a storage class."""
+class _StorageClass:
+    """A stand-in for one of torch's storage classes."""
 
     item_bytes: int
 
@@ -79,19 +85,23 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Storage:
-    key: str
-    kind: _Kind
-    count: int
-    """Elements."""
+    """A stand-in for a storage, the data of one or more tensors."""
 
-    __setstate__ = _Kind.__setstate__
+    key: str
+    kind: _StorageClass
+    count: int
+    """Number of elements."""
+
+    __setstate__ = _StorageClass.__setstate__
 
 
 @dataclass(frozen=True)
 class _Tensor:
+    """A stand-in for a tensor."""
+
     storage: _Storage
 
-    __setstate__ = _Kind.__setstate__
+    __setstate__ = _StorageClass.__setstate__
 
 
 def _check(file: BinaryIO) -> None:
@@ -115,7 +125,8 @@ def _check_zip(file: BinaryIO) -> None:
                 r"[\w.-]+(/[\w.-]+)*", name, re.ASCII
             ) and ".." not in info.filename.split("/")
             stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
-            # Of a member that is marked as a directory torch reads nothing and leaves the tensor's memory as it was.
+            # torch reads nothing from a member that is marked as a directory, and then leaves the
+            # memory of the tensor uninitialised.
             if (
                 not plain
                 or not stored
@@ -130,71 +141,82 @@ def _check_zip(file: BinaryIO) -> None:
             len({root for root, _ in members}) != 1
             or sum(info.file_size for info in members.values()) > size
         ):
-            raise BadInput("refused: its members are not those of one torch.save")
-        named = {name: info for (_, name), info in members.items()}
-        if "data.pkl" not in named or "constants.pkl" in named:
-            raise BadInput("refused: not an archive of torch.save (a TorchScript program is none)")
-        if named["data.pkl"].file_size > MAX_PICKLE:
+            raise BadInput("refused: its members are not those of one call of torch.save")
+        by_name = {name: info for (_, name), info in members.items()}
+        if "data.pkl" not in by_name or "constants.pkl" in by_name:
+            raise BadInput("refused: not written by torch.save (TorchScript programs are not read)")
+        if by_name["data.pkl"].file_size > MAX_PICKLE:
             raise BadInput("refused: its pickle is too large")
-        for key, storage in _Stand(io.BytesIO(archive.read(named["data.pkl"]))).found.items():
-            data = named.get(f"data/{key}")
+        pickled = _CheckingUnpickler(io.BytesIO(archive.read(by_name["data.pkl"])))
+        for key, storage in pickled.storages.items():
+            data = by_name.get(f"data/{key}")
             if data is None or data.file_size != storage.count * storage.kind.item_bytes:
                 raise BadInput(
-                    f"damaged: tensor data {ascii(key)[:40]} is not as long as it is said to be"
+                    f"damaged: tensor data {ascii(key)[:40]} does not have the declared length"
                 )
         for info in members.values():
-            _check_sum(archive, info)
+            _check_crc(archive, info)
 
 
-def _check_sum(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    with archive.open(info) as member:  # which raises where the bytes do not add up
+def _check_crc(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    with archive.open(info) as member:  # reading to the end raises BadZipFile if the CRC differs
         while member.read(1 << 20):
             pass
 
 
 def _check_legacy(file: BinaryIO) -> None:
-    """Five pickles (magic number, version, system, object, keys of the storages), then each storage's length and bytes."""
+    """Check a file of torch before 1.6.
+
+    It holds five pickles (magic number, version, system, object, keys of the storages), and then
+    the length and the bytes of each storage.
+    """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    text = io.BytesIO(file.read(MAX_PICKLE))
-    parts = [_Stand(text) for _ in range(5)]  # each begins where the one before ended
-    magic, version, _, _, keys = (part.value for part in parts)
+    beginning = io.BytesIO(file.read(MAX_PICKLE))
+    # Each pickle begins where the one before ended.
+    pickles = [_CheckingUnpickler(beginning) for _ in range(5)]
+    magic, version, _, _, keys = (part.value for part in pickles)
     if magic != _MAGIC or version != _LEGACY_VERSION or not isinstance(keys, list):
-        raise BadInput(
-            "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
-        )
-    storages = parts[3].found
+        raise BadInput(_OBJECTS)
+    storages = pickles[3].storages
     if set(keys) != set(storages) or len(keys) != len(storages):
-        raise BadInput("damaged: its tensor data is not that of its tensors")
-    place = text.tell()
+        raise BadInput("damaged: its list of tensor data does not match its tensors")
+    offset = beginning.tell()
     for key in keys:
-        file.seek(place)
+        file.seek(offset)
         storage = storages[key]
         if int.from_bytes(file.read(8), "little") != storage.count:
             raise BadInput(
-                f"damaged: tensor data {ascii(key)[:40]} is not as long as it is said to be"
+                f"damaged: tensor data {ascii(key)[:40]} does not have the declared length"
             )
-        place += 8 + storage.count * storage.kind.item_bytes
-    if place != size:
+        offset += 8 + storage.count * storage.kind.item_bytes
+    if offset != size:
         raise BadInput("damaged: shorter or longer than its tensors")
 
 
-class _Stand(pickle.Unpickler):
-    """Reads one pickle with stand-ins for tensors; what is not known is refused, and nothing that it names is imported."""
+class _CheckingUnpickler(pickle.Unpickler):
+    """A checking unpickler reads one pickle with stand-ins for tensors.
+
+    It refuses every name that it does not know, and imports nothing that the pickle names.
+    """
 
     def __init__(self, file: io.BytesIO) -> None:
         self._check_opcodes(file)
         super().__init__(file)
-        self.found: dict[str, _Storage] = {}
-        """Storages that tensors refer to, by key."""
+        self.storages: dict[str, _Storage] = {}
+        """Storages that the pickle refers to, by key."""
         self.value: object = self.load()
 
     @staticmethod
     def _check_opcodes(file: io.BytesIO) -> None:
-        """Leave ``file`` where it was. The C unpickler allots a memo as long as the largest index that it is told."""
+        """Refuse opcodes that ``torch.save`` does not write, and leave ``file`` at its position.
+
+        A memo index above the number of opcodes so far is refused too: the C unpickler allocates a
+        memo as long as the largest index.
+        """
         start = file.tell()
-        for place, (code, argument, _) in enumerate(pickletools.genops(file)):
-            if "PUT" in code.name and int(argument or 0) > place:
+        for position, (code, argument, _) in enumerate(pickletools.genops(file)):
+            if "PUT" in code.name and int(argument or 0) > position:
                 raise BadInput("refused: its pickle numbers more objects than it holds")
             if code.name in (
                 "INST",
@@ -211,18 +233,21 @@ class _Stand(pickle.Unpickler):
         file.seek(start)
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
-        kind = _ITEM_BYTES.get(name.removesuffix("Storage")) if module == "torch" else None
-        if kind and name.endswith("Storage"):
-            return _Kind(kind)
+        """Return the stand-in for a name in the pickle; raises :class:`BadInput` without one."""
+        if (module, name) in _STAND_INS:
+            return _STAND_INS[module, name]
+        item_bytes = _ITEM_BYTES.get(name.removesuffix("Storage")) if module == "torch" else None
+        if item_bytes and name.endswith("Storage"):
+            return _StorageClass(item_bytes)
         if module.partition(".")[0] == "torch" and "_rebuild_" in name:
             raise BadInput(
-                f"refused: {name!a:.40}: every tensor must be a dense CPU tensor (not sparse, quantized or meta)"
+                f"refused: {name!a:.40}: every tensor must be a dense CPU tensor "
+                "(not sparse, quantized or meta)"
             )
         raise BadInput(_OBJECTS)
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """Return the stand-in for the storage that ``pid`` names; refuse any other reference."""
         if (
             not isinstance(pid, tuple)
             or len(pid) not in (5, 6)
@@ -231,21 +256,21 @@ class _Stand(pickle.Unpickler):
         ):
             raise BadInput("refused: a reference to something other than tensor data")
         _, kind, key, _, count = pid[:5]
-        if type(kind) is not _Kind or type(key) is not str or not _is_size(count):
+        if type(kind) is not _StorageClass or type(key) is not str or not _is_size(count):
             raise BadInput("refused: a reference to something other than tensor data")
         storage = _Storage(key, kind, count)
-        if self.found.setdefault(key, storage) != storage:
+        if self.storages.setdefault(key, storage) != storage:
             raise BadInput(
-                f"refused: tensor data {ascii(key)[:40]} is said to be of two kinds or lengths"
+                f"refused: tensor data {ascii(key)[:40]} is declared with two types or lengths"
             )
         return storage
 
 
 class _Ordered(OrderedDict[object, object]):
+    """An OrderedDict with no attribute but the ``_metadata`` (module versions) of a state dict."""
+
     def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict) or set(state) != {
-            "_metadata"
-        }:  # modules' versions, in every state dict
+        if not isinstance(state, dict) or set(state) != {"_metadata"}:
             raise BadInput(_OBJECTS)
 
 
@@ -257,16 +282,16 @@ _OBJECTS = (
 def _rebuild(
     storage: object, offset: object, size: object, stride: object, *rest: object
 ) -> _Tensor:
-    """``torch._utils._rebuild_tensor_v2``."""
-    good = (
+    """Check the arguments of ``torch._utils._rebuild_tensor_v2`` and return a stand-in."""
+    valid = (
         type(storage) is _Storage
         and _is_size(offset)
-        and all(type(sides) is tuple and all(map(_is_size, sides)) for sides in (size, stride))
+        and all(type(sizes) is tuple and all(map(_is_size, sizes)) for sizes in (size, stride))
         and len(size) == len(stride) <= 8  # type: ignore[arg-type]
         and len(rest) in (2, 3)
         and not any(rest[2:])
     )
-    if not good:
+    if not valid:
         raise BadInput("refused: a tensor that torch.save does not write")
     assert (
         isinstance(storage, _Storage)
@@ -274,14 +299,14 @@ def _rebuild(
         and isinstance(size, tuple)
         and isinstance(stride, tuple)
     )
-    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if prod(size) and (last >= storage.count or prod(size) > storage.count):
         raise BadInput(f"refused: a tensor of {ascii(size)[:40]} reaches outside of its data")
     return _Tensor(storage)
 
 
 def _parameter(data: object, *_: object) -> object:
-    """``torch._utils._rebuild_parameter``."""
+    """Return the tensor of a parameter, in place of ``torch._utils._rebuild_parameter``."""
     return data
 
 
@@ -289,7 +314,7 @@ def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 48
 
 
-_KNOWN: dict[tuple[str, str], Callable[..., object]] = {
+_STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): _Ordered,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_parameter"): _parameter,

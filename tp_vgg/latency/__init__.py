@@ -1,1 +1,1 @@
-"""How long a network takes, measured in turns, and why."""
+"""This package measures the time of a network's forward pass and explains the speed-up."""

@@ -1,4 +1,8 @@
-"""What a pruned network's forward pass takes, beside the dense one's: measured in turns, with an A/A control, and explained."""
+"""The benchmark times the forward passes of pruned networks and of the dense one.
+
+They are timed in turns, with a copy of the dense network as an A/A control. Fixed rules explain the
+result.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,8 @@ from tp_vgg.stats import quartiles
 
 _CONTROL, _EAGER = "control", "dense in eager mode"
 _MODEL = "model "
-"""Before a model's name among the sides of a case, so that no name that a user gives meets the other two."""
+"""Prefix of a model's name among the candidates of a case, so that no name that a user gives equals
+:data:`_CONTROL` or :data:`_EAGER`."""
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} cases [{elapsed}]"
 
 
@@ -50,80 +55,90 @@ def measure_latency(
     probes: bool = True,
     quiet: bool = True,
 ) -> Latency:
-    """Forward-pass times of ``models``, the first of which is the dense one that the others are compared with.
+    """Measure the forward-pass times of ``models``, and compare all with the first, the dense one.
 
-    Each case (mode, dtype, batch) times all models, a copy of the dense one and the dense one in eager mode in the same blocks; see
-    :mod:`tp_vgg.latency.interleave`. A case that the device lacks comes back as rows that say why. ``probes``: look, for the rows that
-    are quoted and fall short, for slightly smaller widths that would be faster (:func:`tp_vgg.latency.probes.steps_of`). Raises :class:`BadInput` for no models, or for
-    networks that do not take the same images, or for a mode, dtype or number that can't be.
+    Each case (mode, dtype and batch size) times in the same blocks all models, a copy of the dense
+    one (the A/A control), and the dense one in eager mode; see :mod:`tp_vgg.latency.interleave`.
+    The rows of a case that the device can't run say why. ``trials`` is the number of blocks per
+    case, ``threads`` that of CPU threads; ``None`` stands for the defaults. With ``probes``, rows
+    that are quoted and fall short of their MAC ratio are tested for slightly smaller widths that
+    are faster (:func:`tp_vgg.latency.probes.steps_of`).
+
+    Raises :class:`BadInput` if there are no models or they take images of different sizes, and for
+    an unknown mode, dtype or device, or a number out of range.
     """
-    schedule = BenchmarkSettings(cases_of(modes, dtypes, batch_sizes), trials, probes=probes)
-    return measure(models, schedule, TimingDevice.of(pick_device(device), threads), quiet=quiet)
+    settings = BenchmarkSettings(cases_of(modes, dtypes, batch_sizes), trials, probes=probes)
+    return measure(models, settings, TimingDevice.of(pick_device(device), threads), quiet=quiet)
 
 
 def check_models(models: Mapping[str, Network]) -> None:
-    """Raise :class:`BadInput` unless there are models, and they take the same images."""
+    """Raise :class:`BadInput` if there are no models, or they take images of different sizes."""
     if not models or len({model.spec.image_size for model in models.values()}) > 1:
         raise BadInput("give one or more models, all for images of one size")
 
 
 def measure(
     models: Mapping[str, Network],
-    schedule: BenchmarkSettings,
+    settings: BenchmarkSettings,
     timing_device: TimingDevice,
     *,
     known: Mapping[BenchmarkCase, tuple[LatencyRow, ...]] | None = None,
-    done: Callable[[tuple[LatencyRow, ...]], object] = lambda _: None,
+    case_done: Callable[[tuple[LatencyRow, ...]], object] = lambda _: None,
     quiet: bool = True,
 ) -> Latency:
-    """:func:`measure_latency` on a ``timing_device``; ``known`` cases are not measured again, and each new one is handed to ``done``."""
+    """Measure ``models`` on ``timing_device``, as :func:`measure_latency` does.
+
+    Cases in ``known`` are not measured again; their rows are taken over. ``case_done`` is called
+    with the rows of each case that was measured, one row per model. Raises :class:`BadInput` as
+    :func:`check_models` does.
+    """
     check_models(models)
     known = known or {}
-    about = _about_all(models)
-    timed = {name: model for name, model in models.items() if "timed_as" not in about[name]}
-    conditions = _conditions(schedule, timing_device)
+    facts = _all_facts(models)
+    timed = {name: model for name, model in models.items() if "timed_as" not in facts[name]}
+    conditions = _conditions(settings, timing_device)
     rows: list[LatencyRow] = []
     with (
         timing_device.at_work(),
         progress_bar(
-            "benchmark", unit="case", quiet=quiet, total=len(schedule.cases), bar_format=_BAR
+            "benchmark", unit="case", quiet=quiet, total=len(settings.cases), bar_format=_BAR
         ) as bar,
     ):
         conditions["bandwidth"] = bandwidth = timing_device.bandwidth()
-        for place, case in enumerate(schedule.cases):
+        for number, case in enumerate(settings.cases, 1):
             bar.set_description(case.label)
             if case in known:
                 rows += known[case]
             else:
                 conditions["before_each"][case.label] = timing_device.clock.conditions()
-                found = {
+                by_model = {
                     row.model: row
-                    for row in _measure_case(timed, case, schedule, timing_device, bar.update)
+                    for row in _measure_case(timed, case, settings, timing_device, bar.update)
                 }
                 measured = tuple(
-                    replace(found[about[name].get("timed_as", name)], model=name) for name in models
+                    replace(by_model[facts[name].get("timed_as", name)], model=name)
+                    for name in models
                 )
                 conditions["after"][case.label] = timing_device.clock.conditions()
                 free_memory_after_case()
-                done(measured)
+                case_done(measured)
                 rows += measured
-            bar.update(place + 1 - bar.n)
-        steps = steps_of(rows, models, schedule, timing_device, bar.set_description)
-        if (
-            timing_device.cuda is not None
-        ):  # at the end, so that nothing is timed where a profiler has been attached
+            bar.update(number - bar.n)
+        steps = steps_of(rows, models, settings, timing_device, bar.set_description)
+        # Last, so that nothing is timed after a profiler was attached.
+        if timing_device.cuda is not None:
             rows = [
                 replace(row, busy=busy_of(models[row.model], row.case, timing_device))
                 for row in rows
             ]
     return Latency(
         reference=next(iter(models)),
-        models=about,
+        models=facts,
         environment=timing_device.environment,
         conditions=conditions,
         rows=explain(
             rows,
-            about,
+            facts,
             Memory(bandwidth, conditions["cache_bytes"]),
             steps,
             cuda=timing_device.cuda is not None,
@@ -131,12 +146,12 @@ def measure(
     )
 
 
-def _conditions(schedule: BenchmarkSettings, timing_device: TimingDevice) -> dict[str, Any]:
-    """What is known before anything is measured; see :class:`Latency`."""
+def _conditions(settings: BenchmarkSettings, timing_device: TimingDevice) -> dict[str, Any]:
+    """Return the conditions known before anything is timed; see :attr:`Latency.conditions`."""
     return {
-        "hot": schedule.reuse_input,
-        "probes": schedule.probes,
-        "flags": {case.dtype: _flags(case) for case in schedule.cases},
+        "hot": settings.reuse_input,
+        "probes": settings.probes,
+        "flags": {case.dtype: _flags(case) for case in settings.cases},
         "cache_bytes": timing_device.clock.cache_bytes(),
         "before": timing_device.clock.conditions(),
         "before_each": {},
@@ -147,17 +162,22 @@ def _conditions(schedule: BenchmarkSettings, timing_device: TimingDevice) -> dic
 def _measure_case(
     models: Mapping[str, Network],
     case: BenchmarkCase,
-    schedule: BenchmarkSettings,
+    settings: BenchmarkSettings,
     timing_device: TimingDevice,
     tick: Callable[[float], object],
 ) -> tuple[LatencyRow, ...]:
+    """Measure one case; return a row per model, with the reason if the case is not available.
+
+    ``tick`` is called after each block with its fraction of the case.
+    """
     try:
         check_available(case, timing_device.cuda)
         with arithmetic(case), torch.inference_mode():
-            passes = _passes(models, case, schedule, timing_device)
-            return tuple(_rows(models, case, passes, schedule, timing_device, tick))
+            forwards = _prepare_all(models, case, settings, timing_device)
+            return tuple(_rows(models, case, forwards, settings, timing_device, tick))
     except (Unavailable, RuntimeError, MemoryError) as error:
-        why, slow = why_not(error), error.slow if isinstance(error, Throttled) else 0
+        reason = why_not(error)
+        slow = error.slow if isinstance(error, Throttled) else 0
         return tuple(
             LatencyRow(
                 name,
@@ -165,48 +185,53 @@ def _measure_case(
                 case.dtype,
                 case.batch_size,
                 "not available",
-                (why,),
+                (reason,),
                 slow_blocks=slow,
             )
             for name in models
         )
 
 
-def _passes(
+def _prepare_all(
     models: Mapping[str, Network],
     case: BenchmarkCase,
-    schedule: BenchmarkSettings,
+    settings: BenchmarkSettings,
     timing_device: TimingDevice,
 ) -> dict[str, PreparedForward]:
+    """Prepare all candidates of a case: the models, the A/A control, the dense model in eager mode.
+
+    Candidates of the same mode share one input pool.
+    """
     reference = next(iter(models.values()))
-    wanted = [
+    candidates = [
         *((_MODEL + name, model, case) for name, model in models.items()),
         (_CONTROL, reference, case),
     ]
     if case.mode != "eager":
-        wanted.append((_EAGER, reference, replace(case, mode="eager")))
-    rings = {
-        how: schedule.input_pool(reference, how, timing_device)
-        for how in {how for _, _, how in wanted}
+        candidates.append((_EAGER, reference, replace(case, mode="eager")))
+    pools = {
+        its_case: settings.input_pool(reference, its_case, timing_device)
+        for its_case in {its_case for _, _, its_case in candidates}
     }
     return {
-        name: prepare(model, how, rings[how], timing_device.cuda, timing_device.threads)
-        for name, model, how in wanted
+        name: prepare(model, its_case, pools[its_case], timing_device.cuda, timing_device.threads)
+        for name, model, its_case in candidates
     }
 
 
 def _rows(
     models: Mapping[str, Network],
     case: BenchmarkCase,
-    passes: Mapping[str, PreparedForward],
-    schedule: BenchmarkSettings,
+    forwards: Mapping[str, PreparedForward],
+    settings: BenchmarkSettings,
     timing_device: TimingDevice,
     tick: Callable[[float], object],
 ) -> Iterator[LatencyRow]:
+    """Time the prepared candidates of a case in turns; yield a row for each model."""
     samples = interleave(
-        {name: made.call for name, made in passes.items()},
+        {name: forward.call for name, forward in forwards.items()},
         timing_device.clock,
-        schedule.trials,
+        settings.trials,
         tick=tick,
     )
     reference, dense = next(iter(models.items()))
@@ -214,36 +239,45 @@ def _rows(
     control = Ratio.of(of_dense, samples.seconds[_CONTROL])
     eager = samples.seconds.get(_EAGER, of_dense)
     for name, model in models.items():
-        made, seconds = passes[_MODEL + name], samples.seconds[_MODEL + name]
+        forward, seconds = forwards[_MODEL + name], samples.seconds[_MODEL + name]
         low, middle, high = quartiles(seconds)
         ratio = control if name == reference else Ratio.of(of_dense, seconds)
-        macs = dense.spec.macs() / model.spec.macs()
+        mac_ratio = dense.spec.macs() / model.spec.macs()
+        simple = case.mode in SIMPLE
+        peak = (
+            timing_device.clock.peak_bytes(forward.call, forward.resident_bytes) if simple else None
+        )
         yield LatencyRow(
             model=name, mode=case.mode, dtype=case.dtype, batch_size=case.batch_size,
             verdict="reference" if name == reference else verdict(ratio, control), reasons=(),
             median_ms=1e3 * middle, iqr_ms=1e3 * (high - low),
             speedup=ratio.value, speedup_low=ratio.low, speedup_high=ratio.high,
             over_eager=quartiles([a / b for a, b in zip(eager, seconds, strict=True)])[1],
-            mac_ratio=macs, efficiency=ratio.value / macs, efficiency_low=ratio.low / macs, efficiency_high=ratio.high / macs,
-            peak_bytes=timing_device.clock.peak_bytes(made.call, made.held) if case.mode in SIMPLE else None,
-            flushed=made.flushed, warm=samples.warm, slow_blocks=samples.slow, seconds=seconds,
+            mac_ratio=mac_ratio, efficiency=ratio.value / mac_ratio,
+            efficiency_low=ratio.low / mac_ratio, efficiency_high=ratio.high / mac_ratio,
+            peak_bytes=peak, flushed=forward.flushed, warm=samples.warm,
+            slow_blocks=samples.slow, seconds=seconds,
         )  # fmt: skip
 
 
-def _about_all(models: Mapping[str, Network]) -> dict[str, dict[str, Any]]:
-    """What the rules and the report need to know of each model. Beside the dense one, networks of the same widths without zeros differ in nothing that
-    a dense kernel's time could depend on: the first stands for the others (``timed_as``)."""
+def _all_facts(models: Mapping[str, Network]) -> dict[str, dict[str, Any]]:
+    """Return the facts of each model that the rules and the report need (:attr:`Latency.models`).
+
+    Apart from the dense model, networks of equal widths without zeros differ in nothing that the
+    time of a dense kernel depends on. So only the first of them is timed; the others name it in
+    ``timed_as``.
+    """
     _, *others = models
-    found = {name: _about(model) for name, model in models.items()}
+    facts = {name: _facts(model) for name, model in models.items()}
     first: dict[str, str] = {}
     for name in others:
-        if found[name]["density"] > 1 - ZEROS:
-            other = first.setdefault(str(found[name]["spec"]), name)
-            found[name] |= {"timed_as": other} if other != name else {}
-    return found
+        if facts[name]["density"] > 1 - ZEROS:
+            timed = first.setdefault(str(facts[name]["spec"]), name)
+            facts[name] |= {"timed_as": timed} if timed != name else {}
+    return facts
 
 
-def _about(model: Network) -> dict[str, Any]:
+def _facts(model: Network) -> dict[str, Any]:
     zeros = layer_sparsity(model)
     kept = sum((1 - zeros[row.name]) * row.weights for row in model.spec.rows)
     return {

@@ -1,4 +1,4 @@
-"""How long one call takes, and what else a clock can tell; the clock of a CPU."""
+"""A clock measures the seconds of one call on a device; this module has the clock of a CPU."""
 
 from __future__ import annotations
 
@@ -14,61 +14,80 @@ from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.sensors import cpu_cache_bytes, cpu_state
 
 SAMPLE_SECONDS = 0.05
-"""Shortest sample on a CPU: a million times the resolution of its clock, and long enough that its scheduler evens out."""
+"""Shortest sample on a CPU: a million times the resolution of its clock, and long enough for the
+operating system's scheduler to even out."""
 
 
 class Clock(Protocol):
-    """A device as the benchmark sees it."""
+    """A clock times calls on one device and tells the state of that device."""
 
     def sample(self, call: Call) -> float:
-        """Seconds of one ``call``, from as many as fill a sample, after one that is not counted; on a CPU one of twice that long is
-        the sample: so long, what the call before has left in the caches no longer shows."""
+        """Measure the seconds of one ``call``, from as many calls as fill a sample.
+
+        The first call is not counted. Only on a CPU, if the first call takes at least twice as
+        long as a sample, it is the sample: in so long a call, the effect of what the call before
+        it left in the caches is negligible.
+        """
 
     def sample_seconds(self, call_seconds: float) -> float:
-        """About how long :meth:`sample` takes of a call that takes ``call_seconds``."""
+        """Estimate the seconds that :meth:`sample` takes for a call of ``call_seconds``."""
 
     def speed(self) -> float | None:
-        """The device's clock rate now as a share of its default rate; ``None`` where either is not known, as on a CPU."""
+        """Return the present clock rate of the device divided by its default rate.
+
+        ``None`` if either is unknown, as on a CPU.
+        """
 
     def busy(self, call: Call) -> float | None:
-        """Share of the wall time of a ``call`` in which the device computes; ``None`` where that can't be told apart."""
+        """Measure the fraction of a call's wall time in which the device computes, in [0, 1].
 
-    def peak_bytes(self, call: Call, held: int) -> int:
-        """Peak memory of one ``call``, with ``held`` bytes of weights and input that exist before it."""
+        ``None`` if that can't be measured, as on a CPU.
+        """
+
+    def peak_bytes(self, call: Call, resident_bytes: int) -> int:
+        """Return the peak memory of one ``call`` in bytes.
+
+        ``resident_bytes`` is the size of the weights and the input, which exist before the call.
+        """
 
     def cache_bytes(self) -> int:
-        """Size of the last-level cache."""
+        """Return the size of the last-level cache in bytes."""
 
     def conditions(self) -> dict[str, Any]:
-        """Clocks and power state: what a figure depends on and the environment does not say."""
+        """Read the clock rates and the power state, which times depend on."""
 
 
 class CpuClock:
-    """Wall time, on ``threads`` threads."""
+    """A CPU clock measures wall time; the calls run on ``threads`` threads of torch.
+
+    ``seconds`` is the shortest sample.
+    """
 
     def __init__(self, threads: int, seconds: float = SAMPLE_SECONDS) -> None:
         self._threads, self._seconds = threads, seconds
 
     def sample(self, call: Call) -> float:
-        # torch.utils.benchmark's Timer makes six calls for the one that it counts where a call is long.
-        before, collects = torch.get_num_threads(), gc.isenabled()
+        """Measure the seconds of one ``call``: the median of the calls that fill a sample."""
+        # Not torch.utils.benchmark.Timer: of a long call it makes six calls to count one.
+        threads_before, gc_enabled = torch.get_num_threads(), gc.isenabled()
         torch.set_num_threads(self._threads)
         gc.disable()
         try:
             first = _seconds(call)
             if first >= 2 * self._seconds:
                 return first
-            passes: list[float] = []
+            times: list[float] = []
             begun = time.perf_counter()
-            while not passes or time.perf_counter() - begun < self._seconds:
-                passes.append(_seconds(call))
-            return statistics.median(passes)
+            while not times or time.perf_counter() - begun < self._seconds:
+                times.append(_seconds(call))
+            return statistics.median(times)
         finally:
-            torch.set_num_threads(before)
-            if collects:
+            torch.set_num_threads(threads_before)
+            if gc_enabled:
                 gc.enable()
 
     def sample_seconds(self, call_seconds: float) -> float:
+        """Estimate the seconds that :meth:`sample` takes for a call of ``call_seconds``."""
         return (
             call_seconds
             if call_seconds >= 2 * self._seconds
@@ -76,18 +95,23 @@ class CpuClock:
         )
 
     def speed(self) -> float | None:
+        """Return ``None``: the default clock rate of a CPU is not known."""
         return None
 
     def busy(self, call: Call) -> float | None:
+        """Return ``None``: on a CPU, launching and computing can't be told apart."""
         return None
 
-    def peak_bytes(self, call: Call, held: int) -> int:
-        return held + peak_live_bytes(call)
+    def peak_bytes(self, call: Call, resident_bytes: int) -> int:
+        """Return ``resident_bytes`` plus the peak of the tensors that ``call`` creates."""
+        return resident_bytes + peak_live_bytes(call)
 
     def cache_bytes(self) -> int:
+        """Return the size of the CPU's last-level cache in bytes."""
         return cpu_cache_bytes()
 
     def conditions(self) -> dict[str, Any]:
+        """Read the number of threads, the cores' clock rates, the governor and the load."""
         return {"threads": self._threads, **cpu_state()}
 
 

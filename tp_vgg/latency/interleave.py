@@ -1,4 +1,4 @@
-"""Timing several things against each other so that what the machine does meanwhile falls on all of them alike."""
+"""Candidates are timed in turns, so that disturbances of the machine affect all of them alike."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ from tp_vgg.latency.table import FEW_TRIALS, FEWEST_TRIALS, SLOW, TRIALS
 from tp_vgg.machine.cuda_graph import Call
 
 FALLING = 0.05
-"""Still warming up: each of the last three samples below the one before, and the last this share below the first."""
+"""A candidate still warms up if each of its last three samples is below the one before and the
+last is below the first by more than this fraction."""
 WARM_UP_ROUNDS = (3, 12)
-"""Fewest and most; fewer than three can't tell whether it is stable."""
+"""Fewest and most rounds. With fewer than three, nobody can tell whether the times are stable."""
 LONG_BLOCK = 10.0
-"""Seconds; blocks that take longer are fewer by default."""
+"""Seconds. If a block takes longer, fewer blocks are timed by default."""
 PAUSE_SECONDS = 0.05
-"""After a block that does not count, for the device to recover."""
+"""Pause after a block that does not count, so that the device recovers."""
 
 
 class Throttled(WorkFailed):
-    """The device's clock was too low for too many blocks."""
+    """A Throttled says that the device's clock rate was too low in too many blocks.
+
+    ``slow`` is the number of blocks that do not count, ``good`` the number of those that do.
+    """
 
     def __init__(self, slow: int, good: int) -> None:
         super().__init__(
-            f"throttled: the clock was under {SLOW:.0%} of its default rate in {slow} of {slow + good} blocks, which do not count"
+            f"throttled: the clock was under {SLOW:.0%} of its default rate in {slow} of"
+            f" {slow + good} blocks, which do not count"
         )
         self.slow = slow
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds of one call of each side."""
+    """Samples are the seconds per call that :func:`interleave` measured for each candidate."""
 
     seconds: dict[str, tuple[float, ...]]
-    """A value a block: the mean of the side's two samples in it."""
+    """By candidate, one value per block: the mean of the candidate's two samples in it."""
     warm: bool
-    """Whether the warm-up became stable before the blocks began."""
+    """True if the warm-up became stable before the blocks began."""
     slow: int = 0
-    """Blocks that were thrown away and measured again since the clock was too low."""
+    """Number of blocks thrown away and measured again because the clock rate was too low."""
 
 
 def interleave(
@@ -53,18 +58,22 @@ def interleave(
     seed: int = 0,
     tick: Callable[[float], object] = lambda _: None,
 ) -> Samples:
-    """Time ``candidates`` in ``trials`` blocks, each in a random order and then in that order backwards (A/B/B/A).
+    """Time ``candidates`` in ``trials`` blocks, each in a random order and its reverse (A/B/B/A).
 
-    A drift that is linear over a block falls on every side alike, and nobody has the same neighbour throughout. Before that, ``warm_up``
-    rounds over all candidates, until nobody's last three samples fall by :data:`FALLING`. ``trials``: ``None`` for
-    :data:`~tp_vgg.latency.table.TRIALS`, or :data:`~tp_vgg.latency.table.FEW_TRIALS` where the samples of a block take over :data:`LONG_BLOCK`.
-    ``tick`` is called after each block that counts with the share of all that it was.
+    A drift that is linear over a block adds the same to every candidate, and no candidate always
+    follows the same neighbour. Before the blocks there are warm-up rounds over all candidates
+    (``warm_up``: fewest and most), until no candidate's last three samples fall (:data:`FALLING`).
+    ``trials=None`` stands for :data:`~tp_vgg.latency.table.TRIALS`, or for
+    :data:`~tp_vgg.latency.table.FEW_TRIALS` if a block takes :data:`LONG_BLOCK` seconds or more.
+    After each block that counts, ``tick`` is called with that block's fraction of all blocks.
 
-    A block around which the device's clock rate is under :data:`~tp_vgg.latency.table.SLOW` of its default does not count and is measured again, so that there are
-    at most twice as many blocks as asked for. Raises :class:`Throttled` where fewer than
-    :data:`~tp_vgg.latency.table.FEWEST_TRIALS` are left (or than ``trials``, if those are fewer).
+    A block does not count, and is measured again, if the device's clock rate before or after it is
+    under :data:`~tp_vgg.latency.table.SLOW` of the default rate. There are at most ``2 * trials``
+    blocks in all. Raises :class:`Throttled` if fewer than
+    :data:`~tp_vgg.latency.table.FEWEST_TRIALS` of them count (or fewer than ``trials``, if that is
+    less).
     """
-    warm, last = _warmed(candidates, clock, *warm_up)
+    warm, last = _warm_up(candidates, clock, *warm_up)
     block_seconds = 2 * sum(map(clock.sample_seconds, last.values()))
     trials = trials or (TRIALS if block_seconds < LONG_BLOCK else FEW_TRIALS)
     good: list[dict[str, float]] = []
@@ -90,24 +99,24 @@ def interleave(
 
 
 def _block(order: list[str], candidates: Mapping[str, Call], clock: Clock) -> dict[str, float]:
-    """The mean of both samples of each side."""
+    """Time one block; return the mean of both samples of each candidate, in seconds."""
     seconds = dict.fromkeys(order, 0.0)
     for name in (*order, *reversed(order)):
         seconds[name] += clock.sample(candidates[name]) / 2
     return seconds
 
 
-def _warmed(
+def _warm_up(
     candidates: Mapping[str, Call], clock: Clock, fewest: int, most: int
 ) -> tuple[bool, dict[str, float]]:
-    """Whether all became stable, and the last sample of each."""
+    """Warm up; return whether all candidates became stable, and each one's last sample."""
     last: dict[str, list[float]] = {name: [] for name in candidates}
     stable = False
-    for done in range(1, most + 1):
+    for rounds in range(1, most + 1):
         for name, call in candidates.items():
             last[name] = [*last[name][-2:], clock.sample(call)]
-        stable = done >= 3 and not any(_falling(*samples) for samples in last.values())
-        if stable and done >= fewest:
+        stable = rounds >= 3 and not any(_falling(*samples) for samples in last.values())
+        if stable and rounds >= fewest:
             break
     return stable, {name: samples[-1] for name, samples in last.items()}
 

@@ -1,4 +1,4 @@
-"""What is asked of cases after all timing, to explain it: would slightly smaller widths be faster, and how busy was the GPU?"""
+"""After all timing, probes test if smaller widths would be faster and how busy the GPU was."""
 
 from __future__ import annotations
 
@@ -29,30 +29,37 @@ from tp_vgg.network.spec import Spec
 def steps_of(
     rows: Sequence[LatencyRow],
     models: Mapping[str, Network],
-    schedule: BenchmarkSettings,
+    settings: BenchmarkSettings,
     timing_device: TimingDevice,
     note: Callable[[str], object] = lambda _: None,
 ) -> dict[tuple[str, BenchmarkCase], tuple[WidthStep, ...]]:
-    """By model and case, the steps that were probed; networks of the same widths share them.
+    """Probe smaller widths; return the width steps by model and case.
 
-    A probe takes longer than timing a case. It is made only for rows that fall short of their MACs and that are quoted
-    (:func:`~tp_vgg.latency.quoted.is_quoted`), and for none where the schedule says so. ``note`` is told what is under way.
+    A probe takes longer than timing a case. So it is made only for rows that fall short of their
+    MAC ratio (:func:`~tp_vgg.latency.verdicts.needs_reason`) and may be quoted
+    (:func:`~tp_vgg.latency.quoted.is_quoted`), and for none if ``settings.probes`` is false.
+    Networks of equal widths share one probe. ``note`` is called with a line of text when a probe
+    begins.
     """
-    of_widths: dict[tuple[Spec, BenchmarkCase], tuple[WidthStep, ...]] = {}
+    by_widths: dict[tuple[Spec, BenchmarkCase], tuple[WidthStep, ...]] = {}
     steps = {}
-    for row in rows if schedule.probes else ():
+    for row in rows if settings.probes else ():
         if needs_reason(row) and is_quoted(row, rows, next(iter(models))):
-            asked = models[row.model].spec, row.case
-            if asked not in of_widths:
+            key = models[row.model].spec, row.case
+            if key not in by_widths:
                 note(f"steps of {row.model}, {row.case.label}")
-                of_widths[asked] = _probed(models[row.model], row.case, schedule, timing_device)
+                by_widths[key] = _probed(models[row.model], row.case, settings, timing_device)
                 free_memory_after_case()
-            steps[row.model, row.case] = of_widths[asked]
+            steps[row.model, row.case] = by_widths[key]
     return steps
 
 
 def busy_of(model: Network, case: BenchmarkCase, timing_device: TimingDevice) -> float | None:
-    """Share of the wall time in which the GPU works, of the modes that are made ready in no time; a graph has no launches to wait for."""
+    """Measure the fraction of the wall time in which the GPU works, in [0, 1].
+
+    Only eager and folded mode are measured: they are quick to prepare, and in a graph the GPU does
+    not wait for launches. ``None`` for other modes, or if the measurement is not possible.
+    """
     if case.mode not in SIMPLE:
         return None
     try:
@@ -68,22 +75,23 @@ def busy_of(model: Network, case: BenchmarkCase, timing_device: TimingDevice) ->
 
 
 def free_memory_after_case() -> None:
-    """After a case, whose networks nothing refers to any more."""
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # it imports the compiler, which may warn of its own parts
+    """Free the memory of the networks of a finished case, and what torch.compile cached of them."""
+    # The reset imports the compiler, which may warn about its own modules.
+    with warnings.catch_warnings(action="ignore"):
         torch.compiler.reset()
     release_memory()
 
 
 def _probed(
-    model: Network, case: BenchmarkCase, schedule: BenchmarkSettings, timing_device: TimingDevice
+    model: Network, case: BenchmarkCase, settings: BenchmarkSettings, timing_device: TimingDevice
 ) -> tuple[WidthStep, ...]:
+    """Probe one model in one case; return no step if the case can't be measured."""
+
     def ready(network: Network) -> Call:
         return prepare(
             network,
             case,
-            schedule.input_pool(network, case, timing_device),
+            settings.input_pool(network, case, timing_device),
             timing_device.cuda,
             timing_device.threads,
         ).call
@@ -107,9 +115,9 @@ def _probed(
 
 
 MULTIPLES = (8, 16, 32, 64)
-"""Widths at which kernels step: vectors of a CPU, tiles of a tensor core."""
+"""The time of a kernel steps at multiples of these widths: CPU vectors, tensor core tiles."""
 NEAR = 0.85
-"""A lower width is just below from this share of the width on."""
+"""Smaller widths are probed down to this fraction of the present width."""
 
 
 def probe_layers(
@@ -120,8 +128,13 @@ def probe_layers(
     trials: int = FEW_TRIALS,
     cuda: CudaCalls | None = None,
 ) -> Iterator[WidthStep]:
-    """Whether a conv of ``spec`` lies just above a step: its time, with the conv that reads it, at its width and at the multiples
-    of 8, 16, 32 and 64 just below, in turns. Yields the best of each layer that has any such width. ``cuda``: as in :func:`~tp_vgg.latency.staircase.profile_layer`."""
+    """Time each conv of ``spec`` at its width and at slightly smaller ones; yield its best step.
+
+    The smaller widths are the multiples of 8, 16, 32 and 64 just below (:func:`lower_widths`). A
+    conv is timed together with the conv that reads it, at all widths in the same blocks. A layer
+    without such a width is left out. ``cuda`` is as in
+    :func:`~tp_vgg.latency.staircase.profile_layer`.
+    """
     convs = [row for row in spec.rows if row.kind == "conv"]
     for row, after in itertools.pairwise([*convs, None]):
         assert row is not None
@@ -136,7 +149,7 @@ def probe_layers(
         timed = without_launches(
             {str(w): call for w, call in calls.items()}, clock, cuda, trials, warm_up=(1, 3)
         )
-        found = [
+        steps = [
             WidthStep(
                 f"{row.name} at {width} channels instead of {row.out_width}",
                 row.out_width / width,
@@ -145,14 +158,17 @@ def probe_layers(
             )
             for width in lower
         ]
-        yield max(found, key=lambda step: (step.found, step.gain.low / step.worth))
+        yield max(steps, key=lambda step: (step.is_large, step.gain.low / step.mac_ratio))
 
 
 def probe_network(
     spec: Spec, ready: Callable[[Network], Call], clock: Clock, trials: int = FEW_TRIALS
 ) -> Iterator[WidthStep]:
-    """The same of a whole network, for modes that can't run a conv alone: beside one whose convs have the multiples of 16 below.
-    ``ready``: a network to a call. Yields nothing for widths that are such multiples, or under 16."""
+    """Time a network of ``spec`` and one whose convs have the next multiples of 16 below.
+
+    This is for modes that can't run a conv alone. ``ready`` turns a network into a call that runs
+    it. Yields one step, or none if all widths are multiples of 16 or one is below 16.
+    """
     lower = {
         row.name: row.out_width - row.out_width % 16 for row in spec.rows if row.kind == "conv"
     }
@@ -179,11 +195,15 @@ def probe_network(
 
 
 def lower_widths(width: int) -> tuple[int, ...]:
-    """The widths just below ``width`` at which kernels step, rising; none for a width at which they do."""
+    """Return the multiples of 8, 16, 32 and 64 next below ``width``, rising.
+
+    Multiples under :data:`NEAR` of the width are left out, and so are those that divide it.
+    """
     below = {width - width % multiple for multiple in MULTIPLES if width % multiple}
     return tuple(sorted(w for w in below if w and w >= NEAR * width))
 
 
 def _pair(row: LayerRow, after: LayerRow | None, width: int) -> list[tuple[int, int, int, bool]]:
+    """Return ``row`` at ``width`` output channels and the conv that reads it, for conv_call."""
     first = (row.in_width, width, row.side, after is not None and after.side < row.side)
     return [first] if after is None else [first, (width, after.out_width, after.side, False)]

@@ -1,4 +1,7 @@
-"""Which of a benchmark's rows stand for a network where there is room for one, and what it gains by them (no torch)."""
+"""If only one row of a benchmark is shown for a network, this module says which, and its gain.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from tp_vgg.stats import median_interval, quartiles
 def fastest(
     rows: Iterable[LatencyRow], model: str, dtype: str, batch_size: int
 ) -> LatencyRow | None:
-    """The row of ``model``'s own fastest mode; ``None`` where it was not timed."""
+    """Return the row of the mode in which ``model`` is fastest at this dtype and batch size.
+
+    ``None`` if the model was not timed there.
+    """
     timed = [
         row
         for row in rows
@@ -24,8 +30,12 @@ def fastest(
 
 
 def is_quoted(row: LatencyRow, rows: Sequence[LatencyRow], reference: str) -> bool:
-    """Whether the row may be quoted for its model: at the batch size of the headline, in the mode in which, at its dtype, either the
-    dense model (``reference``) or its own is fastest."""
+    """Return True if ``row`` may be quoted for its model.
+
+    It must be at the quoted batch size (:func:`~tp_vgg.latency.table.quoted_batch`), and in the
+    mode in which, at the row's dtype, either the dense model (``reference``) or the row's model is
+    fastest.
+    """
     if row.batch_size != quoted_batch(rows, reference):
         return False
     best = (fastest(rows, name, row.dtype, row.batch_size) for name in (reference, row.model))
@@ -34,23 +44,26 @@ def is_quoted(row: LatencyRow, rows: Sequence[LatencyRow], reference: str) -> bo
 
 @dataclass(frozen=True)
 class Gain:
-    """A network in its own fastest mode beside the dense one in its."""
+    """A gain compares a network with the dense model, each in its own fastest mode."""
 
     row: LatencyRow
-    """The network's."""
+    """The row of the network."""
     dense: LatencyRow | None
-    """The dense one's where its fastest mode is another; ``None`` where it is the same, so that both were timed in the same blocks."""
+    """The row of the dense model if its fastest mode is another one; ``None`` if it is the same
+    mode, so that both were timed in the same blocks."""
     ratio: Ratio
-    """The dense one's time ÷ the network's."""
+    """The dense model's time divided by the network's."""
     verdict: Verdict
 
 
 def gain_of(latency: Latency, row: LatencyRow) -> Gain:
-    """What the network of ``row`` (measured) gains at its batch size and dtype when it and the dense one each run in their fastest mode.
+    """Compare the network of ``row`` with the dense model, each in its own fastest mode.
 
-    Where that is one mode for both, this is the paired ratio of its case. Otherwise it is the ratio of two medians from different
-    blocks; its interval goes from the lowest to the highest quotient of the ends of their 95 % intervals and so is a wide one, and the
-    verdict heeds the control of the case that is further off.
+    Both are taken at the batch size and dtype of ``row``, which must have been measured. If the
+    fastest mode of both is the same, the gain is the paired ratio of that case. Otherwise it is the
+    ratio of two medians from different blocks. Its interval is then wide: from the lowest to the
+    highest quotient of the ends of the two 95 % intervals. The verdict uses the A/A control of
+    that one of the two cases whose control is further from 1.
     """
     dense = fastest(latency.rows, latency.reference, row.dtype, row.batch_size)
     best = fastest(latency.rows, row.model, row.dtype, row.batch_size)
@@ -72,16 +85,18 @@ def gain_of(latency: Latency, row: LatencyRow) -> Gain:
 
 
 def _has_blocks(row: LatencyRow) -> bool:
-    """Whether the times of the blocks are there; a file need not have them."""
+    """Return True if the row has the times of its blocks; a file may lack them."""
     return len(row.seconds) > 1 and min(row.seconds) >= MIN_MS
 
 
 def _unpaired(dense: LatencyRow, best: LatencyRow) -> Ratio:
+    """Return the ratio of the medians of two rows from different cases, with a wide interval."""
     low, high = median_interval(dense.seconds)
     fast, slow = median_interval(best.seconds)
     return Ratio(quartiles(dense.seconds)[1] / quartiles(best.seconds)[1], low / slow, high / fast)
 
 
 def _paired(row: LatencyRow) -> Ratio:
+    """Return the speed-up that the row recorded, from blocks with the dense model in them."""
     assert row.speedup is not None and row.speedup_low is not None and row.speedup_high is not None
     return Ratio(row.speedup, row.speedup_low, row.speedup_high)

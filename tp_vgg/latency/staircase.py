@@ -1,4 +1,4 @@
-"""The time of a conv over its widths: where it falls in steps, and what a plan can count on."""
+"""A conv is timed at several widths, to find steps in its time and to predict a plan's latency."""
 
 from __future__ import annotations
 
@@ -23,27 +23,39 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.stats import quartiles
 
 PROFILE_TRIALS = 5
+"""Blocks per layer of a profile, by default."""
 REPEATS = 20
-"""Calls in a CUDA graph at most: so many convs take longer than the launch of the graph that they are in."""
+"""Most calls in one CUDA graph: so many convs take longer than the launch of their graph."""
 REPLAY_SECONDS = 0.01
-"""A graph has fewer calls where they would take longer than this, which is a sample of a conv."""
+"""Seconds of one sample of a conv. A graph has fewer calls if :data:`REPEATS` of them would take
+longer."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The widths at which each conv is timed: multiples of ``step`` up to its full width, at most ``points`` of them."""
+    """A grid says at which widths each conv is timed.
+
+    These are multiples of ``step`` and the full width, at most ``points`` in all.
+    """
 
     step: int = 8
     points: int = 8
 
     def widths(self, full: int) -> tuple[int, ...]:
-        """Rising, evenly spread as far as the step allows; the full width is always one."""
+        """Return the widths up to ``full``, rising, as evenly spread as the step allows.
+
+        The full width is always one of them.
+        """
         every = max(-(-full // (self.step * self.points)), 1) * self.step
         return tuple(sorted({*range(every, full, every), full}))
 
     def of(self, spec: Spec) -> dict[str, tuple[tuple[int, int], ...]]:
-        """(in, out) of every point, by conv: all pairs of widths, and at the full input one channel more than each, which is where a
-        staircase shows. The first conv's input is the image's three channels, always."""
+        """Return the pairs (input width, output width) at which each conv is timed, by its name.
+
+        These are all pairs of widths and, at the full input width, one output channel more than
+        each output width, because a step shows there. The first conv always has the three input
+        channels of the images.
+        """
         points: dict[str, tuple[tuple[int, int], ...]] = {}
         for row in spec.rows:
             if row.kind == "conv":
@@ -68,7 +80,10 @@ def profile_layer(
     trials: int = PROFILE_TRIALS,
     cuda: CudaCalls | None = None,
 ) -> Iterator[Timed]:
-    """Time one conv at each (in, out); the points take turns. ``cuda``: where they are captured in graphs, so that launches do not count."""
+    """Time one conv at each (input width, output width) of ``points``, all in the same blocks.
+
+    With ``cuda`` the calls are captured in CUDA graphs, so that their launches are not timed.
+    """
     images = {i: random_images(i, row.side, case, device) for i, _ in points}
     calls = {f"{i},{o}": conv_call([(i, o, row.side, False)], images[i], case) for i, o in points}
     times = without_launches(calls, clock, cuda, trials, warm_up=(1, 1))
@@ -85,10 +100,11 @@ def without_launches(
     trials: int,
     warm_up: tuple[int, int],
 ) -> dict[str, tuple[float, ...]]:
-    """Seconds of one call of each, a value a block.
+    """Time ``calls`` in turns; return the seconds of one call by name, one value per block.
 
-    A large GPU is done with a conv before the next is launched. On ``cuda`` each call is captured in a graph, up to :data:`REPEATS`
-    times, and the replay is timed. The graphs share their memory, which is given back before this returns.
+    A large GPU finishes a conv before the next one is launched, so launches would be timed. With
+    ``cuda`` each call is therefore captured in a graph, up to :data:`REPEATS` times, and the replay
+    is timed. The graphs share their memory, which is released before this returns.
     """
     if cuda is None:
         return interleave(calls, clock, trials, warm_up=warm_up).seconds
@@ -107,6 +123,7 @@ def without_launches(
 
 
 def random_images(width: int, side: int, case: BenchmarkCase, device: torch.device) -> torch.Tensor:
+    """Draw a random input map [batch, width, side, side] in the dtype and layout of ``case``."""
     images = torch.randn(case.batch_size, width, side, side).to(
         device=device, dtype=DTYPE[case.dtype]
     )
@@ -116,7 +133,11 @@ def random_images(width: int, side: int, case: BenchmarkCase, device: torch.devi
 def conv_call(
     convs: list[tuple[int, int, int, bool]], images: torch.Tensor, case: BenchmarkCase
 ) -> Call:
-    """Convs (in, out, side, whether a pool follows) one behind the other, each with its ReLU, on ``images``."""
+    """Build a chain of convs, each followed by its ReLU; return a call that runs it on ``images``.
+
+    Each conv is (input width, output width, side of its map, True if a max-pool follows). The
+    weights are random.
+    """
     layers: list[nn.Module] = []
     for before, width, _, pool in convs:
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]

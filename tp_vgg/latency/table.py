@@ -1,4 +1,7 @@
-"""The table of a benchmark: one row a model, mode, dtype and batch (no torch)."""
+"""A benchmark is a table with one row for each model, mode, dtype and batch size.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +15,46 @@ from tp_vgg.files.schema import typed
 from tp_vgg.stats import median_interval, quartiles
 
 LATENCY = "tp_vgg/latency/1"
-"""Format of ``latency.json``."""
+"""Format name in ``latency.json``."""
 Mode = Literal["eager", "folded", "graph", "compile", "folded-graph", "onnxruntime"]
-"""How the network is run. ``folded``: batch norm folded, channels_last. ``graph``: a CUDA graph replayed. ``compile``: torch.compile for the
-very shape. ``folded-graph``: both of the first two, the best that torch alone does for a small network on a GPU. ``onnxruntime``: another runtime."""
+"""How the network is run:
+
+* ``eager``: as it is.
+* ``folded``: batch norm folded into the convs, channels_last.
+* ``graph``: the operators of eager, captured in a CUDA graph and replayed.
+* ``compile``: torch.compile for the exact shape of the input.
+* ``folded-graph``: the operators of folded, captured and replayed. For a small network on a GPU
+  torch alone has nothing faster.
+* ``onnxruntime``: exported to ONNX, and run by ONNX Runtime on the CPU.
+"""
 MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile", "folded-graph")
 FOLDED: tuple[Mode, ...] = ("folded", "folded-graph")
 GRAPHS: tuple[Mode, ...] = ("graph", "folded-graph")
 MAX_BATCH = 1 << 20
 MIN_MS = 1e-9
-"""Of a time or a ratio of times: what is divided by it stays a number."""
+"""Smallest time or ratio of times that is accepted, so that a division by it stays finite."""
 DTYPES = ("fp32", "tf32", "bf16")
 BATCH_SIZES = (1, 64, 1024)
 TRIALS = 17
-"""Blocks by default: the percentile bootstrap of the median of 17 is the 5th to 13th of them in order, which covers in 95.1 % of the
-cases whatever the distribution (of 15: 96.5 or 88.2 %, by the luck of the resampling)."""
+"""Number of blocks by default. The percentile bootstrap interval of the median of 17 values is from
+the 5th to the 13th in order, which covers the median in 95.1 % of the cases for any distribution.
+(Of 15 values it is 96.5 or 88.2 %, by the luck of the resampling.)"""
 FEWEST_TRIALS = 9
-"""Below that the interval falls short of 95 %: of 7 it is 87.5 %, of 5 at most 93.8 %."""
+"""With fewer blocks the interval covers less than 95 %: 87.5 % with 7, at most 93.8 % with 5."""
 FEW_TRIALS = 9
-"""Blocks by default where they take long; by the same reckoning 96.1 %."""
+"""Number of blocks by default if blocks take long; the interval of 9 values covers 96.1 %."""
 SLOW = 0.75
-"""A block does not count where the device's clock was under this share of its default rate. Source: nvbench, throttle detection."""
+"""A block does not count if the device's clock was under this fraction of its default rate.
+Source: nvbench, throttle detection."""
 Verdict = Literal["faster", "no gain", "slower", "reference", "not available"]
 
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """What is compared in one place: the same mode, dtype and batch for every model. Raises :class:`BadInput` for what does not exist."""
+    """A case is one mode, dtype and batch size, in which all models are timed and compared.
+
+    Raises :class:`BadInput` for an unknown mode or dtype, or a batch size out of range.
+    """
 
     mode: Mode
     dtype: str
@@ -56,20 +72,27 @@ class BenchmarkCase:
 
     @property
     def label(self) -> str:
+        """Return the case in words, such as ``eager fp32, batch 64``."""
         return f"{self.mode} {self.dtype}, batch {self.batch_size}"
 
 
 def cases_of(
     modes: Iterable[str], dtypes: Iterable[str], batch_sizes: Iterable[int]
 ) -> tuple[BenchmarkCase, ...]:
-    """All combinations, by batch, dtype and mode, each once. Raises :class:`BadInput`."""
+    """Return the cases of all combinations, ordered by batch size, dtype and mode, each once.
+
+    Raises :class:`BadInput` for an unknown mode or dtype, or a batch size out of range.
+    """
     pairs = itertools.product(batch_sizes, dtypes, modes)
     return tuple(dict.fromkeys(BenchmarkCase(mode, dtype, batch) for batch, dtype, mode in pairs))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of paired ratios and its 95 % interval (:func:`tp_vgg.stats.median_interval`)."""
+    """A ratio is the median of paired ratios of times, with its 95 % interval.
+
+    The interval is that of :func:`tp_vgg.stats.median_interval`.
+    """
 
     value: float
     low: float
@@ -77,62 +100,75 @@ class Ratio:
 
     @classmethod
     def of(cls, reference: Sequence[float], other: Sequence[float]) -> Ratio:
-        """How many times less than ``reference`` the ``other`` took; one time a block each, in the same order."""
+        """Return the ratio ``reference`` / ``other``, over 1 if ``other`` is faster.
+
+        Both hold one time per block, of the same blocks in the same order.
+        """
         ratios = [a / b for a, b in zip(reference, other, strict=True)]
         return cls(quartiles(ratios)[1], *median_interval(ratios))
 
     @property
     def includes_one(self) -> bool:
+        """Return True if the interval includes 1, so that no difference was shown."""
         return self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One model in one case. The numbers are ``None`` where the case was not available."""
+    """A row holds the times of one model in one case; ``None`` if the case was not available."""
 
     model: str
-    """The reference's row is its copy timed against it: the A/A control."""
+    """Name of the model. In the dense model's row, ``speedup`` is that of a copy of it: the A/A
+    control."""
     mode: Mode
     dtype: str
     batch_size: int
     verdict: Verdict
     reasons: tuple[str, ...]
-    """Why it is not faster by its MAC ratio, by the rules of :mod:`tp_vgg.latency.verdicts`; or why it is not available."""
+    """Why the speed-up falls short of the MAC ratio, by the rules of
+    :mod:`tp_vgg.latency.verdicts`; or why the case is not available."""
     median_ms: float | None = None
-    """Of one forward pass over the batch."""
+    """Median time of one forward pass over the batch, in milliseconds."""
     iqr_ms: float | None = None
+    """Interquartile range of the same times, in milliseconds."""
     speedup: float | None = None
-    """Median over the blocks of the dense model's time ÷ this one's."""
+    """Median over the blocks of the dense model's time divided by this one's."""
     speedup_low: float | None = None
     speedup_high: float | None = None
     over_eager: float | None = None
-    """The same against the dense model in eager mode, timed in the same blocks: what mode and pruning give together."""
+    """The speed-up over the dense model in eager mode, timed in the same blocks: the gain from mode
+    and pruning together."""
     mac_ratio: float | None = None
-    """The dense model's MACs ÷ this one's: the speed-up that the arithmetic promises."""
+    """The dense model's MACs divided by this one's: the speed-up that the arithmetic promises."""
     efficiency: float | None = None
-    """Speed-up ÷ MAC ratio."""
+    """Speed-up divided by MAC ratio: 1 if the time falls as the MACs do."""
     efficiency_low: float | None = None
     efficiency_high: float | None = None
     peak_bytes: int | None = None
-    """Of weights, input and activations in one pass: the allocator's peak on CUDA; on the CPU the tensors alive at once, without what
-    kernels use inside."""
+    """Peak memory of the weights, the input and the activations in one forward pass. On CUDA it is
+    the allocator's peak. On the CPU it counts the tensors that are alive at once, without what
+    kernels use internally."""
     busy: float | None = None
-    """Share of the wall time in which the GPU works, in eager and folded mode; ``None`` on the CPU, or where the profiler sees nothing."""
+    """Fraction of the wall time in which the GPU works, in eager and folded mode; ``None`` in other
+    modes, on the CPU, or if the profiler sees no kernel."""
     flushed: int = 0
-    """Denormal weights set to zero before timing: a CPU is slow on them, and dead channels make them."""
+    """Number of denormal weights set to zero before timing. Dead channels cause them; a CPU is slow
+    on them."""
     warm: bool = True
-    """Whether the warm-up became stable."""
+    """True if the times became stable during the warm-up."""
     slow_blocks: int = 0
-    """Blocks of this case that do not count, since the device's clock was too low (:data:`SLOW`)."""
+    """Number of blocks of this case that do not count because the device's clock was too low
+    (:data:`SLOW`)."""
     seconds: tuple[float, ...] = ()
-    """Of one pass, a value a block."""
+    """Time of one forward pass in seconds, one value per block."""
 
     @property
     def case(self) -> BenchmarkCase:
+        """Return the mode, dtype and batch size of the row."""
         return BenchmarkCase(self.mode, self.dtype, self.batch_size)
 
     def _check(self) -> None:
-        """Whole, or without any figure and with the reason; ``ValueError``."""
+        """Raise ``ValueError`` unless the row has all numbers, or none of them but a reason."""
         numbers = [getattr(self, name) for name in _MEASURED]
         measured = all(value is not None for value in numbers)
         if measured is (self.verdict == "not available") or not (measured or self.reasons):
@@ -144,13 +180,16 @@ class LatencyRow:
             )
             and self.speedup_low <= self.speedup <= self.speedup_high  # type: ignore[operator]
         ):
-            raise ValueError("times that no clock gives")
+            raise ValueError("times or ratios out of range")
         if self.slow_blocks < 0:
-            raise ValueError("fewer blocks than none")
-        _ = self.case  # which has checks of its own
+            raise ValueError("a negative number of blocks")
+        _ = self.case  # raises BadInput, a ValueError, for an unknown case
 
     def metrics(self, device: str) -> dict[str, Any]:
-        """The entry in ``metrics.json`` (the contract's names, and what explains them)."""
+        """Return the row's entry in ``metrics.json``: all fields but model and times.
+
+        ``device`` is the device's name; ``n`` in the entry is the number of blocks.
+        """
         left_out = ("model", "seconds")
         return {
             "device": device,
@@ -161,27 +200,40 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class Latency:
-    """A finished benchmark."""
+    """A latency table is a finished benchmark, as ``latency.json`` holds it."""
 
     reference: str
     """Name of the dense model."""
     models: dict[str, dict[str, Any]]
-    """By name: ``spec``, ``macs``, ``params``, ``density`` (share of weights that are not zero), of a file ``checkpoint`` and ``sha256``, and where
-    another of the same widths was timed in its place ``timed_as``."""
+    """The facts of each model, by name: ``spec``, ``macs``, ``params`` and ``density`` (the
+    fraction of the weights that are not zero). A model from a file has ``checkpoint`` and
+    ``sha256`` too; ``timed_as`` names the model of equal widths that was timed in its place, if
+    there is one."""
     environment: dict[str, str | int | None]
     conditions: dict[str, Any]
-    """Clocks, power and temperature of the device ``before`` all of this session, and right before (``before_each``) and right ``after`` each
-    case of it; the ``flags`` of each dtype, the ``bandwidth`` (bytes per second of a large copy, read and write counted) and the ``cache_bytes``
-    that the rules reckon with, whether the input stayed in the cache (``hot``), whether steps at smaller widths were looked for (``probes``), and the ``command``."""
+    """The conditions of the measurement:
+
+    * ``before``: clock rates, power and temperature of the device before the first case;
+    * ``before_each``, ``after``: the same right before and right after each case, by its label;
+    * ``flags``: the settings of fp32 arithmetic for each dtype;
+    * ``bandwidth``: bytes per second of a large copy, reads and writes counted;
+    * ``cache_bytes``: size of the last-level cache;
+    * ``hot``: true if one input was reused, which stays in the cache;
+    * ``probes``: true if faster widths just below the present ones were looked for;
+    * ``command``: the command line.
+    """
     rows: tuple[LatencyRow, ...]
 
     def of_model(self, sha256: str) -> tuple[LatencyRow, ...]:
-        """The rows of the checkpoint with these bytes."""
+        """Return the rows of the checkpoint file with this SHA-256."""
         names = {name for name, about in self.models.items() if about.get("sha256") == sha256}
         return tuple(row for row in self.rows if row.model in names)
 
     def headline(self) -> BenchmarkCase | None:
-        """The case to quote where there is room for one: batch 64, or else the largest measured, as the dense model is fastest."""
+        """Return the case to quote if only one is shown; ``None`` if no case was measured.
+
+        It is the dense model's fastest case at the batch size of :func:`quoted_batch`.
+        """
         batch = quoted_batch(self.rows, self.reference)
         rows = [row for row in self.rows if row.model == self.reference and row.batch_size == batch]
         timed = [row for row in rows if row.median_ms is not None]
@@ -189,31 +241,37 @@ class Latency:
 
     @property
     def slow_blocks(self) -> int:
-        """Blocks of all cases that do not count, since the device's clock was too low."""
+        """Return the number of blocks that do not count because the clock was too low."""
         return sum({row.case: row.slow_blocks for row in self.rows}.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, as ``latency.json`` holds it."""
+        """Return the table as ``latency.json`` holds it: dicts, lists, strings and numbers."""
         return {"format": LATENCY, **asdict(self), "rows": [asdict(row) for row in self.rows]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Latency:
-        """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
+        """Rebuild a table from what :meth:`to_dict` returned.
+
+        Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else.
+        """
         if data["format"] != LATENCY:
             raise ValueError("not a table of this version")
-        found = typed(cls, data, more=True)
-        for row in found.rows:
+        table = typed(cls, data, more=True)
+        for row in table.rows:
             row._check()
-        if {found.reference, *(row.model for row in found.rows)} - set(found.models):
+        if {table.reference, *(row.model for row in table.rows)} - set(table.models):
             raise ValueError("rows of models that are not listed")
-        if any(not isinstance(found.environment[name], str) for name in ("device", "cpu")):
-            raise TypeError("not what a benchmark says of its device")
-        found.environment["threads"]
-        return found
+        if any(not isinstance(table.environment[name], str) for name in ("device", "cpu")):
+            raise TypeError("the environment does not name the device and the CPU")
+        table.environment["threads"]
+        return table
 
 
 def quoted_batch(rows: Iterable[LatencyRow], reference: str) -> int | None:
-    """The batch size to quote where there is room for one: 64, or else the largest at which the dense model (``reference``) was timed."""
+    """Return the batch size to quote if only one is shown; ``None`` if none was timed.
+
+    It is 64, or else the largest at which the dense model (``reference``) was timed.
+    """
     batches = {
         row.batch_size for row in rows if row.model == reference and row.median_ms is not None
     }
@@ -221,13 +279,16 @@ def quoted_batch(rows: Iterable[LatencyRow], reference: str) -> int | None:
 
 
 _MEASURED = (
-    "median_ms", "iqr_ms", "speedup", "speedup_low", "speedup_high", "over_eager", "mac_ratio", "efficiency", "efficiency_low",
-    "efficiency_high",
+    "median_ms", "iqr_ms", "speedup", "speedup_low", "speedup_high", "over_eager",
+    "mac_ratio", "efficiency", "efficiency_low", "efficiency_high",
 )  # fmt: skip
 
 
 def latency_row(data: Mapping[str, Any]) -> LatencyRow:
-    """A row from its ``asdict``, whole or without any figure. Raises ``TypeError`` or ``ValueError`` for anything else."""
+    """Rebuild a row from its ``asdict``.
+
+    Raises ``TypeError``, ``KeyError`` or ``ValueError`` if it is not a row, or not a whole one.
+    """
     row = typed(LatencyRow, data)
     row._check()
     return row

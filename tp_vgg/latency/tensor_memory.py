@@ -1,4 +1,4 @@
-"""Bytes of the tensors that a call keeps alive at once."""
+"""This module measures the peak size of the tensors that a call keeps alive at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Live(TorchDispatchMode):
-    """Sees every tensor that an operator makes; a storage's end is told by a weak reference to it."""
+    """This mode counts the bytes of every storage that an operator creates, until it is freed.
+
+    A weak reference to the storage tells when it is freed.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -21,14 +24,14 @@ class _Live(TorchDispatchMode):
         self._storages: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {
+        inputs = {
             _storage_key(leaf)
             for leaf in tree_leaves((args, kwargs))
             if isinstance(leaf, torch.Tensor)
         }
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and _storage_key(leaf) not in given | self._storages:
+            if isinstance(leaf, torch.Tensor) and _storage_key(leaf) not in inputs | self._storages:
                 self._begin(leaf)
         return out
 
@@ -50,7 +53,10 @@ def _storage_key(tensor: torch.Tensor) -> int:
 
 
 def peak_live_bytes(call: Callable[[], object]) -> int:
-    """Peak, over one ``call``, of the bytes of tensors made in it and alive at once; workspaces inside kernels are not seen."""
+    """Return the largest number of bytes of tensors created in one ``call`` and alive at once.
+
+    Memory that kernels use internally is not counted.
+    """
     with _Live() as live:
         call()
     return int(live.peak)

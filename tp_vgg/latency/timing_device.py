@@ -1,4 +1,4 @@
-"""A device, and how things are timed on it."""
+"""This module pairs the CPU or a GPU with the clocks that time calls on it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from tp_vgg.latency.cuda import CudaCalls, CudaClock, TorchCuda
 from tp_vgg.machine.environment import environment, versions
 
 POINT_SECONDS = 0.01
-"""Shortest sample of a single conv."""
+"""Shortest sample of a single conv, in seconds."""
 
 
 @dataclass(frozen=True)
 class TimingDevice:
-    """A device and how things are timed on it."""
+    """A timing device is a device together with the clocks that time calls on it."""
 
     device: torch.device
     clock: Clock
     quick: Clock
-    """The same with shorter samples, for single convs."""
+    """A clock with shorter samples (:data:`POINT_SECONDS`), for single convs."""
     cuda: CudaCalls | None
+    """``None`` if the device is the CPU."""
     threads: int
+    """Number of CPU threads of torch and ONNX Runtime."""
 
     @classmethod
     def of(cls, device: torch.device, threads: int | None = None) -> TimingDevice:
-        """``threads``: of the CPU; torch's default where ``None``. Raises :class:`BadInput` for fewer than one."""
+        """Create the timing device of ``device``.
+
+        ``threads`` is the number of CPU threads; ``None`` stands for torch's default. Raises
+        :class:`BadInput` if it is not a whole number of at least 1.
+        """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise BadInput(f"threads: {threads!r}: must be a whole number from 1 on")
         threads = threads or torch.get_num_threads()
@@ -42,12 +48,12 @@ class TimingDevice:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions and hardware, with the threads that are used."""
+        """Return the versions and the hardware, with the number of threads that are used."""
         return {**environment(self.device), **versions(("onnxruntime",)), "threads": self.threads}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Its threads, and its stream, are those that torch uses."""
+        """Make torch use this device and this number of threads for the duration of the block."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -57,7 +63,10 @@ class TimingDevice:
             torch.set_num_threads(before)
 
     def bandwidth(self) -> float:
-        """Bytes per second of a copy far larger than the caches, read and write counted; the best of five."""
+        """Measure the bandwidth of the memory in bytes per second, reads and writes counted.
+
+        It is the fastest of five samples of a copy that is far larger than the caches.
+        """
         source = torch.zeros(
             max(4 * self.clock.cache_bytes(), 64 << 20), dtype=torch.uint8, device=self.device
         )

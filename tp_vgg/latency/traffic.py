@@ -1,4 +1,7 @@
-"""What a forward pass moves to and from memory, reckoned from the operators that each mode runs (no torch)."""
+"""The memory traffic of a forward pass is estimated from the operators that each mode runs.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +13,45 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.spec import VGGSpec
 
 INDEX_BYTES = 8
-"""Of an index: max-pool writes which element was the largest, even where nobody asks."""
+"""Size of an index. Max-pool always writes the index of each largest element, even if nobody reads
+it."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of a pass. Its numbers are elements, of the tensors for one image."""
+    """One operator of a forward pass reads a map and weights, and writes a map.
+
+    The fields count elements; those of maps are for one image.
+    """
 
     reads: int
     writes: int
     weights: int = 0
     indices: int = 0
-    """Written too, in :data:`INDEX_BYTES` each, and read by none."""
+    """Indices that are also written, with :data:`INDEX_BYTES` each, and never read."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A device's memory as the rules see it."""
+    """A memory has the bandwidth and the cache size that the memory-bound rule needs."""
 
     bandwidth: float
     """Bytes per second of a large copy, read and write counted."""
     cache_bytes: int = 0
-    """Size of the last-level cache."""
+    """Size of the last-level cache; 0 for none."""
 
 
 def operators(spec: Spec, mode: str, *, cuda: bool = False) -> tuple[Operator, ...]:
-    """What ``mode`` runs, in order.
+    """Return the operators that ``mode`` runs, in order.
 
-    ``eager`` and ``graph``: conv, batch norm where there is one, and ReLU, each of which reads a map and writes one, and pool; behind them
-    the average pool, linears and their ReLUs. ``folded`` and ``folded-graph``: the same without batch norm. Of other modes, whose compilers
-    put operators together, the least: each layer reads its input and writes its output once. On a CPU a conv's bias is part of it; with
-    ``cuda`` it is added to the map afterwards, in place, as torch does behind cuDNN (aten/src/ATen/native/Convolution.cpp).
+    * ``eager`` and ``graph``: conv, batch norm (if there is one) and ReLU, each of which reads and
+      writes a map, and max-pool; then the average pool, and the linear layers with their ReLUs.
+    * ``folded`` and ``folded-graph``: the same without batch norm.
+    * The other modes have compilers that fuse operators. For them it is a lower bound: each layer
+      reads its input and writes its output once.
+
+    On a CPU the conv adds its bias itself. With ``cuda`` the bias is one more operator, in place on
+    the map, as torch adds it after cuDNN's convolution (aten/src/ATen/native/Convolution.cpp).
     """
     if mode in ("eager", "graph"):
         return tuple(_one_by_one(spec, 1 + spec.batch_norm + cuda))
@@ -58,12 +69,18 @@ def bytes_moved(
     *,
     cuda: bool = False,
 ) -> int:
-    """Bytes that one pass of ``mode`` has to move between the last-level cache and memory.
+    """Estimate the bytes that a forward pass of ``mode`` moves between last-level cache and memory.
 
-    What the cache holds is left out. It holds a map between the operator that writes it and the one that reads it where the whole map (of
-    ``batch_size`` images) is no larger than the cache; a larger one is written to memory and read from there, in full. It keeps the
-    weights from pass to pass where they fit into it together with the inputs and outputs of the operator that has the most of these;
-    otherwise each weight is read once a pass. The images are read, since inputs rotate over more than the cache, and the logits written.
+    ``item_bytes`` is the size of an element of a map or of a weight. The rules are:
+
+    * A map of all ``batch_size`` images that is no larger than the cache stays in it between the
+      operator that writes it and the one that reads it. A larger map is written to memory and read
+      from there, in full.
+    * The weights stay in the cache from one forward pass to the next if they fit into it together
+      with the inputs and outputs of the operator that has the most of these. Otherwise each weight
+      is read once per forward pass.
+    * The images are always read, because the input pool is larger than the cache; the logits are
+      always written.
     """
     run = operators(spec, mode, cuda=cuda)
     item = batch_size * item_bytes
@@ -84,9 +101,15 @@ def _layer(row: LayerRow) -> Operator:
     return Operator(row.in_width * row.side**2, row.out_width * row.side**2, row.weights)
 
 
-def _one_by_one(spec: Spec, passes: int) -> Iterator[Operator]:
-    """``passes``: operators between a conv and what follows, each of which reads its map and writes it: bias, batch norm, ReLU in place."""
-    assert isinstance(spec, VGGSpec), "where the maps are pooled, only a VGG's spec says"
+def _one_by_one(spec: Spec, elementwise: int) -> Iterator[Operator]:
+    """Yield the operators of a network that runs them one by one.
+
+    ``elementwise`` is the number of operators after each conv that read its map and write one of
+    the same size: bias, batch norm, ReLU.
+    """
+    assert isinstance(spec, VGGSpec), (
+        "only a VGG's spec tells after which convs the maps are pooled"
+    )
     convs = iter(row for row in spec.rows if row.kind == "conv")
     before, side = 0, spec.image_size
     for count in spec.stages:
@@ -94,7 +117,7 @@ def _one_by_one(spec: Spec, passes: int) -> Iterator[Operator]:
             row = next(convs)
             before = row.out_width * row.side**2
             yield _layer(row)
-            yield from [Operator(before, before)] * passes
+            yield from [Operator(before, before)] * elementwise
         side //= 2
         pooled = before // (row.side**2) * side**2
         yield Operator(before, pooled, indices=pooled)

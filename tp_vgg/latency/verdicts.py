@@ -1,4 +1,7 @@
-"""Why pruning paid, or did not: stated rules over what was measured (no torch)."""
+"""Fixed rules explain, from the measured times, why pruning made a model faster or did not.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +15,66 @@ from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
 
 FULL = 0.9
-"""Efficiency from which nothing needs an explanation."""
+"""Efficiency at or above which a row needs no explanation."""
 BUSY = 0.5
-"""A GPU that works for less of the wall time is kept waiting by launches."""
+"""A case is launch-bound if the GPU works for less than this fraction of the wall time."""
 GRAPH_GAIN = 2.0
-"""So is one that a CUDA graph makes this many times faster."""
+"""A case is also launch-bound if a CUDA graph of it is at least this many times faster."""
 GRAPH_OF: dict[Mode, Mode] = {"eager": "graph", "folded": "folded-graph"}
-"""The mode that runs the same operators without their launches."""
+"""By mode, the mode that runs the same operators in one CUDA graph, without their launches."""
 MEMORY = 0.5
-"""Memory-bound: moving what the cache does not hold (:func:`tp_vgg.latency.traffic.bytes_moved`) takes this share of the time."""
+"""A case is memory-bound if moving the data that the cache does not hold
+(:func:`tp_vgg.latency.traffic.bytes_moved`) takes at least this fraction of the time."""
 STEP_GAIN = 1.05
-"""A step is worth naming where going down is this many times faster, and saves twice what its MACs are worth."""
+"""A width step is reported if the smaller width is at least this many times faster, and gains at
+least twice what its fewer MACs alone would give."""
 TILE = 8
-"""Channels of bf16 that fill the 16 bytes which tensor cores want to begin at (NVIDIA's performance guide for convolutions)."""
+"""Number of bf16 channels in 16 bytes, to which tensor cores want their data aligned. Source:
+NVIDIA's performance guide for convolutions."""
 UNEXPLAINED = "no rule explains it"
 ZEROS = 0.01
-"""Share of zeros more than the dense model has, from which they are worth a word."""
+"""Zeros are mentioned if the model's fraction of non-zero weights is lower than the dense model's
+by more than this fraction of it."""
 CONTROL = 0.03
-"""An A/A control further off says that the machine was not quiet."""
+"""If the A/A control differs from 1 by more than this, the row says the machine was not quiet."""
 
 
 @dataclass(frozen=True)
 class WidthStep:
-    """What a network, or one layer of it, would take at slightly smaller widths at which kernels step."""
+    """A width step compares the time at the present widths with that at slightly smaller ones.
+
+    The time of a kernel rises in steps with the width, so a few channels less can save much.
+    """
 
     change: str
-    """Which layer at which width."""
-    worth: float
-    """How many times fewer MACs that is: the gain that would be proportional."""
+    """The layers and their smaller widths, in words."""
+    mac_ratio: float
+    """MACs of what is timed at the present widths divided by those at the smaller ones: the gain
+    that would be proportional."""
     gain: Ratio
-    """Time as it is ÷ time with the change."""
-    of: str
-    """Whose time that is."""
+    """Time at the present widths divided by the time at the smaller ones."""
+    timed: str
+    """The time that is compared, in words, such as ``the network's time``."""
 
     @property
-    def found(self) -> bool:
-        return self.gain.low >= max(STEP_GAIN, 1 + 2 * (self.worth - 1))
+    def is_large(self) -> bool:
+        """Return True if the gain is large enough to be reported (:data:`STEP_GAIN`)."""
+        return self.gain.low >= max(STEP_GAIN, 1 + 2 * (self.mac_ratio - 1))
 
     def __str__(self) -> str:
-        return f"staircase: {self.change} would take {1 - 1 / self.gain.value:.0%} off {self.of} for {1 - 1 / self.worth:.0%} fewer MACs"
+        saved, fewer_macs = 1 - 1 / self.gain.value, 1 - 1 / self.mac_ratio
+        return (
+            f"staircase: {self.change} would take {saved:.0%} off {self.timed}"
+            f" for {fewer_macs:.0%} fewer MACs"
+        )
 
 
 def verdict(ratio: Ratio, control: Ratio) -> Verdict:
-    """``no gain`` where the interval includes 1, or comes within what the A/A control itself was off by."""
+    """Return the verdict on a speed-up ``ratio``, given the A/A ``control`` of its case.
+
+    It is ``no gain`` if the interval of ``ratio`` includes 1. If the control's interval excludes 1,
+    the interval of ``ratio`` must also be further from 1 than the control.
+    """
     off = 0.0 if control.includes_one else abs(control.value - 1)
     if ratio.low > 1 + off:
         return "faster"
@@ -62,7 +82,11 @@ def verdict(ratio: Ratio, control: Ratio) -> Verdict:
 
 
 def needs_reason(row: LatencyRow) -> bool:
-    """Whether a network of fewer MACs gained less than these promised."""
+    """Return True if the model gained less than its fewer MACs promise.
+
+    It has fewer MACs than the dense model, but is not faster or has an efficiency below
+    :data:`FULL`.
+    """
     if row.efficiency is None or row.mac_ratio is None or row.mac_ratio <= 1:
         return False
     return row.verdict != "faster" or row.efficiency < FULL
@@ -76,8 +100,12 @@ def explain(
     *,
     cuda: bool = False,
 ) -> tuple[LatencyRow, ...]:
-    """The rows with the reasons that the rules give. ``models``: the dense one first. ``steps``: what was probed, by model and case.
-    ``cuda``: whether the device is a GPU, where bf16 runs on tensor cores and a conv's bias is added apart."""
+    """Return the rows with the reasons that the rules give.
+
+    ``models`` holds the facts of each model (:attr:`~tp_vgg.latency.table.Latency.models`), the
+    dense one first; ``steps`` the probed width steps by model and case. ``cuda`` tells that the
+    device is a GPU: there bf16 runs on tensor cores, and a conv's bias is a separate operator.
+    """
     return tuple(
         replace(row, reasons=tuple(_reasons(row, rows, models, memory, steps, cuda)))
         for row in rows
@@ -101,21 +129,21 @@ def _reasons(
         if not row.warm:
             yield "not warm: times still fell after the longest warm-up"
         return
-    found = []
-    about = models[row.model]
+    reasons = []
+    facts = models[row.model]
     dense = next(iter(models.values()))
-    if about["density"] < (1 - ZEROS) * dense["density"]:
-        found.append(
-            f"masks save nothing: dense kernels multiply its {1 - about['density']:.1%} zeros too"
+    if facts["density"] < (1 - ZEROS) * dense["density"]:
+        reasons.append(
+            f"masks save nothing: dense kernels multiply its {1 - facts['density']:.1%} zeros too"
         )
     if needs_reason(row):
-        spec = spec_from_dict(about["spec"])
-        found += _launch_bound(row, rows)
-        found += [str(step) for step in steps.get((row.model, row.case), ()) if step.found]
-        found += _odd_widths(spec) if cuda and row.dtype == "bf16" else ()
-        found += _memory_bound(row, spec, memory, cuda)
-        found = found or [UNEXPLAINED]
-    yield from found
+        spec = spec_from_dict(facts["spec"])
+        reasons += _launch_bound(row, rows)
+        reasons += [str(step) for step in steps.get((row.model, row.case), ()) if step.is_large]
+        reasons += _odd_widths(spec) if cuda and row.dtype == "bf16" else ()
+        reasons += _memory_bound(row, spec, memory, cuda)
+        reasons = reasons or [UNEXPLAINED]
+    yield from reasons
 
 
 def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
@@ -124,15 +152,16 @@ def _launch_bound(row: LatencyRow, rows: Sequence[LatencyRow]) -> Iterable[str]:
     if row.busy is not None and row.busy < BUSY:
         yield f"launch-bound: the GPU works {row.busy:.0%} of the time"
         return
-    where = (row.model, row.dtype, row.batch_size)
+    same = (row.model, row.dtype, row.batch_size)
     times = {
         r.mode: r.median_ms
         for r in rows
-        if (r.model, r.dtype, r.batch_size) == where and r.median_ms is not None
+        if (r.model, r.dtype, r.batch_size) == same and r.median_ms is not None
     }
     graph = times.get(GRAPH_OF[row.mode]) if row.mode in GRAPH_OF else None
     if graph is not None and row.median_ms >= GRAPH_GAIN * graph:
-        yield f"launch-bound: a CUDA graph of it is {row.median_ms / graph:.1f}× as fast as {row.mode}"
+        ratio = row.median_ms / graph
+        yield f"launch-bound: a CUDA graph of it is {ratio:.1f}× as fast as {row.mode}"
 
 
 def _odd_widths(spec: Spec) -> Iterable[str]:
@@ -140,8 +169,9 @@ def _odd_widths(spec: Spec) -> Iterable[str]:
     odd = sum(width % TILE > 0 for width in widths)
     if odd:
         yield (
-            f"odd widths: {odd} of {len(widths)} convs have a number of channels that is no multiple of {TILE}, which is slow on"
-            f" tensor cores; prune with --round-to {TILE} or {2 * TILE}"
+            f"odd widths: {odd} of {len(widths)} convs have a number of channels that is no"
+            f" multiple of {TILE}, which is slow on tensor cores; prune with --round-to {TILE} or"
+            f" {2 * TILE}"
         )
 
 
@@ -150,4 +180,5 @@ def _memory_bound(row: LatencyRow, spec: Spec, memory: Memory, cuda: bool) -> It
     moved = bytes_moved(spec, row.mode, row.batch_size, item, memory.cache_bytes, cuda=cuda)
     share = moved / memory.bandwidth / ((row.median_ms or 0.0) / 1000)
     if share >= MEMORY:
-        yield f"memory-bound: moving what the cache does not hold is {min(share, 1):.0%} of its time"
+        percent = f"{min(share, 1):.0%}"
+        yield f"memory-bound: moving what the cache does not hold is {percent} of its time"

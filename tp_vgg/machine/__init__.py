@@ -1,1 +1,1 @@
-"""The machine: devices, memory, processes, signals, sensors."""
+"""This package deals with the machine: devices, memory, processes, signals and sensors."""

@@ -1,7 +1,7 @@
-"""What people see while work goes on: notes by the standard library's logging, and progress bars (no torch).
+"""Users follow a running command through notes (standard logging) and progress bars.
 
-A module says what it has to say by ``logging.getLogger(__name__).info``. The command line shows that on stderr; whoever imports
-tp_vgg decides by the configuration of the logger ``tp_vgg``.
+A module writes a note by ``logging.getLogger(__name__).info``. The command line shows notes on
+stderr; a program that imports tp_vgg configures the logger ``tp_vgg``. No torch is imported.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ LOGGER = logging.getLogger("tp_vgg")
 
 
 def progress_bar(
-    label: str, work: Iterable[Any] | None = None, *, unit: str, quiet: bool = False, **options: Any
+    label: str,
+    iterable: Iterable[Any] | None = None,
+    *,
+    unit: str,
+    quiet: bool = False,
+    **options: Any,
 ) -> tqdm[Any]:
-    """A bar on stderr, where that is a terminal. There is none where ``quiet``, nor without a ``label``.
+    """Return a progress bar on stderr, shown only if stderr is a terminal.
 
-    ``work`` and ``options`` are tqdm's.
+    The bar is disabled if ``quiet`` is set or ``label`` is empty. ``iterable``, ``unit`` and
+    ``options`` are passed to tqdm.
     """
-    from tqdm import tqdm  # takes as long as all else that a refusal needs
+    # Importing tqdm takes as long as everything else that a refused command needs.
+    from tqdm import tqdm
 
-    return tqdm(work, label, unit=unit, disable=True if quiet or not label else None, **options)
+    return tqdm(iterable, label, unit=unit, disable=True if quiet or not label else None, **options)
 
 
 class _NotesOnStderr(logging.Handler):
@@ -39,8 +46,11 @@ class _NotesOnStderr(logging.Handler):
 
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Show notes as lines on stderr, whatever else the process does with logs."""
-    handler, level, propagated = _NotesOnStderr(), LOGGER.level, LOGGER.propagate
+    """Show notes as lines on stderr for the duration of the block.
+
+    They are not passed on to the root logger, so other logging in the process does not repeat them.
+    """
+    handler, level, propagate = _NotesOnStderr(), LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
@@ -49,12 +59,12 @@ def notes_on_stderr() -> Iterator[None]:
     finally:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
-        LOGGER.propagate = propagated
+        LOGGER.propagate = propagate
 
 
 @contextmanager
 def muted(quiet: bool = True) -> Iterator[None]:
-    """Show no notes where ``quiet``."""
+    """Hide notes for the duration of the block if ``quiet``; warnings are still shown."""
     level = LOGGER.level
     if quiet:
         LOGGER.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The choice of a device."""
+"""The option ``--device`` is turned into a torch device here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from tp_vgg.errors import BadInput
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes CUDA where there is one. Raises :class:`BadInput` for a device this machine lacks."""
+    """Return the torch device called ``name``; ``auto`` is CUDA if available, else the CPU.
+
+    Raises :class:`BadInput` if ``name`` is not auto, cpu, cuda or cuda:N, or if this machine does
+    not have that device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -19,6 +23,7 @@ def pick_device(name: str) -> torch.device:
         raise BadInput(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(
-            f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+            f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu"
         )
     return device

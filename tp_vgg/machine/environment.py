@@ -1,4 +1,4 @@
-"""Versions and hardware, as records name them."""
+"""Records name the software versions and the hardware that this module finds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, as plain strings and numbers."""
+    """Return versions and hardware as plain strings and numbers; ``cuda`` is None on a CPU."""
     import platform
 
     packages = ("tp-vgg", "torch", "torchvision", "torch-pruning", "numpy")
@@ -27,12 +27,16 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Installed versions by distribution name (a package's own ``__version__`` may lie); missing ones left out."""
-    found = {}
+    """Return the installed version of each package by distribution name; missing ones are left out.
+
+    The versions come from the installation's metadata, because a package's own ``__version__`` may
+    be wrong.
+    """
+    installed = {}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""Memory that is free, that was used at most, and that can be had back."""
+"""Free memory and peak memory are measured here, and unused memory is released."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ import torch
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated: on the accelerator, or what the system, or the container's limit, leaves."""
+    """Return the number of bytes that can still be allocated on ``device``.
+
+    On CUDA it is the GPU's free memory. On a CPU it is the available memory of the system (half of
+    its physical memory if /proc/meminfo is missing), or what a container's limit leaves, if less.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
@@ -26,8 +30,12 @@ def free_memory(device: torch.device) -> int:
 
 
 def _container_leaves(group: Path) -> float:
-    """Bytes up to the limit of a control group (version 2), which /proc/meminfo knows nothing of; what it caches of files can be had back."""
-    with contextlib.suppress(OSError, ValueError):  # no such limit: "max", or no such file
+    """Return the bytes left below the limit of a control group (version 2); infinity if no limit.
+
+    /proc/meminfo does not know that limit. Cached file pages count as free: the kernel can drop
+    them.
+    """
+    with contextlib.suppress(OSError, ValueError):  # no limit: the file is missing or says "max"
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return max(limit - used + int(stat["inactive_file"]), 0)
@@ -35,23 +43,29 @@ def _container_leaves(group: Path) -> float:
 
 
 class PeakMemory:
-    """The peak used since the last reset: allocated on CUDA, resident size of the process on the CPU."""
+    """A PeakMemory measures the peak memory in use since its last reset, in bytes.
+
+    On CUDA it is the memory that torch has allocated on the device. On a CPU it is the resident
+    size of the process; if the system can't reset that peak, it counts from the process's start.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.reset()
 
     def reset(self) -> None:
+        """Start a new measurement from the memory in use now."""
         if self._device.type == "cuda":
-            torch.cuda.init()  # an indexed device is not looked up, so that nothing else has done it yet
+            # For a device with an index, nothing before this call has initialised CUDA.
+            torch.cuda.init()
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text(
-                    "5"
-                )  # resets VmHWM, so that the peak is this stage's own
+                # "5" resets VmHWM, so that the peak is that of the current stage alone.
+                Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
+        """Return the peak since the last reset, in bytes."""
         return (
             torch.cuda.max_memory_allocated(self._device)
             if self._device.type == "cuda"
@@ -60,7 +74,7 @@ class PeakMemory:
 
 
 def halved(block: int) -> int:
-    """Half of a block of images for which memory ran out, with a warning and what memory can be had back."""
+    """Free memory, warn, and return half of ``block``, a number of images that was too many."""
     release_memory()
     warnings.warn(
         f"out of memory with {block} images at a time; going on with {block // 2}", stacklevel=2
@@ -69,7 +83,7 @@ def halved(block: int) -> int:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more, on the accelerator too."""
+    """Free the memory that nothing refers to any more, including torch's cache on the GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

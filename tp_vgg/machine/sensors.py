@@ -1,4 +1,7 @@
-"""What a machine says of itself while things are timed on it: clocks, power, temperature. What it does not say is left out, never a failure."""
+"""Sensors report clocks, power and temperature of a machine while models are timed on it.
+
+A value that the machine does not report is left out; that is never a failure.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 State = dict[str, str | float | list[str]]
-"""Names with their units; megahertz, watts and degrees as numbers."""
+"""Sensor values by name; MHz, watts and degrees Celsius are numbers, with the unit in the name."""
 THROTTLE_REASONS = {
     0x1: "idle",
     0x2: "applications clocks setting",
@@ -23,41 +26,45 @@ THROTTLE_REASONS = {
     0x80: "hardware power brake",
     0x100: "display clocks setting",
 }
-"""Why a GPU's clock is not higher, by the bit that NVML gives it (``nvmlClocksEventReason…``)."""
+"""Reasons why a GPU's clock is not higher, by their bit in NVML (``nvmlClocksEventReason…``)."""
 
 
 def throttle_reasons(bits: int) -> list[str]:
-    """The names of the ``bits``; one without a name in hexadecimal."""
+    """Return the names of the set ``bits``; those without a name are one hexadecimal number."""
     known = [name for bit, name in THROTTLE_REASONS.items() if bits & bit]
     unknown = bits & ~sum(THROTTLE_REASONS)
     return [*known, *([hex(unknown)] if unknown else [])]
 
 
 class Nvml:
-    """A GPU as NVML tells of it, by the package nvidia-ml-py (extra ``[gpu]``). Raises whatever that raises where there is no NVML."""
+    """An Nvml reads the sensors of a GPU through NVML.
+
+    It needs the package nvidia-ml-py (extra ``[gpu]``). Its constructor raises whatever that
+    package raises if there is no NVML.
+    """
 
     def __init__(self, uuid: str) -> None:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # an older package of the same name says that it is deprecated
+        # An older package of the same name warns that it is deprecated.
+        with warnings.catch_warnings(action="ignore"):
             self._nvml: Any = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
         self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
 
     def sm_mhz(self) -> float | None:
-        """Clock of the multiprocessors now."""
+        """Return the clock of the multiprocessors now, in MHz; None if NVML does not report it."""
         return _number(
             lambda: self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
         )
 
     def default_sm_mhz(self) -> float | None:
-        """The clock that the device has under load where nobody sets another."""
+        """Return the clock under load if nobody sets another, in MHz; None if not reported."""
         nvml = self._nvml
         return _number(
             lambda: nvml.nvmlDeviceGetDefaultApplicationsClock(self._handle, nvml.NVML_CLOCK_SM)
         )
 
     def state(self) -> State:
+        """Return all values that are reported, with the driver version and the throttle reasons."""
         nvml, handle = self._nvml, self._handle
         numbers = {
             "sm_mhz": self.sm_mhz(),
@@ -87,40 +94,48 @@ class Nvml:
 
 
 class NvidiaSmi:
-    """The same by the program nvidia-smi, which takes a tenth of a second a question."""
+    """An NvidiaSmi reads the sensors of a GPU by the program nvidia-smi, at 0.1 s per query."""
 
     def __init__(self, uuid: str) -> None:
         self._uuid = uuid
 
     def sm_mhz(self) -> float | None:
-        return _number(lambda: self._asked("clocks.sm")["clocks.sm"])
+        """Return the clock of the multiprocessors now, in MHz; None if it is not reported."""
+        return _number(lambda: self._query("clocks.sm")["clocks.sm"])
 
     def default_sm_mhz(self) -> float | None:
-        name = "clocks.default_applications.graphics"  # which is the multiprocessors' too
-        return _number(lambda: self._asked(name)[name])
+        """Return the clock under load if nobody sets another, in MHz; None if not reported."""
+        name = "clocks.default_applications.graphics"  # the multiprocessors have this clock too
+        return _number(lambda: self._query(name)[name])
 
     def state(self) -> State:
-        said: dict[str, str] = {}
-        for query in _QUERIES:
-            said |= self._asked(query)
-        state: State = {name: said[name] for name in ("driver_version", "pstate") if name in said}
+        """Return all values that are reported, with the driver version and the throttle reasons."""
+        answers: dict[str, str] = {}
+        for fields in _QUERIES:
+            answers |= self._query(fields)
+        state: State = {
+            name: answers[name] for name in ("driver_version", "pstate") if name in answers
+        }
         for name, field in _NUMBERS.items():
-            value = _number(lambda field=field: said[field])  # type: ignore[misc]
+            value = _number(lambda field=field: answers[field])  # type: ignore[misc]
             if value is not None:
                 state[name] = value
         for field in _REASONS:
             with contextlib.suppress(KeyError, ValueError):
-                state["throttle_reasons"] = throttle_reasons(int(said[field], 16))
+                state["throttle_reasons"] = throttle_reasons(int(answers[field], 16))
         return state
 
-    def _asked(self, query: str) -> dict[str, str]:
-        """The fields of ``query``; none where nvidia-smi is missing or does not know them all."""
+    def _query(self, fields: str) -> dict[str, str]:
+        """Return the values of ``fields``; none if nvidia-smi is missing or does not know them all.
+
+        ``fields`` holds field names separated by commas.
+        """
         try:
             answer = subprocess.run(
                 [
                     "nvidia-smi",
                     f"--id={self._uuid}",
-                    f"--query-gpu={query}",
+                    f"--query-gpu={fields}",
                     "--format=csv,noheader,nounits",
                 ],
                 capture_output=True,
@@ -131,7 +146,11 @@ class NvidiaSmi:
         except (OSError, subprocess.SubprocessError, ValueError):
             return {}
         return dict(
-            zip(query.split(","), (cell.strip() for cell in answer.stdout.split(",")), strict=False)
+            zip(
+                fields.split(","),
+                (value.strip() for value in answer.stdout.split(",")),
+                strict=False,
+            )
         )
 
 
@@ -145,24 +164,24 @@ _NUMBERS = {
     "temperature_celsius": "temperature.gpu",
 }
 _REASONS = ("clocks_throttle_reasons.active", "clocks_event_reasons.active")
-"""The older name and the newer."""
+"""Fields of the throttle reasons, by their older and their newer name."""
 _QUERIES = (
     "driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu",
     "power.draw,power.limit",
     "clocks.default_applications.graphics",
-    *_REASONS,  # a name that is not known spoils the question that it is in
+    *_REASONS,  # each is a query of its own: one unknown name makes a whole query fail
 )
 
 
 def gpu_of(uuid: str) -> Nvml | NvidiaSmi:
-    """Whichever of the two answers."""
+    """Return the GPU's sensors through NVML if that is available, else through nvidia-smi."""
     with contextlib.suppress(Exception):
         return Nvml(uuid)
     return NvidiaSmi(uuid)
 
 
 def cpu_state() -> dict[str, Any]:
-    """Clocks of the cores in megahertz, who governs them, and the load."""
+    """Return the clocks of the cores (MHz), the frequency governor and the load averages."""
     state: dict[str, Any] = {"clock_mhz": _cpu_mhz()}
     for name, path in (
         ("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -174,17 +193,17 @@ def cpu_state() -> dict[str, Any]:
 
 
 def cpu_cache_bytes() -> int:
-    """Size of the last-level cache; 32 MB where the system does not say."""
+    """Return the size of the last-level cache in bytes; 32 MiB if the system does not list one."""
     sizes = [
         _cache_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     ]
     return max(sizes, default=32 << 20)
 
 
-def _number(ask: Callable[[], Any], unit: float = 1) -> float | None:
-    """The answer as a number in ``unit``; ``None`` for an error and for words."""
+def _number(read: Callable[[], Any], divisor: float = 1) -> float | None:
+    """Return what ``read`` returns, divided by ``divisor``; None after an error or if no number."""
     with contextlib.suppress(Exception):
-        return float(ask()) / unit
+        return float(read()) / divisor
     return None
 
 

@@ -1,1 +1,1 @@
-"""Networks as data and as modules, and their files."""
+"""A network is described by a spec, built as a PyTorch module, and stored in checkpoints."""

@@ -1,4 +1,7 @@
-"""Checkpoints: a spec and tensors, saved atomically, validated on load, never running pickled code."""
+"""A checkpoint holds a spec and its tensors.
+
+It is saved atomically. Loading it validates every field and never runs pickled code.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,21 @@ from tp_vgg.network.torchvision_weights import from_state_dict
 from tp_vgg.network.vgg.spec import MAX_WIDTH
 
 FORMAT = "tp_vgg/1"
+"""The format name in every checkpoint; a file with another one is refused."""
 SAFETENSORS = (".safetensors", ".sparse")
-"""Names' ends of files in that container."""
+"""Suffixes of checkpoints that are safetensors files."""
 
 
 def save(model: Network, path: str | Path) -> None:
-    """Write ``model``, whole or not at all, as the name's end says: ``.safetensors``; ``.sparse``, smaller the more zeros there are; anything
-    else so that ``torch.load(path, weights_only=True)`` opens it without tp_vgg. Nothing of the weights is lost in any."""
+    """Write ``model`` to ``path`` in the format of the suffix, whole or not at all.
+
+    ``.safetensors``: one safetensors file. ``.sparse``: the same with the zeros as a bit-mask, so
+    the more zeros, the smaller the file. Any other suffix: a file that
+    ``torch.load(path, weights_only=True)`` opens without tp_vgg. All formats are lossless.
+
+    Raises :class:`BadInput` if ``path`` is a directory, and for the safetensors formats if ``meta``
+    holds a value that JSON can't represent.
+    """
     path = Path(path)
     checkpoint = to_dict(model)
     if path.suffix in SAFETENSORS:
@@ -38,7 +49,7 @@ def save(model: Network, path: str | Path) -> None:
 
 
 def to_dict(model: Network) -> dict[str, Any]:
-    """The checkpoint: plain types and contiguous CPU tensors."""
+    """Return the checkpoint of ``model``: plain types, and contiguous CPU copies of its tensors."""
     state = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.state_dict().items()
@@ -54,16 +65,20 @@ def to_dict(model: Network) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> Network:
-    """Load a checkpoint onto the CPU, in eval mode, with ``.spec``, ``.meta`` and ``.kept``.
+    """Load a network onto the CPU, in eval mode, with its ``spec``, ``meta`` and ``kept``.
 
-    Reads what :func:`save` wrote, and plain state dicts with torchvision's names from ``.pth`` or
-    ``.safetensors``; of those, a 7×7 head is folded for 32×32 input (``meta["notes"]`` says so) and
-    the normalisation is CIFAR-10's. Raises :class:`BadInput` naming the file and what is wrong with it.
+    The file is one that :func:`save` wrote, or a plain state dict (``.pth`` or ``.safetensors``)
+    with torchvision's names. For a plain state dict, the normalisation is CIFAR-10's, and a 7×7
+    head is folded for 32×32 input; ``meta["notes"]`` says both.
+
+    Raises :class:`BadInput`, which names the file and the fault.
     """
     path = Path(path)
     try:
         raw = _read(path)
-        return _from_own(raw) if isinstance(raw, dict) and "format" in raw else from_state_dict(raw)
+        if isinstance(raw, dict) and "format" in raw:
+            return _from_checkpoint(raw)
+        return from_state_dict(raw)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
@@ -79,12 +94,12 @@ def _read(path: Path) -> object:
         return from_file(path) if path.suffix in SAFETENSORS else read_archive(path)
     except (MemoryError, BadInput):
         raise
-    except Exception as error:  # noqa: BLE001  what a broken archive raises is not documented
+    except Exception as error:  # noqa: BLE001  the errors of a broken archive are undocumented
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise BadInput(f"can't be read as a checkpoint ({reason!a})") from None
 
 
-def _from_own(raw: dict[str, Any]) -> Network:
+def _from_checkpoint(raw: dict[str, Any]) -> Network:
     if raw["format"] != FORMAT:
         raise BadInput(
             f"format: {ascii(str(raw['format']))[:40]} is not {FORMAT!r}; made by another version"
@@ -118,7 +133,7 @@ def _check_triple(name: str, value: object) -> None:
         or len(value) != 3
         or not all(type(v) is float and abs(v) < 1e6 for v in value)
     ):
-        raise BadInput(f"meta: {name}: must be three finite numbers")
+        raise BadInput(f"meta: {name}: must be a list of three finite floats")
     if name == "std" and min(value) <= 0:
         raise BadInput("meta: std: must be positive")
 
@@ -134,14 +149,15 @@ def _checked_kept(kept: object, spec: Spec, meta: Mapping[str, Any]) -> dict[str
         limit = dense.get(layer, MAX_WIDTH)
         if width is None or type(limit) is not int:
             raise BadInput(
-                f"kept: {ascii(layer)[:80]}: not a prunable layer of {spec.arch} with the {spec.head} head"
+                f"kept: {ascii(layer)[:80]}: "
+                f"not a prunable layer of {spec.arch} with the {spec.head} head"
             )
-        good = (
+        valid = (
             isinstance(indices, list)
             and len(indices) == width
             and all(type(i) is int and 0 <= i < limit for i in indices)
         )
-        if not good or indices != sorted(set(indices)):
+        if not valid or indices != sorted(set(indices)):
             raise BadInput(
                 f"kept: {layer}: must be {width} sorted, unique channel indices below {limit}"
             )

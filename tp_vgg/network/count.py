@@ -1,4 +1,4 @@
-"""Weights that are not zero."""
+"""These functions count zero and non-zero weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tp_vgg.network.network import Network
 
 @torch.no_grad()
 def layer_sparsity(model: Network) -> Mapping[str, float]:
-    """Fraction of exact zeros in the weight of every conv and linear."""
+    """Return the fraction of exact zeros in the weight of each conv and linear, by layer name."""
     weights = {
         row.name: model.get_submodule(row.name).get_parameter("weight") for row in model.spec.rows
     }
@@ -23,5 +23,5 @@ def layer_sparsity(model: Network) -> Mapping[str, float]:
 
 @torch.no_grad()
 def count_nonzero(model: nn.Module) -> int:
-    """Parameters that are not exactly zero."""
+    """Count the elements of all parameters, biases and batch norm included, that are not zero."""
     return sum(int(parameter.count_nonzero()) for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""A network for other runtimes and smaller files; none is kept that was not checked against the network."""
+"""Exports run elsewhere or are smaller; each is checked against the network before it is kept."""
 
 from __future__ import annotations
 
@@ -23,20 +23,28 @@ from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.network.network import Network
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit that counts as equal, as a share of the largest logit: another runtime sums in another order."""
+"""Largest accepted difference of a logit, as a fraction of the largest logit.
+
+It is not zero because another runtime adds up in another order."""
 _BATCHES = (1, 2, 16)
-"""Batches of random images that an export is checked with."""
+"""Sizes of the batches of random images that check an exported program."""
 _INPUT, _OUTPUT = "images", "logits"
 
 
 def export(model: Network, path: Path, form: str) -> float:
-    """Write ``model`` to ``path`` in ``form``, once what was written is known to be it; whole or not at all.
+    """Write ``model`` to ``path`` in another format, if the result passes a check.
 
-    ``onnx`` and ``torch``: a program from normalised images [N, 3, S, S], N free, to logits [N, classes], its logits within
-    :data:`TOLERANCE` of the model's on random images; returns the largest difference as a share of the largest logit. ``safetensors`` and
-    ``sparse``: files for :func:`tp_vgg.load`, weights equal to the last bit; returns 0.
+    ``form`` is a key of :data:`~tp_vgg.network.formats.EXPORT_FORMATS`:
 
-    Raises :class:`WorkFailed` where the check fails, :class:`BadInput` where a package is missing.
+    ``onnx`` and ``torch``: a program that maps normalised images [N, 3, S, S], for any N, to logits
+    [N, classes]. On random images its logits must be within :data:`TOLERANCE` of the model's.
+    Returns the largest difference, as a fraction of the largest logit.
+
+    ``safetensors`` and ``sparse``: a file for :func:`tp_vgg.load`. Reloaded, its weights must equal
+    the model's bit for bit. Returns 0.
+
+    The file appears whole or not at all. Raises :class:`WorkFailed` if the check fails,
+    :class:`BadInput` if a package is missing.
     """
     model = copy.deepcopy(model).cpu().eval()
     if EXPORT_FORMATS[form].program:
@@ -45,7 +53,8 @@ def export(model: Network, path: Path, form: str) -> float:
         difference = largest_difference(model, run)
         if not difference <= TOLERANCE:
             raise WorkFailed(
-                f"{path}: the exported program's logits differ by {difference:.1e} of the largest; not kept"
+                f"{path}: the exported program's logits differ by {difference:.1e} "
+                "of the largest logit; the file is not kept"
             )
         write_atomic(path, lambda file: file.write(raw))
         return difference
@@ -59,38 +68,49 @@ def export(model: Network, path: Path, form: str) -> float:
 
 @torch.inference_mode()
 def largest_difference(model: Network, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """max|Δlogit| ÷ max|logit| between ``model`` and ``run`` over random images, in batches of several sizes."""
+    """Return max|Δlogit| ÷ max|logit| between ``model`` and ``run`` on batches of random images.
+
+    ``run`` maps float32 images [N, 3, S, S] to logits. The result is the largest over the batch
+    sizes, and infinite if a logit is NaN. Raises :class:`WorkFailed` if the shapes differ.
+    """
     generator = torch.Generator().manual_seed(0)
     side = model.spec.image_size
     worst = 0.0
     for count in _BATCHES:
         images = torch.randn(count, 3, side, side, generator=generator)
-        wanted = model(images)
-        found = run(images)
-        if found.shape != wanted.shape:
+        expected = model(images)
+        logits = run(images)
+        if logits.shape != expected.shape:
             raise WorkFailed(
-                f"the exported program gives {list(found.shape)} for logits {list(wanted.shape)}; not kept"
+                f"the exported program's logits have shape {list(logits.shape)} "
+                f"instead of {list(expected.shape)}; the file is not kept"
             )
-        difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+        difference = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         worst = max(worst, difference) if difference == difference else float("inf")
     return worst
 
 
 def to_onnx(model: Network) -> bytes:
-    """``model``, on the CPU, as an ONNX file with a free batch dimension; its normalisation and classes are in the metadata.
+    """Return the bytes of an ONNX file of ``model``, which must be on the CPU.
 
-    Raises :class:`BadInput` where onnx or onnxscript is missing.
+    The batch dimension is free. The metadata holds the spec, the normalisation and the class names.
+    The model is left in eval mode. Raises :class:`BadInput` if onnx or onnxscript is missing.
     """
     _require("onnx", "onnxscript")
     images = torch.zeros(2, 3, model.spec.image_size, model.spec.image_size)
     with _quiet():
         program = torch.onnx.export(
-            model.eval(), (images,), dynamo=True, verbose=False, input_names=[_INPUT], output_names=[_OUTPUT],
+            model.eval(),
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=[_INPUT],
+            output_names=[_OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        )  # fmt: skip
+        )
     assert program is not None
     proto = program.model_proto
-    for name, value in _about(model).items():
+    for name, value in _metadata(model).items():
         proto.metadata_props.add(key=name, value=json.dumps(value))
     import onnx
 
@@ -100,9 +120,12 @@ def to_onnx(model: Network) -> bytes:
 
 
 def onnx_session(raw: bytes, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU for the bytes of an ONNX file. Its threads do not spin between runs, where they would take the cores from others.
+    """Return an ONNX Runtime session on the CPU for the bytes of an ONNX file.
 
-    Raises :class:`BadInput` where onnxruntime is missing.
+    ``threads`` is the number of threads per operator; ``None`` leaves it to ONNX Runtime. The
+    threads do not spin between runs, because that would take the cores from other work.
+
+    Raises :class:`BadInput` if onnxruntime is missing.
     """
     _require("onnxruntime")
     import onnxruntime
@@ -127,7 +150,7 @@ def _to_program(model: Network) -> bytes:
     )
     out = io.BytesIO()
     with _quiet():
-        torch.export.save(program, out, extra_files={"tp_vgg.json": json.dumps(_about(model))})
+        torch.export.save(program, out, extra_files={"tp_vgg.json": json.dumps(_metadata(model))})
     return out.getvalue()
 
 
@@ -137,21 +160,23 @@ def _program_runner(raw: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda images: module(images)
 
 
-def _about(model: Network) -> dict[str, Any]:
-    """What a program needs besides its weights."""
-    noted: dict[str, Any] = {
+def _metadata(model: Network) -> dict[str, Any]:
+    """Return the spec, and the normalisation and class names as far as ``meta`` holds them."""
+    from_meta: dict[str, Any] = {
         name: model.meta[name] for name in ("mean", "std", "classes") if name in model.meta
     }
-    return {"spec": model.spec.to_dict(), **noted}
+    return {"spec": model.spec.to_dict(), **from_meta}
 
 
 def _check_same(model: Network, written: Path, path: Path) -> None:
-    found, wanted = checkpoint.load(written), checkpoint.to_dict(model)
-    state = found.state_dict()
-    same = all(_same_bits(value, state[name]) for name, value in wanted["state_dict"].items())
-    if not same or found.spec != model.spec or found.kept != model.kept:
+    """Raise :class:`WorkFailed` unless ``written``, reloaded, equals ``model`` bit for bit."""
+    reloaded, expected = checkpoint.load(written), checkpoint.to_dict(model)
+    state = reloaded.state_dict()
+    same = all(_same_bits(value, state[name]) for name, value in expected["state_dict"].items())
+    if not same or reloaded.spec != model.spec or reloaded.kept != model.kept:
         raise WorkFailed(
-            f"{path}: reloaded, it holds other weights than the model that was saved; not kept"
+            f"{path}: reloaded, it holds other weights, widths or kept channels "
+            "than the model that was saved; the file is not kept"
         )
 
 
@@ -169,7 +194,7 @@ def _require(*packages: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters talk of their own deprecations, on stdout too."""
+    """Silence the exporters: they warn of their own deprecations, and print to stdout too."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The families of networks that the tool knows: who reads a spec back, and who builds it."""
+"""These functions find the network family of a spec or a model; VGG is the only one so far."""
 
 from __future__ import annotations
 
@@ -16,48 +16,66 @@ if TYPE_CHECKING:
     from tp_vgg.network.vgg.model import VGG
 
 STEMS = tuple(f"vgg{depth}" for depth in STAGES)
-"""Of all networks, the default's first (:attr:`Spec.stem`)."""
+"""The stem (:attr:`Spec.stem`) of every known network; that of the default network comes first."""
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> Spec:
-    """The spec that :meth:`Spec.to_dict` wrote, of whatever family. Raises :class:`BadInput` for anything else."""
+    """Return the spec that :meth:`Spec.to_dict` of any family wrote.
+
+    Raises :class:`BadInput` if ``data`` is not such a spec.
+    """
     return VGGSpec.from_dict(data)
 
 
 def build_network(spec: Spec) -> Network:
-    """A freshly initialised network, in training mode."""
+    """Return a freshly initialised network in training mode.
+
+    Raises :class:`BadInput` if no family can build ``spec``.
+    """
     from tp_vgg.network.vgg.model import build
 
     return build(_vgg(spec))
 
 
 def empty_network(spec: Spec) -> Network:
-    """A network without storage (meta device), to be filled by ``load_state_dict(..., assign=True)``."""
+    """Return a network without storage (meta device), for ``load_state_dict(..., assign=True)``.
+
+    Raises :class:`BadInput` if no family can build ``spec``.
+    """
     from tp_vgg.network.vgg.model import empty
 
     return empty(_vgg(spec))
 
 
 def fold_batch_norm(model: Network) -> Network:
-    """A copy without batch norm that gives the same logits in eval mode (:func:`tp_vgg.network.vgg.fold.fold_batch_norm`)."""
+    """Return a copy without batch norm that gives the same logits in eval mode, up to rounding.
+
+    See :func:`tp_vgg.network.vgg.fold.fold_batch_norm`. Raises :class:`BadInput` as :func:`as_vgg`.
+    """
     from tp_vgg.network.vgg.fold import fold_batch_norm
 
     return fold_batch_norm(as_vgg(model))
 
 
 def activation_after(model: Network, layer: str) -> nn.Module:
-    """The ReLU that follows a prunable layer, behind batch norm where there is one."""
+    """Return the ReLU that follows a prunable layer (after batch norm, if there is one).
+
+    Raises :class:`BadInput` as :func:`as_vgg`.
+    """
     from tp_vgg.network.vgg.model import activation_after
 
     return activation_after(as_vgg(model), layer)
 
 
 def as_vgg(model: Network) -> VGG:
-    """``model`` as a VGG, for what knows no other network yet. Raises :class:`BadInput` for any other."""
+    """Return ``model`` itself, typed as a VGG, for code that supports no other network yet.
+
+    Raises :class:`BadInput` if it is no VGG.
+    """
     from tp_vgg.network.vgg.model import VGG
 
     if not isinstance(model, VGG):
-        raise BadInput(f"{model.spec.arch}: this works for VGG networks alone")
+        raise BadInput(f"{model.spec.arch}: this works for VGG networks only")
     return model
 
 

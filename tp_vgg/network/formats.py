@@ -1,4 +1,4 @@
-"""The formats that a network can be exported to, as data (no torch)."""
+"""This module lists the formats that a network can be exported to, as data (no torch)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file. ``program``: it computes logits by itself; any other holds weights for :func:`tp_vgg.load`, equal to the last bit."""
+    """An export format has a file name suffix and is either a program or a weights file."""
 
     suffix: str
+    """Suffix of the file name, with its dot."""
     program: bool
+    """True if the file computes logits by itself.
+
+    False if it holds weights for :func:`tp_vgg.load`, equal to the model's bit for bit."""
 
 
 EXPORT_FORMATS: Mapping[str, Format] = {

@@ -1,4 +1,4 @@
-"""Masks of ``torch.nn.utils.prune`` on a network, as all who run one have to know them."""
+"""These functions handle the masks that ``torch.nn.utils.prune`` attaches to a network."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from torch import nn
 
 
 def is_masked(module: nn.Module) -> bool:
-    """True while a mask of ours is attached to this very module."""
+    """Return True if a weight mask is attached to ``module`` itself, children not counted."""
     return hasattr(module, "weight_mask")
 
 
 def detach_masked_weights(model: nn.Module) -> None:
-    """Let masked weights forget how they came about in the last forward pass, which the next one makes anew.
+    """Detach masked weights from the autograd graph of the last forward pass.
 
-    torch.nn.utils.prune keeps ``weight_orig * weight_mask`` as an attribute, and with it a part of the last step's autograd graph; a CUDA
-    graph can't be captured while that is alive.
+    ``torch.nn.utils.prune`` keeps ``weight_orig * weight_mask`` as an attribute, and with it a part
+    of the last step's autograd graph. A CUDA graph can't be captured while that is alive. The next
+    forward pass computes the attribute again.
     """
     for module in model.modules():
         if is_masked(module):

@@ -1,4 +1,4 @@
-"""What every network of the tool carries beside its weights."""
+"""Every network carries its spec, metadata and kept channels beside its weights."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from torch import nn
 from tp_vgg.network.spec import Spec
 
 Meta = dict[str, Any]
-"""What travels with the weights, as plain types; ``mean`` and ``std`` are the normalisation of [0, 1] pixels."""
+"""Metadata saved with the weights, as plain types; ``mean`` and ``std`` normalise [0, 1] pixels."""
 
 
 class Network(nn.Module):
-    """A module that says what it is.
+    """A network is a module that knows its own architecture.
 
-    Input: normalised float images [N, 3, S, S]; output: logits [N, num_classes].
+    It maps normalised float images [N, 3, S, S] to logits [N, num_classes].
     """
 
     spec: Spec
-    """Its layers, under the names of its modules."""
+    """The architecture; its layers have the names of the modules."""
     meta: Meta
-    """What it was trained for."""
+    """The normalisation, and what is known of classes, data and training."""
     kept: dict[str, list[int]]
-    """Which channels of the dense baseline are left, by layer; empty: all."""
+    """Sorted indices of the dense baseline's channels that remain, by layer.
+
+    A layer that is not named keeps all of them."""
 
 
 def prunable_layers(model: Network) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """(name, layer) of every conv and hidden linear, in order."""
+    """Yield (name, layer) for each conv and each hidden linear, in the network's order."""
     for name in model.spec.prunable:
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
@@ -36,6 +38,9 @@ def prunable_layers(model: Network) -> Iterator[tuple[str, nn.Conv2d | nn.Linear
 
 
 def realised_spec(model: Network) -> Spec:
-    """The spec read off the modules themselves; equals ``model.spec`` unless something was skipped."""
+    """Return the spec with the widths of the modules themselves.
+
+    It differs from ``model.spec`` if a pruning changed the modules but not the spec.
+    """
     widths = {name: layer.weight.shape[0] for name, layer in prunable_layers(model)}
     return model.spec.with_widths(widths)

@@ -1,4 +1,4 @@
-"""A checkpoint in one safetensors file, with a SHA-256 of its own."""
+"""A checkpoint fits into one safetensors file; a SHA-256 over its content is in the metadata."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ _TEXTS = ("spec", "kept", "meta")
 
 
 def to_bytes(checkpoint: Mapping[str, Any], *, sparse: bool) -> bytes:
-    """A tp_vgg checkpoint as safetensors: tensors under their names, ``spec``, ``kept`` and ``meta`` as JSON in the metadata.
+    """Return the bytes of a safetensors file that holds a tp_vgg checkpoint.
 
-    Raises :class:`BadInput` for a ``meta`` of other than plain types.
+    Tensors keep their names; ``spec``, ``kept`` and ``meta`` are JSON in the metadata. With
+    ``sparse``, each tensor that gets smaller that way is stored as a bit-mask and its non-zeros.
+
+    Raises :class:`BadInput` if ``meta`` holds a value that JSON can't represent.
     """
     from safetensors.torch import save
 
@@ -29,7 +32,7 @@ def to_bytes(checkpoint: Mapping[str, Any], *, sparse: bool) -> bytes:
             **{name: json.dumps(checkpoint[name]) for name in _TEXTS},
         }
     except (TypeError, ValueError):
-        raise BadInput("meta: holds what JSON can't say; keep it to plain types") from None
+        raise BadInput("meta: holds a value that JSON can't represent; use plain types") from None
     tensors = dict(checkpoint["state_dict"])
     if sparse:
         tensors, shapes = pack(tensors)
@@ -38,7 +41,7 @@ def to_bytes(checkpoint: Mapping[str, Any], *, sparse: bool) -> bytes:
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:
-    """Of all that the file holds: the container itself has no sums."""
+    """Return the SHA-256 (hex) of all tensors and texts; safetensors itself has no checksum."""
     raw = (value.reshape(-1).view(torch.uint8).numpy().data for _, value in sorted(tensors.items()))
     return fingerprint(
         dict(texts),
@@ -48,24 +51,27 @@ def _digest(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> st
 
 
 def from_file(path: Path) -> dict[str, Any]:
-    """The checkpoint that :func:`to_bytes` wrote, or the bare tensors of another safetensors file. Raises :class:`BadInput`, or what
-    safetensors raises."""
+    """Read the checkpoint that :func:`to_bytes` wrote, or the tensors of a foreign file.
+
+    Raises :class:`BadInput` if the SHA-256 does not match or the metadata is not JSON. Errors of
+    safetensors and the file system pass through.
+    """
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         texts = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    if not texts.get("format", "").startswith("tp_vgg/"):  # others say "pt" there
+    if not texts.get("format", "").startswith("tp_vgg/"):  # other writers put "pt" there
         return tensors
     if texts.pop("sha256", None) not in (None, _digest(tensors, texts)):
-        raise BadInput("damaged: its tensors are not those that were saved")
+        raise BadInput("damaged: its content does not match its checksum")
     try:
-        found = {name: json.loads(texts[name]) for name in (*_TEXTS, "shapes") if name in texts}
+        fields = {name: json.loads(texts[name]) for name in (*_TEXTS, "shapes") if name in texts}
     except (ValueError, RecursionError):
         raise BadInput("metadata: not JSON") from None
-    shapes = found.pop("shapes", None)
+    shapes = fields.pop("shapes", None)
     return {
         "format": texts["format"],
-        **found,
+        **fields,
         "state_dict": tensors if shapes is None else unpack(tensors, shapes),
     }

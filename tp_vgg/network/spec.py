@@ -1,4 +1,4 @@
-"""What the tool asks of any architecture's description (no torch)."""
+"""The spec protocol is what the tool needs to know of any architecture (no torch)."""
 
 from __future__ import annotations
 
@@ -9,71 +9,76 @@ from tp_vgg.network.layers import LayerRow
 
 
 class Spec(Protocol):
-    """An architecture as data: its layers, what they cost, and the same network at other widths.
+    """A spec describes an architecture as data: its layers, their cost, and its other widths.
 
-    :func:`tp_vgg.network.families.spec_from_dict` reads one back, of whatever family it is.
+    :func:`tp_vgg.network.families.spec_from_dict` reads back the spec of any family.
     """
 
     @property
     def arch(self) -> str:
-        """The family's name of it, such as ``vgg11_bn``."""
+        """Return the architecture's name within its family, such as ``vgg11_bn``."""
         ...
 
     @property
     def head(self) -> str:
-        """What stands behind the convs, in the family's words."""
+        """Return the family's name of the classifier behind the convs, such as ``linear``."""
         ...
 
     @property
     def stem(self) -> str:
-        """The arch without its variants, as files are named by it, such as ``vgg11``."""
+        """Return ``arch`` without its variant, such as ``vgg11``; file names begin with it."""
         ...
 
     @property
     def batch_norm(self) -> bool:
-        """Whether batch norm stands behind the convs."""
+        """Return True if batch norm follows the convs."""
         ...
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """Return the number of classes, which is that of the logits."""
+        ...
 
     @property
     def image_size(self) -> int:
-        """Side of the square input in pixels."""
+        """Return the side of the square input in pixels."""
         ...
 
     @property
     def prunable(self) -> Mapping[str, int]:
-        """Width of every layer that a plan may name, in the network's order."""
+        """Return the width of each layer that a plan may name, in the network's order."""
         ...
 
     @property
     def rows(self) -> tuple[LayerRow, ...]:
-        """Every conv and linear layer, in order."""
+        """Return a row for each conv and linear layer, in the network's order."""
         ...
 
     def with_widths(self, widths: Mapping[str, int]) -> Self:
-        """A copy in which the named prunable layers have the given widths. Raises ``KeyError`` for any other name."""
+        """Return a copy in which the named prunable layers have the given widths.
+
+        Raises :class:`KeyError` if a name is not that of a prunable layer.
+        """
         ...
 
     def params(self) -> int:
-        """Trainable parameters."""
+        """Return the number of trainable parameters."""
         ...
 
     def macs(self) -> int:
-        """Multiply-accumulates of conv and linear layers for one image."""
+        """Return the multiply-accumulates of all conv and linear layers for one image."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only."""
+        """Return the spec as plain types, as a checkpoint stores it."""
         ...
 
 
 def conv_names(spec: Spec) -> tuple[str, ...]:
-    """The convs, in order."""
+    """Return the module names of the convs, in the network's order."""
     return tuple(row.name for row in spec.rows if row.kind == "conv")
 
 
 def narrowed(spec: Spec, target: Spec) -> list[str]:
-    """The prunable layers that are narrower in ``target``."""
+    """Return the names of the prunable layers that are narrower in ``target`` than in ``spec``."""
     return [name for name, width in spec.prunable.items() if target.prunable[name] < width]

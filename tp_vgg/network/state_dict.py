@@ -1,4 +1,4 @@
-"""Tensors into a network, checked name by name."""
+"""These functions check the tensors of a file and load them into a network."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ from tp_vgg.network.spec import Spec
 
 
 def filled_network(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
+    """Return the network of ``spec`` with the tensors of ``state`` (no copies), in eval mode.
+
+    ``meta`` is merged into the network's own. Batch norm's ``num_batches_tracked`` may be missing:
+    it is then added to ``state`` as 0. Raises :class:`BadInput` if a tensor is missing, unknown or
+    of another shape, and if every parameter is zero.
+    """
     model = empty_network(spec)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in wanted:
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in shapes:
         if name not in state and not name.endswith("num_batches_tracked"):
             raise BadInput(f"state_dict: {name}: missing for {spec.arch} with the {spec.head} head")
     for name, value in state.items():
-        if name not in wanted:
+        if name not in shapes:
             raise BadInput(
-                f"state_dict: {ascii(name)[:80]}: not a tensor of {spec.arch} with the {spec.head} head"
+                f"state_dict: {ascii(name)[:80]}: "
+                f"not a tensor of {spec.arch} with the {spec.head} head"
             )
-        if tuple(value.shape) != wanted[name]:
+        if tuple(value.shape) != shapes[name]:
             raise BadInput(
-                f"state_dict: {name}: shape {list(value.shape)}, the spec says {list(wanted[name])}"
+                f"state_dict: {name}: shape {list(value.shape)}, the spec says {list(shapes[name])}"
             )
-    for name in wanted.keys() - state.keys():
+    for name in shapes.keys() - state.keys():
         state[name] = torch.tensor(0)
     model.load_state_dict(state, assign=True)
     if not any(parameter.any() for parameter in model.parameters()):
@@ -41,25 +48,31 @@ def filled_network(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
 
 
 def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
-    """fp32 copies of what is dense, real and finite; anything else is refused."""
+    """Return copies of dense, finite tensors: floats as float32, ``num_batches_tracked`` as int64.
+
+    Raises :class:`BadInput` for a tensor that is not dense on the CPU, is of another dtype than
+    float32, float16 or bfloat16 (``num_batches_tracked``: one int64), holds NaN or infinity, or is
+    a negative running variance.
+    """
     clean: State = {}
     for name, value in state.items():
-        where = f"state_dict: {ascii(name)[1:-1][:80]}"
+        field = f"state_dict: {ascii(name)[1:-1][:80]}"
         if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise BadInput(f"{where}: must be a dense CPU tensor (not sparse, quantized or meta)")
+            raise BadInput(f"{field}: must be a dense CPU tensor (not sparse, quantized or meta)")
         if name.endswith("num_batches_tracked"):
             if value.dtype != torch.int64 or value.ndim:
-                raise BadInput(f"{where}: must be one int64 number")
+                raise BadInput(f"{field}: must be one int64 number")
             clean[name] = value.clone()
             continue
         if value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise BadInput(
-                f"{where}: dtype {str(value.dtype).removeprefix('torch.')}; must be float32 (float16 and bfloat16 are upcast)"
+                f"{field}: dtype {str(value.dtype).removeprefix('torch.')}; "
+                "must be float32 (float16 and bfloat16 are upcast)"
             )
         value = value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not value.isfinite().all():
-            raise BadInput(f"{where}: holds NaN or infinity")
+            raise BadInput(f"{field}: holds NaN or infinity")
         if name.endswith("running_var") and value.numel() and value.min() < 0:
-            raise BadInput(f"{where}: a variance below 0")
+            raise BadInput(f"{field}: holds a variance below 0")
         clean[name] = value
     return clean

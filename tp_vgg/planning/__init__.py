@@ -1,1 +1,1 @@
-"""From a sweep and a budget to the best ratios."""
+"""This package finds the best pruning ratios or sparsities for a sweep and a budget."""

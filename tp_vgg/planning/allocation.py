@@ -1,4 +1,4 @@
-"""What `plan` chose and predicted: plan.json, and the plan file that goes with it (no torch)."""
+"""This module holds the result of `plan`: plan.json and the plan file beside it (no torch)."""
 
 from __future__ import annotations
 
@@ -12,92 +12,110 @@ from tp_vgg.planning.budget import BudgetKind
 from tp_vgg.pruning.criteria import Kind
 
 PLAN = "tp_vgg/plan/1"
-"""Format of ``plan.json``."""
+"""Format of ``plan.json``; another one is not read."""
 
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """What a plan does to one layer."""
+    """A planned layer says how far the plan prunes one layer."""
 
     layer: str
     ratio: float
-    """Or sparsity: as the plan file has it."""
+    """Fraction removed (structured) or zeroed (unstructured), as in the plan file."""
     before: int
-    """Channels, or weights that are not zero."""
+    """Channels (structured) or weights (unstructured) of the dense layer."""
     after: int
+    """Channels, or weights that are not zero, after pruning."""
     drop: float
-    """Predicted with this layer alone pruned, percentage points."""
+    """Predicted drop in percentage points if this layer alone is pruned."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network is expected to be. Fractions are of the dense network."""
+    """A prediction says how accurate, large and fast the pruned network will be."""
 
     drop: float
-    """Percentage points, before any fine-tuning, on the images of the sweep."""
+    """In percentage points, before any fine-tuning, on the images of the sweep."""
     accuracy: float
-    """Percent, likewise."""
+    """In percent, before any fine-tuning, on the images of the sweep."""
     params: int
-    """That are not zero."""
+    """Parameters that are not zero."""
     macs: int
-    """With weights that are not zero."""
+    """Multiply-accumulates with weights that are not zero, for one image."""
     params_share: float
+    """``params`` divided by the dense model's."""
     macs_share: float
+    """``macs`` divided by the dense model's."""
     sparsity: float
-    """Zeros among the weights of the layers that a plan can name."""
+    """Fraction of zeros in the weights of the layers that a plan can name; 0 if structured."""
     latency_share: float | None = None
-    """Of the sum of the convs' times in the profile; ``None`` without one."""
+    """Sum of the convs' times in the profile divided by the dense model's; ``None`` without one."""
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """A plan with its budget and what it is predicted to give: ``plan.json``."""
+    """A plan result holds a plan, its budget and its prediction; ``plan.json`` is its file."""
 
     kind: Kind
     budget: dict[BudgetKind, float]
     minimised: str
-    """``drop``, or the cost that was made smallest under a given drop."""
+    """``drop``, or the cost that was minimised if the budget limits the drop."""
     round_to: int
+    """Widths are multiples of it, or the full width."""
     importance: str
+    """The pruning criterion of the sweep."""
     layers: tuple[PlannedLayer, ...]
-    """Every layer that was swept, in the order of the network."""
+    """All layers that were swept, in the order of the network."""
     prediction: Prediction
     gap: float
-    """How far the best plan can be below this one, in what was minimised (points; or parameters, MACs, share of the time): 0 where the
-    search was exhaustive."""
+    """By how much the best plan may be below this one; 0 if the search was exhaustive.
+
+    In the unit of the minimised quantity: percentage points for the drop, else parameters, MACs,
+    microseconds, or weights that are not zero."""
     recalibrated: bool
-    """The sweep gave batch norm new statistics: the prediction is for ``--recalibrate``."""
+    """True if the sweep gave batch norm new statistics: the prediction is for ``--recalibrate``."""
     sweep: dict[str, Any] = field(default_factory=dict)
-    """Whose sensitivities: ``key``, ``weights`` (SHA-256 of the dense checkpoint), ``split``, ``n``, ``accuracy`` of the dense model."""
+    """The sweep behind the plan.
+
+    ``key``, ``weights`` (SHA-256 of the dense checkpoint), ``split``, ``n`` (images) and
+    ``accuracy`` of the dense model in percent."""
     profile: dict[str, Any] | None = None
-    """Whose latencies: ``key``, ``device``, ``dtype``, ``batch_size``, ``dense_us``."""
+    """The latency profile: ``key``, ``device``, ``dtype``, ``batch_size``, ``dense_us``.
+
+    ``dense_us`` is the sum of the dense convs in microseconds. ``None`` without a profile."""
 
     @property
     def ratios(self) -> dict[str, float]:
-        """The plan: what :func:`tp_vgg.prune_structured` or :func:`tp_vgg.prune_unstructured` takes."""
+        """Return the ratio or sparsity of each layer.
+
+        :func:`tp_vgg.prune_structured` or :func:`tp_vgg.prune_unstructured` takes it.
+        """
         return {row.layer: row.ratio for row in self.layers}
 
     @property
     def file_text(self) -> str:
-        """The plan file, as it is written."""
+        """Return the content of the plan file (JSON)."""
         return json.dumps(self.ratios, indent=1) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only."""
+        """Return the content of ``plan.json``, in plain types only."""
         return {"format": PLAN, **asdict(self), "layers": [asdict(row) for row in self.layers]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlanResult:
-        """The inverse of :meth:`to_dict`. Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else."""
+        """Read what :meth:`to_dict` returned; fields may have been added to it.
+
+        Raises ``TypeError``, ``KeyError`` or ``ValueError`` for anything else.
+        """
         if data["format"] != PLAN:
             raise ValueError("not a plan of this version")
-        found = typed(cls, data, more=True)
-        if not all(0 <= row.ratio < 1 and 0 < row.after <= row.before for row in found.layers):
-            raise ValueError("not what a plan says of layers")
-        if len(found.ratios) != len(found.layers) or found.round_to < 1:
-            raise ValueError("a layer named twice")
-        if found.profile is not None and not {"key", "device", "dtype", "batch_size"} <= set(
-            found.profile
+        result = typed(cls, data, more=True)
+        if not all(0 <= row.ratio < 1 and 0 < row.after <= row.before for row in result.layers):
+            raise ValueError("a layer with a ratio or a count that no plan has")
+        if len(result.ratios) != len(result.layers) or result.round_to < 1:
+            raise ValueError("a layer named twice, or round_to below 1")
+        if result.profile is not None and not {"key", "device", "dtype", "batch_size"} <= set(
+            result.profile
         ):
-            raise KeyError("not what a plan says of its profile")
-        return found
+            raise KeyError("a profile without all its fields")
+        return result

@@ -1,4 +1,4 @@
-"""Budgets of a plan."""
+"""This module checks the budget of a plan."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from tp_vgg.pruning.criteria import Kind
 
 BudgetKind = Literal["macs", "params", "latency", "drop", "sparsity"]
 BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
+"""The names that ``--budget`` knows."""
 
 
 def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, float]:
-    """Check a budget: ``macs``, ``params`` and ``latency`` are fractions of the dense network's, in (0, 1]; ``drop`` is in percentage points,
-    in [0, 100]; ``sparsity`` is the least fraction of zeros, in [0, 1). Raises :class:`BadInput`."""
+    """Check a budget and return it as floats.
+
+    ``macs``, ``params`` and ``latency`` are the fractions of the dense model's cost that are kept
+    at most, in (0, 1]. ``drop`` is the largest drop in percentage points, in [0, 100]. ``sparsity``
+    is the smallest fraction of zeros, in [0, 1). ``sparsity`` is only for unstructured pruning,
+    ``latency`` only for structured. Raises :class:`BadInput` for anything else.
+    """
     if not values:
         raise BadInput("--budget: give one, such as macs=0.5")
     checked: dict[BudgetKind, float] = {}
@@ -39,10 +45,12 @@ def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, flo
         checked[name] = float(value)
     if kind == "structured" and "sparsity" in checked:
         raise BadInput(
-            "--budget sparsity: channels are removed, not zeroed; give macs, params, latency or drop, or --kind unstructured"
+            "--budget sparsity: channels are removed, not zeroed;"
+            " give macs, params, latency or drop, or --kind unstructured"
         )
     if kind == "unstructured" and "latency" in checked:
         raise BadInput(
-            "--budget latency: zeros save no time on dense kernels; give sparsity, params, macs or drop, or --kind structured"
+            "--budget latency: zeros save no time on dense kernels;"
+            " give sparsity, params, macs or drop, or --kind structured"
         )
     return checked

@@ -1,4 +1,4 @@
-"""From a sweep to what pruning a layer costs at any level, and several layers together (no torch)."""
+"""This module predicts the accuracy lost by pruning layers, from a sweep (no torch)."""
 
 from __future__ import annotations
 
@@ -14,33 +14,39 @@ if TYPE_CHECKING:
 
 
 MIN_SURVIVAL = 1e-4
-"""Of what is known above chance: a layer's loss is reckoned as if this survived at least."""
+"""Least share of the accuracy above chance that is taken to survive in a layer.
+
+It keeps every loss finite."""
 
 
 @dataclass(frozen=True)
 class LossCurves:
-    """The loss of each swept layer over its level, and how losses add up.
+    """Loss curves give the loss of each swept layer at any level; losses of layers add up.
 
-    The unit of loss is −log of the share that survives of what the dense model knows above chance: (accuracy − chance) ÷ (dense
-    accuracy − chance). Summed over layers it says that each layer leaves its share of what the others left. For small drops that is the
-    sum of the drops; large ones saturate at chance, where a sum of points would pass 100. It is a first-order correction: layers may
-    do each other more harm than that (what one pruned layer disturbs, the next amplifies), which only a run shows.
+    The loss is −log of the surviving share of the accuracy above chance: (accuracy − chance) ÷
+    (dense accuracy − chance). A sum of losses is a product of shares: each layer keeps its share of
+    the accuracy that the others left. For small drops this is the sum of the drops. Large drops
+    saturate at chance, where a sum of percentage points could pass 100. It is a first-order
+    correction: layers may harm each other more than that, since the next layer may amplify the
+    errors of a pruned one. Only a run shows it.
 
-    Between the levels the drop is interpolated linearly, from a drop of 0 at level 0, after isotonic regression (Barlow et al. 1972, by
-    scipy): a sweep's counts rise and fall by chance, and no layer gains by losing more. Above the highest level swept nothing is said.
+    Between the levels the drop is interpolated linearly, from a drop of 0 at level 0. Before that,
+    isotonic regression (Barlow et al. 1972, by scipy) smooths the drops: they rise and fall by
+    chance, but no layer gains accuracy by losing more. The curves end at the highest level swept.
     """
 
     levels: dict[str, tuple[float, ...]]
-    """Fractions of the layer's channels or weights, as realised; rising, from 0."""
+    """For each layer, the fractions of its channels or weights removed; rising, from 0."""
     drops: dict[str, tuple[float, ...]]
-    """Percentage points, never falling, from 0."""
+    """For each layer, the drops at these levels in percentage points; never falling, from 0."""
     accuracy: float
-    """Of the dense model, percent."""
+    """Accuracy of the dense model in percent."""
     chance: float
-    """Percent."""
+    """Accuracy of a random guess in percent, 100 ÷ classes; at most ``accuracy``."""
 
     @classmethod
     def of(cls, table: Sensitivity) -> LossCurves:
+        """Fit the curves to a sweep."""
         from scipy.optimize import isotonic_regression
 
         spec = spec_from_dict(table.spec)
@@ -66,23 +72,29 @@ class LossCurves:
         )
 
     def drop(self, layer: str, level: float | np.ndarray) -> np.ndarray:
-        """Percentage points lost with ``layer`` alone at ``level``, which is not above the highest one swept."""
+        """Return the drop in percentage points with ``layer`` alone pruned at ``level``.
+
+        ``level``: a fraction of its channels or weights, at most the highest one swept.
+        """
         import numpy as np
 
         return np.asarray(np.interp(level, self.levels[layer], self.drops[layer]))
 
     def loss(self, drop: float | np.ndarray) -> np.ndarray:
-        """Percentage points as loss; finite also where nothing is left above chance (as of one image in 10,000)."""
+        """Convert a drop in percentage points to a loss.
+
+        The loss stays finite if no accuracy above chance is left (:data:`MIN_SURVIVAL`).
+        """
         import numpy as np
 
-        known = max(self.accuracy - self.chance, 1e-9)
-        return np.asarray(-np.log(np.clip(1 - np.asarray(drop) / known, MIN_SURVIVAL, 1.0)))
+        above_chance = max(self.accuracy - self.chance, 1e-9)
+        return np.asarray(-np.log(np.clip(1 - np.asarray(drop) / above_chance, MIN_SURVIVAL, 1.0)))
 
     @property
     def most(self) -> float:
-        """The drop, percentage points, from which on a loss grows no more."""
+        """Return the drop in percentage points above which a loss grows no more."""
         return (self.accuracy - self.chance) * (1 - MIN_SURVIVAL)
 
     def drop_of(self, loss: float) -> float:
-        """Loss as percentage points."""
+        """Convert a loss to a drop in percentage points."""
         return (self.accuracy - self.chance) * -math.expm1(-loss)

@@ -1,4 +1,4 @@
-"""make_plan(): sensitivities and a budget in, the best widths (or sparsities) out (no torch)."""
+"""This module finds the best widths or sparsities for a sweep and a budget (no torch)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlannedLayer, PlanResult, Prediction
 from tp_vgg.planning.budget import BudgetKind, read_budget
-from tp_vgg.planning.constrained_path import CAP, NotFound, Solution, constrained_shortest_path
+from tp_vgg.planning.constrained_path import (
+    CAP,
+    ChoiceCosts,
+    NotFound,
+    Solution,
+    constrained_shortest_path,
+)
 from tp_vgg.planning.problem import Problem, structured, unstructured
 from tp_vgg.pruning.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.sensitivity.table import Sensitivity
 
 GAP = 0.01
-"""Percentage points by which a plan may miss the best one; the search gets more room until it does not."""
-ROOMS = (CAP, 8 * CAP)
-"""Labels a layer that the search may keep, in turn."""
+"""Largest gap to the best plan, in percentage points, with which the search stops early."""
+CAPS = (CAP, 8 * CAP)
+"""Labels per layer that the search may keep; the second if the first leaves too large a gap."""
 
 
 def make_plan(
@@ -33,49 +39,67 @@ def make_plan(
     profile: Staircase | None = None,
     sweep: Mapping[str, Any] | None = None,
 ) -> PlanResult:
-    """The plan with the smallest predicted drop within ``budget``; with ``drop`` in the budget, the smallest network whose predicted drop
-    stays within it.
+    """Find the plan with the smallest predicted drop within ``budget``.
 
-    ``budget``: any of ``macs``, ``params``, ``latency`` (fractions of the dense network to keep, in (0, 1]), ``drop`` (percentage points)
-    and, for a table of zeroed weights, ``sparsity`` (fraction of zeros over the layers that a plan can name); all hold at once. Smallest is
-    by the first cost named beside ``drop``, or by parameters. ``round_to``: channels stay multiples of it (or all). ``profile``: the time
-    of each conv over its widths (``benchmark --profile``), for ``latency``, which is the sum of these times: interpolated between the
-    widths measured, and below the smallest held constant. The head's time is not in it. ``sweep``: what to note of the table's origin.
+    With ``drop`` in the budget, find the smallest network whose predicted drop stays within it. The
+    smallest is the one with the least of the first cost named beside ``drop``, or with the fewest
+    parameters if there is none.
 
-    A layer that was not swept, and every level above the highest swept, is left alone. Drops are those before fine-tuning; how several
-    layers add up is said at :class:`~tp_vgg.planning.loss_curves.LossCurves`. The search (:func:`~tp_vgg.planning.constrained_path.constrained_shortest_path`) is exact over these numbers: a
-    layer's cost depends on its own and its predecessor's width, so a VGG is a chain.
-    Raises :class:`BadInput` for a budget that is none, or that nothing swept can meet, and for a ``profile`` with zeroed weights.
+    ``table``: the sweep.
+    ``budget``: any of ``macs``, ``params`` and ``latency`` (fractions of the dense model's cost
+    that are kept at most, in (0, 1]), ``drop`` (percentage points) and, for a sweep of sparsities,
+    ``sparsity`` (smallest fraction of zeros over the layers that a plan can name). All hold at
+    once.
+    ``round_to``: widths are multiples of it, or the full width.
+    ``profile``: the time of each conv at several widths (``benchmark --profile``), for ``latency``.
+    The latency is the sum of these times. They are interpolated between the measured widths and
+    constant outside of them. The linear layers' time is not in it.
+    ``sweep``: facts about the origin of ``table`` to note in the result.
+
+    Layers that were not swept are left alone, and no layer is pruned above its highest level swept.
+    Drops are those before fine-tuning; :class:`~tp_vgg.planning.loss_curves.LossCurves` says how
+    those of several layers add up. The search
+    (:func:`~tp_vgg.planning.constrained_path.constrained_shortest_path`) is exact over these
+    numbers, since the layers form a chain: the cost of a layer depends only on its own width and on
+    that of the layer before.
+
+    Raises :class:`BadInput` if the budget is not valid or if no plan from this sweep can meet it;
+    its subclass :class:`Undecided` if the search leaves that open. Raises :class:`BadInput` as well
+    for ``latency`` without a profile, for a profile of another network or with a sweep of
+    sparsities, and for a ``round_to`` below 1.
     """
     limits = read_budget(budget, table.kind)
-    asked = _Request(table, limits, round_to, profile, dict(sweep or {}))
-    asked.check()
+    request = _Request(table, limits, round_to, profile, dict(sweep or {}))
+    request.check()
     problem = (
         structured(table, round_to, profile) if table.kind == "structured" else unstructured(table)
     )
     costs = [name for name in limits if name != "drop"]
-    first = "drop" if "drop" not in limits else costs[0] if costs else "params"
+    objective = "drop" if "drop" not in limits else costs[0] if costs else "params"
     bounded = [name for name in limits if math.isfinite(problem.limit(name, limits[name]))]
-    chain = [np.stack([costs_of[name] for name in (first, *bounded)]) for costs_of in problem.chain]
+    choice_costs = [
+        np.stack([costs_of[name] for name in (objective, *bounded)]) for costs_of in problem.chain
+    ]
     ceilings = [problem.limit(name, limits[name]) for name in bounded]
     try:
-        found = _search(chain, ceilings, problem, first)
+        solution = _search(choice_costs, ceilings, problem, objective)
     except NotFound:
         raise Undecided(
-            f"--budget: found no plan that meets {_listed(limits)} at once, though there may be one; loosen one"
+            f"--budget: found no plan that meets {_budget_text(limits)} at once,"
+            " though there may be one; loosen one"
         ) from None
-    if found is None:
+    if solution is None:
         raise BadInput(_unreachable(problem, bounded, limits))
-    return _allocation(asked, problem, found, first)
+    return _plan_result(request, problem, solution, objective)
 
 
 class Undecided(BadInput):
-    """The search neither found a plan nor showed that there is none."""
+    """An Undecided says that the search found no plan and did not prove that there is none."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """The arguments of :func:`make_plan`."""
+    """A request holds the arguments of :func:`make_plan`."""
 
     table: Sensitivity
     budget: dict[BudgetKind, float]
@@ -84,32 +108,34 @@ class _Request:
     sweep: dict[str, Any]
 
     def check(self) -> None:
-        """Raise :class:`BadInput` for what does not go together."""
+        """Raise :class:`BadInput` if the arguments contradict each other."""
         if "latency" in self.budget and self.profile is None:
             raise BadInput(
-                "--budget latency: needs a profile of this network; run `python -m tp_vgg benchmark --profile` first"
+                "--budget latency: needs a profile of this network;"
+                " run `python -m tp_vgg benchmark --profile` first"
             )
         if self.profile is not None and self.table.kind == "unstructured":
             raise BadInput(
-                "--profile: zeros save no time on dense kernels; leave it out, or plan with --kind structured"
+                "--profile: zeros save no time on dense kernels;"
+                " leave it out, or plan with --kind structured"
             )
         if self.round_to < 1:
             raise BadInput("--round-to: must be 1 or more")
 
 
-def _allocation(
-    asked: _Request, problem: Problem, found: Solution, first: BudgetKind
+def _plan_result(
+    request: _Request, problem: Problem, solution: Solution, objective: BudgetKind
 ) -> PlanResult:
-    table = asked.table
+    table = request.table
     left = {
         row.name: options[i]
-        for row, options, i in zip(problem.spec.rows, problem.options, found.choice, strict=True)
+        for row, options, i in zip(problem.spec.rows, problem.options, solution.choice, strict=True)
     }
     full = table.sizes
     layers = tuple(
         PlannedLayer(
             layer,
-            _shortest(full[layer] - left[layer], full[layer]),
+            _shortest_ratio(full[layer] - left[layer], full[layer]),
             full[layer],
             left[layer],
             float(problem.curves.drop(layer, 1 - left[layer] / full[layer])),
@@ -117,29 +143,33 @@ def _allocation(
         for layer in table.layers
     )
     _check_resolves(layers, problem.spec, table)
-    profile = None if asked.profile is None else _about(asked.profile, problem.dense["latency"])
+    profile = (
+        None
+        if request.profile is None
+        else _profile_facts(request.profile, problem.dense["latency"])
+    )
     return PlanResult(
         kind=table.kind,
-        budget=asked.budget,
-        minimised=first,
-        round_to=asked.round_to,
+        budget=request.budget,
+        minimised=objective,
+        round_to=request.round_to,
         importance=table.importance,
         layers=layers,
-        prediction=_prediction(problem, found),
-        gap=problem.points(found) if first == "drop" else found.gap,
+        prediction=_prediction(problem, solution),
+        gap=problem.points(solution) if objective == "drop" else solution.gap,
         recalibrated=table.recalibrated,
         sweep={
             "key": table.key,
             "n": table.baseline.n,
             "accuracy": table.baseline.accuracy,
-            **asked.sweep,
+            **request.sweep,
         },
         profile=profile,
     )
 
 
-def _prediction(problem: Problem, found: Solution) -> Prediction:
-    sums = problem.sums(found.choice)
+def _prediction(problem: Problem, solution: Solution) -> Prediction:
+    sums = problem.sums(solution.choice)
     drop = problem.curves.drop_of(sums["drop"])
     return Prediction(
         drop=drop,
@@ -154,25 +184,32 @@ def _prediction(problem: Problem, found: Solution) -> Prediction:
 
 
 def _search(
-    chain: list[np.ndarray], ceilings: list[float], problem: Problem, first: BudgetKind
+    choice_costs: ChoiceCosts, ceilings: list[float], problem: Problem, objective: BudgetKind
 ) -> Solution | None:
-    """The best path; with more room where the gap would be over :data:`GAP` (for costs, a thousandth)."""
-    found = None
-    for room in ROOMS:
+    """Return the best solution within the ceilings, or ``None`` if there is none.
+
+    The search is repeated with more labels (:data:`CAPS`) if it raised :class:`NotFound` or if the
+    gap is over :data:`GAP` (for a cost, over a thousandth of it). Raises :class:`NotFound` if the
+    last search does.
+    """
+    solution = None
+    for cap in CAPS:
         try:
-            found = constrained_shortest_path(chain, ceilings, room)
+            solution = constrained_shortest_path(choice_costs, ceilings, cap)
         except NotFound:
-            if room == ROOMS[-1]:
+            if cap == CAPS[-1]:
                 raise
             continue
-        if found is None or (
-            problem.points(found) <= GAP if first == "drop" else found.gap <= 1e-3 * found.totals[0]
+        if solution is None or (
+            problem.points(solution) <= GAP
+            if objective == "drop"
+            else solution.gap <= 1e-3 * solution.totals[0]
         ):
             break
-    return found
+    return solution
 
 
-def _about(profile: Staircase, dense_us: float) -> dict[str, Any]:
+def _profile_facts(profile: Staircase, dense_us: float) -> dict[str, Any]:
     return {
         "key": profile.key,
         "device": profile.environment["device"],
@@ -182,8 +219,11 @@ def _about(profile: Staircase, dense_us: float) -> dict[str, Any]:
     }
 
 
-def _shortest(removed: int, size: int) -> float:
-    """The shortest decimal whose product with ``size`` rounds to ``removed``, well away from a half."""
+def _shortest_ratio(removed: int, size: int) -> float:
+    """Return the shortest decimal whose product with ``size`` rounds to ``removed``.
+
+    The product is within 0.49 of it, so that every rule of rounding agrees.
+    """
     for digits in range(1, 18):
         ratio = round(removed / size, digits)
         if abs(ratio * size - removed) < 0.49 and ratio < 1:
@@ -192,6 +232,7 @@ def _shortest(removed: int, size: int) -> float:
 
 
 def _check_resolves(layers: Sequence[PlannedLayer], spec: Spec, table: Sensitivity) -> None:
+    """Assert that the ratios, resolved as pruning does it, give the planned counts."""
     plan = Plan.of({row.layer: row.ratio for row in layers}, "plan")
     if table.kind == "structured":
         left: Mapping[str, int] = resolve(plan, spec).prunable
@@ -204,7 +245,11 @@ def _check_resolves(layers: Sequence[PlannedLayer], spec: Spec, table: Sensitivi
 def _unreachable(
     problem: Problem, bounded: list[BudgetKind], limits: Mapping[BudgetKind, float]
 ) -> str:
-    """Why no plan meets the budgets: the first that none meets by itself, with the least that one can; or all of them together."""
+    """Return the message that says why no plan meets the budget.
+
+    It names the first limit that no plan meets even by itself, with the best value that can be
+    reached; or all limits, if only their combination can't be met.
+    """
     for name in bounded:
         least = constrained_shortest_path([costs[name][None] for costs in problem.chain], [])
         assert least is not None
@@ -215,8 +260,8 @@ def _unreachable(
         finer = "" if "sparsity" in problem.dense else ", or give a smaller --round-to"
         fix = f"sweep higher --levels or more --layers{finer}"
         return f"--budget {name}={limits[name]:g}: what was swept allows {reach} at best; {fix}"
-    return f"--budget: no plan meets {_listed(limits)} at once; loosen one"
+    return f"--budget: no plan meets {_budget_text(limits)} at once; loosen one"
 
 
-def _listed(limits: Mapping[BudgetKind, float]) -> str:
+def _budget_text(limits: Mapping[BudgetKind, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in limits.items())

@@ -1,4 +1,4 @@
-"""What a plan may choose: a sweep's layers as a chain of options with their costs (no torch)."""
+"""This module turns a sweep into a chain of options with their costs for the search (no torch)."""
 
 from __future__ import annotations
 
@@ -19,35 +19,46 @@ from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.sensitivity.table import Sensitivity
 
 SPARSITY_STEP = 0.005
-"""Of the sparsities that a layer can be given."""
+"""Distance between the sparsities that a layer may be given."""
 MAX_WIDTHS = 4096
-"""That a layer may choose from: the search holds a cost for each pair of neighbours'."""
+"""Most widths that a layer may choose from: costs are held for each pair with the next layer's."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The choices of each layer and what they cost, as :func:`~tp_vgg.planning.constrained_path.constrained_shortest_path` takes them."""
+    """A problem holds the options of each layer and their costs.
+
+    :func:`~tp_vgg.planning.constrained_path.constrained_shortest_path` solves it.
+    """
 
     spec: Spec
     curves: LossCurves
     options: tuple[tuple[int, ...], ...]
-    """By row of the spec: channels or weights that are left."""
+    """For each row of the spec, the numbers of channels or weights that may be left; rising."""
     chain: tuple[dict[BudgetKind, np.ndarray], ...]
-    """By row: each cost [options of the row before, options of this one]. ``drop`` is in units of loss, ``sparsity`` counts the weights left."""
+    """For each row, its costs by name, [options of the row before, options of this row].
+
+    ``drop`` is a loss of :class:`~tp_vgg.planning.loss_curves.LossCurves`, ``latency`` is in
+    microseconds, and ``sparsity`` counts the weights that are left."""
     dense: dict[BudgetKind, float]
-    """Each cost of the whole dense network; ``sparsity``: the weights of the layers that a plan can name."""
+    """Costs of the dense model; ``sparsity`` counts the weights of all prunable layers."""
 
     def limit(self, name: BudgetKind, value: float) -> float:
-        """A budget as the most that its cost may sum up to; infinite for a drop to chance, where losses still sum up further."""
+        """Return the upper limit on the summed cost for a budget of ``value``.
+
+        It is infinite for a drop to chance level, since the losses of several layers may sum up to
+        more than the loss of that drop.
+        """
         if name == "drop":
             return float(self.curves.loss(value)) if value < self.curves.most else math.inf
         return (1 - value if name == "sparsity" else value) * self.dense[name]
 
-    def points(self, found: Solution) -> float:
-        """The gap of a path that minimises loss, as percentage points."""
-        return self.curves.drop_of(found.totals[0]) - self.curves.drop_of(found.bound)
+    def points(self, solution: Solution) -> float:
+        """Return the gap of a solution that minimises the loss, in percentage points of drop."""
+        return self.curves.drop_of(solution.totals[0]) - self.curves.drop_of(solution.bound)
 
     def sums(self, choice: Sequence[int]) -> dict[BudgetKind, float]:
+        """Sum each cost over the network for a choice (index of the option of each row)."""
         before = (0, *choice)
         return {
             name: sum(
@@ -59,6 +70,12 @@ class Problem:
 
 
 def structured(table: Sensitivity, round_to: int, profile: Staircase | None) -> Problem:
+    """Build the problem of choosing the width of each layer.
+
+    With a profile there is a ``latency`` cost too. Raises :class:`BadInput` if the layers form no
+    chain, if a layer would have over :data:`MAX_WIDTHS` widths, and if the profile is of another
+    network.
+    """
     spec, curves = spec_from_dict(table.spec), LossCurves.of(table)
     time = _time_of(profile, spec) if profile is not None else None
     options: list[tuple[int, ...]] = []
@@ -89,26 +106,34 @@ def structured(table: Sensitivity, round_to: int, profile: Staircase | None) -> 
 
 
 def _chain(spec: Spec) -> tuple[LayerRow, ...]:
-    """The rows, each of which reads the one before. Raises :class:`BadInput` for any other network: a layer's cost must depend on its own
-    width and on its predecessor's alone."""
+    """Return the spec's rows after a check that each one reads only the one before.
+
+    The search needs a cost that depends only on a layer's own width and on that of the layer
+    before. Raises :class:`BadInput` for any other network.
+    """
     before: str | None = None
     for row in spec.rows:
         if row.source != before or row.group != row.name:
             raise BadInput(
-                f"{spec.arch}: {row.name} does not read the layer before it alone; no plan can be made"
+                f"{spec.arch}: {row.name} does not read the layer before it alone;"
+                " no plan can be made"
             )
         before = row.name
     return spec.rows
 
 
 def _widths(row: LayerRow, curves: LossCurves, round_to: int) -> tuple[int, ...]:
-    """The widths that a layer may be given, rising: multiples of ``round_to`` within the swept levels, and all of it."""
+    """Return the widths that a layer may be given, rising.
+
+    They are the multiples of ``round_to`` within the levels swept, and the full width.
+    """
     full = row.out_width
     if row.name not in curves.levels:
         return (full,)
     if full > MAX_WIDTHS * round_to:
         raise BadInput(
-            f"--round-to: {row.name} has {full} channels; give {math.ceil(full / MAX_WIDTHS)} or more"
+            f"--round-to: {row.name} has {full} channels;"
+            f" give {math.ceil(full / MAX_WIDTHS)} or more"
         )
     least = full - round(curves.levels[row.name][-1] * full)
     return (*range(max(math.ceil(least / round_to), 1) * round_to, full, round_to), full)
@@ -117,34 +142,40 @@ def _widths(row: LayerRow, curves: LossCurves, round_to: int) -> tuple[int, ...]
 def _time_of(
     profile: Staircase, spec: Spec
 ) -> Callable[[LayerRow, Sequence[int], Sequence[int]], np.ndarray]:
-    """Microseconds [in, out] of a conv, by linear interpolation in the profile's grid."""
+    """Return a function that gives the microseconds [in widths, out widths] of a layer.
+
+    They are interpolated linearly in the profile's grid, and constant outside of it. Linear layers
+    take 0. Raises :class:`BadInput` if the profile is of another network than ``spec``.
+    """
     from scipy.interpolate import RegularGridInterpolator
 
     if spec_from_dict(profile.spec).macs() != spec.macs() or set(profile.layers) != set(
         conv_names(spec)
     ):
         raise BadInput(
-            "--profile: is of another network than the sweep; run `python -m tp_vgg benchmark --profile` with these options"
+            "--profile: is of another network than the sweep;"
+            " run `python -m tp_vgg benchmark --profile` with these options"
         )
 
     def time(row: LayerRow, before: Sequence[int], here: Sequence[int]) -> np.ndarray:
         if row.kind != "conv":
             return np.zeros((len(before), len(here)))
         ins, outs, grid = profile.grid(row.name)
-        wanted = np.stack(
+        widths = np.stack(
             np.meshgrid(
                 np.clip(before, ins[0], ins[-1]), np.clip(here, outs[0], outs[-1]), indexing="ij"
             ),
             axis=-1,
         )
-        if len(ins) == 1:  # the first conv reads the image's channels, always
-            return np.asarray(np.interp(wanted[..., 1], outs, grid[0]))
-        return np.asarray(RegularGridInterpolator((ins, outs), grid)(wanted))
+        if len(ins) == 1:  # the first conv always reads the image's channels: no grid in that axis
+            return np.asarray(np.interp(widths[..., 1], outs, grid[0]))
+        return np.asarray(RegularGridInterpolator((ins, outs), grid)(widths))
 
     return time
 
 
 def unstructured(table: Sensitivity) -> Problem:
+    """Build the problem of choosing each layer's sparsity, in steps of :data:`SPARSITY_STEP`."""
     spec, curves = spec_from_dict(table.spec), LossCurves.of(table)
     options: list[tuple[int, ...]] = []
     chain = []
@@ -155,9 +186,8 @@ def unstructured(table: Sensitivity) -> Problem:
             highest = curves.levels[row.name][-1]
             sparsities = [*np.arange(0, highest, SPARSITY_STEP), highest]
             zeros = [round(float(s) * row.weights) for s in sparsities]
-            if (
-                zeros[-1] < highest * row.weights
-            ):  # a level swept is a sparsity met, however it rounds
+            # A budget of a level swept must be in reach, also if the count was rounded down.
+            if zeros[-1] < highest * row.weights:
                 zeros.append(min(zeros[-1] + 1, row.weights - 1))
             here = tuple(sorted({row.weights - count for count in zeros}))
             drop = curves.loss(curves.drop(row.name, 1 - np.array(here) / row.weights))

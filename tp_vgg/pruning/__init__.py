@@ -1,1 +1,1 @@
-"""Plans resolved, weights masked, channels removed, and the proof."""
+"""This package resolves pruning plans, masks weights, removes channels and checks the result."""

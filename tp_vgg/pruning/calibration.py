@@ -1,4 +1,4 @@
-"""Batch norm's statistics, renewed on training images after pruning."""
+"""Recalibration recomputes batch norm's running statistics on training images after pruning."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tp_vgg.evaluation.evaluate import EVALUATION_BLOCK
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32
 
-CALIBRATION = 2000
-"""Images that batch norm's statistics are taken over."""
+CALIBRATION_IMAGES = 2000
+"""Default number of training images over which batch norm's statistics are computed."""
 
 
 def recalibrate(
@@ -22,14 +22,16 @@ def recalibrate(
     split: Split,
     normalisation: Normalisation,
     seed: int = 0,
-    images: int = CALIBRATION,
+    images: int = CALIBRATION_IMAGES,
     label: str = "",
 ) -> None:
-    """Take batch norm's running statistics anew, as the mean over a stratified draw of ``images``, in place; nothing else moves. ``label``: of the
-    progress bar; none without.
+    """Recompute the running statistics of every batch norm in ``model``, in place.
 
-    Pruning changes what reaches a batch norm, which then normalises by statistics of a network that is no more. Source: ``update_bn`` of
-    torch's ``swa_utils`` (Izmailov et al. 2018, section 3.2).
+    The new statistics are the mean over a stratified draw of ``images`` images from ``split``.
+    No weight changes. ``label`` names the progress bar; without a label there is no bar.
+
+    Pruning changes the inputs of each batch norm, so the statistics of the unpruned network no
+    longer fit. Source: ``update_bn`` of torch's ``swa_utils`` (Izmailov et al. 2018, section 3.2).
     """
     sample = calibration_sample(split, seed, images)
     inputs = [normalisation(block) for block, _ in sample.blocks(EVALUATION_BLOCK)]
@@ -37,14 +39,20 @@ def recalibrate(
         renew_statistics(model, bar)
 
 
-def calibration_sample(split: Split, seed: int = 0, images: int = CALIBRATION) -> Split:
-    """The images over which :func:`recalibrate` takes statistics: a stratified draw in random order, since a batch of one class would have
-    that class's statistics."""
+def calibration_sample(split: Split, seed: int = 0, images: int = CALIBRATION_IMAGES) -> Split:
+    """Return the images over which :func:`recalibrate` computes the statistics.
+
+    They are a stratified draw from ``split``, with the labels' proportions. Their order is random,
+    because a batch of one class would have that class's statistics.
+    """
     drawn = stratified(split.labels.cpu().numpy(), images, seed)
     return split.take(np.random.default_rng(seed).permutation(drawn))
 
 
 def renew_statistics(network: nn.Module, inputs: Iterable[torch.Tensor]) -> None:
-    """The statistics of every batch norm in ``network`` become the mean over ``inputs``, batches of what it is given."""
+    """Set the running statistics of every batch norm in ``network`` to the mean over ``inputs``.
+
+    ``inputs``: batches in the form that ``network`` takes; each batch has the same weight.
+    """
     with torch.no_grad(), exact_fp32():
         torch.optim.swa_utils.update_bn(inputs, network)

@@ -1,4 +1,4 @@
-"""The importance criteria as data (no torch): how channels are ranked, and what a ranking needs."""
+"""This module lists how each importance criterion ranks channels and what it needs (no torch)."""
 
 from __future__ import annotations
 
@@ -10,61 +10,85 @@ from tp_vgg.errors import BadInput
 from tp_vgg.network.spec import Spec, conv_names
 
 Kind = Literal["structured", "unstructured"]
-"""Of pruning: channels removed, or weights zeroed."""
-# Only the layer's own filter counts, unscaled; torch-pruning's defaults average over the coupled layers.
-_FIRST: Mapping[str, Any] = {"group_reduction": "first", "normalizer": None}
+"""The kind of pruning: channels are removed (structured) or weights zeroed (unstructured)."""
+# torch-pruning's defaults average over the coupled layers and rescale the scores. With these
+# options the score comes from the layer's own filter alone, unscaled.
+_OWN_FILTER: Mapping[str, Any] = {"group_reduction": "first", "normalizer": None}
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A class of ``torch_pruning.importance`` and its options; channels with a higher score are kept."""
+    """A criterion names a class of ``torch_pruning.importance``, which scores channels.
+
+    The channels with the highest scores are kept.
+    """
 
     scorer: str
+    """Name of the class."""
     source: str
+    """Definition of the score, and its paper."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class."""
     needs_batch_norm: bool = False
+    """True if only convs with batch norm can be ranked."""
     needs_gradients: bool = False
+    """True if the parameters must hold gradients of the loss before the ranking."""
     squared: bool = False
-    """Of each image's gradient the square, instead of the gradient of all."""
+    """True if each image's gradient is squared before the mean over the images is taken."""
 
 
 WEIGHT_CRITERIA = ("l1", "taylor")
-"""How single weights are ranked: by magnitude, or by |weight · gradient|."""
+"""The criteria for single weights: magnitude (``l1``) or |weight · gradient| (``taylor``)."""
 CRITERIA: Mapping[str, Criterion] = {
     "l1": Criterion(
-        "MagnitudeImportance", "L1 norm of the filter: Li et al. 2017", {"p": 1, **_FIRST}
+        "MagnitudeImportance", "L1 norm of the filter: Li et al. 2017", {"p": 1, **_OWN_FILTER}
     ),
-    "l2": Criterion("MagnitudeImportance", "squared L2 norm of the filter", {"p": 2, **_FIRST}),
+    "l2": Criterion(
+        "MagnitudeImportance", "squared L2 norm of the filter", {"p": 2, **_OWN_FILTER}
+    ),
     "bn": Criterion(
-        "BNScaleImportance", "batch norm's scale: Liu et al. 2017", _FIRST, needs_batch_norm=True
+        "BNScaleImportance",
+        "batch norm's scale: Liu et al. 2017",
+        _OWN_FILTER,
+        needs_batch_norm=True,
     ),
     "taylor": Criterion(
         "TaylorImportance",
         "sum of |weight · gradient|: Molchanov et al. 2019",
-        _FIRST,
+        _OWN_FILTER,
         needs_gradients=True,
     ),
-    "fpgm": Criterion("FPGMImportance", "distance to the other filters: He et al. 2019", _FIRST),
+    "fpgm": Criterion(
+        "FPGMImportance",
+        "distance to the other filters, of squared weights in torch-pruning: after He et al. 2019",
+        _OWN_FILTER,
+    ),
     "lamp": Criterion(
         "LAMPImportance",
-        "squared norm over that of all larger filters: Lee et al. 2021; within a layer it ranks as l2 does",
+        "squared norm over that of all larger filters: Lee et al. 2021; "
+        "within a layer it ranks as l2 does",
         {"p": 2, "group_reduction": "first"},
     ),
     "hessian": Criterion(
         "HessianImportance",
-        "sum of weight² · mean squared gradient, the diagonal of the empirical Fisher: LeCun et al. 1989",
-        _FIRST,
+        "sum of weight² · mean squared gradient, the diagonal of the empirical Fisher: "
+        "LeCun et al. 1989",
+        _OWN_FILTER,
         needs_gradients=True,
         squared=True,
     ),
     "random": Criterion("RandomImportance", "the control"),
 }
+"""The criteria for channels, under the names that ``--importance`` takes."""
 
 
 def check_importance(
     importance: str, spec: Spec, layers: Iterable[str], kind: Kind = "structured"
 ) -> None:
-    """Raise :class:`BadInput` where ``importance`` is unknown or can't rank ``layers`` of such a network."""
+    """Raise :class:`BadInput` if ``importance`` is unknown or can't rank ``layers`` of ``spec``.
+
+    ``kind="unstructured"`` is a sweep over single weights, which ranks by magnitude (``l1``) only.
+    """
     if kind == "unstructured" and importance != "l1":
         raise BadInput(
             f"--importance {importance}: a sweep ranks single weights by magnitude alone; use l1"
@@ -73,8 +97,9 @@ def check_importance(
         raise BadInput(f"--importance: {importance!r} is not one of {', '.join(CRITERIA)}")
     if not CRITERIA[importance].needs_batch_norm:
         return
-    bare = [name for name in layers if not (spec.batch_norm and name in conv_names(spec))]
-    if bare:
+    lacking = [name for name in layers if not (spec.batch_norm and name in conv_names(spec))]
+    if lacking:
         raise BadInput(
-            f"--importance {importance}: {bare[0]} of {spec.arch} has no batch norm to rank by; use l1"
+            f"--importance {importance}: {lacking[0]} of {spec.arch} has no batch norm to rank by; "
+            "use l1"
         )

@@ -1,4 +1,7 @@
-"""The check that a shrunk network computes what the dense one does with the removed channels zeroed."""
+"""A pruned network must give the logits of the unpruned one with the removed channels zeroed.
+
+The equivalence check compares the two in fp64.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,36 @@ from tp_vgg.network.families import activation_after, empty_network
 from tp_vgg.network.network import Network
 
 EQUIVALENCE_IMAGES = 16
+"""Largest number of images that the equivalence check compares."""
 EQUIVALENCE_TOLERANCE = 1e-9
+"""Largest difference of two logits, relative to the largest logit, at which the check holds."""
 
 
 @dataclass(frozen=True)
 class EquivalenceCheck:
-    """The pruned logits against those of the model before, with the same channels zeroed after ReLU."""
+    """An equivalence check says how far the pruned network's logits are from the unpruned one's.
+
+    The removed channels of the unpruned network are zeroed after their ReLU.
+    """
 
     images: int
+    """Number of images compared."""
     difference: float
-    """max |Δ logit| in fp64."""
+    """Largest absolute difference of two logits in fp64, max |Δ logit|."""
     scale: float
-    """max |logit| in fp64."""
+    """Largest absolute logit of the unpruned network in fp64, max |logit|."""
 
     @property
     def holds(self) -> bool:
+        """Return True if the difference is at most 1e-9 of the scale."""
         return self.difference <= EQUIVALENCE_TOLERANCE * self.scale  # false for NaN
 
 
 def double_copy(model: Network) -> Network:
-    """An fp64 copy on the CPU, in eval mode; weights are copied once, straight into fp64."""
+    """Return an fp64 copy of ``model`` on the CPU, in eval mode.
+
+    The weights are copied once, straight into fp64.
+    """
     copy = empty_network(model.spec)
     state = {
         name: v.detach().to("cpu", torch.float64, copy=True)
@@ -45,7 +58,12 @@ def double_copy(model: Network) -> Network:
 def check_equivalence(
     before: Network, after: Network, kept: Mapping[str, list[int]], images: torch.Tensor
 ) -> EquivalenceCheck:
-    """Compare two fp64 networks' logits, the removed channels of ``before`` zeroed after its ReLUs."""
+    """Compare the logits of the pruned network ``after`` with those of the unpruned ``before``.
+
+    Both are fp64 networks on the CPU (:func:`double_copy`). ``kept`` lists, for each pruned layer,
+    the channels of ``before`` that are left; its other channels are zeroed after their ReLU.
+    ``images``: normalised floats [N, 3, S, S], of which the first 16 are used.
+    """
     sample = images[:EQUIVALENCE_IMAGES].detach().to("cpu", torch.float64)
     hooks = [
         activation_after(before, name).register_forward_hook(_zero_except(indices))
@@ -53,12 +71,12 @@ def check_equivalence(
     ]
     try:
         with torch.inference_mode():
-            expected, found = before(sample), after(sample)
+            expected, actual = before(sample), after(sample)
     finally:
         for hook in hooks:
             hook.remove()
     return EquivalenceCheck(
-        len(sample), float((expected - found).abs().max()), float(expected.abs().max())
+        len(sample), float((expected - actual).abs().max()), float(expected.abs().max())
     )
 
 

@@ -1,4 +1,4 @@
-"""Gradients that importance criteria ask for."""
+"""Some importance criteria rank by gradients of the loss; they are computed here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from tp_vgg.network.network import Network, prunable_layers
 
 
 def taylor_scores(model: Network) -> dict[str, torch.Tensor]:
-    """|weight · gradient| of every weight that can be masked, from the gradients in the parameters: the first-order change of the loss where
-    it becomes zero. Source: Molchanov et al. 2019, equation 8, for single weights."""
+    """Return |weight · gradient| of every weight of each prunable layer, by layer name.
+
+    This is the first-order change of the loss if the weight becomes zero. The parameters must hold
+    the gradients already (:func:`accumulate_gradients`). Each tensor has the shape of the layer's
+    weight. Source: Molchanov et al. 2019, equation 8, for single weights.
+    """
     scores = {}
     for name, layer in prunable_layers(model):
         assert layer.weight.grad is not None, "accumulate_gradients comes before"
@@ -31,9 +35,15 @@ def accumulate_gradients(
     squared: bool = False,
     label: str = "",
 ) -> None:
-    """Leave the loss's gradient over the first ``images`` of a stratified draw in the parameters, in eval mode; with ``squared`` the mean
-    over images of each one's gradient squared (torch-pruning's ``accumulate_grad`` keeps only the last image's: its dictionary is asked
-    for names and holds parameters). ``label``: of the progress bar; none without."""
+    """Leave the gradient of the mean loss in the parameters' ``grad``, computed in eval mode.
+
+    The loss is the cross-entropy over a stratified draw (seed 0) of ``images`` images. With
+    ``squared``, ``grad`` is instead the mean over the images of each one's squared gradient.
+    ``label`` names the progress bar; without a label there is no bar.
+
+    torch-pruning's ``accumulate_grad`` is not used: it looks up names in a dictionary whose keys
+    are parameters, and so keeps only the last image's gradient.
+    """
     sample = split.take(stratified(split.labels.cpu().numpy(), images, 0))
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""Masks that grow during training."""
+"""Gradual pruning zeroes more and more weights while the network trains."""
 
 from __future__ import annotations
 
@@ -16,26 +16,34 @@ from tp_vgg.pruning.unstructured import magnitude_masks, maskable_layers, refuse
 
 @dataclass(frozen=True)
 class Gradual:
-    """Masks that grow while the model trains, by the cubic schedule of Zhu & Gupta 2017: after a share t of the ramp, 1 − (1 − t)³ of the
-    final zeros. What it does follows from the step alone. The weights are ranked anew each time; one that was masked can come back."""
+    """A gradual schedule masks more weights as training goes on (Zhu & Gupta 2017, cubic ramp).
+
+    After a fraction t of the ramp, 1 − (1 − t)³ of the final zeros are masked. The number of zeros
+    at a step follows from the step alone. All weights are ranked by magnitude at each update, so a
+    masked weight can come back. Give either ``plan`` or ``sparsity``.
+    """
 
     plan: Plan | None = None
-    """Per layer; or"""
+    """Final sparsity of each named layer, ranked layer by layer."""
     sparsity: float | None = None
-    """over all layers together."""
+    """Final sparsity of all layers together, ranked together."""
     ramp: float = 0.6
-    """Fraction of the steps after which the masks are final."""
+    """Fraction of the training's steps after which the masks are final."""
     every: int = 20
-    """Steps between rankings."""
+    """Steps from one update of the masks to the next."""
 
     @property
     def key(self) -> str:
-        """What decides its outcome."""
+        """Return the settings as one text, which becomes part of the training's key."""
         values = dict(self.plan.values) if self.plan else {}
         return f"gradual {values} {self.sparsity} {self.ramp} {self.every}"
 
     def begin(self, model: Network) -> None:
-        """Attach masks that mask nothing yet. Raises as :func:`~tp_vgg.pruning.unstructured.mask_layers` does."""
+        """Attach masks that mask nothing yet to the layers that will be pruned.
+
+        Raises :class:`~tp_vgg.errors.BadInput` if the plan names an unknown layer or would zero a
+        whole layer.
+        """
         if self.plan is not None:
             resolve_sparsity(self.plan, model.spec)
         for name, layer in maskable_layers(model).items():
@@ -43,27 +51,34 @@ class Gradual:
                 prune.identity(layer, "weight")
 
     def settled(self, step: int, total: int) -> bool:
-        """Whether the masks are final after ``step`` steps: only then can an epoch be the best."""
+        """Return True if the masks are final after ``step`` of ``total`` steps.
+
+        Earlier epochs do not count when the best epoch is chosen.
+        """
         return step > int(self.ramp * total)
 
     @torch.no_grad()
     def before_step(self, model: nn.Module, step: int, total: int) -> None:
-        """Rank and mask, where the schedule has it."""
+        """Rank the weights and update the masks, if the schedule has an update at ``step``.
+
+        There is one every ``every`` steps and a last one at the end of the ramp. Raises
+        :class:`~tp_vgg.errors.WorkFailed` if the last one of a global ranking zeroes a whole layer.
+        """
         assert isinstance(model, Network)
         end = int(self.ramp * total)
         if step > end or (step < end and step % self.every):
             return
-        share = 1 - (1 - step / end) ** 3 if end else 1.0
+        fraction = 1 - (1 - step / end) ** 3 if end else 1.0
         layers = {name: layer for name, layer in prunable_layers(model) if is_masked(layer)}
         weights = {name: layer.get_parameter("weight_orig") for name, layer in layers.items()}
         if self.plan is not None:
             for name, zeros in resolve_sparsity(self.plan, model.spec).items():
-                (mask,) = magnitude_masks(weights[name].abs(), [round(share * zeros)])
+                (mask,) = magnitude_masks(weights[name].abs(), [round(fraction * zeros)])
                 layers[name].get_buffer("weight_mask").copy_(mask)
             return
         assert self.sparsity is not None
-        every = torch.cat([weight.flatten() for weight in weights.values()])
-        (mask,) = magnitude_masks(every.abs(), [round(share * self.sparsity * len(every))])
+        flat = torch.cat([weight.flatten() for weight in weights.values()])
+        (mask,) = magnitude_masks(flat.abs(), [round(fraction * self.sparsity * len(flat))])
         for layer, part in zip(
             layers.values(), mask.split([w.numel() for w in weights.values()]), strict=True
         ):

@@ -1,4 +1,7 @@
-"""ratios.json: read it, refuse what is wrong with it, resolve it against a spec into target widths (no torch)."""
+"""A plan file (ratios.json) is read, validated and resolved against a spec here (no torch).
+
+Resolving gives the target widths (structured) or the weights to zero (unstructured).
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,34 @@ from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.pruning.criteria import Kind
 
 MAX_BYTES = 1 << 20
+"""Largest plan file that is read, in bytes."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Ratios (structured) or sparsities (unstructured) per layer, keyed by torchvision's module names."""
+    """A plan gives each layer that it names a ratio (structured) or a sparsity (unstructured)."""
 
     values: Mapping[str, float]
+    """Fractions in [0, 1), by torchvision's module names."""
     source: str
-    """What to name in messages: the file, or the option that gave one value for all."""
+    """Name of the plan in messages: its file, or the option that gave one value for all layers."""
 
     @classmethod
     def of(cls, values: Mapping[str, float], source: str) -> Plan:
-        """A plan from Python. Raises :class:`BadInput` for a value that is no number in [0, 1)."""
+        """Make a plan from a mapping of layer names to fractions.
+
+        Raises :class:`BadInput` if a value is not a number in [0, 1).
+        """
         for layer, value in values.items():
             _check_value(source, layer, value)
         return cls({layer: float(value) for layer, value in values.items()}, source)
 
     @classmethod
     def uniform(cls, value: float, layers: tuple[str, ...], source: str) -> Plan:
-        """The same value for each of ``layers``."""
+        """Make a plan with the same ``value`` for each of ``layers``.
+
+        Raises :class:`BadInput` if it is not a number in [0, 1).
+        """
         _check_value(source, "every layer", value)
         return cls(dict.fromkeys(layers, value), source)
 
@@ -44,11 +55,14 @@ class Plan:
 def read_ratios(
     path: str | Path, kind: Kind = "structured", *, plan_dirs: tuple[Path, ...] = ()
 ) -> Plan:
-    """Read and validate a plan file; layer names are checked later, by :func:`check_layers` and the resolvers.
+    """Read and validate a plan file.
 
-    ``kind``: what the plan will be used for. A ``plan.json`` beside the file (or in ``plan_dirs``) that lists this file's SHA-256
-    says what ``tp_vgg plan`` wrote it for; the other kind is refused.
-    Raises :class:`BadInput` with one line per fault.
+    Layer names are checked later, by :func:`check_layers`, :func:`resolve` and
+    :func:`resolve_sparsity`. ``kind`` is the kind of pruning that the plan will be used for.
+    ``tp_vgg plan`` lists the SHA-256 of its plan files by kind in ``plan.json``. A file is refused
+    if the ``plan.json`` beside it (or in one of ``plan_dirs``) lists it for the other kind alone.
+
+    Raises :class:`BadInput`, with a message of one line, for the first fault.
     """
     path = Path(path)
     text = _read_text(path)
@@ -91,39 +105,45 @@ def read_ratios(
 
 
 def plan_files(directory: Path) -> dict[Kind, list[str]]:
-    """SHA-256 of every plan file that ``tp_vgg plan`` wrote for the run directory, by the kind of pruning, as its ``plan.json`` says;
-    nothing where that is missing or damaged."""
+    """Return the SHA-256 of every plan file that ``tp_vgg plan`` wrote, by kind of pruning.
+
+    They are read from ``plan.json`` in the run's ``directory``; the result is empty if that file is
+    missing or damaged.
+    """
     try:
         files = (read_json(directory / "plan.json") or {}).get("files")
     except BadInput:
         files = None
-    found = files if isinstance(files, dict) else {}
+    digests = files if isinstance(files, dict) else {}
     return {
-        kind: [digest for digest in found[kind] if isinstance(digest, str)]
+        kind: [digest for digest in digests[kind] if isinstance(digest, str)]
         for kind in get_args(Kind)
-        if isinstance(found.get(kind), list)
+        if isinstance(digests.get(kind), list)
     }
 
 
 def check_layers(plan: Plan, spec: Spec) -> None:
-    """Raise :class:`BadInput` for the first layer that ``spec`` has not, or that can't be pruned."""
+    """Raise :class:`BadInput` for the first layer that ``spec`` lacks or that can't be pruned."""
     for layer in plan.values:
         if layer in spec.prunable:
             continue
         if layer == spec.rows[-1].name:
             raise BadInput(
-                f"{plan.source}: {_shown(layer)}: the last linear layer gives the classes and can't be pruned; remove it"
+                f"{plan.source}: {_shown(layer)}: the last linear layer gives the classes "
+                "and can't be pruned; remove it"
             )
         near = difflib.get_close_matches(layer[:80], spec.prunable, n=3, cutoff=0.0)
         raise BadInput(
-            f"{plan.source}: {_shown(layer)}: no prunable layer of {spec.arch} with the {spec.head} head; nearest: {', '.join(near)}"
+            f"{plan.source}: {_shown(layer)}: no prunable layer of {spec.arch} "
+            f"with the {spec.head} head; nearest: {', '.join(near)}"
         )
 
 
 def resolve(plan: Plan, spec: Spec, round_to: int = 1) -> Spec:
-    """The spec with the plan's channels removed: ``floor(ratio · width + 0.5)`` of each named layer, the kept
-    count rounded up to a multiple of ``round_to``, never above the width.
+    """Return ``spec`` with the widths that remain after structured pruning by ``plan``.
 
+    ``floor(ratio · width + 0.5)`` channels of each named layer are removed. Then the number of kept
+    channels is rounded up to a multiple of ``round_to``, but never above the width.
     Raises :class:`BadInput` for unknown layers and for a ratio that would remove every channel.
     """
     check_layers(plan, spec)
@@ -133,15 +153,17 @@ def resolve(plan: Plan, spec: Spec, round_to: int = 1) -> Spec:
         kept = width - math.floor(ratio * width + 0.5)
         if kept == 0:
             raise BadInput(
-                f"{plan.source}: {layer}: ratio {ratio:g} would remove all {width} channels; give a smaller one"
+                f"{plan.source}: {layer}: ratio {ratio:g} would remove all {width} channels; "
+                "give a smaller one"
             )
         targets[layer] = min(width, math.ceil(kept / round_to) * round_to)
     return spec.with_widths(targets)
 
 
 def resolve_sparsity(plan: Plan, spec: Spec) -> dict[str, int]:
-    """Weights to zero in each named layer: ``round(value · numel)``, as ``torch.nn.utils.prune`` counts.
+    """Return the number of weights to zero in each named layer.
 
+    It is ``round(sparsity · numel)``, as ``torch.nn.utils.prune`` counts.
     Raises :class:`BadInput` for unknown layers and for a value that would zero a whole layer.
     """
     check_layers(plan, spec)
@@ -150,7 +172,8 @@ def resolve_sparsity(plan: Plan, spec: Spec) -> dict[str, int]:
     for layer, zeros in zeroed.items():
         if zeros == numel[layer]:
             raise BadInput(
-                f"{plan.source}: {layer}: sparsity {plan.values[layer]:g} would zero all {zeros} weights; give a smaller one"
+                f"{plan.source}: {layer}: sparsity {plan.values[layer]:g} would zero all "
+                f"{zeros} weights; give a smaller one"
             )
     return zeroed
 
@@ -158,19 +181,21 @@ def resolve_sparsity(plan: Plan, spec: Spec) -> dict[str, int]:
 def removals(
     kind: Kind, spec: Spec, levels: Sequence[float], layers: Sequence[str] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """What a sweep takes away: channels (structured) or weights (unstructured) by layer, in the network's order, and level.
+    """Return the number of channels or weights that a sweep removes from each layer at each level.
 
-    ``layers``: every conv where ``None``. Raises :class:`BadInput` for unknown layers, for levels that are not distinct numbers in
-    [0, 1), and for one that would leave nothing of a layer.
+    Structured sweeps remove channels; unstructured ones zero weights. The layers come in the
+    network's order, each with one number per level. ``layers=None`` means every conv.
+    Raises :class:`BadInput` for unknown layers, for levels that are not distinct numbers in [0, 1),
+    and for a level that would leave nothing of a layer.
     """
     if not levels or len(set(levels)) < len(levels):
         raise BadInput("--levels: give distinct fractions in [0, 1), such as 0.1,0.5,0.9")
-    asked = conv_names(spec) if layers is None else layers
-    if not asked:
+    selected = conv_names(spec) if layers is None else layers
+    if not selected:
         raise BadInput("--layers: names none; leave it out for every conv")
-    check_layers(Plan(dict.fromkeys(asked, 0.0), "--layers"), spec)
+    check_layers(Plan(dict.fromkeys(selected, 0.0), "--layers"), spec)
     removed: dict[str, tuple[int, ...]] = {}
-    for layer in (name for name in spec.prunable if name in asked):
+    for layer in (name for name in spec.prunable if name in selected):
         plans = [Plan.of({layer: level}, "--levels") for level in levels]
         if kind == "structured":
             removed[layer] = tuple(
@@ -185,14 +210,15 @@ def _read_text(path: Path) -> str:
     try:
         if not path.is_file():
             raise BadInput(
-                f"{path}: {'not a regular file' if path.exists() else 'no such file'}; give a plan such as examples/ratios.json"
+                f"{path}: {'not a regular file' if path.exists() else 'no such file'}; "
+                "give a plan such as examples/ratios.json"
             )
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BadInput(f"{path}: can't be read ({error.strerror})") from None
     if len(raw) > MAX_BYTES:
-        raise BadInput(f"{path}: over 1 MiB; a plan has one short line a layer")
+        raise BadInput(f"{path}: over 1 MiB; a plan has one short line per layer")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -216,9 +242,9 @@ def _check_value(source: str, layer: str, value: object) -> None:
 def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) -> None:
     digest = text_fingerprint(text)
     kinds = {
-        made
-        for place in (path.parent, *plan_dirs)
-        for made, digests in plan_files(place).items()
+        written_for
+        for directory in (path.parent, *plan_dirs)
+        for written_for, digests in plan_files(directory).items()
         if digest in digests
     }
     other: Kind = "unstructured" if kind == "structured" else "structured"
@@ -240,7 +266,7 @@ def _json_type(value: object) -> str:
 
 
 def _shown(layer: str) -> str:
-    """A name from a file, fit for one terminal line."""
+    """Return a layer name from a file in a form that fits on one terminal line."""
     return layer if layer.isprintable() and 0 < len(layer) <= 80 else ascii(layer[:80])[:80]
 
 

@@ -1,4 +1,4 @@
-"""What may correct a network after pruning, without training."""
+"""A repair corrects a pruned network without training it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tp_vgg.errors import BadInput
 from tp_vgg.network.spec import Spec
 
 Repair = Literal["none", "recalibrate"]
-"""``recalibrate``: batch norm's running statistics are taken anew over training images."""
+"""``recalibrate``: batch norm's running statistics are recomputed over training images."""
 
 
 def check_repair(repair: Repair, spec: Spec) -> None:
-    """Raise :class:`BadInput` for a repair that is none, or where ``spec`` has no batch norm to recalibrate."""
+    """Raise :class:`BadInput` if ``repair`` is unknown or needs batch norm that ``spec`` lacks."""
     if repair not in get_args(Repair):
         raise BadInput(f"repair: {repair!r} is not one of {', '.join(get_args(Repair))}")
     if repair == "recalibrate" and not spec.batch_norm:

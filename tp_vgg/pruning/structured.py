@@ -1,5 +1,6 @@
-"""Channel removal in place, by torch-pruning's DependencyGraph, checked and proved on every call.
+"""Structured pruning removes channels in place, by torch-pruning's ``DependencyGraph``.
 
+The realised widths are checked on every call; :func:`prune_channels` adds the equivalence check.
 Nothing else in tp_vgg imports torch_pruning.
 """
 
@@ -29,10 +30,12 @@ from tp_vgg.pruning.ratios import Plan, resolve
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What :func:`prune_channels` did: indices kept in each pruned layer (into the model just before), and the proof."""
+    """A prune result says which channels :func:`prune_channels` kept and how the check went."""
 
     kept: dict[str, list[int]]
+    """Sorted indices of each pruned layer's kept channels, as numbered just before the call."""
     proof: EquivalenceCheck
+    """The equivalence check of the pruned model, which held."""
 
 
 def prune_structured(
@@ -43,8 +46,14 @@ def prune_structured(
     round_to: int = 1,
     seed: int = 0,
 ) -> PruneResult:
-    """Remove ``floor(ratio · width + 0.5)`` channels of each named layer of ``model``, in place: :func:`prune_channels` with
-    a plan for a target and seeded noise for the proof's images. Raises as :func:`prune_channels` and :func:`resolve` do.
+    """Remove ``floor(ratio · width + 0.5)`` channels of each named layer of ``model``, in place.
+
+    The number of kept channels is rounded up to a multiple of ``round_to``. ``importance`` names a
+    row of :data:`~tp_vgg.pruning.criteria.CRITERIA`. ``seed`` draws the noise images of the
+    equivalence check and the scores of ``random``. See :func:`prune_channels`.
+
+    Raises :class:`BadInput` and :class:`WorkFailed` as :func:`prune_channels` and
+    :func:`~tp_vgg.pruning.ratios.resolve` do.
     """
     plan = ratios if isinstance(ratios, Plan) else Plan.of(ratios, "ratios")
     size = model.spec.image_size
@@ -59,32 +68,40 @@ def prune_channels(
 ) -> PruneResult:
     """Remove channels of ``model``, in place, until it has the widths of ``target``.
 
-    ``images``: normalised floats [N, 3, S, S] for the equivalence proof (the first 16 are used).
-    ``taylor`` and ``hessian`` read the gradients that :func:`~tp_vgg.pruning.gradients.accumulate_gradients` (or any backward pass) left in the parameters. All layers are ranked on the weights as they
-    come, then pruned; ties keep the lower index. ``model.kept`` is brought up to date.
+    ``images``: normalised floats [N, 3, S, S] for the equivalence check (the first 16 are used).
+    ``taylor`` and ``hessian`` read the gradients that
+    :func:`~tp_vgg.pruning.gradients.accumulate_gradients` (or any backward pass) left in the
+    parameters. All layers are ranked before the first one is pruned; of equal scores, the lower
+    index is kept. ``model.kept`` is updated.
 
-    Raises :class:`BadInput` where the criterion does not fit the network, :class:`WorkFailed` where torch-pruning did not
-    reach the target widths or the proof fails: the model is then not to be used.
+    Raises :class:`BadInput` if the model has weight masks or the criterion does not fit it, and
+    :class:`WorkFailed` if a score is not finite, torch-pruning does not reach the target widths, or
+    the equivalence check fails. Do not use the model after a :class:`WorkFailed`.
     """
     _refuse_masks(model)
     before, reference = model.spec, double_copy(model)
     kept = remove_channels(model, target, importance, seed)
-    proof = check_equivalence(reference, double_copy(model), kept, images)
-    if not proof.holds:
+    check = check_equivalence(reference, double_copy(model), kept, images)
+    if not check.holds:
         raise WorkFailed(
-            f"equivalence proof failed: logits differ by {proof.difference:.3g} at a scale of {proof.scale:.3g} "
-            f"(allowed {EQUIVALENCE_TOLERANCE:g} of it); nothing is kept"
+            f"equivalence proof failed: logits differ by {check.difference:.3g} (allowed: "
+            f"{EQUIVALENCE_TOLERANCE:g} of the largest logit, {check.scale:.3g}); nothing is saved"
         )
     _record_kept(model, before, kept)
-    return PruneResult(kept, proof)
+    return PruneResult(kept, check)
 
 
 def remove_channels(
     model: Network, target: Spec, importance: str = "l1", seed: int = 0
 ) -> dict[str, list[int]]:
-    """:func:`prune_channels` without its proof: one graph, every layer ranked, then pruned. Returns the kept indices by layer.
+    """Prune as :func:`prune_channels` does, without the equivalence check.
 
-    Raises :class:`WorkFailed` unless the realised widths are the target's (torch-pruning skips silently).
+    Weight masks are not refused, and ``model.kept`` is not updated. Returns the sorted indices of
+    the kept channels of each pruned layer.
+
+    Raises :class:`BadInput` if the criterion does not fit the network, and :class:`WorkFailed` if a
+    score is not finite or the realised widths are not the target's (torch-pruning may skip a layer
+    silently).
     """
     graph = _graph(model)
     scores = _rank(graph, model, narrowed(model.spec, target), importance, seed)
@@ -94,10 +111,13 @@ def remove_channels(
 
 
 def keep_channels(model: Network, kept: Mapping[str, list[int]]) -> None:
-    """Remove all channels of the named layers but the ``kept`` ones (sorted indices), in place. Raises as :func:`remove_channels` does."""
+    """Remove all channels of each named layer but the ``kept`` ones (sorted indices), in place.
+
+    Raises :class:`WorkFailed` if the realised widths are not those of ``kept``.
+    """
     target = model.spec.with_widths({name: len(indices) for name, indices in kept.items()})
-    fewer = {name: kept[name] for name in narrowed(model.spec, target)}
-    _remove_to(_graph(model), model, fewer, target)
+    kept_of_narrowed = {name: kept[name] for name in narrowed(model.spec, target)}
+    _remove_to(_graph(model), model, kept_of_narrowed, target)
 
 
 def _remove_to(graph: Any, model: Network, kept: Mapping[str, list[int]], target: Spec) -> None:
@@ -106,7 +126,8 @@ def _remove_to(graph: Any, model: Network, kept: Mapping[str, list[int]], target
     for name, width in target.prunable.items():
         if realised[name] != width:
             raise WorkFailed(
-                f"{name}: torch-pruning left {realised[name]} channels where {width} were asked for; nothing is kept"
+                f"{name}: torch-pruning left {realised[name]} channels "
+                f"where {width} were asked for; nothing is saved"
             )
     model.spec = target
 
@@ -114,7 +135,12 @@ def _remove_to(graph: Any, model: Network, kept: Mapping[str, list[int]], target
 def rank(
     model: Network, layers: list[str], importance: str = "l1", seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Score [width] of every channel of ``layers`` (float, higher is kept), each on its full-width group."""
+    """Return the importance score of every channel of each of ``layers``; higher is kept.
+
+    The scores are floats [width] on the CPU, by layer name; the model is not changed. Raises
+    :class:`BadInput` if the criterion does not fit the network, and :class:`WorkFailed` if a score
+    is not finite.
+    """
     return _rank(_graph(model), model, layers, importance, seed)
 
 
@@ -127,11 +153,10 @@ def _rank(
     scorer = getattr(tp.importance, CRITERIA[importance].scorer)(**CRITERIA[importance].options)
     scores = {}
     with torch.random.fork_rng(devices=[]):
-        for place, (name, layer) in enumerate(prunable_layers(model)):
+        for position, (name, layer) in enumerate(prunable_layers(model)):
             if name in layers:
-                torch.manual_seed(
-                    seed + 1_000_003 * place
-                )  # a layer's random scores are the same whatever else is ranked
+                # A layer's random scores must not depend on the other layers that are ranked.
+                torch.manual_seed(seed + 1_000_003 * position)
                 group = graph.get_pruning_group(
                     layer, _prune_out(tp, layer), list(range(layer.weight.shape[0]))
                 )
@@ -142,19 +167,20 @@ def _rank(
                     or not score.isfinite().all()
                 ):
                     raise WorkFailed(
-                        f"{name}: importance {importance} gave no finite score for every channel; nothing is kept"
+                        f"{name}: importance {importance} gave no finite score for every channel; "
+                        "nothing is saved"
                     )
                 scores[name] = score.detach().cpu()
     return scores
 
 
 def _record_kept(model: Network, before: Spec, kept: Mapping[str, list[int]]) -> None:
-    """Note in ``model.kept`` which channels of the dense baseline are left, through earlier prunings too."""
+    """Update ``model.kept``: the dense baseline's channels left by this and earlier prunings."""
     everything = {name: list(range(width)) for name, width in before.prunable.items()}
     earlier = {**everything, **model.kept}
     dense = {**before.prunable, **model.meta.get("dense_widths", {})}
     for name, indices in model.kept.items():
-        dense[name] = max(dense[name], indices[-1] + 1)  # a file that does not say how wide it was
+        dense[name] = max(dense[name], indices[-1] + 1)  # some files lack the dense widths
     model.kept = {
         name: [earlier[name][i] for i in kept.get(name, everything[name])] for name in everything
     }
@@ -162,7 +188,7 @@ def _record_kept(model: Network, before: Spec, kept: Mapping[str, list[int]]) ->
 
 
 def top_k(score: torch.Tensor, count: int) -> list[int]:
-    """Sorted indices of the ``count`` highest scores; of equal ones the lower index."""
+    """Return the sorted indices of the ``count`` highest scores; ties go to the lower index."""
     order = torch.argsort(score, descending=True, stable=True)[:count]
     return sorted(order.tolist())
 
@@ -173,11 +199,11 @@ def _remove(graph: Any, model: Network, kept: Mapping[str, list[int]]) -> None:
     for name, layer in prunable_layers(model):
         if name not in kept:
             continue
-        gone = sorted(set(range(layer.weight.shape[0])) - set(kept[name]))
-        group = graph.get_pruning_group(layer, _prune_out(tp, layer), gone)
+        removed = sorted(set(range(layer.weight.shape[0])) - set(kept[name]))
+        group = graph.get_pruning_group(layer, _prune_out(tp, layer), removed)
         if not graph.check_pruning_group(group):
             raise WorkFailed(
-                f"{name}: torch-pruning refuses to remove {len(gone)} channels; nothing is kept"
+                f"{name}: torch-pruning refuses to remove {len(removed)} channels; nothing is saved"
             )
         group.prune()
 
@@ -185,12 +211,16 @@ def _remove(graph: Any, model: Network, kept: Mapping[str, list[int]]) -> None:
 def _refuse_masks(model: Network) -> None:
     if any(is_masked(module) for module in model.modules()):
         raise BadInput(
-            "the model has weight masks; remove them (torch.nn.utils.prune.remove) before removing channels"
+            "the model has weight masks; remove them (torch.nn.utils.prune.remove) "
+            "before removing channels"
         )
 
 
 def _graph(model: Network) -> Any:
-    """torch-pruning's graph of ``model``. Tracing needs gradients, and leaves eval mode: mode and flags are put back."""
+    """Return torch-pruning's dependency graph of ``model``.
+
+    Tracing needs ``requires_grad`` everywhere and changes the train/eval mode; both are restored.
+    """
     import torch_pruning as tp
 
     training = model.training

@@ -1,4 +1,4 @@
-"""Weight masks, by ``torch.nn.utils.prune``: per layer or over the whole network, at once or gradually."""
+"""Unstructured pruning masks weights with ``torch.nn.utils.prune``, per layer or globally."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ def prune_unstructured(
 ) -> None:
     """Set the smallest weights of ``model`` to exact zeros, in place, without fine-tuning.
 
-    One sparsity, for every conv and hidden linear or (``scope="global"``) over all of them together, or one a layer.
-    Raises :class:`BadInput` for unknown layers, values outside [0, 1), and plans that would zero a layer.
+    ``sparsity``: the fraction of weights to zero, in [0, 1). One number applies to every conv and
+    hidden linear layer or, with ``scope="global"``, to all of them ranked together. A plan or a
+    mapping gives one number for each layer that it names.
+
+    Raises :class:`BadInput` for unknown layers, values outside [0, 1), a plan that would zero a
+    whole layer, and ``scope="global"`` with more than one number; :class:`WorkFailed` if the global
+    ranking would zero a whole layer.
     """
     if scope == "global":
         if not isinstance(sparsity, int | float):
@@ -41,41 +46,50 @@ def prune_unstructured(
 
 
 Scores = Mapping[str, torch.Tensor]
-"""Importance of every weight, by layer; the magnitude where there are none."""
+"""Importance of every weight, in the shape of the layer's weight, by layer name."""
 
 
 class LeastImportant(prune.L1Unstructured):
-    """torch's method, but for equal magnitudes: torch leaves these to the device; here the first in memory are zeroed first."""
+    """This pruning method is torch's ``L1Unstructured`` with a fixed order of equal magnitudes.
+
+    Of equal magnitudes, the first in memory are zeroed first; torch's choice depends on the device.
+    """
 
     def compute_mask(self, t: torch.Tensor, default_mask: torch.Tensor) -> torch.Tensor:
+        """Return ``default_mask``, also zero at the ``amount`` smallest magnitudes of ``t``."""
         zeros = self.amount if isinstance(self.amount, int) else round(self.amount * t.numel())
         (kept,) = magnitude_masks(t.detach().abs(), [zeros])
         return default_mask * kept
 
 
-def magnitude_masks(size: torch.Tensor, zeros: Sequence[int]) -> Iterator[torch.Tensor]:
-    """Masks (bool) that leave out each count of the smallest of ``size``; of equal ones, the first in memory. One sort serves them all."""
-    flat = size.flatten()
+def magnitude_masks(magnitudes: torch.Tensor, zeros: Sequence[int]) -> Iterator[torch.Tensor]:
+    """Yield one mask per count in ``zeros``, False at that many of the smallest magnitudes.
+
+    The masks are bool, in the shape of ``magnitudes``. Of equal magnitudes, the first in memory are
+    left out first. The magnitudes are sorted once for all counts.
+    """
+    flat = magnitudes.flatten()
     # NumPy sorts on the CPU ten times as fast as torch, which sorts the indices too.
-    rising = (
+    ascending = (
         torch.from_numpy(np.sort(flat.numpy())) if flat.device.type == "cpu" else flat.sort().values
     )
     for count in zeros:
         if not count:
-            yield torch.ones_like(size, dtype=torch.bool)
+            yield torch.ones_like(magnitudes, dtype=torch.bool)
             continue
-        limit = rising[count - 1]
-        kept = flat > limit
-        spare = len(flat) - count - int(kept.sum())
-        if spare:
-            kept[(flat == limit).nonzero().flatten()[-spare:]] = True
-        yield kept.view(size.shape)
+        threshold = ascending[count - 1]
+        kept = flat > threshold
+        kept_ties = len(flat) - count - int(kept.sum())
+        if kept_ties:
+            kept[(flat == threshold).nonzero().flatten()[-kept_ties:]] = True
+        yield kept.view(magnitudes.shape)
 
 
 def mask_layers(model: Network, plan: Plan, scores: Scores | None = None) -> None:
     """Mask the least important ``round(value · numel)`` weights of each layer that ``plan`` names.
 
-    The masks stay through training (``weight_orig`` and ``weight_mask``) until :func:`remove_masks`.
+    ``scores`` gives the importance of the weights; ``None`` means their magnitude. The masks stay
+    through training (``weight_orig`` and ``weight_mask``) until :func:`remove_masks`.
     Raises :class:`BadInput` for unknown layers and for values that would zero a whole layer.
     """
     layers = maskable_layers(model)
@@ -86,10 +100,11 @@ def mask_layers(model: Network, plan: Plan, scores: Scores | None = None) -> Non
 
 
 def mask_global(model: Network, sparsity: float, scores: Scores | None = None) -> None:
-    """Mask the least important ``round(sparsity · numel)`` weights of all convs and linears but the last, ranked together.
+    """Mask the least important ``round(sparsity · numel)`` weights of all prunable layers together.
 
-    Raises :class:`BadInput` for a sparsity outside [0, 1), :class:`WorkFailed` where a whole layer would be zero, and so
-    the network dead.
+    Prunable are all convs and linears but the last. ``scores`` gives the importance of the weights;
+    ``None`` means their magnitude. Raises :class:`BadInput` for a sparsity outside [0, 1), and
+    :class:`WorkFailed` if a whole layer would be zero: no logit would depend on the image any more.
     """
     Plan.uniform(sparsity, (), "sparsity")
     layers = maskable_layers(model)
@@ -104,6 +119,10 @@ def mask_global(model: Network, sparsity: float, scores: Scores | None = None) -
 
 
 def refuse_dead(model: Network, sparsity: float) -> None:
+    """Raise :class:`WorkFailed` if every weight of a prunable layer is zero.
+
+    ``sparsity`` only appears in the message.
+    """
     for name, layer in prunable_layers(model):
         if not layer.weight.any():
             raise WorkFailed(
@@ -112,7 +131,10 @@ def refuse_dead(model: Network, sparsity: float) -> None:
 
 
 def maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The prunable layers, their weights in contiguous memory: torch's pruning flattens by a view, which channels_last has not."""
+    """Return the prunable layers by name, after making their unmasked weights contiguous.
+
+    torch's pruning flattens a weight by a view, which does not work in ``channels_last`` memory.
+    """
     layers = dict(prunable_layers(model))
     for layer in layers.values():
         if not is_masked(layer):
@@ -121,7 +143,7 @@ def maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def remove_masks(model: nn.Module) -> None:
-    """Make the masks permanent: exact zeros in plain weights."""
+    """Replace the masks of ``model`` by exact zeros in plain weights, in place."""
     for module in model.modules():
         if is_masked(module):
             prune.remove(module, "weight")

@@ -1,1 +1,1 @@
-"""One self-contained HTML page: what was measured in, HTML out (no torch; it knows no run directory)."""
+"""This wing turns measured results into tables, figures and one HTML page (no torch)."""

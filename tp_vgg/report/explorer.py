@@ -1,4 +1,7 @@
-"""What the ratio explorer of the page reckons with, as JSON: the same tables that `plan` uses (no torch)."""
+"""This module gathers the data of the page's ratio explorer as JSON (no torch).
+
+The explorer works with the same tables as `plan`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from tp_vgg.sensitivity.table import Sensitivity
 BUDGETS: tuple[Mapping[str, float], ...] = tuple(
     {"macs": share} for share in (0.75, 0.5, 0.35, 0.25, 0.15)
 )
-"""Solved when the page is made, so that a click gives the best plan and not an approximation."""
+"""Budgets that the page offers, as fractions of the dense model's MACs.
+
+Their plans are made together with the page, so a click gives the best plan, not an approximation.
+"""
 
 
 def explorer_data(
@@ -28,10 +34,13 @@ def explorer_data(
     *,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Everything that the page's script reads.
+    """Return all the data that the page's script reads.
 
-    ``rows``: every conv and linear of the dense network; ``reads``: elements that the layer reads for each channel of the one before it
-    (over 1 behind a flattened map). ``curves``, ``time`` and ``budgets`` are empty or ``None`` where nothing was swept or profiled.
+    ``rows`` lists every conv and linear layer of the dense network. In a row, ``reads`` is the
+    number of elements that the layer reads for each channel of the layer before; it is above 1
+    behind a flattened map. Without a sweep, ``accuracy`` and ``chance`` are ``None``, and
+    ``curves`` and ``budgets`` are empty. Without a profile ``time`` is ``None``, without a plan
+    ``plan`` is.
     """
     rows = [
         {
@@ -47,39 +56,45 @@ def explorer_data(
         for row in spec.rows
     ]
     curves = LossCurves.of(sweep) if sweep is not None else None
+    # Coarser steps for wide layers: with at most about 512 widths each, the searches stay short.
+    round_to = max(plan.round_to if plan else 8, max(spec.prunable.values()) // 512)
     return {
         "rows": rows,
         "accuracy": curves.accuracy if curves else None,
         "chance": curves.chance if curves else None,
         "curves": {
-            layer: {"levels": curves.levels[layer], "drops": curves.drops[layer]} for layer in curves.levels
+            layer: {"levels": curves.levels[layer], "drops": curves.drops[layer]}
+            for layer in curves.levels
         } if curves else {},
         "time": _times(profile) if profile is not None else None,
         "plan": kept_by(plan) if plan is not None else None,
-        "budgets": _budgets(sweep, max(plan.round_to if plan else 8, max(spec.prunable.values()) // 512), quiet) if sweep else [],
+        "budgets": _budgets(sweep, round_to, quiet) if sweep else [],
     }  # fmt: skip
 
 
 def kept_by(plan: PlanResult) -> dict[str, int]:
-    """Channels that a plan leaves, by layer."""
+    """Return the number of channels that a structured plan keeps in each layer."""
     return {row.layer: row.after for row in plan.layers}
 
 
 def _budgets(sweep: Sensitivity, round_to: int, quiet: bool) -> list[dict[str, Any]]:
-    """The plan for each of ``BUDGETS`` that the sweep allows."""
-    found = []
+    """Return the plan for each of ``BUDGETS`` that can be met within the sweep's levels."""
+    plans = []
     for budget in progress_bar("plans for the page", BUDGETS, unit="plan", quiet=quiet):
         try:
             plan = make_plan(sweep, budget, round_to=round_to)
         except BadInput:
             continue
         label = ", ".join(f"{name}={value:g}" for name, value in budget.items())
-        found.append({"label": label, "kept": kept_by(plan)})
-    return found
+        plans.append({"label": label, "kept": kept_by(plan)})
+    return plans
 
 
 def _times(profile: Staircase) -> dict[str, Any]:
-    """The grid of each conv's times, microseconds [in, out], over the widths that all its input widths have."""
+    """Return the times of each conv as a grid of microseconds [input widths, output widths].
+
+    The grid holds the output widths that were timed at every input width of the conv.
+    """
     grids = {layer: profile.grid(layer) for layer in profile.layers}
     layers = {
         layer: {"ins": ins, "outs": outs, "us": grid} for layer, (ins, outs, grid) in grids.items()

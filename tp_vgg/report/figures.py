@@ -1,4 +1,4 @@
-"""Records and arrays in, matplotlib figures out (no pyplot, no global state)."""
+"""This module draws records and arrays as matplotlib figures (no pyplot, no global state)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tp_vgg.latency.table import Latency
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch
 
-# Okabe & Ito's colours: told apart by the colour-blind, and in greyscale by their lightness.
+# Okabe & Ito's colours: colour-blind readers can tell them apart, and their lightness differs in
+# greyscale.
 BEFORE, AFTER, GONE = "#56B4E9", "#004D73", "#D55E00"
 _LINES = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F")
 _TAKEN = {"structured": "removed", "unstructured": "zeroed"}
@@ -24,9 +25,10 @@ _BINS = 101
 
 
 def masked_weights(before: np.ndarray, after: np.ndarray, layer: str) -> Figure:
-    """Histograms of one layer's weights before and after masking, side by side; the bar of zeros stands out.
+    """Draw histograms of one layer's weights before and after masking, side by side.
 
-    ``before``, ``after``: the weights in any one shape.
+    The exact zeros have a bar of their own. ``before`` and ``after``: the weights, both in the same
+    shape, which may be any.
     """
     figure, axes = _figure(2, f"{layer}: weights before and after unstructured pruning")
     edges = _edges(before)
@@ -47,9 +49,10 @@ def masked_weights(before: np.ndarray, after: np.ndarray, layer: str) -> Figure:
 def removed_filters(
     before: np.ndarray, kept: list[int], score: np.ndarray, layer: str, criterion: str
 ) -> Figure:
-    """Histograms of one layer's weights before and after filter removal, and the score of every filter.
+    """Draw one layer's weights before and after filters were removed, and each filter's score.
 
-    ``before``: weights [out, ...]; ``kept``: indices of the filters that stay; ``score``: [out].
+    ``before``: the dense weights ``[out, ...]``. ``kept``: the indices of the filters that stay.
+    ``score``: the importance of each filter by ``criterion``, ``[out]``.
     """
     gone = np.setdiff1d(np.arange(len(score)), kept)
     figure, (weights, scores) = _figure(2, f"{layer}: {len(gone)} of {len(score)} filters removed")
@@ -81,14 +84,21 @@ def removed_filters(
 
 
 def sensitivity(table: Sensitivity) -> Figure:
-    """The sweep at a glance: unstructured, accuracy against sparsity with one line a layer; structured, a heatmap of drops."""
+    """Draw a sweep.
+
+    Unstructured: accuracy against sparsity, one line per layer. Structured: a heatmap of the drops
+    in percentage points, one row per layer and one column per ratio.
+    """
     return _lines(table) if table.kind == "unstructured" else _heatmap(table)
 
 
 def sensitivity_cost(table: Sensitivity) -> Figure:
-    """Accuracy against the fraction of the whole network's MACs, and of its params, that each point takes out."""
+    """Draw accuracy against the percentage of the network's MACs and params that is removed.
+
+    There is one panel per cost and one line per layer; each point of the sweep prunes one layer.
+    """
     figure, axes = _figure(
-        2, f"{table.kind} pruning of one layer: accuracy against what it takes out of the network"
+        2, f"{table.kind} pruning of one layer: accuracy against the removed share of the network"
     )
     for place, (axis, unit) in enumerate(zip(axes, ("MACs", "params"), strict=True)):
         for i, layer in enumerate(table.layers):
@@ -138,7 +148,8 @@ def _heatmap(table: Sensitivity) -> Figure:
         figsize=(2.5 + 0.75 * len(ratios), 1.8 + 0.42 * len(layers)), layout="constrained"
     )
     axis = figure.subplots()
-    # One hue scale whose lightness rises all the way: told apart by the colour-blind, and in greyscale.
+    # A colour map whose lightness changes in one direction: it keeps its order for colour-blind
+    # readers and in greyscale.
     image = axis.imshow(
         drops,
         cmap="cividis_r",
@@ -147,9 +158,8 @@ def _heatmap(table: Sensitivity) -> Figure:
         aspect="auto",
     )
     for (row, column), drop in np.ndenumerate(drops):
-        colour = (
-            "black" if luminance(image.cmap(image.norm(drop))) > 0.179 else "white"
-        )  # whichever contrasts more
+        # At a luminance of 0.179, black and white text have the same contrast.
+        colour = "black" if luminance(image.cmap(image.norm(drop))) > 0.179 else "white"
         axis.text(
             column, row, f"{drop:.1f}", ha="center", va="center", fontsize="small", color=colour
         )
@@ -158,14 +168,17 @@ def _heatmap(table: Sensitivity) -> Figure:
     base = table.baseline
     axis.set(
         title=f"Drop of accuracy, one layer at a time\ndense {base.accuracy:.2f} %, n = {base.n}",
-        xlabel="ratio of the layer's channels removed",
+        xlabel="ratio (fraction of channels removed)",
     )  # fmt: skip
     figure.colorbar(image, label="drop (percentage points)")
     return figure
 
 
 def history(trainings: Mapping[str, Sequence[Epoch]]) -> Figure:
-    """Accuracy on training and val images, and the loss below it, by epoch; a column a training."""
+    """Draw accuracy on training and val images and, below it, the loss, by epoch.
+
+    There is one column per training. ``trainings``: the epochs of each training by its name.
+    """
     figure = Figure(figsize=(5 * len(trainings), 5), layout="constrained")
     figure.suptitle("Training")
     axes = figure.subplots(2, len(trainings), squeeze=False, sharex="col", height_ratios=(2, 1))
@@ -186,13 +199,17 @@ def history(trainings: Mapping[str, Sequence[Epoch]]) -> Figure:
     return figure
 
 
-def latency(found: Latency) -> Figure:
-    """Speed-up with its interval against the MAC ratio, a panel a batch size and dtype, a colour a mode; the dashed line is the ideal."""
-    rows = [row for row in found.rows if row.speedup is not None]
+def latency(table: Latency) -> Figure:
+    """Draw the speed-ups with their 95 % intervals against the reduction of MACs.
+
+    Both are the dense model's value divided by the pruned one's. There is one panel per batch size
+    and dtype, and one colour per mode. On the dashed line the time falls as much as the MACs.
+    """
+    rows = [row for row in table.rows if row.speedup is not None]
     panels = list(dict.fromkeys((row.batch_size, row.dtype) for row in rows)) or [
         (0, "nothing was available")
     ]
-    figure, axes = _figure(len(panels), "Speed-up against what the MACs promise")
+    figure, axes = _figure(len(panels), "Speed-up against the reduction of MACs")
     modes = list(dict.fromkeys(row.mode for row in rows))
     for axis, (batch, dtype) in zip(np.atleast_1d(axes), panels, strict=True):
         shown = [row for row in rows if (row.batch_size, row.dtype) == (batch, dtype)]
@@ -222,7 +239,7 @@ def latency(found: Latency) -> Figure:
         axis.axhline(1, color="black", linewidth=0.5)
         axis.set(
             title=f"batch {batch}, {dtype}",
-            xlabel="dense MACs ÷ MACs",
+            xlabel="reduction of MACs (dense ÷ pruned)",
             ylabel="speed-up (dense ÷ pruned time)",
         )
         axis.legend(fontsize="small")
@@ -230,7 +247,11 @@ def latency(found: Latency) -> Figure:
 
 
 def staircase(tables: Sequence[Staircase]) -> Figure:
-    """Time of each conv against its output channels, all inputs present; a panel a conv, a line a table."""
+    """Draw the time of each conv in microseconds against its output channels.
+
+    All input channels are present. There is one panel per conv and one line per profile in
+    ``tables``, which are profiles of the same network.
+    """
     layers = tables[0].layers
     columns = min(len(layers), 4)
     figure = Figure(figsize=(3.5 * columns, 3 * -(-len(layers) // columns)), layout="constrained")
@@ -254,13 +275,16 @@ def staircase(tables: Sequence[Staircase]) -> Figure:
 
 
 def luminance(colour: Sequence[float] | np.ndarray) -> float:
-    """Relative luminance in [0, 1] of an sRGB colour. Source: WCAG 2.2."""
+    """Return the relative luminance of an sRGB colour, in [0, 1].
+
+    ``colour``: red, green and blue in [0, 1]; more values are ignored. Source: WCAG 2.2.
+    """
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 def _style(index: int) -> dict[str, Any]:
-    """A line that differs from its neighbours in colour, marker and dashes."""
+    """Return a line style that differs from its neighbours' in colour, marker and dashes."""
     return {
         "color": _LINES[index % len(_LINES)], "marker": "osD^vPX*"[index % 8], "markersize": 4,
         "linestyle": ("-", "--", "-.", ":")[(index + index // 8) % 4], "linewidth": 1.3,
@@ -272,7 +296,7 @@ def _baseline(axis: Any, table: Sensitivity) -> None:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure, whole or not at all."""
+    """Write a figure as a PNG, whole or not at all; missing directories are made."""
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
@@ -283,11 +307,11 @@ def _figure(columns: int, title: str) -> tuple[Figure, np.ndarray]:
 
 
 def _histogram(axis: Any, values: np.ndarray, edges: np.ndarray, **style: Any) -> None:
-    # One outline: `hist` draws a patch for every bin, which takes seconds.
+    # One outline for all bins: `hist` draws a patch for every bin, which takes seconds.
     axis.stairs(np.histogram(values, edges)[0], edges, fill=True, **style)
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Bin edges symmetric about zero, so that exact zeros fill the middle bin alone."""
+    """Return bin edges symmetric about zero, so that exact zeros lie in the middle bin."""
     reach = max(float(np.abs(values).max()), 1e-12)
     return np.linspace(-reach, reach, _BINS + 1)

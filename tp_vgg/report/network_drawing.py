@@ -1,4 +1,7 @@
-"""The network as blocks: how high is the side of a layer's map, how wide its channels (no torch)."""
+"""This module draws a network as blocks, one per layer (no torch).
+
+The width of a block shows the channels of its layer, and its height the side of the map.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +11,46 @@ from dataclasses import dataclass
 from tp_vgg.network.spec import Spec
 
 HEIGHT = 120.0
-"""Of the largest map, in the drawing's units."""
+"""Height of the block with the largest map, in the drawing's units."""
 WIDTH = 48.0
-"""Of the widest conv, and of the widest linear: they would dwarf the convs on one scale."""
+"""Width of the widest conv's block, and of the widest linear layer's.
+
+Each kind has its own scale: on one scale the linear layers would dwarf the convs."""
 GAP = 26.0
-"""Between layers, for their captions."""
+"""Space between two blocks, for their captions."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One layer; lengths in the drawing's units."""
+    """A block shows one layer before and after pruning; lengths are in the drawing's units."""
 
     name: str
     before: int
-    """Channels."""
+    """Channels of the dense layer."""
     after: int
+    """Channels of the pruned layer."""
     side: int
-    """Of the map, in pixels; 1 for linears."""
+    """Side of the layer's map in pixels; 1 for linear layers."""
     x: float
+    """Position of the left edge."""
     height: float
     width_before: float
     width_after: float
 
 
 def blocks(dense: Spec, pruned: Spec) -> tuple[Block, ...]:
-    """All prunable layers in order, from x = 0. Widths go with the channels, on a scale for convs and one for linears, and heights with the
-    root of the map's side, so that small maps can still be seen."""
+    """Return a block for each prunable layer, in the network's order, from x = 0.
+
+    Widths are proportional to the channels, on one scale for convs and one for linear layers.
+    Heights are proportional to the square root of the map's side, so that small maps can be seen.
+    """
     largest = max(row.side for row in dense.rows)
     prunable = [row for row in dense.rows if row.name in dense.prunable]
     widest = {
         kind: max(row.out_width for row in prunable if row.kind == kind)
         for kind in {row.kind for row in prunable}
     }
-    found, x = [], 0.0
+    drawing, x = [], 0.0
     for row in prunable:
         after = pruned.prunable[row.name]
         block = Block(
@@ -53,6 +63,6 @@ def blocks(dense: Spec, pruned: Spec) -> tuple[Block, ...]:
             WIDTH * row.out_width / widest[row.kind],
             WIDTH * after / widest[row.kind],
         )
-        found.append(block)
+        drawing.append(block)
         x += max(block.width_before, 12.0) + GAP
-    return tuple(found)
+    return tuple(drawing)

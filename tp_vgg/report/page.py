@@ -1,4 +1,4 @@
-"""The page: what was found in, HTML out."""
+"""This module renders the results of a run directory as one HTML page."""
 
 from __future__ import annotations
 
@@ -28,49 +28,55 @@ from tp_vgg.sensitivity.table import Sensitivity
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure of the page."""
+    """A drawn figure is shown on the page with its title and an explanation."""
 
     name: str
-    """Letters, digits and dashes; unlike the others'."""
+    """Letters, digits and dashes; unique on the page, since every id in the SVG begins with it."""
     title: str
     reading: str
-    """How to read it, in a sentence or two."""
+    """One or two sentences that explain how to read the figure."""
     svg: Markup
 
     @classmethod
     def of(cls, name: str, title: str, reading: str, figure: Figure) -> Drawn:
+        """Convert a matplotlib figure to SVG; title and explanation are its text alternative."""
         return cls(name, title, reading, inline_svg(figure, name, f"{title}. {reading}"))
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a run directory says of itself. Records by model, the dense one first."""
+    """The findings are all that the page shows of a run directory."""
 
     records: Mapping[str, ModelRecord]
+    """The record of each model by name, the dense one first. The sentences are about the last."""
     sweeps: Mapping[Kind, Sensitivity]
     plans: Mapping[Kind, PlanResult]
     latency: Latency | None
+    """The benchmark; ``None`` if there is none of these models."""
     quoted: Mapping[str, LatencyRow]
-    """By model, the row of the benchmark that stands for it."""
+    """By model, the one benchmark row that tables and sentences quote."""
     profile: Staircase | None
     plan_outcomes: tuple[str, ...]
-    """What plans predicted and what came of it, a line each."""
+    """One line per plan, with its prediction and the measured result."""
     drawn: tuple[Drawn, ...]
     prune_command: str
-    """What prunes this dense network by the file that the page gives."""
+    """The command that prunes this dense network by the file that the page offers."""
     commands: tuple[str, ...]
-    """Command lines that made all this, in order."""
+    """The command lines that made the results, in order."""
     key: str = ""
-    """Fingerprint of what it was all read from; noted in the page."""
+    """Fingerprint of all files that the findings were read from; it is noted in the page."""
 
 
-def render(found: Findings, *, quiet: bool = True) -> str:
-    """The whole page. Every text in it is escaped; it asks for nothing from anywhere, and its policy forbids that too. Unless ``quiet``, a
-    bar shows the plans being solved for it."""
-    names = list(found.records)
-    dense = found.records[names[0]]
+def render(findings: Findings, *, quiet: bool = True) -> str:
+    """Render the whole page as HTML.
+
+    Every text in it is escaped. The page loads nothing, and its Content-Security-Policy forbids
+    loading too. Unless ``quiet``, a progress bar shows the plans that are made for the page.
+    """
+    names = list(findings.records)
+    dense = findings.records[names[0]]
     shown = names[-1]
-    model = found.records[shown]
+    model = findings.records[shown]
     spec = spec_from_dict(dense.spec)
     drawing = blocks(spec, spec_from_dict(model.spec))
     environment = Environment(
@@ -79,41 +85,44 @@ def render(found: Findings, *, quiet: bool = True) -> str:
     environment.filters["digits"] = digits
     return environment.from_string(_file("page.html")).render(
         version=__version__,
-        key=found.key,
+        key=findings.key,
         style=_file("page.css"),
         script=_file("page.js"),
         spec=spec,
         dense=dense,
         shown=shown,
         model=model,
-        records=found.records,
-        quoted=found.quoted,
-        case=next((row.case.label for row in found.quoted.values()), None),
-        verdict=summary_sentences(dense, model, found.quoted.get(shown), found.latency),
+        records=findings.records,
+        quoted=findings.quoted,
+        case=next((row.case.label for row in findings.quoted.values()), None),
+        verdict=summary_sentences(dense, model, findings.quoted.get(shown), findings.latency),
         blocks=drawing,
         drawing_width=max(block.x + max(block.width_before, 12) for block in drawing) + GAP,
         drawing_height=HEIGHT,
         block_width=WIDTH,
-        latency=found.latency,
+        latency=findings.latency,
         unexplained=UNEXPLAINED,
-        plan_outcomes=found.plan_outcomes,
+        plan_outcomes=findings.plan_outcomes,
         explorer=explorer_data(
             spec,
-            found.sweeps.get("structured"),
-            found.profile,
-            found.plans.get("structured"),
+            findings.sweeps.get("structured"),
+            findings.profile,
+            findings.plans.get("structured"),
             quiet=quiet,
         ),
-        prune_command=found.prune_command,
-        figures=found.drawn,
-        commands=found.commands,
-        sweeps=found.sweeps,
-        plans=found.plans,
+        prune_command=findings.prune_command,
+        figures=findings.drawn,
+        commands=findings.commands,
+        sweeps=findings.sweeps,
+        plans=findings.plans,
     )
 
 
 def digits(value: float) -> str:
-    """Three significant digits, or all that are before the point."""
+    """Format a number with three significant digits, but with all digits before the point.
+
+    There are at most six decimals. 0 and negative numbers have none.
+    """
     return f"{value:.{min(max(2 - math.floor(math.log10(value)), 0), 6) if value > 0 else 0}f}"
 
 

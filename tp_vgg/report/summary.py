@@ -1,4 +1,4 @@
-"""What came of it, in three sentences with their numbers (no torch)."""
+"""This module sums up a pruned model in three sentences: size, accuracy and time (no torch)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ from tp_vgg.latency.verdicts import UNEXPLAINED
 
 @dataclass(frozen=True)
 class Sentence:
+    """A sentence of the summary has a claim and the numbers behind it."""
+
     claim: str
-    """A word or two."""
+    """The claim in a few words, such as ``Smaller``."""
     text: str
+    """One or more whole sentences with the numbers."""
 
 
 def summary_sentences(
     dense: ModelRecord, model: ModelRecord, row: LatencyRow | None, latency: Latency | None
 ) -> list[Sentence]:
-    """Size, accuracy and time of ``model`` beside the ``dense`` one. ``row``: its time in the cell that is quoted, if it was timed; the
-    sentence on time is about the fastest mode of either at that batch size and dtype."""
+    """Compare the size, accuracy and time of ``model`` with those of the ``dense`` model.
+
+    ``row``: the benchmark row that is quoted for ``model``; ``None`` if it was not timed. The
+    sentence on time compares the fastest mode of each model at that batch size and dtype. If
+    ``model`` is ``dense``, the result is one sentence on its accuracy.
+    """
     if model is dense:
-        found = f"The dense network has {dense.test.accuracy:.2f} % [{dense.test.low:.2f}, {dense.test.high:.2f}] of {dense.test.n:,} test images right."
+        test = dense.test
         return [
             Sentence(
-                "Nothing is pruned yet", f"{found} Choose ratios below, then run the command there."
+                "Nothing is pruned yet",
+                f"The dense network classifies {test.accuracy:.2f} % [{test.low:.2f}, "
+                f"{test.high:.2f}] of {test.n:,} test images correctly. Choose ratios below, then "
+                "run the command there.",
             )
         ]
     return [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
@@ -35,16 +45,18 @@ def summary_sentences(
 def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
     zeros = model.nonzero < 0.99 * model.params
     kept = model.nonzero if zeros else model.params
-    what = "non-zero parameters" if zeros else "parameters"
+    counted = "non-zero parameters" if zeros else "parameters"
     macs = (
-        f"the multiply-accumulates of one image are {model.macs / 1e6:.1f} of {dense.macs / 1e6:.1f} million ({model.macs / dense.macs:.3f}×)"
+        f"it needs {dense.macs / model.macs:.2f}× fewer MACs (multiply-accumulates): "
+        f"{model.macs / 1e6:.1f} instead of {dense.macs / 1e6:.1f} million per image"
         if model.macs < dense.macs
-        else "a dense kernel still does all of the multiply-accumulates"
+        else "a dense kernel still does all of the multiply-accumulates (MACs)"
     )
     return Sentence(
         "Smaller" if kept < dense.params else "Not smaller",
-        f"{kept / 1e6:.2f} of {dense.params / 1e6:.2f} million {what} are left ({kept / dense.params:.3f}×), and {macs}; the file has "
-        f"{model.bytes / 1e6:.1f} MB of {dense.bytes / 1e6:.1f}. These are exact counts.",
+        f"The network has {kept / 1e6:.2f} million {counted} instead of {dense.params / 1e6:.2f} "
+        f"million ({kept / dense.params:.3f}×), and {macs}. Its file has {model.bytes / 1e6:.1f} "
+        f"instead of {dense.bytes / 1e6:.1f} MB. These are exact counts.",
     )
 
 
@@ -54,11 +66,14 @@ def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
         "Less accurate" if low > 0 else "More accurate" if high < 0 else "No loss of accuracy shown"
     )
     chance_warnings = dense.test.chance_warnings(100 / dense.spec["num_classes"])
+    test = model.test
     return Sentence(
         "The dense network guesses" if chance_warnings else claim,
-        f"{model.test.accuracy:.2f} % [{model.test.low:.2f}, {model.test.high:.2f}] of {model.test.n:,} test images are right, where the dense "
-        f"network has {dense.test.accuracy:.2f} %: a drop of {drop:+.2f} points [{low:+.2f}, {high:+.2f}], paired by image (n = {model.test.n:,})."
-        + "".join(f" Its {warning}." for warning in chance_warnings),
+        f"The network classifies {test.accuracy:.2f} % [{test.low:.2f}, {test.high:.2f}] of "
+        f"{test.n:,} test images correctly, and the dense network {dense.test.accuracy:.2f} %. "
+        f"That is a drop of {drop:+.2f} percentage points [{low:+.2f}, {high:+.2f}], paired by "
+        f"image (n = {test.n:,})."
+        + "".join(f" The dense network's {warning}." for warning in chance_warnings),
     )
 
 
@@ -66,31 +81,34 @@ def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:
     if row is None or latency is None or row.speedup is None or row.mac_ratio is None:
         return Sentence(
             "Time: not measured",
-            "The command benchmark, with the same options, measures it; then draw this page again.",
+            "Run the command benchmark with the same options, then the command report.",
         )
     gain = gain_of(latency, row)
     claim = {"faster": "Faster", "slower": "Slower"}.get(gain.verdict, "No faster")
-    place = latency.environment
+    machine = latency.environment
     device = (
-        f"{place['cpu']}, {place['threads']} CPU thread{'s' * (place['threads'] != 1)}"
-        if place["device"] == "cpu"
-        else place["device"]
+        f"{machine['cpu']}, {machine['threads']} CPU thread{'s' * (machine['threads'] != 1)}"
+        if machine["device"] == "cpu"
+        else machine["device"]
     )
     known = [reason for reason in gain.row.reasons if reason != UNEXPLAINED]
     reasons = f" Why not more: {'; '.join(known)}." if known else ""
+    ratio = gain.ratio
     return Sentence(
         claim,
-        f"{gain.ratio.value:.2f}× [{gain.ratio.low:.2f}, {gain.ratio.high:.2f}] the speed of the dense network ({_how(gain)}; {device}), "
-        f"where the multiply-accumulates promise {row.mac_ratio:.2f}×.{reasons}",
+        f"The network runs at {ratio.value:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}] the speed of "
+        f"the dense network ({_how(gain)}; {device}). If time fell in proportion to the MACs, it "
+        f"would be {row.mac_ratio:.2f}×.{reasons}",
     )
 
 
 def _how(gain: Gain) -> str:
-    """The mode, or where each is fastest in another, both."""
+    """Return the mode of both models, or both modes if they differ, and the number of blocks."""
     row, dense = gain.row, gain.dense
     if dense is None:
         return f"median of n = {len(row.seconds)} paired blocks; {row.case.label}"
     return (
-        f"each in its fastest mode: {row.mode} against {dense.mode}, {row.dtype}, batch {row.batch_size}; medians of n = {len(row.seconds)} and "
-        f"{len(dense.seconds)} blocks, which are not paired"
+        f"each in its fastest mode: {row.mode} against {dense.mode}, {row.dtype}, batch "
+        f"{row.batch_size}; medians of n = {len(row.seconds)} and {len(dense.seconds)} blocks, "
+        "which are not paired"
     )

@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG inside a page."""
+"""This module turns a matplotlib figure into SVG for an HTML page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "savefig.transparent": True,
 }
-"""Text stays text: small, searchable, in the page's own font."""
+"""Settings of matplotlib that keep text as text: small, searchable, in the page's own font."""
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as one ``<svg>`` element. ``name``: put before its ids, since a page holds several; ``label``: read out in its place."""
+    """Return the figure as one ``<svg>`` element.
+
+    ``name`` is put before every id in it, because a page holds several figures. ``label`` is the
+    text that a screen reader reads out. The same figure and name give the same text.
+    """
     text = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure.savefig(
@@ -31,6 +35,11 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
-    sizes = f"min-width: {0.95 * float(width):.0f}px; max-width: {1.4 * float(width):.0f}px"  # its text stays readable, and no banner
-    head = f'<svg role="img" aria-label="{escape(label)}" style="{sizes}" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    # Not smaller, so that its text stays readable; not larger, so that it is no banner.
+    sizes = f"min-width: {0.95 * float(width):.0f}px; max-width: {1.4 * float(width):.0f}px"
+    head = (
+        f'<svg role="img" aria-label="{escape(label)}" style="{sizes}"'
+        f' viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"'
+        ' xmlns:xlink="http://www.w3.org/1999/xlink"'
+    )
     return Markup(re.sub(r"^<svg[^>]*", head, svg, count=1))

@@ -1,4 +1,4 @@
-"""Records as tables of text."""
+"""This module renders records as tables of text: for the console, and as Markdown, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ from tp_vgg.rundir.comparison import Comparison, metrics
 from tp_vgg.sensitivity.table import Sensitivity
 
 TABLE_FORMATS = ("text", "markdown", "json", "csv")
+"""Formats in which :func:`render_comparison` can write the table."""
 
 
-def render_comparison(found: Comparison, form: str = "text") -> str:
-    """The comparison in one of ``TABLE_FORMATS``; ratios and drops are against the first record, the baseline."""
+def render_comparison(comparison: Comparison, form: str = "text") -> str:
+    """Render a comparison in one of :data:`TABLE_FORMATS`.
+
+    Every ratio (``0.500×``) is a model's value divided by that of the first model, the baseline.
+    Drops are in percentage points against the baseline on the same test images. In text and
+    Markdown, one line per plan follows, with its prediction and the measured result. JSON is the
+    content of ``metrics.json``.
+    """
     if form == "json":
-        return json.dumps(metrics(found), indent=1, allow_nan=False)
+        return json.dumps(metrics(comparison), indent=1, allow_nan=False)
     if form == "csv":
-        return _csv(found)
-    base = next(iter(found.records.values()))
-    quoted = found.quoted()
+        return _csv(comparison)
+    base = next(iter(comparison.records.values()))
+    quoted = comparison.quoted()
     header = [
         "model",
         f"test accuracy [95 %], n = {base.test.n}",
@@ -50,10 +57,10 @@ def render_comparison(found: Comparison, form: str = "text") -> str:
             _with_ratio(r.bytes, base.bytes, 1e6, " MB"),
             *([_speedup(quoted.get(name))] if quoted else []),
         ]
-        for name, r in found.records.items()
+        for name, r in comparison.records.items()
     ]
     table = markdown_table(header, rows) if form == "markdown" else text_table(header, rows)
-    return "\n\n".join([table, *(one.line() for one in found.plan_outcomes)])
+    return "\n\n".join([table, *(one.line() for one in comparison.plan_outcomes)])
 
 
 def _speedup(row: LatencyRow | None) -> str:
@@ -67,8 +74,8 @@ def _with_ratio(value: int, base: int, unit: float, name: str) -> str:
     return f"{value / unit:.2f}{name} ({value / base:.3f}×)"
 
 
-def _csv(found: Comparison) -> str:
-    base = next(iter(found.records.values()))
+def _csv(comparison: Comparison) -> str:
+    base = next(iter(comparison.records.values()))
     columns = [
         "model",
         "checkpoint",
@@ -92,11 +99,11 @@ def _csv(found: Comparison) -> str:
         "speedup_high",
         "verdict",
     ]
-    quoted = found.quoted()
+    quoted = comparison.quoted()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns + [c for name in counts for c in (name, f"{name}_ratio")] + latency)
-    for name, r in found.records.items():
+    for name, r in comparison.records.items():
         t = r.test
         row = [
             printable(name),
@@ -114,10 +121,14 @@ def _csv(found: Comparison) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def render_benchmark(found: Latency) -> str:
-    """One line a row, and below it the reasons, each once."""
+def render_benchmark(table: Latency) -> str:
+    """Render a benchmark: one line per model and case, and each reason once below the table.
+
+    ``MACs`` is the model's MACs divided by the dense model's. A case that was not available has one
+    line for all models.
+    """
     rows = [
-        _line(row) for row in found.rows if row.speedup is not None or row.model == found.reference
+        _line(row) for row in table.rows if row.speedup is not None or row.model == table.reference
     ]
     header = [
         "model",
@@ -134,31 +145,34 @@ def render_benchmark(found: Latency) -> str:
         "verdict",
     ]
     where = (
-        found.environment["cpu"]
-        if found.environment["device"] == "cpu"
-        else found.environment["device"]
+        table.environment["cpu"]
+        if table.environment["device"] == "cpu"
+        else table.environment["device"]
     )
-    blocks = sorted({len(row.seconds) for row in found.rows if row.seconds})
+    blocks = sorted({len(row.seconds) for row in table.rows if row.seconds})
     thrown = (
-        f"; {found.slow_blocks} blocks thrown away, in which the clock was under {SLOW:.0%} of its default rate"
-        if found.slow_blocks
+        f"; {table.slow_blocks} blocks thrown away, in which the clock was under {SLOW:.0%} of its"
+        " default rate"
+        if table.slow_blocks
         else ""
     )
     lines = [
-        f"{where}, {found.environment['threads']} CPU threads; n = {' or '.join(map(str, blocks))} blocks; {found.reference}'s speed-up is its A/A control{thrown}",
+        f"{where}, {table.environment['threads']} CPU threads;"
+        f" n = {' or '.join(map(str, blocks))} blocks;"
+        f" {table.reference}'s speed-up is its A/A control{thrown}",
         text_table(header, rows),
     ]
-    if found.conditions.get("probes") is False:
+    if table.conditions.get("probes") is False:
         lines.append("steps at slightly smaller widths were not looked for (--no-probes)")
     reasons: dict[str, list[LatencyRow]] = {}
-    for row in found.rows:
+    for row in table.rows:
         for reason in row.reasons if row.speedup else ():
             reasons.setdefault(f"{row.model}: {reason}", []).append(row)
     lines += [
         f"{reason} ({'; '.join(row.case.label for row in places)})"
         for reason, places in reasons.items()
     ]
-    twins = {name: about["timed_as"] for name, about in found.models.items() if "timed_as" in about}
+    twins = {name: about["timed_as"] for name, about in table.models.items() if "timed_as" in about}
     lines += [
         f"{name}: timed as {other}, which has the same widths and no zeros either"
         for name, other in twins.items()
@@ -168,7 +182,7 @@ def render_benchmark(found: Latency) -> str:
 
 def _line(row: LatencyRow) -> list[str]:
     head = [row.model, row.mode, row.dtype, str(row.batch_size)]
-    if row.median_ms is None or row.speedup is None:
+    if row.median_ms is None or row.speedup is None or row.mac_ratio is None:
         return [
             "(all)",
             *head[1:],
@@ -187,7 +201,7 @@ def _line(row: LatencyRow) -> list[str]:
         f"{row.median_ms:.3f}",
         f"{row.iqr_ms:.3f}",
         f"{row.speedup:.3f} [{row.speedup_low:.3f}, {row.speedup_high:.3f}]",
-        f"{row.mac_ratio:.2f}×",
+        f"{1 / row.mac_ratio:.3f}×",
         f"{row.efficiency:.2f} [{row.efficiency_low:.2f}, {row.efficiency_high:.2f}]",
         f"{row.over_eager:.2f}",
         f"{row.peak_bytes / 1e6:.1f}" if row.peak_bytes else "-",
@@ -196,7 +210,13 @@ def _line(row: LatencyRow) -> list[str]:
 
 
 def render_profile(table: Staircase) -> str:
-    """Each conv at full width, at half, and its highest step."""
+    """Render a profile: for each conv the time at full width, at about half, and the highest step.
+
+    All input channels are present. Times are in microseconds. ``share`` is the conv's share of the
+    time of all convs. ``half the width`` is the time at about half of the output channels (in
+    brackets) divided by that at full width. A step is the time with one output channel more divided
+    by the time before; the highest one shows where the time jumps.
+    """
     rows = []
     whole = sum(table.at_full_input(layer)[-1].median_us for layer in table.layers)
     for layer in table.layers:
@@ -232,9 +252,13 @@ def render_profile(table: Staircase) -> str:
     return text_table(header, rows)
 
 
-def render_plan(found: PlanResult) -> str:
-    """The plan as a table, and under it what is predicted."""
-    structured, said = found.kind == "structured", found.prediction
+def render_plan(plan: PlanResult) -> str:
+    """Render a plan as a table with one line per layer, and its prediction below.
+
+    ``kept`` is the fraction of the layer's channels or weights that is left. ``drop alone`` is the
+    predicted drop in percentage points if only this layer is pruned.
+    """
+    structured, prediction = plan.kind == "structured", plan.prediction
     rows = [
         [
             row.layer,
@@ -243,37 +267,44 @@ def render_plan(found: PlanResult) -> str:
             f"{row.after / row.before:.3f}×",
             f"{row.drop:+.2f}",
         ]
-        for row in found.layers
+        for row in plan.layers
     ]
-    what = ["ratio", "channels"] if structured else ["sparsity", "weights"]
-    lines = [text_table(["layer", *what, "kept", "drop alone"], rows)]
-    asked = ", ".join(f"{name}={value:g}" for name, value in found.budget.items())
+    columns = ["ratio", "channels"] if structured else ["sparsity", "weights"]
+    lines = [text_table(["layer", *columns, "kept", "drop alone"], rows)]
+    budget = ", ".join(f"{name}={value:g}" for name, value in plan.budget.items())
     sizes = [
-        f"{said.params_share:.4f}× params ({said.params:,})",
-        f"{said.macs_share:.4f}× MACs ({said.macs:,})",
+        f"params {prediction.params_share:.4f}× ({prediction.params:,})",
+        f"MACs {prediction.macs_share:.4f}× ({prediction.macs:,})",
     ]
     if not structured:
-        sizes = [f"{said.sparsity:.4f} zeros", *(f"{size} not zero" for size in sizes)]
-    if said.latency_share is not None and found.profile is not None:
-        about = found.profile
+        sizes = [f"sparsity {prediction.sparsity:.4f}", *(f"non-zero {size}" for size in sizes)]
+    if prediction.latency_share is not None and plan.profile is not None:
+        profile = plan.profile
         sizes.append(
-            f"{said.latency_share:.3f}× time of the convs ({about['device']}, {about['dtype']}, batch {about['batch_size']})"
+            f"time of the convs {prediction.latency_share:.3f}× "
+            f"({profile['device']}, {profile['dtype']}, batch {profile['batch_size']})"
         )
-    lines.append(f"budget {asked}; predicted: {', '.join(sizes)}")
-    split = f"{found.sweep['split']} images" if found.sweep.get("split") else "images"
+    lines.append(f"budget {budget}; predicted: {', '.join(sizes)}")
+    split = f"{plan.sweep['split']} images" if plan.sweep.get("split") else "images"
     lines.append(
-        f"predicted drop before fine-tuning: {said.drop:+.2f} points, to {said.accuracy:.2f} % (on {found.sweep['n']} {split}, by the sweep)"
+        f"predicted drop before fine-tuning: {prediction.drop:+.2f} points,"
+        f" to {prediction.accuracy:.2f} % (on {plan.sweep['n']} {split}, by the sweep)"
     )
-    unit = "points" if found.minimised == "drop" else found.minimised
-    below = f"the best can be {found.gap:.3g} {unit} below, not more"
-    lines.append(
-        f"minimised: {found.minimised}; {below if found.gap else 'no plan within the budget has less of it'}"
+    unit = "points" if plan.minimised == "drop" else plan.minimised
+    limit = (
+        f"the best plan is at most {plan.gap:.3g} {unit} lower"
+        if plan.gap
+        else "no plan within the budget has less of it"
     )
+    lines.append(f"minimised: {plan.minimised}; {limit}")
     return "\n".join(lines)
 
 
 def render_sensitivity(table: Sensitivity) -> str:
-    """Drops by layer and ratio, in percentage points against the dense model."""
+    """Render a sweep: one line per layer with its drops in percentage points, by rising ratio.
+
+    A screened sweep also shows the fraction of images that were classified again in fp32.
+    """
     base = table.baseline
     rows = []
     for layer in table.layers:
@@ -292,12 +323,19 @@ def render_sensitivity(table: Sensitivity) -> str:
     ]
     if table.precision == "screened":
         header.append("redone in fp32")
-    dense = f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images; drops in percentage points, {table.precision}"
+    dense = (
+        f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images;"
+        f" drops in percentage points, {table.precision}"
+    )
     return f"{dense}\n{text_table(header, rows)}"
 
 
 def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str:
-    """What a structured plan would leave of each layer: ``ratios`` as asked, ``target`` as they come out."""
+    """Render the channels, params and MACs of each layer before and after a structured prune.
+
+    ``spec`` is the dense network and ``target`` the network after it, with the same layers.
+    ``ratios`` are those asked for, by layer; rounding may change them in ``target``.
+    """
     rows = [
         [
             before.name,
@@ -309,7 +347,7 @@ def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str
         for before, after in zip(spec.rows, target.rows, strict=True)
     ]
     shares = (
-        f"{target.params() / spec.params():.3f}× params, {target.macs() / spec.macs():.3f}× MACs"
+        f"params {target.params() / spec.params():.3f}×, MACs {target.macs() / spec.macs():.3f}×"
     )
     params, macs = (
         f"{spec.params():,} → {target.params():,}",

@@ -1,4 +1,4 @@
-"""Rows of text as an aligned table or as Markdown."""
+"""This module formats rows of text as an aligned table or as Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from tp_vgg.errors import printable
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """First column to the left, numbers to the right, two spaces between."""
+    """Return an aligned table: the first column to the left, the others to the right.
+
+    Two spaces separate the columns. Every row has as many cells as ``header``. Control characters
+    in cells are escaped (:func:`tp_vgg.errors.printable`).
+    """
     lines = [[printable(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
@@ -23,7 +27,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """GitHub's pipe table, numbers to the right."""
+    """Return a pipe table in GitHub's Markdown, with all columns but the first to the right.
+
+    Control characters and ``|`` in cells are escaped.
+    """
     rule = ["---"] + ["---:"] * (len(header) - 1)
     escaped = [
         [printable(cell).replace("|", "\\|") for cell in line] for line in (header, rule, *rows)

@@ -1,1 +1,1 @@
-"""The run directory: its settings, its files, and what lies in it."""
+"""This package knows the settings, the layout and the contents of a run directory."""

@@ -1,4 +1,4 @@
-"""The models of a run directory side by side."""
+"""This module compares the models of a run directory."""
 
 from __future__ import annotations
 
@@ -14,56 +14,66 @@ from tp_vgg.rundir.plan_outcome import PlanOutcome, plan_outcomes
 
 @dataclass(frozen=True)
 class Comparison:
-    """Records by model, the baseline first; and the run directory's benchmark, of which the rows of these very files count."""
+    """A comparison holds the models' records, their benchmark and the outcomes of the plans."""
 
     records: dict[str, ModelRecord]
+    """The record of each model by name, the baseline first."""
     latency: Latency | None = None
+    """The run directory's benchmark. Only rows of these very checkpoints count."""
     plan_outcomes: tuple[PlanOutcome, ...] = ()
-    """What the run directory's plans predicted, beside what came of it."""
+    """For each plan of the run directory, its prediction and the measured result."""
 
     def rows(self, name: str) -> tuple[LatencyRow, ...]:
+        """Return the benchmark rows of a model's checkpoint; empty without a benchmark of it."""
         return self.latency.of_model(self.records[name].sha256) if self.latency else ()
 
     def quoted(self) -> dict[str, LatencyRow]:
-        """By model, the one row that stands in the table; empty where the models of the table were not timed."""
+        """Return, by model, the one benchmark row that the table shows.
+
+        It is the row of the headline case (:meth:`~tp_vgg.latency.table.Latency.headline`). Models
+        without such a row are left out. The result is empty if the first model has none.
+        """
         case = self.latency.headline() if self.latency else None
-        found = {
+        quoted_rows = {
             name: row
             for name in self.records
             for row in self.rows(name)
             if row.case == case and row.speedup
         }
-        return found if next(iter(self.records)) in found else {}
+        return quoted_rows if next(iter(self.records)) in quoted_rows else {}
 
 
 def compared(contents: RunContents, records: dict[str, ModelRecord] | None = None) -> Comparison:
-    """The models of a run directory, or other ``records``, beside its plans and its benchmark. Raises :class:`BadInput` where nothing has
-    run yet."""
+    """Compare the models of a run directory, with its plans and its benchmark.
+
+    ``records``: models to compare instead of the run directory's. Raises :class:`BadInput` if there
+    are none yet.
+    """
     records = contents.models if records is None else records
     if not records:
         raise BadInput(
-            f"{contents.run.work}: nothing to compare yet; run `python -m tp_vgg structured` with these options first"
+            f"{contents.run.work}: nothing to compare yet;"
+            " run `python -m tp_vgg structured` with these options first"
         )
     latency = contents.latency
     return Comparison(records, latency, plan_outcomes(contents.plans, records, latency))
 
 
-def metrics(found: Comparison) -> dict[str, Any]:
-    """The contents of ``metrics.json`` (schema 1)."""
-    first = next(iter(found.records.values()))
+def metrics(comparison: Comparison) -> dict[str, Any]:
+    """Return the content of ``metrics.json`` (schema 1)."""
+    first = next(iter(comparison.records.values()))
     models = {}
-    for name, record in found.records.items():
+    for name, record in comparison.records.items():
         drop = dict(zip(("value", "low", "high"), record.drop_against(first), strict=True))
         models[name] = {**record.metrics(), **({} if record is first else {"drop": drop})}
-        if found.latency is not None and (rows := found.rows(name)):
-            models[name]["latency"] = [
-                row.metrics(str(found.latency.environment["device"])) for row in rows
-            ]
-    plans = {"plans": [one.to_dict() for one in found.plan_outcomes]} if found.plan_outcomes else {}
+        if comparison.latency is not None and (rows := comparison.rows(name)):
+            device = str(comparison.latency.environment["device"])
+            models[name]["latency"] = [row.metrics(device) for row in rows]
+    outcomes = [outcome.to_dict() for outcome in comparison.plan_outcomes]
     return {
         "schema": 1,
         "environment": first.environment,
         "data": first.data,
         "models": models,
-        **plans,
+        **({"plans": outcomes} if outcomes else {}),
     }

@@ -1,6 +1,7 @@
-"""What lies in a run directory, read and checked (no torch).
+"""This module reads and checks the files of a run directory (no torch).
 
-A damaged record refuses its command; what is an extra (a plan, a benchmark, a profile, a history) is left out where it is damaged.
+A damaged record stops the command with an error. Damaged extras (plans, benchmarks, profiles,
+histories) are left out.
 """
 
 from __future__ import annotations
@@ -35,38 +36,45 @@ T = TypeVar("T")
 
 
 class RunContents:
-    """The files of one run directory.
+    """The contents are the files of one run directory, as read and checked.
 
-    A stage makes one and passes it on. A record, sweep, plan or benchmark is read once, and a checkpoint hashed once; again only after it
-    has changed.
+    A stage makes one object and passes it on. Each record, sweep, plan and benchmark is read only
+    once, and each checkpoint is hashed only once, unless the file changes.
     """
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
-        self._kept: dict[tuple[object, ...], Any] = {}
-        self._said: set[str] = set()
+        self._cache: dict[tuple[object, ...], Any] = {}
+        self._logged: set[str] = set()
 
     @classmethod
     def of(cls, settings: Settings) -> RunContents:
-        """Of the run directory that the settings mean."""
+        """Make the contents of the run directory that the settings select."""
         return cls(RunDir.of(settings))
 
     def sha256(self, path: Path) -> str:
-        """Of the file's bytes."""
+        """Return the SHA-256 (hex) of a file; raise ``FileNotFoundError`` if there is none."""
         digest = self._once("sha256", path, file_fingerprint)
         if digest is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return digest
 
     def record(self, model: str) -> ModelRecord | None:
-        """The record of a finished stage; ``None`` where it has not run. Raises :class:`BadInput` for a damaged one."""
+        """Return the record of a model, or ``None`` if its stage has not finished.
+
+        Raises :class:`BadInput` for a damaged record.
+        """
         return self._once("record", self.run.record_path(model), _record)
 
     @property
     def models(self) -> dict[str, ModelRecord]:
-        """The records that can stand in one table, the baseline first: of the files as they are, of one baseline, on the same images. What
-        is left out is logged, once. Empty where there is no baseline."""
-        found = {name: record for name in MODELS[1:] if (record := self.record(name)) is not None}
+        """Return the records that can stand in one table, by model, the baseline first.
+
+        They describe the checkpoints as they are now, belong to one baseline and were measured on
+        the same images. Records that are left out are logged once. The result is empty if there is
+        no baseline, or if the baseline itself is left out.
+        """
+        pruned = {name: record for name in MODELS[1:] if (record := self.record(name)) is not None}
         dense = {
             record.sha256: record
             for name in (GIVEN, MODELS[0])
@@ -74,12 +82,12 @@ class RunContents:
         }
         if not dense:
             return {}
-        used = [record.baseline for record in found.values() if record.baseline in dense]
+        used = [record.baseline for record in pruned.values() if record.baseline in dense]
         baseline = dense[used[-1]] if used else list(dense.values())[-1]
-        records = {MODELS[0]: baseline, **found}
+        records = {MODELS[0]: baseline, **pruned}
         faults = {name: fault for name in records if (fault := self._fault(name, records))}
         for name, fault in faults.items():
-            self._say(f"{name} {fault}: left out; run its stage again")
+            self._log_once(f"{name} {fault}: left out; run its stage again")
         return (
             {}
             if MODELS[0] in faults
@@ -87,6 +95,7 @@ class RunContents:
         )
 
     def _fault(self, name: str, records: Mapping[str, ModelRecord]) -> str:
+        """Return the reason why a record can't stand beside the baseline's; empty if it can."""
         record, baseline = records[name], records[MODELS[0]]
         path = self.run.root / record.checkpoint
         if not path.is_file() or self.sha256(path) != record.sha256:
@@ -109,22 +118,26 @@ class RunContents:
 
     @property
     def latency(self) -> Latency | None:
-        """The benchmark; ``None`` where there is none, and with a note for a damaged one."""
+        """Return the benchmark, or ``None`` if there is none or a damaged one, which is logged."""
         path = self.run.latency
         try:
-            found, there = self._once(
+            table, exists = self._once(
                 "latency", path, lambda path: (read_table(path, Latency), True)
             ) or (None, False)
         except BadInput:
-            found, there = None, True
-        if found is None and there:
-            self._say(
-                f"{path}: not a benchmark of this version: left out; run `python -m tp_vgg benchmark` again"
+            table, exists = None, True
+        if table is None and exists:
+            self._log_once(
+                f"{path}: not a benchmark of this version: left out;"
+                " run `python -m tp_vgg benchmark` again"
             )
-        return found
+        return table
 
     def sweep_path(self, kind: Kind) -> Path:
-        """Where the record of a sweep is, or would be: with the tag, or else in the run directory that it shares."""
+        """Return the path of a sweep's record: the tag's, or the one shared by all tags.
+
+        The shared one is in ``root``. It is used if it exists and the tag has none of its own.
+        """
         work, root = (
             directory / "records" / f"{kind}_sensitivity.json"
             for directory in (self.run.work, self.run.root)
@@ -132,7 +145,7 @@ class RunContents:
         return root if root.is_file() and not work.is_file() else work
 
     def sweep(self, kind: Kind) -> tuple[dict[str, Any], Sensitivity] | None:
-        """The record of a finished sweep, and the table in it; ``None`` where there is none, or a damaged one."""
+        """Return the record of a sweep and its table, or ``None`` if it is missing or damaged."""
         try:
             return self._once("sweep", self.sweep_path(kind), _sweep)
         except BadInput:
@@ -140,7 +153,10 @@ class RunContents:
 
     @property
     def plans(self) -> dict[Kind, PlanResult]:
-        """What ``plan.json`` (of the tag, or else of the run directory) says was predicted, by kind."""
+        """Return the plans in ``plan.json`` with their predictions, by kind.
+
+        For a kind without a plan of the tag, the plan in ``root`` is used.
+        """
         parts = [
             part
             for path in (self.run.root / "plan.json", self.run.plan)
@@ -151,7 +167,10 @@ class RunContents:
         }
 
     def other_plan(self, kind: Kind) -> dict[str, Any] | None:
-        """The plan of the other kind in ``plan.json``, as it stands there."""
+        """Return the plan in ``plan.json`` that is not of ``kind``, as read from JSON.
+
+        ``None`` if there is none. The entries ``other`` and ``files`` are not part of it.
+        """
         for part in self._plan_parts(self.run.plan):
             plan = table_of(PlanResult, part)
             if plan is not None and plan.kind != kind:
@@ -159,11 +178,11 @@ class RunContents:
         return None
 
     def plan_commands(self) -> list[str]:
-        """The command lines that made the plans."""
+        """Return the command lines that made the plans; empty texts for plans made from Python."""
         return [str(part.get("command", "")) for part in self._plan_parts(self.run.plan)]
 
     def wrote(self, kind: Kind) -> bool:
-        """Whether the plan file of the run directory is one that `plan` wrote."""
+        """Return True if the run directory's plan file is one that `plan` wrote."""
         path = self.run.work / PLANS[kind]
         return (
             path.is_file()
@@ -172,7 +191,7 @@ class RunContents:
         )
 
     def profiles(self, spec: Spec) -> dict[Path, Staircase]:
-        """The staircase profiles of this very network, by file."""
+        """Return the latency profiles of this very network, by file."""
         folder = self.run.root / "profiles"
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
         return {
@@ -182,7 +201,7 @@ class RunContents:
         }
 
     def history(self, model: str) -> tuple[Epoch, ...]:
-        """The epochs in which a model was trained; none where there is no history of it."""
+        """Return the epochs of a model's training; empty if its history is missing or damaged."""
         path = self.run.history(model)
         try:
             return () if path is None else read_history(read_text(path, MAX_JSON))
@@ -195,29 +214,37 @@ class RunContents:
         except BadInput:
             return []
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _log_once(self, text: str) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
             log.info(text)
 
     def _once(self, purpose: str, path: Path, read: Callable[[Path], T | None]) -> T | None:
-        """What ``read`` makes of a file; ``None`` where there is none. Raises :class:`BadInput` where something else is in its place."""
+        """Return ``read(path)``, from the cache if the file has not changed since.
+
+        ``None`` if there is no file. ``purpose`` names ``read`` in the cache. Raises
+        :class:`BadInput` if the path can't be examined.
+        """
         try:
-            there = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return None
         except OSError:
             raise BadInput(f"{path}: can't be read; move it away, or run its stage again") from None
-        key = (purpose, there.st_dev, there.st_ino, there.st_mtime_ns, there.st_size)
-        if key not in self._kept:
-            self._kept[key] = read(path)
-        found: T | None = self._kept[key]
-        return found
+        key = (purpose, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        if key not in self._cache:
+            self._cache[key] = read(path)
+        value: T | None = self._cache[key]
+        return value
 
 
 def expected_spec(settings: Settings) -> Spec:
-    """The dense spec that a plan will meet, as far as it can be told without torch: that of the baseline in an
-    explicit ``--out``, else the flags'. (A ``--checkpoint`` is read by the stage.)"""
+    """Return the dense spec that a plan is made for, as far as it is known without torch.
+
+    It is the spec of the baseline in an explicit ``--out``, else the one of the flags. A
+    ``--checkpoint`` is not read here; the stage reads it. Raises :class:`BadInput` if a flag
+    contradicts the baseline.
+    """
     if settings.out is not None:
         record = RunContents.of(settings).record("baseline")
         if record is not None:
@@ -228,7 +255,10 @@ def expected_spec(settings: Settings) -> Spec:
 
 
 def sweep_table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
-    """The table in a sweep's record. Raises :class:`BadInput` for anything else."""
+    """Return the table in a sweep's record; raise :class:`BadInput` if it is not one of ``kind``.
+
+    ``path``: the record's file, for the message.
+    """
     table, data = table_of(Sensitivity, record), record.get("data")
     split = data.get("split") if isinstance(data, dict) else None
     if (
@@ -238,7 +268,8 @@ def sweep_table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:
         or split not in ("val", "test")
     ):
         raise BadInput(
-            f"{path}: not a sweep of this version; delete it and run `python -m tp_vgg sensitivity` again"
+            f"{path}: not a sweep of this version;"
+            " delete it and run `python -m tp_vgg sensitivity` again"
         )
     return table
 
@@ -257,6 +288,6 @@ def _sweep(path: Path) -> tuple[dict[str, Any], Sensitivity] | None:
 
 
 def _plan_parts(path: Path) -> list[dict[str, Any]]:
-    """What a ``plan.json`` holds: the plan of the other kind, if any, then its own."""
+    """Return the plans in a ``plan.json``: first that of the other kind, if any, then its own."""
     data = read_json(path) or {}
     return [part for part in (data.get("other"), data) if isinstance(part, dict)]

@@ -1,4 +1,4 @@
-"""Where the files of a run lie."""
+"""This module names the files of a run directory."""
 
 from __future__ import annotations
 
@@ -11,31 +11,41 @@ from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.settings import Settings
 
 MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
-"""The models of ``metrics.json``, in the order in which they are shown."""
+"""The models of ``metrics.json``, in the order of the tables."""
 HISTORIES = {
     "baseline": "history.csv",
     "unstructured": "unstructured_history.csv",
     "structured_finetuned": "structured_history.csv",
 }
+"""The file with the epochs of each model that is trained."""
 PLANS: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
-"""The plan files that `plan` writes."""
+"""The plan file that `plan` writes, by the kind of pruning."""
 RESERVED_DIRS = ("plots", "profiles", "records", "tensorboard")
-"""Directories of a run directory that are no tag's."""
+"""Directories with a fixed meaning in a run directory; no tag may have such a name."""
 GIVEN = "given_baseline"
-"""The record of a dense model from elsewhere (``--checkpoint``), apart from the run directory's own baseline."""
+"""Name of the record of a dense model from elsewhere (``--checkpoint``).
+
+The run directory's own baseline has a record of its own."""
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The files of one run. ``work`` is ``root`` or, with a tag, a directory in it; the baseline is in ``root``."""
+    """A run directory knows the paths of one run's files."""
 
     root: Path
+    """The directory with the baseline."""
     work: Path
+    """The directory with everything else: ``root/<tag>``, or ``root`` without a tag."""
     dataset: str
 
     @classmethod
     def of(cls, settings: Settings, fingerprint: str | None = None) -> RunDir:
-        """``fingerprint``: the data's, where it is known; an ImageFolder's is part of the default name, and finding it may mean decoding it."""
+        """Return the run directory that the settings select.
+
+        ``fingerprint``: the fingerprint of the data, if it is already known. The default name for
+        the user's own images contains it, and computing it may decode all of them. Raises
+        :class:`BadInput` if a file is in the place of the directory or of one of its parents.
+        """
         root = settings.out
         if root is None:
             name = settings.dataset
@@ -49,7 +59,10 @@ class RunDir:
         return cls(root, work, settings.dataset)
 
     def checkpoint(self, model: str, stem: str) -> Path:
-        """Where a model of ``MODELS`` of a network called ``stem`` (:attr:`Spec.stem`) is saved (fixed names)."""
+        """Return the path of a model's checkpoint; the names are fixed.
+
+        ``model``: one of :data:`MODELS`; ``stem``: the network's :attr:`Spec.stem`.
+        """
         names = {
             "baseline": f"{stem}_{self.dataset}_finetuned.pth",
             "unstructured": f"unstructured_pruned_{stem}.pth",
@@ -59,19 +72,22 @@ class RunDir:
         return (self.root if model == "baseline" else self.work) / names[model]
 
     def own_baseline(self, settings: Settings) -> Path | None:
-        """The finished baseline in ``root``: of the depth that ``--arch`` says, else of any (the default's first)."""
-        wanted = settings.flag_spec().stem
-        stems = (
-            (wanted,) if settings.arch else (wanted, *(stem for stem in STEMS if stem != wanted))
-        )
-        found = (self.checkpoint("baseline", stem) for stem in stems)
-        return next((path for path in found if path.is_file()), None)
+        """Return the checkpoint of the finished baseline in ``root``, or ``None``.
+
+        It has the depth of ``--arch``. Without that flag any depth counts, the default one first.
+        """
+        preferred = settings.flag_spec().stem
+        others = (stem for stem in STEMS if stem != preferred)
+        stems = (preferred,) if settings.arch else (preferred, *others)
+        paths = (self.checkpoint("baseline", stem) for stem in stems)
+        return next((path for path in paths if path.is_file()), None)
 
     def record_path(self, model: str) -> Path:
+        """Return the path of a model's record (JSON)."""
         return (self.root if model == "baseline" else self.work) / "records" / f"{model}.json"
 
     def history(self, model: str) -> Path | None:
-        """Where the epochs of a model's training are; ``None`` for a model that is not trained."""
+        """Return the path of a model's training history; ``None`` if it is never trained."""
         return (
             (self.root if model == "baseline" else self.work) / HISTORIES[model]
             if model in HISTORIES
@@ -80,26 +96,31 @@ class RunDir:
 
     @property
     def plan(self) -> Path:
-        """What was predicted, beside the plans themselves."""
+        """Return the path of ``plan.json``, with the plans and their predictions."""
         return self.work / "plan.json"
 
     @property
     def latency(self) -> Path:
+        """Return the path of the benchmark."""
         return self.work / "latency.json"
 
     def plot(self, name: str) -> Path:
+        """Return the path of a figure."""
         return self.work / "plots" / f"{name}.png"
 
 
 def check_parent(option: str, path: Path) -> None:
-    """Raise :class:`BadInput` where no file can be made at ``path``, because what would be its directory is something else."""
-    there = next(
+    """Raise :class:`BadInput` if no file can be made at ``path``: a parent is not a directory.
+
+    ``option``: the option that the path comes from, for the message.
+    """
+    nearest = next(
         (parent for parent in path.parents if parent.exists() or parent.is_symlink()), None
     )
-    if there is not None and not there.is_dir():
-        raise BadInput(f"{there}: is not a directory; give another {option}")
+    if nearest is not None and not nearest.is_dir():
+        raise BadInput(f"{nearest}: is not a directory; give another {option}")
 
 
 def partial_of(path: Path, step: str = "") -> Path:
-    """Where unfinished work on ``path`` lies."""
+    """Return the path of the unfinished work on ``path``; ``step`` goes into its name."""
     return path.with_name(f"{path.stem}{step}.partial{path.suffix}")

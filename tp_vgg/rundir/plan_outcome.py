@@ -1,4 +1,4 @@
-"""What a plan predicted beside what came of it (no torch)."""
+"""This module compares a plan's prediction with the measured result (no torch)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,49 @@ from tp_vgg.network.families import spec_from_dict
 from tp_vgg.planning.allocation import PlanResult
 
 MODEL_OF = {"structured": "structured_pruned", "unstructured": "unstructured"}
+"""The model that is made by a plan, by the kind of pruning."""
 
 
 @dataclass(frozen=True)
 class PlanOutcome:
-    """A plan and the model that was made by it. Drops in percentage points, shares of the dense model's."""
+    """A plan outcome holds a plan and the measured results of the model that was pruned by it.
+
+    Drops are in percentage points. Shares are fractions of the dense model's costs.
+    """
 
     plan: PlanResult
     split: Literal["val", "test"]
-    """Of the sweep, on which both drops are."""
+    """The split of the sweep; the predicted and the measured drops are on it."""
     n: int
+    """Number of images on which the model was measured."""
     drop: float
-    """Realised by the model as pruned (an unstructured one: as saved, after its fine-tuning if it had one)."""
+    """Drop of the pruned model before fine-tuning.
+
+    An unstructured model has only the saved state: after fine-tuning, if there was any."""
     macs_share: float | None
+    """``None`` for unstructured pruning."""
     params_share: float
+    """Parameters, or parameters that are not zero if unstructured."""
     finetuned_drop: float | None
+    """Drop of the fine-tuned model; ``None`` without one and for unstructured pruning."""
     speedup: tuple[float, float, float] | None
-    """Of the folded network on the profile's device, dtype and batch, with its interval; ``None`` where not benchmarked."""
+    """Speed-up of the network with batch norm folded, and the ends of its 95 % interval.
+
+    On the device and with the dtype and batch size of the plan's profile. ``None`` if that was not
+    benchmarked."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry in ``metrics.json``."""
-        said = self.plan.prediction
+        """Return the entry in ``metrics.json``."""
+        prediction = self.plan.prediction
         return {
             "kind": self.plan.kind,
             "budget": self.plan.budget,
             "split": self.split,
             "predicted": {
-                "drop": said.drop,
-                "macs_share": said.macs_share,
-                "params_share": said.params_share,
-                "latency_share": said.latency_share,
+                "drop": prediction.drop,
+                "macs_share": prediction.macs_share,
+                "params_share": prediction.params_share,
+                "latency_share": prediction.latency_share,
             },
             "realised": {
                 "drop": self.drop,
@@ -54,26 +67,28 @@ class PlanOutcome:
         }
 
     def line(self) -> str:
-        """For people."""
-        said, kind = self.plan.prediction, self.plan.kind
-        asked = ", ".join(f"{name}={value:g}" for name, value in self.plan.budget.items())
-        parts = [f"drop {said.drop:+.2f} → {self.drop:+.2f} on {self.split} (n = {self.n})"]
+        """Return one line of text that compares the prediction with the result."""
+        prediction, kind = self.plan.prediction, self.plan.kind
+        budget = ", ".join(f"{name}={value:g}" for name, value in self.plan.budget.items())
+        parts = [f"drop {prediction.drop:+.2f} → {self.drop:+.2f} on {self.split} (n = {self.n})"]
         if self.finetuned_drop is not None:
             parts[0] += f", {self.finetuned_drop:+.2f} after fine-tuning"
-        parts.append(f"params {said.params_share:.3f}× → {self.params_share:.3f}×")
+        parts.append(f"params {prediction.params_share:.3f}× → {self.params_share:.3f}×")
         if self.macs_share is not None:
-            parts.append(f"MACs {said.macs_share:.3f}× → {self.macs_share:.3f}×")
-        if said.latency_share is not None:
-            found = (
+            parts.append(f"MACs {prediction.macs_share:.3f}× → {self.macs_share:.3f}×")
+        if prediction.latency_share is not None:
+            measured = (
                 "not measured"
                 if self.speedup is None
                 else "{:.3f}× [{:.3f}, {:.3f}]".format(*_shares(self.speedup))
             )
-            parts.append(f"time of the convs {said.latency_share:.3f}× → of the network {found}")
-        return f"{kind} plan ({asked}), predicted → realised: {'; '.join(parts)}"
+            predicted = f"{prediction.latency_share:.3f}×"
+            parts.append(f"time of the convs {predicted} → of the network {measured}")
+        return f"{kind} plan ({budget}), predicted → realised: {'; '.join(parts)}"
 
 
 def _shares(speedup: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Convert a speed-up and its interval to shares of the dense model's time."""
     value, low, high = speedup
     return 1 / value, 1 / high, 1 / low
 
@@ -81,9 +96,13 @@ def _shares(speedup: tuple[float, float, float]) -> tuple[float, float, float]:
 def plan_outcomes(
     plans: Mapping[Any, PlanResult], records: Mapping[str, ModelRecord], latency: Latency | None
 ) -> tuple[PlanOutcome, ...]:
-    """For each plan whose model is among ``records`` (the baseline first): made from the same weights, with the plan's widths or zeros."""
+    """Return the outcome of each plan whose model is among ``records``.
+
+    The model must have been pruned from the baseline of the plan's sweep, and have the plan's
+    widths or numbers of zeros. ``plans``: by kind; ``records``: by model, the baseline first.
+    """
     base = next(iter(records.values()))
-    found = []
+    outcomes = []
     for kind, model in MODEL_OF.items():
         plan, record = plans.get(kind), records.get(model)
         if (
@@ -96,7 +115,7 @@ def plan_outcomes(
         split: Literal["val", "test"] = "test" if plan.sweep.get("split") == "test" else "val"
         dense, pruned = getattr(base, split), getattr(record, split)
         tuned = records.get("structured_finetuned") if kind == "structured" else None
-        found.append(
+        outcomes.append(
             PlanOutcome(
                 plan,
                 split,
@@ -110,10 +129,11 @@ def plan_outcomes(
                 _speedup(plan, record, latency),
             )
         )
-    return tuple(found)
+    return tuple(outcomes)
 
 
 def _made_by(plan: PlanResult, record: ModelRecord) -> bool:
+    """Return True if the model has the widths, or the numbers of zeros, of the plan."""
     spec = spec_from_dict(record.spec)
     if plan.kind == "structured":
         return all(spec.prunable.get(row.layer) == row.after for row in plan.layers)
@@ -128,14 +148,17 @@ def _made_by(plan: PlanResult, record: ModelRecord) -> bool:
 def _speedup(
     plan: PlanResult, record: ModelRecord, latency: Latency | None
 ) -> tuple[float, float, float] | None:
-    about = plan.profile
-    if about is None or latency is None or latency.environment.get("device") != about.get("device"):
+    """Return the speed-up and its interval from the benchmark row like the plan's profile."""
+    profile = plan.profile
+    if profile is None or latency is None:
+        return None
+    if latency.environment.get("device") != profile.get("device"):
         return None
     for row in latency.of_model(record.sha256):
         if (row.mode, row.dtype, row.batch_size) == (
             "folded",
-            about["dtype"],
-            about["batch_size"],
+            profile["dtype"],
+            profile["batch_size"],
         ) and row.speedup:
             return row.speedup, row.speedup_low or row.speedup, row.speedup_high or row.speedup
     return None

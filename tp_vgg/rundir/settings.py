@@ -1,4 +1,4 @@
-"""What every command is told, and where its files lie (no torch, so that a refusal is instant)."""
+"""This module holds the options of all commands (no torch, so that a refusal is instant)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tp_vgg.network.vgg.spec import VGGSpec
 
 @dataclass(frozen=True)
 class Settings:
-    """The options common to all commands, as given; ``None`` where the user said nothing."""
+    """Settings are the options common to all commands; ``None`` if an option was not given."""
 
     arch: str | None = None
     head: str | None = None
@@ -31,54 +31,62 @@ class Settings:
     limit_test: int | None = None
     skip_corrupt: bool = False
     quiet: bool = False
-    """No progress bars; notes are the logger's (``tp_vgg``)."""
+    """Show no progress bars. Notes go to the logger ``tp_vgg`` in any case."""
     tensorboard: bool = False
-    """Show TensorBoard scalars and figures, under ``tensorboard/``."""
+    """Write scalars and figures for TensorBoard to ``tensorboard/``."""
     command: str = ""
-    """The command line, for the records; empty from Python."""
+    """The command line, for the records; empty if called from Python."""
 
     @property
     def images(self) -> DataSetKind:
-        """What is known of the data set."""
+        """Return the facts about the data set that are known before it is loaded."""
         return kind_of(self.dataset)
 
     @property
     def limits(self) -> tuple[int | None, int | None, int | None]:
+        """Return the most images of (train, val, test); ``None`` for all of a split."""
         return self.limit_train, self.limit_val, self.limit_test
 
     def bar(self, label: str) -> str:
-        """The label of a progress bar, empty (no bar) if quiet."""
+        """Return the label of a progress bar; empty, which means no bar, if quiet."""
         return "" if self.quiet else label
 
     def folder_fingerprint(self) -> str:
-        """Of the images in ``data_dir``, which may have to be decoded for it."""
+        """Return the fingerprint of the images in ``data_dir``; this may decode all of them."""
         from tp_vgg.data.folder import SIZE, folder_fingerprint
 
         return folder_fingerprint(self.data_dir, SIZE, self.quiet, skip_corrupt=self.skip_corrupt)
 
     def flag_spec(self) -> VGGSpec:
-        """The dense spec that the flags ask for."""
+        """Return the dense spec of ``--arch`` and ``--head``, with their defaults."""
         return VGGSpec.preset(self.arch or "vgg11_bn", self.head or "torchvision")
 
     def for_spec(self, spec: Spec) -> Settings:
-        """With the arch and head that a checkpoint turned out to hold."""
+        """Return a copy with the arch and the head of ``spec``."""
         return replace(self, arch=spec.arch, head=spec.head)
 
     def check_spec(self, spec: Spec, source: object) -> None:
-        """Raise :class:`BadInput` where an explicit flag contradicts what a checkpoint holds."""
-        for flag, asked, found in (
+        """Raise :class:`BadInput` if ``--arch`` or ``--head`` contradicts a checkpoint's ``spec``.
+
+        ``source``: the checkpoint, for the message.
+        """
+        for flag, given, actual in (
             ("--arch", self.arch, spec.arch),
             ("--head", self.head, spec.head),
         ):
-            if asked is not None and asked != found:
+            if given is not None and given != actual:
                 raise BadInput(
-                    f"{source}: holds {found}, but {flag} {asked} was given; drop the flag or give another checkpoint"
+                    f"{source}: holds {actual}, but {flag} {given} was given;"
+                    " drop the flag or give another checkpoint"
                 )
 
 
 def flags(settings: Settings) -> list[str]:
-    """The options that say which network, images and run directory are meant, as they would be typed; but for the tag."""
-    usual, found = Settings(), []
+    """Return the options that select network, images and run directory, as typed by a user.
+
+    Options with their default value are left out, and so is the tag.
+    """
+    defaults, options = Settings(), []
     for name in (
         "arch",
         "head",
@@ -91,6 +99,6 @@ def flags(settings: Settings) -> list[str]:
         "limit_test",
     ):
         value = getattr(settings, name)
-        if value != getattr(usual, name):
-            found += [f"--{name.replace('_', '-')}", str(value)]
-    return [*found, "--skip-corrupt"] if settings.skip_corrupt else found
+        if value != getattr(defaults, name):
+            options += [f"--{name.replace('_', '-')}", str(value)]
+    return [*options, "--skip-corrupt"] if settings.skip_corrupt else options

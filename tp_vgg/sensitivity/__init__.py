@@ -1,1 +1,1 @@
-"""The accuracy with one layer pruned, for every layer and level."""
+"""A sensitivity sweep measures the accuracy with one layer pruned, for every layer and level."""

@@ -1,4 +1,4 @@
-"""Which images each point of a sweep gets right, as far as it is known."""
+"""A hit table collects a sweep's results: for each point and image, right, wrong or unknown."""
 
 from __future__ import annotations
 
@@ -17,68 +17,90 @@ _UNKNOWN = 2
 
 
 class HitTable:
-    """Which image each point gets right, as far as it is known: on the disk where there is a journal, the same on every rank."""
+    """A hit table says, for each point of a sweep and image, whether the prediction was right.
 
-    def __init__(self, asked: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> None:
-        self.rows = asked.rows
+    An entry is unknown until it is evaluated. Results are written to the journal if there is one.
+    The table is the same on every rank.
+    """
+
+    def __init__(self, sweep: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> None:
+        self.rows = sweep.rows
+        """(layer, level) of each row: the dense model first, then every point."""
         self.hits = np.full((len(self.rows), n), _UNKNOWN, np.uint8)
+        """``uint8 [rows, n]``: 1 if the prediction was right, 0 if wrong, 2 if unknown."""
         self.redone = np.zeros(len(self.rows), np.int64)
+        """``int64 [rows]``: images that were evaluated again in fp32."""
         self._journal, self._ranks = journal, ranks
 
     @classmethod
-    def of(cls, asked: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> HitTable:
-        counts = cls(asked, n, journal, ranks)
-        where = {row: place for place, row in enumerate(counts.rows)}
+    def of(cls, sweep: ResolvedSweep, n: int, journal: Journal | None, ranks: Ranks) -> HitTable:
+        """Return the table of ``sweep`` over ``n`` images, with what the journal already knows.
+
+        A journal entry that does not fit the sweep, or repeats a known result, is ignored; its
+        images are evaluated again if they are still unknown.
+        """
+        table = cls(sweep, n, journal, ranks)
+        row_of = {point: row for row, point in enumerate(table.rows)}
         for entry in journal.entries if journal else ():
-            # A line that is not ours is work to do again.
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                 row, start, redone = (
-                    where[entry["layer"], entry["ratio"]],
+                    row_of[entry["layer"], entry["ratio"]],
                     int(entry["start"]),
                     int(entry["redone"]),
                 )
                 hits = unpack_hits(entry["hits"], int(entry["n"]))
                 span = slice(start, start + len(hits))
-                new = (counts.hits[row, span] == _UNKNOWN).all()  # nor is one that says it again
+                new = (table.hits[row, span] == _UNKNOWN).all()
                 if (
                     new
                     and len(hits) == entry["n"]
                     and 0 <= start <= n - len(hits)
                     and 0 <= redone <= len(hits)
                 ):
-                    counts._set(row, start, hits, redone)
-        counts.hits, counts.redone = ranks.broadcast((counts.hits, counts.redone))
-        return counts
+                    table._set(row, start, hits, redone)
+        table.hits, table.redone = ranks.broadcast((table.hits, table.redone))
+        return table
 
     def _set(self, row: int, start: int, hits: np.ndarray, redone: int) -> None:
         self.hits[row, start : start + len(hits)] = hits
         self.redone[row] += redone
 
     def unknown(self, rows: Sequence[int], span: slice) -> np.ndarray:
-        """Which of ``rows`` miss some image of ``span``, bool [rows]."""
+        """Return bool ``[rows]``: True for each of ``rows`` with an unknown image in ``span``."""
         missing: np.ndarray = (self.hits[list(rows), span] == _UNKNOWN).any(1)
         return missing
 
     @property
     def finished(self) -> int:
+        """Return the number of rows in which every image is known."""
         return int((self.hits != _UNKNOWN).all(1).sum())
 
     def add(
         self, rows: Sequence[int], start: int, hits: torch.Tensor, redone: torch.Tensor
     ) -> None:
-        """Take in what every rank found: ``hits`` uint8 [rows, images], zero where others looked; ``redone`` int64 [rows], of images that
-        were unknown before."""
-        found, again = (
+        """Sum the results of all ranks, write them to the journal, then add them to the table.
+
+        ``hits``: uint8 ``[rows, images]`` for the images from ``start`` on; zero for images that
+        another rank evaluates. ``redone``: int64 ``[rows]``, counting only images that were
+        unknown. Both tensors are overwritten with the sums.
+        """
+        all_hits, all_redone = (
             self._ranks.all_reduce_sum(hits).cpu().numpy(),
             self._ranks.all_reduce_sum(redone).cpu().numpy(),
         )
         if self._journal is not None:
-            self._journal.append(*(
-                {
-                    "layer": self.rows[row][0], "ratio": self.rows[row][1], "start": start, "n": found.shape[1],
-                    "hits": pack_hits(found[place]), "redone": int(again[place]),
-                }
-                for place, row in enumerate(rows)
-            ))  # fmt: skip
+            self._journal.append(
+                *(
+                    {
+                        "layer": self.rows[row][0],
+                        "ratio": self.rows[row][1],
+                        "start": start,
+                        "n": all_hits.shape[1],
+                        "hits": pack_hits(all_hits[place]),
+                        "redone": int(all_redone[place]),
+                    }
+                    for place, row in enumerate(rows)
+                )
+            )
         for place, row in enumerate(rows):
-            self._set(row, start, found[place], int(again[place]))
+            self._set(row, start, all_hits[place], int(all_redone[place]))

@@ -1,9 +1,12 @@
-"""Convolutions and linears for evaluation alone, several weights or channel counts on the same input.
+"""Kernels compute conv and linear layers, for several weights or channel counts on one input.
 
-Activations are channels-last: ``[n, side, side, channels]``, or ``[n, features]`` behind the head's pool. A kernel spreads its input
-over ``taps`` matrices once, multiplies them by as many weight sets as asked, and gathers each product into output pixels; which
-kernel is fastest where was measured (``experiments/sweep_speed.py`` prints it again), and is a fixed rule, so that the same images
-give the same bits in every run.
+They are for evaluation only and have no gradients. Activations are channels-last:
+``[n, side, side, channels]``, or ``[n, features]`` behind the head's pool. Most kernels are matrix
+products: they spread the input over ``taps`` matrices once, multiply these by each weight, and
+gather each product into output pixels.
+
+The rule that chooses a layer's kernel was measured (``experiments/sweep_speed.py`` prints the times
+again). It is fixed, so that the same images give the same bits in every run.
 """
 
 from __future__ import annotations
@@ -18,138 +21,165 @@ from torch.nn import functional as F
 from tp_vgg.sensitivity.fused_layer import FusedLayer, pool_bias_relu
 
 CACHE_BYTES = 24 << 20
-"""A micro-batch's transformed input and product stay within this, so that they are still in the cache when read again."""
+"""Upper limit, on a CPU, on the bytes of a micro-batch's transformed input and product.
+
+They are then still in the cache when they are read again. A micro-batch has one image at least.
+"""
 Outputs = Sequence[torch.Tensor]
+"""Tensors that a kernel fills, one per weight or count, each ``[n, *layer.output_shape]``."""
 
 
 class Kernel(ABC):
-    """How one :class:`FusedLayer` is computed. Stateless; ``prepare`` turns its weights into what the kernel multiplies by."""
+    """A kernel is a way to compute a :class:`FusedLayer`; it has no state.
+
+    A weight goes through :meth:`prepare` once, before the kernel runs with it.
+    """
 
     @abstractmethod
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weights [out, in, ...] as this kernel wants them."""
+        """Return the weight ``[out, in, ...]`` in the layout that this kernel multiplies by."""
 
     @abstractmethod
     def run_weights(
-        self, step: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+        self, layer: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
     ) -> None:
-        """Fill ``outputs`` with the step's output for each of several weights on one input."""
+        """Fill ``outputs[i]`` with the layer's output for input ``x`` and ``prepared[i]``."""
 
     @abstractmethod
     def run_prefixes(
         self,
-        step: FusedLayer,
+        layer: FusedLayer,
         x: torch.Tensor,
         prepared: torch.Tensor,
         counts: Sequence[int],
         outputs: Outputs,
     ) -> None:
-        """Fill ``outputs`` with the step's output from the first ``counts[i]`` input channels, for ascending counts."""
+        """Fill ``outputs[i]`` with the layer's output from its first ``counts[i]`` input channels.
+
+        ``counts`` must ascend. ``prepared``: the weight for all input channels.
+        """
 
 
 class Direct(Kernel):
-    """``conv2d`` in channels_last."""
+    """The direct kernel is torch's ``conv2d`` in channels_last memory format."""
 
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight ``[out, in, 3, 3]`` in channels_last memory format."""
         return weight.contiguous(memory_format=torch.channels_last)
 
     def run_weights(
-        self, step: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+        self, layer: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
     ) -> None:
-        for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
+        """Convolve ``x`` with each weight; see :meth:`Kernel.run_weights`."""
+        for part, *pieces in _micro_batches(x, self._bytes(layer, x), *outputs):
             for weight, piece in zip(prepared, pieces, strict=True):
-                _convolve(step, part, weight, piece)
+                _convolve(layer, part, weight, piece)
 
     def run_prefixes(
         self,
-        step: FusedLayer,
+        layer: FusedLayer,
         x: torch.Tensor,
         prepared: torch.Tensor,
         counts: Sequence[int],
         outputs: Outputs,
     ) -> None:
+        """Convolve each count's channels on their own; see :meth:`Kernel.run_prefixes`."""
         widths = [_aligned(count, x) for count in counts]
         weights = [
-            self.prepare(_first(prepared, *both)) for both in zip(counts, widths, strict=True)
+            self.prepare(_first_channels(prepared, *both))
+            for both in zip(counts, widths, strict=True)
         ]
-        for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
+        for part, *pieces in _micro_batches(x, self._bytes(layer, x), *outputs):
             for width, weight, piece in zip(widths, weights, pieces, strict=True):
-                _convolve(step, part[..., :width].contiguous(), weight, piece)
+                _convolve(layer, part[..., :width].contiguous(), weight, piece)
 
     @staticmethod
-    def _bytes(step: FusedLayer, x: torch.Tensor) -> int:
-        return 2 * step.side**2 * (x.shape[-1] + len(step.weight)) * x.element_size()
+    def _bytes(layer: FusedLayer, x: torch.Tensor) -> int:
+        return 2 * layer.side**2 * (x.shape[-1] + len(layer.weight)) * x.element_size()
 
 
 class Multiplied(Kernel):
-    """A kernel that is matrix products: ``taps`` of them, [m, channels] by [channels, out]."""
+    """A multiplied kernel computes a layer as matrix products, ``taps`` of them.
+
+    Each multiplies ``[m, channels · per_channel]`` by ``[channels · per_channel, columns]``; m
+    counts images times positions. ``columns`` is the number of output channels, times 4 in
+    :class:`Flat`.
+    """
 
     taps: int
+    """Number of matrix products."""
     per_channel = 1
-    """Rows of a prepared weight for one input channel."""
+    """Rows of each matrix of a prepared weight per input channel."""
 
     @abstractmethod
-    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
-        """The input as [taps, m, channels · per_channel]."""
+    def spread(self, layer: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+        """Return the input ``x`` as ``[taps, m, channels · per_channel]``."""
 
     @abstractmethod
-    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
-        """Turn the product [taps, m, out] into the step's output."""
+    def gather(self, layer: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+        """Turn the product ``[taps, m, columns]`` of ``n`` images into the output ``out``."""
 
     def run_weights(
-        self, step: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+        self, layer: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
     ) -> None:
-        for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
-            spread = self.spread(step, part)
+        """Spread ``x`` once and multiply it by each weight; see :meth:`Kernel.run_weights`."""
+        for part, *pieces in _micro_batches(x, self._bytes(layer, x), *outputs):
+            spread = self.spread(layer, part)
             for weight, piece in zip(prepared, pieces, strict=True):
-                self.gather(step, len(part), torch.bmm(spread, weight), piece)
+                self.gather(layer, len(part), torch.bmm(spread, weight), piece)
 
     def run_prefixes(
         self,
-        step: FusedLayer,
+        layer: FusedLayer,
         x: torch.Tensor,
         prepared: torch.Tensor,
         counts: Sequence[int],
         outputs: Outputs,
     ) -> None:
+        """Compute all counts on one spread input; see :meth:`Kernel.run_prefixes`.
+
+        In fp32, the sums of each count continue those of the count before.
+        """
         ends = [count * self.per_channel for count in counts]
-        exact = (
-            x.dtype == torch.float32
-        )  # a sum that goes on from a bf16 one would round at every count
-        for part, *pieces in _micro(x, self._bytes(step, x), *outputs):
-            spread = self.spread(step, part)
+        # In bf16, a sum that continues another one would be rounded at every count.
+        exact = x.dtype == torch.float32
+        for part, *pieces in _micro_batches(x, self._bytes(layer, x), *outputs):
+            spread = self.spread(layer, part)
             product = torch.bmm(spread[..., : ends[0]], prepared[:, : ends[0]])
-            self.gather(step, len(part), product, pieces[0])
+            self.gather(layer, len(part), product, pieces[0])
             for start, end, piece in zip(ends, ends[1:], pieces[1:], strict=False):
                 if exact:
                     product.baddbmm_(spread[..., start:end], prepared[:, start:end])
                 else:
                     product = torch.bmm(spread[..., :end], prepared[:, :end])
-                self.gather(step, len(part), product, piece)
+                self.gather(layer, len(part), product, piece)
 
-    def _bytes(self, step: FusedLayer, x: torch.Tensor) -> int:
-        pixels = (step.side // 2) ** 2 if step.side > 1 else 1
+    def _bytes(self, layer: FusedLayer, x: torch.Tensor) -> int:
+        pixels = (layer.side // 2) ** 2 if layer.side > 1 else 1
         return (
             self.taps
             * pixels
-            * (x.shape[-1] * self.per_channel + len(step.weight))
+            * (x.shape[-1] * self.per_channel + len(layer.weight))
             * x.element_size()
         )
 
 
 class Winograd(Multiplied):
-    """F(2×2, 3×3): 16 products for four output pixels where a direct conv makes 36. Source: Lavin & Gray 2016, section 4.1.
+    """The Winograd kernel F(2×2, 3×3) makes 16 products for 4 output pixels; a direct conv 36.
 
-    Its constants are 1, 0 and ½, so its rounding error is that of a direct conv (tested). Needs an even side.
+    Its constants are 0, ±1 and ±½, so its rounding error is that of a direct conv (tested). The
+    side must be even. Source: Lavin & Gray 2016, section 4.1.
     """
 
     taps = 16
 
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the transformed weight, ``[16, in, out]``."""
         half = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
         return _mixed(torch.kron(half, half), weight)
 
-    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, layer: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+        """Return the transformed 4×4 tiles of ``x``, ``[16, n · (side / 2)², channels]``."""
         n, side, _, channels = x.shape
         half = side // 2
         padded = x.new_zeros(n, half + 1, 2, half + 1, 2, channels)
@@ -168,77 +198,96 @@ class Winograd(Multiplied):
                 blend(pixels[a], pixels[b], out=spread[i, j])
         return spread.view(16, n * half * half, channels)
 
-    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
-        half = step.side // 2
+    def gather(self, layer: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+        """Transform the product ``[16, m, out]`` back into pixels of ``out``."""
+        half = layer.side // 2
         m = product.view(4, 4, n, half, half, -1)
         rows = (m[0] + m[1]).add_(m[2]), (m[1] - m[2]).sub_(m[3])
         pool_bias_relu(
-            step,
+            layer,
             [q for z in rows for q in ((z[0] + z[1]).add_(z[2]), (z[1] - z[2]).sub_(z[3]))],
             out,
         )
 
 
 class Toeplitz(Multiplied):
-    """A 3×3 conv on a 2×2 map by 9 products where the equal ``Linear`` of 4·in × 4·out makes 16 and a direct conv 36.
+    """The Toeplitz kernel computes a 3×3 conv on a 2×2 map with 9 products.
 
-    In one dimension it is y = [[b, c], [a, b]] x = (b·(x₀+x₁) + (c−b)·x₁, b·(x₀+x₁) + (a−b)·x₀), Karatsuba's trick.
+    The equal ``Linear`` of 4·in × 4·out makes 16 products, a direct conv 36. In one dimension it is
+    y = [[b, c], [a, b]] x = (b·(x₀+x₁) + (c−b)·x₁, b·(x₀+x₁) + (a−b)·x₀), Karatsuba's trick.
     """
 
     taps = 9
 
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the mixed weight, ``[9, in, out]``."""
         mix = weight.new_tensor([[0, 1, 0], [0, -1, 1], [1, -1, 0]])
         return _mixed(torch.kron(mix, mix), weight)
 
-    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, layer: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+        """Return the mixed pixels of ``x``, ``[9, n, channels]``."""
         spread = x.new_empty(3, 3, len(x), x.shape[-1])
         for i, line in enumerate((x[:, 0] + x[:, 1], x[:, 1], x[:, 0])):
             torch.add(line[:, 0], line[:, 1], out=spread[i, 0])
             spread[i, 1], spread[i, 2] = line[:, 1], line[:, 0]
         return spread.view(9, len(x), -1)
 
-    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+    def gather(self, layer: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+        """Add the product ``[9, n, out]`` up into the four pixels of ``out``."""
         m = product.view(3, 3, n, 1, 1, -1)
         rows = m[0] + m[1], m[0] + m[2]
-        pool_bias_relu(step, [q for z in rows for q in (z[0] + z[1], z[0] + z[2])], out)
+        pool_bias_relu(layer, [q for z in rows for q in (z[0] + z[1], z[0] + z[2])], out)
 
 
 class Flat(Multiplied):
-    """A 3×3 conv on a 2×2 map as the equal ``Linear`` of 4·in × 4·out; no differences of weights, so fit for bf16."""
+    """The flat kernel computes a 3×3 conv on a 2×2 map as the equal ``Linear`` of 4·in × 4·out.
+
+    It takes no differences of weights, so it is fit for bf16.
+    """
 
     taps = 1
     per_channel = 4
 
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight of the equal linear layer, ``[1, 4 · in, 4 · out]``."""
         out, channels = weight.shape[:2]
         dense = weight.new_empty(channels, 2, 2, 2, 2, out)
         for row, column, i, j in torch.cartesian_prod(*[torch.arange(2)] * 4).tolist():
             dense[:, row, column, i, j] = weight[:, :, 1 + row - i, 1 + column - j].T
         return dense.view(1, channels * 4, 4 * out)
 
-    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, layer: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` flattened channel by channel, ``[1, n, 4 · channels]``."""
         return x.permute(0, 3, 1, 2).reshape(1, len(x), -1)
 
-    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
-        pool_bias_relu(step, list(product.view(n, 1, 1, 4, -1).unbind(3)), out)
+    def gather(self, layer: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+        """Write the product ``[1, n, 4 · out]`` into the four pixels of ``out``."""
+        pool_bias_relu(layer, list(product.view(n, 1, 1, 4, -1).unbind(3)), out)
 
 
 @dataclass(frozen=True)
 class Linear(Multiplied):
-    """A linear layer; the first one pools and flattens the map before it, channel by channel as torchvision does."""
+    """The linear kernel computes a linear layer.
+
+    The first linear layer also pools and flattens the map before it, channel by channel as
+    torchvision does.
+    """
 
     head_pool: int
+    """Side of the pooled map; 0 if the layer reads features."""
     taps = 1
 
     @property
     def per_channel(self) -> int:  # type: ignore[override]  # a constant of the layer, not of the class
+        """Return the number of features per input channel."""
         return max(self.head_pool, 1) ** 2
 
     def prepare(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the transposed weight, ``[1, in · pool², out]``."""
         return weight.T.contiguous()[None]
 
-    def spread(self, step: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+    def spread(self, layer: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` pooled and flattened if it is a map, ``[1, n, features]``."""
         if x.ndim == 4:
             x = x.permute(0, 3, 1, 2)
             if x.shape[-1] != self.head_pool:
@@ -246,52 +295,60 @@ class Linear(Multiplied):
             x = x.flatten(1)
         return x[None]
 
-    def gather(self, step: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
-        torch.add(product[0], step.bias, out=out)
-        if step.relu:
+    def gather(self, layer: FusedLayer, n: int, product: torch.Tensor, out: torch.Tensor) -> None:
+        """Add the bias to the product ``[1, n, out]`` and apply ReLU if the layer has one."""
+        torch.add(product[0], layer.bias, out=out)
+        if layer.relu:
             out.relu_()
 
 
 WINOGRAD_FROM = 1 << 14
-"""Products of channels, in · out, from which Winograd's transforms pay for themselves (measured)."""
+"""Smallest in · out (channels) at which Winograd's transforms pay for themselves (measured)."""
 
 
-def choose(step: FusedLayer) -> Kernel:
-    """The kernel for a step: in fp32 on the CPU Winograd for wide convs on maps of 4 and 8 pixels and Toeplitz on maps of 2; elsewhere
-    what the vendor's library does best, with the 2×2 map as a Linear."""
-    if step.weight.ndim == 2:
-        return Linear(step.head_pool)
-    by_hand = step.weight.device.type == "cpu" and step.weight.dtype == torch.float32
-    if step.side == 2:
+def choose(layer: FusedLayer) -> Kernel:
+    """Return the kernel for a layer, by its shape, dtype and device.
+
+    Convs in fp32 on the CPU: Toeplitz on maps with a side of 2, Winograd for wide convs on sides of
+    4 and 8. All other convs: ``conv2d``, or the equal linear layer on a side of 2, because there
+    the vendor's library is best.
+    """
+    if layer.weight.ndim == 2:
+        return Linear(layer.head_pool)
+    by_hand = layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
+    if layer.side == 2:
         return Toeplitz() if by_hand else Flat()
-    wide = step.weight.shape[0] * step.weight.shape[1] >= WINOGRAD_FROM
-    return Winograd() if by_hand and step.side in (4, 8) and wide else Direct()
+    wide = layer.weight.shape[0] * layer.weight.shape[1] >= WINOGRAD_FROM
+    return Winograd() if by_hand and layer.side in (4, 8) and wide else Direct()
 
 
 _INPUT = ((torch.sub, 0, 2), (torch.add, 1, 2), (torch.sub, 2, 1), (torch.sub, 1, 3))
 
 
 def _mixed(mix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """[taps, 9] by the nine pixels of [out, in, 3, 3], as [taps, in, out]."""
+    """Return ``mix`` [taps, 9] times the filters [out, in, 3, 3], as [taps, in, out]."""
     out, channels = weight.shape[:2]
     return (mix @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, out)
 
 
-def _convolve(step: FusedLayer, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, step.bias, padding=1)
-    if step.pooled:
+def _convolve(layer: FusedLayer, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, layer.bias, padding=1)
+    if layer.pooled:
         y = F.max_pool2d(y, 2)
     torch.clamp_min(y.permute(0, 2, 3, 1), 0, out=out)
 
 
 def _aligned(count: int, x: torch.Tensor) -> int:
-    """Input channels of ``x`` to convolve where the first ``count`` are asked for: in bf16 a multiple of 8, as far as there are, without which
-    tensor cores are not used (measured: 90 channels take 2.5 times as long as 96)."""
+    """Return how many input channels to convolve if the first ``count`` are needed.
+
+    In bf16 it is a multiple of 8, up to the channels that ``x`` has. Otherwise tensor cores are not
+    used (measured: 90 channels take 2.5 times as long as 96).
+    """
     return min(-(-count // 8) * 8, x.shape[-1]) if x.dtype == torch.bfloat16 else count
 
 
-def _first(weight: torch.Tensor, count: int, width: int) -> torch.Tensor:
-    """The first ``width`` input channels of a conv's weight, of which only the first ``count`` are not zero."""
+def _first_channels(weight: torch.Tensor, count: int, width: int) -> torch.Tensor:
+    """Return a weight's first ``width`` input channels; those after ``count`` are zero."""
     part = weight[:, :width]
     if width > count:
         part = part.clone()
@@ -299,9 +356,12 @@ def _first(weight: torch.Tensor, count: int, width: int) -> torch.Tensor:
     return part
 
 
-def _micro(
+def _micro_batches(
     x: torch.Tensor, bytes_per_image: int, *outputs: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The input and the outputs in equal slices of as many images as the cache holds; whole on an accelerator."""
+    """Split the input and the outputs into micro-batches that fit the CPU's cache.
+
+    On an accelerator, they stay whole.
+    """
     size = max(1, CACHE_BYTES // bytes_per_image) if x.device.type == "cpu" else len(x)
     return zip(x.split(size), *(out.split(size) for out in outputs), strict=True)

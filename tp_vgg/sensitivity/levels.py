@@ -1,4 +1,4 @@
-"""One layer at several levels: its logits at each of them."""
+"""These classes compute the logits of a network with one layer at several pruning levels."""
 
 from __future__ import annotations
 
@@ -13,35 +13,41 @@ from tp_vgg.sensitivity.chain import Chain
 from tp_vgg.sensitivity.fused_layer import Buffers
 
 LEVEL_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
-"""Outputs of several levels that are held at once, so that they share the work on their input."""
+"""Upper limit, by device type, on the bytes of outputs of several levels that are held at once.
+
+Levels that are held at once share the work on their input.
+"""
 
 
 class LayerLevels(Protocol):
-    """One layer at several levels, in one precision."""
+    """A LayerLevels computes the logits with one layer at several levels, in one precision."""
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
-        """Logits [n, classes] for the activations ``x`` at each of the ``chosen`` levels (by place) in turn; each is gone when the next is
-        asked for."""
+        """Yield the logits ``[n, classes]`` for the activations ``x`` at each chosen level in turn.
+
+        ``chosen``: indices of levels. Each result is overwritten when the next one is computed.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class MaskedLevels:
-    """The levels of an unstructured sweep: the layer's own weights differ, its input is the same."""
+    """Masked levels belong to an unstructured sweep: weights differ, the input is the same."""
 
     chain: Chain
     place: int
-    """Of the layer's step; ``x`` is that step's input."""
+    """The pruned layer's place in the chain; ``x`` is the input of this layer."""
     weights: Sequence[torch.Tensor]
-    """Prepared for the step's kernel, by level."""
+    """The masked weight of each level, prepared for the layer's kernel."""
     buffers: Buffers
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
-        step = self.chain.steps[self.place]
-        for group in _groups(chosen, x, step.output_shape):
-            outputs = _outputs(self.buffers, x, step.output_shape, len(group))
+        """Yield logits as :meth:`LayerLevels.logits` does."""
+        layer = self.chain.layers[self.place]
+        for group in _groups(chosen, x, layer.output_shape):
+            outputs = _outputs(self.buffers, x, layer.output_shape, len(group))
             self.chain.kernels[self.place].run_weights(
-                step, x, [self.weights[i] for i in group], outputs
+                layer, x, [self.weights[i] for i in group], outputs
             )
             for output in outputs:
                 yield self.chain.logits(output, self.chain.follows(self.place), self.buffers)
@@ -49,23 +55,27 @@ class MaskedLevels:
 
 @dataclass(frozen=True)
 class NarrowedLevels:
-    """The levels of a structured sweep: the next step sees the first channels of the layer's output, which the chain holds by
-    falling importance."""
+    """Narrowed levels belong to a structured sweep: the layer keeps its first channels.
+
+    The chain holds the pruned layer's channels by falling importance, so the layer behind it reads
+    a prefix of the stored output.
+    """
 
     chain: Chain
     place: int
-    """Of the step after the layer's; ``x`` is its input."""
+    """Place of the layer behind the pruned one; ``x`` is the input of this layer."""
     counts: Sequence[int]
     """Channels kept, by level."""
     buffers: Buffers
 
     def logits(self, x: torch.Tensor, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
-        step = self.chain.steps[self.place]
-        for group in _groups(chosen, x, step.output_shape):
+        """Yield logits as :meth:`LayerLevels.logits` does."""
+        layer = self.chain.layers[self.place]
+        for group in _groups(chosen, x, layer.output_shape):
             counts = sorted({self.counts[i] for i in group})
-            outputs = _outputs(self.buffers, x, step.output_shape, len(counts))
+            outputs = _outputs(self.buffers, x, layer.output_shape, len(counts))
             self.chain.kernels[self.place].run_prefixes(
-                step, x, self.chain.prepared[self.place], counts, outputs
+                layer, x, self.chain.prepared[self.place], counts, outputs
             )
             for i in group:
                 yield self.chain.logits(
@@ -76,7 +86,7 @@ class NarrowedLevels:
 
 
 def _groups(chosen: Sequence[int], x: torch.Tensor, shape: tuple[int, ...]) -> list[Sequence[int]]:
-    """Levels in order, as many at a time as ``LEVEL_BYTES`` holds the outputs of."""
+    """Split ``chosen`` into groups whose outputs fit in ``LEVEL_BYTES``, one level at least."""
     size = max(
         1, LEVEL_BYTES[x.device.type] // (max(len(x), 1) * math.prod(shape) * x.element_size())
     )

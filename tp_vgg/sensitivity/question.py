@@ -1,4 +1,4 @@
-"""What a sweep asks (no torch)."""
+"""A sweep question says what a sweep evaluates; it needs no network and no torch."""
 
 from __future__ import annotations
 
@@ -15,43 +15,54 @@ from tp_vgg.sensitivity.table import LEVELS
 
 Precision = Literal["auto", "fp32", "bf16", "screened"]
 ALL_LAYERS = ("all",)
-"""In the place of layers' names: all that a plan can name."""
+"""Stands for all layers that a plan can name: every conv and every hidden linear layer."""
 
 
 @dataclass(frozen=True)
 class SweepQuestion:
-    """What is asked of any network: each of ``layers`` alone is pruned to each of ``levels``."""
+    """A sweep question asks for the accuracy with each layer alone pruned to each level.
+
+    It fits any network; :class:`~tp_vgg.sensitivity.resolved.ResolvedSweep` adds the network.
+    """
 
     kind: Kind = "structured"
     levels: tuple[float, ...] = LEVELS
-    """Fractions in [0, 1), in any order."""
+    """Fractions in [0, 1), in any order: ratios (structured) or sparsities (unstructured)."""
     layers: tuple[str, ...] | None = None
-    """Every conv where ``None``, and hidden linears too where :data:`ALL_LAYERS`."""
+    """Names of layers. ``None``: every conv; :data:`ALL_LAYERS`: the hidden linear layers too."""
     importance: str = "l1"
+    """How structured pruning ranks channels: a key of :data:`~tp_vgg.pruning.criteria.CRITERIA`."""
     repair: Repair = "none"
-    """Of the network behind the pruned layer, at every point."""
+    """How the network behind the pruned layer is corrected, at every point."""
     seed: int = 0
-    """Of the importance ``random``."""
+    """Seed of the importance ``random``."""
     precision: Precision = "auto"
-    """``auto`` screens in bf16 and verifies in fp32 where that is faster (:func:`~tp_vgg.machine.precision.screening_pays`), and is fp32
-    elsewhere."""
+    """Arithmetic of the evaluation.
+
+    ``screened`` evaluates in bf16, and again in fp32 the images that bf16 leaves too close to call.
+    ``auto`` is ``screened`` if that was measured to be faster on the device
+    (:func:`~tp_vgg.machine.precision.screening_pays`), else ``fp32``.
+    """
 
     @property
     def needs_gradients(self) -> bool:
+        """Return True if the importance reads the gradients in the parameters."""
         return self.importance in CRITERIA and CRITERIA[self.importance].needs_gradients
 
     def named(self, spec: Spec) -> SweepQuestion:
-        """With the names of all layers in the place of :data:`ALL_LAYERS`."""
+        """Return the same question with :data:`ALL_LAYERS` replaced by the layers' names."""
         return replace(self, layers=tuple(spec.prunable)) if self.layers == ALL_LAYERS else self
 
     def removed(self, spec: Spec) -> Mapping[str, tuple[int, ...]]:
-        """Channels or weights that are taken away, by layer in the network's order, and rising level.
+        """Return the number of channels or weights to remove, by layer and rising level.
 
-        Raises :class:`BadInput` for layers, levels, an importance or a repair that do not fit ``spec``.
+        The layers are in the network's order. Raises :class:`BadInput` if the kind, the precision,
+        a layer, a level, the importance or the repair does not fit ``spec``.
         """
         if self.kind not in get_args(Kind) or self.precision not in get_args(Precision):
             raise BadInput(
-                f"kind {self.kind!r}, precision {self.precision!r}: give one of {get_args(Kind)} and one of {get_args(Precision)}"
+                f"kind {self.kind!r}, precision {self.precision!r}: "
+                f"give one of {get_args(Kind)} and one of {get_args(Precision)}"
             )
         check_repair(self.repair, spec)
         removed = removals(self.kind, spec, sorted(self.levels), self.named(spec).layers)

@@ -1,4 +1,4 @@
-"""A sweep's question resolved against a network."""
+"""A resolved sweep is a sweep question that was checked against a network."""
 
 from __future__ import annotations
 
@@ -19,30 +19,40 @@ from tp_vgg.sensitivity.table import SENSITIVITY
 
 @dataclass(frozen=True)
 class ResolvedSweep:
-    """A :class:`SweepQuestion` that fits a network, with what it takes away."""
+    """A resolved sweep is a :class:`SweepQuestion` that fits a network.
+
+    It says how many channels or weights each level removes from each layer.
+    """
 
     kind: Kind
     levels: tuple[float, ...]
-    """Rising."""
+    """Fractions in [0, 1), rising."""
     removed: Mapping[str, tuple[int, ...]]
-    """Channels or weights, by layer and level."""
+    """Number of channels or weights to remove, by layer (in the network's order) and level."""
     importance: str
     seed: int
     precision: Precision
-    """``fp32``, ``bf16`` or ``screened``."""
+    """``fp32``, ``bf16`` or ``screened``; ``auto`` is resolved."""
     repair: Repair = "none"
     needs_gradients: bool = False
     sample: Split | None = field(default=None, compare=False, repr=False)
-    """The images that a repair works with; ``None`` where there is none."""
+    """Training images for the repair; ``None`` if there is no repair."""
 
     @classmethod
     def of(
         cls, question: SweepQuestion, model: Network, sample: Split | None = None
     ) -> ResolvedSweep:
-        """``sample``: images for the question's repair. Raises :class:`BadInput` for a masked model, and as :meth:`SweepQuestion.removed` does."""
+        """Return ``question`` resolved against ``model``.
+
+        ``sample``: training images for the question's repair.
+
+        Raises :class:`BadInput` if the model has weight masks, and as :meth:`SweepQuestion.removed`
+        does.
+        """
         if any(is_masked(module) for module in model.modules()):
             raise BadInput(
-                "the model has weight masks; remove them (torch.nn.utils.prune.remove) before a sweep"
+                "the model has weight masks; "
+                "remove them (torch.nn.utils.prune.remove) before a sweep"
             )
         removed, precision = question.removed(model.spec), question.precision
         if precision == "auto":
@@ -60,7 +70,11 @@ class ResolvedSweep:
         )
 
     def key(self, model: Network, split: Split) -> str:
-        """Fingerprint of everything that the counts over ``split`` depend on."""
+        """Return a fingerprint of everything that the counts over ``split`` depend on.
+
+        That is: weights, images, labels, the repair's sample, gradients if the importance reads
+        them, the options, the kind of device and the version of the table's format.
+        """
         state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
         shapes = [(name, str(value.dtype), list(value.shape)) for name, value in state.items()]
         images = split.images.permute(0, 2, 3, 1).cpu()
@@ -69,7 +83,7 @@ class ResolvedSweep:
             tensors.append(self.sample.images.permute(0, 2, 3, 1).cpu())
         if self.needs_gradients:
             tensors += [value.grad.cpu() for value in model.parameters() if value.grad is not None]
-        about = {
+        options = {
             "device": split.labels.device.type,
             "kind": self.kind,
             "levels": self.levels,
@@ -83,7 +97,7 @@ class ResolvedSweep:
         }
         return fingerprint(
             SENSITIVITY,
-            about,
+            options,
             shapes,
             list(images.shape),
             *(t.contiguous().numpy().data for t in tensors),
@@ -91,5 +105,8 @@ class ResolvedSweep:
 
     @property
     def rows(self) -> list[tuple[str | None, float]]:
-        """What is counted: the dense model (no layer, 0), then every layer's levels."""
+        """Return (layer, level) of everything that is counted.
+
+        The first row is the dense model, ``(None, 0.0)``; each layer's levels follow.
+        """
         return [(None, 0.0), *((layer, level) for layer in self.removed for level in self.levels)]

@@ -1,4 +1,4 @@
-"""Sensitivity sweeps: the accuracy of a network with one layer pruned, for every layer and level."""
+"""A sweep measures a network's accuracy with one layer pruned, for every layer and level."""
 
 from __future__ import annotations
 
@@ -36,15 +36,26 @@ def sweep(
     journal: str | Path | None = None,
     quiet: bool = True,
 ) -> Sensitivity:
-    """Accuracy over ``split`` with one layer of ``model`` pruned, for every layer (``None``: all convs) and level in [0, 1).
+    """Measure the accuracy over ``split`` with one layer of ``model`` pruned, per layer and level.
 
-    ``structured`` removes a layer's least important channels, ``unstructured`` zeroes its smallest weights; the counts are those of
-    the pruned network itself, one forward pass a point. ``recalibrate``: training images over which, at every point, the batch norms behind
-    the pruned layer get new statistics before the network is judged; without, a drop is mostly that they do not fit any more, which
-    fine-tuning mends first. ``taylor`` reads the gradients left in the parameters. With ``journal``,
-    layers that are done are kept in that file, and the same call goes on from there. ``model`` is not changed.
+    ``structured`` removes a layer's least important channels, ``unstructured`` zeroes its smallest
+    weights. In fp32, the counts are those of evaluating each pruned network itself. ``model`` is
+    not changed.
 
-    Raises :class:`BadInput` for unknown layers or levels, and for an importance that does not fit.
+    ``levels``: fractions in [0, 1) of the layer's channels or weights. ``layers``: names; ``None``
+    is every conv. ``importance``: how channels are ranked; ``taylor`` and ``hessian`` read the
+    gradients in the parameters, ``random`` uses ``seed``. ``precision``: see
+    :class:`SweepQuestion`.
+
+    ``recalibrate``: training images. At every point, the batch norms behind the pruned layer take
+    new statistics on a sample of them before the network is evaluated. Without it, most of a drop
+    comes from statistics that no longer fit, which fine-tuning corrects first.
+
+    ``journal``: a file that keeps finished layers, so that the same call resumes there after a
+    stop. ``quiet``: no progress bar.
+
+    Raises :class:`BadInput` for a kind, layers, levels, an importance or a precision that do not
+    fit, a model with weight masks, no batch norm to recalibrate, or a split without images.
     """
     if isinstance(layers, str):
         raise BadInput(f"layers: {layers!r} is one name; give a list of names")
@@ -52,43 +63,48 @@ def sweep(
     repair: Repair = "none" if recalibrate is None else "recalibrate"
     question = SweepQuestion(kind, tuple(levels), names, importance, repair, seed, precision)
     sample = None if recalibrate is None else calibration_sample(recalibrate)
-    asked = ResolvedSweep.of(question, model, sample)
+    resolved = ResolvedSweep.of(question, model, sample)
     if not len(split):
         raise BadInput("split: has no images to evaluate on")
-    key = asked.key(model, split)
+    key = resolved.key(model, split)
     return run(
-        model, split, asked, key, Journal(Path(journal), key) if journal else None, quiet=quiet
+        model, split, resolved, key, Journal(Path(journal), key) if journal else None, quiet=quiet
     )
 
 
 def run(
     model: Network,
     split: Split,
-    asked: ResolvedSweep,
+    resolved: ResolvedSweep,
     key: str,
     journal: Journal | None = None,
     ranks: Ranks = ALONE,
     *,
     quiet: bool = True,
 ) -> Sensitivity:
-    """:func:`sweep` once its question is resolved, over all ``ranks``; ``journal`` belongs to the leading one."""
-    hit_table = HitTable.of(asked, len(split), journal, ranks)
-    if hit_table.unknown(range(len(asked.rows)), slice(None)).any():
+    """Run a resolved sweep over all ``ranks`` and return its table, with ``key`` as its key.
+
+    ``journal``: given on the main rank only. Ctrl-C raises ``KeyboardInterrupt`` with the number of
+    points that the journal keeps.
+    """
+    hit_table = HitTable.of(resolved, len(split), journal, ranks)
+    if hit_table.unknown(range(len(resolved.rows)), slice(None)).any():
         try:
             with exact_fp32():
-                Engine(model, split, asked, ranks).fill(hit_table, quiet)
+                Engine(model, split, resolved, ranks).fill(hit_table, quiet)
         except KeyboardInterrupt:
-            kept = f"{hit_table.finished} of {len(asked.rows)} points are kept" if journal else ""
+            total = len(resolved.rows)
+            kept = f"{hit_table.finished} of {total} points are kept" if journal else ""
             raise KeyboardInterrupt(kept) from None
     hits = hit_table.hits == 1
-    removed = [count for counts in asked.removed.values() for count in counts]
+    removed = [count for counts in resolved.removed.values() for count in counts]
     points = [
         Point.of(
             str(layer), level, removed[row - 1], hits[row], hits[0], int(hit_table.redone[row])
         )
-        for row, (layer, level) in enumerate(asked.rows)
+        for row, (layer, level) in enumerate(resolved.rows)
         if row
     ]
     dense = Accuracy.of(int(hits[0].sum()), len(split))
-    about = (asked.kind, asked.importance, asked.precision, model.spec.to_dict())
-    return Sensitivity(key, *about, dense, tuple(points), asked.repair == "recalibrate")
+    options = (resolved.kind, resolved.importance, resolved.precision, model.spec.to_dict())
+    return Sensitivity(key, *options, dense, tuple(points), resolved.repair == "recalibrate")

@@ -1,4 +1,4 @@
-"""The table of a sweep."""
+"""The sensitivity table is the result of a sweep: one point for each layer and level."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 SENSITIVITY = "tp_vgg/sensitivity/2"
-"""Format of a sweep's table, and part of its key: raised when the same sweep may count otherwise."""
+"""Format of a sweep's table and part of its key; its number rises when counts may change."""
 LEVELS = tuple(i / 10 for i in range(1, 10))
-"""Ratios or sparsities of a sweep where the user says nothing."""
+"""Default ratios or sparsities of a sweep."""
 
 
 def _rises(levels: tuple[float, ...]) -> bool:
@@ -31,24 +31,34 @@ def _rises(levels: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Point:
-    """One layer at one level of a sweep. Percentages in [0, 100]; drops in percentage points, positive where accuracy was lost."""
+    """A point is the result of a sweep for one layer at one level.
+
+    Accuracies are percentages in [0, 100]. Drops are percentage points, positive if accuracy was
+    lost. Intervals are at 95 %.
+    """
 
     layer: str
     ratio: float
-    """Of the layer's channels removed (structured) or weights zeroed (unstructured), as asked."""
+    """Requested fraction of the layer's channels removed (structured) or weights zeroed."""
     removed: int
-    """Channels or weights that this came to."""
+    """Number of channels removed or weights zeroed."""
     correct: int
+    """Images classified correctly."""
     n: int
+    """Images evaluated."""
     accuracy: float
     low: float
+    """Lower end of the accuracy's Wilson interval."""
     high: float
+    """Upper end of that interval."""
     drop: float
-    """Against the dense model on the same images."""
+    """Accuracy lost against the dense model on the same images."""
     drop_low: float
+    """Lower end of the drop's paired interval."""
     drop_high: float
+    """Upper end of that interval."""
     redone: int
-    """Images classified again in fp32 because bf16 left them too close to call; 0 where one precision did all."""
+    """Images classified again in fp32 because bf16 was too close to call; 0 if not screened."""
 
     @classmethod
     def of(
@@ -60,7 +70,11 @@ class Point:
         dense_hits: np.ndarray,
         redone: int = 0,
     ) -> Point:
-        """From the images that the pruned and the dense model got right, bool [n] each."""
+        """Return the point of a pruned model from its hits and the dense model's.
+
+        ``hits`` and ``dense_hits``: bool ``[n]``, True if the prediction was right, for the same
+        images in the same order.
+        """
         n, lost, gained = (
             len(hits),
             int((dense_hits & ~hits).sum()),
@@ -83,40 +97,44 @@ class Point:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A finished sweep: every layer at every level, raw, in the order of the network."""
+    """A sensitivity table holds a finished sweep: every layer at every level, in network order."""
 
     key: str
-    """Fingerprint of weights, images, levels, layers, importance, seed and precision."""
+    """Fingerprint of the weights, images and options; from Python, also of the precision."""
     kind: Kind
     importance: str
     precision: str
-    """``fp32``, ``bf16``, or ``screened``: bf16, and fp32 where that was too close to call."""
+    """``fp32``, ``bf16``, or ``screened``: bf16, and fp32 for images too close to call."""
     spec: dict[str, Any]
-    """Of the dense model."""
+    """Architecture of the dense model, as its ``to_dict`` gives it."""
     baseline: Accuracy
-    """Of the dense model on the same images."""
+    """Accuracy of the dense model on the same images."""
     points: tuple[Point, ...]
     recalibrated: bool = False
-    """At every point, batch norm behind the pruned layer had statistics of its own."""
+    """Whether batch norm behind the pruned layer was recalibrated at every point."""
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """Return the names of the swept layers, in network order."""
         return tuple(dict.fromkeys(point.layer for point in self.points))
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Channels (structured) or weights of every layer that a plan may name."""
+        """Return the channels (structured) or weights of each layer that a plan may name."""
         spec = spec_from_dict(self.spec)
         if self.kind == "structured":
             return dict(spec.prunable)
         return {row.name: row.weights for row in spec.rows if row.name in spec.prunable}
 
     def of_layer(self, layer: str) -> tuple[Point, ...]:
-        """The points of one layer, by rising ratio."""
+        """Return the points of one layer, by rising ratio."""
         return tuple(point for point in self.points if point.layer == layer)
 
     def cost_removed(self, point: Point) -> tuple[float, float]:
-        """Fractions of the whole network's (MACs, params) that the point takes out; a zeroed weight counts as taken out."""
+        """Return the fractions of the network's (MACs, params) that the point removes, in [0, 1].
+
+        A zeroed weight counts as removed.
+        """
         spec = spec_from_dict(self.spec)
         if self.kind == "structured":
             left = spec.with_widths({point.layer: spec.prunable[point.layer] - point.removed})
@@ -125,7 +143,7 @@ class Sensitivity:
         return point.removed * row.side**2 / spec.macs(), point.removed / spec.params()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, as the ``.pth`` and the record hold it."""
+        """Return the table in plain types, as the ``.pth`` file and the record hold it."""
         return {
             "format": SENSITIVITY,
             **asdict(self),
@@ -134,9 +152,10 @@ class Sensitivity:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Sensitivity:
-        """The inverse of :meth:`to_dict`, which may have had fields added.
+        """Return the table that :meth:`to_dict` wrote; extra fields are ignored.
 
-        Raises ``TypeError``, ``KeyError``, ``ValueError`` or :class:`BadInput` for anything that no sweep can have found.
+        Raises ``TypeError``, ``KeyError``, ``ValueError`` or :class:`BadInput` if ``data`` can't be
+        the result of a sweep.
         """
         if data["format"] != SENSITIVITY:
             raise ValueError("not a table of this version")
@@ -145,7 +164,11 @@ class Sensitivity:
         return table
 
     def _check(self) -> None:
-        """The counts and what follows from them agree, the layers are the network's, and each has the same rising levels."""
+        """Raise ``ValueError`` or ``KeyError`` if the table contradicts itself or its network.
+
+        Accuracies and drops must follow from the counts, every layer must be in the network, and
+        all layers must have the same rising levels.
+        """
         sizes = self.sizes
         check_counts(self.baseline)
         for point in self.points:
@@ -171,13 +194,13 @@ class Sensitivity:
 
     @property
     def removed(self) -> dict[str, tuple[int, ...]]:
-        """Channels or weights, by layer and rising ratio."""
+        """Return the number of channels or weights removed, by layer and rising ratio."""
         return {
             layer: tuple(point.removed for point in self.of_layer(layer)) for layer in self.layers
         }
 
     def csv(self) -> str:
-        """``<kind>_sensitivity.csv``: a header and one row a point (the contract's columns)."""
+        """Return the text of ``<kind>_sensitivity.csv``: a header, then one row for each point."""
         columns = ("layer", "ratio", "correct", "n", "accuracy", "low", "high", "drop")
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")

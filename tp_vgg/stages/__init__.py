@@ -1,1 +1,1 @@
-"""One file a stage: a stage reads a run directory, works, and writes its record."""
+"""Each stage reads a run directory, does one command's work and writes its record there."""

@@ -1,4 +1,4 @@
-"""The dense model of a run directory: the one given, the one that is there, or one trained now."""
+"""The dense model of a run directory is one given by the user, an earlier one, or trained now."""
 
 from __future__ import annotations
 
@@ -29,96 +29,116 @@ log = logging.getLogger(__name__)
 
 
 def baseline(
-    work: Session, given: Network | None, epochs: int | None = None
+    session: Session, given_model: Network | None, epochs: int | None = None
 ) -> tuple[Network, ModelRecord]:
-    """The dense model: the ``given`` one of ``--checkpoint``, else the run directory's, else one trained now (for ``epochs``); with
-    its record, measured again where weights or images are not those of the one there."""
-    own = work.ranks.broadcast(work.run.own_baseline(work.settings))
-    path = work.settings.checkpoint or own
+    """Return the dense model, on the session's device, and its record.
+
+    It is ``given_model`` (that of ``--checkpoint``), else the run directory's baseline, else one
+    that is trained now, for ``epochs`` (``None``: the default). It is measured again if its record
+    is of other weights or images. Raises :class:`BadInput` if its file can't be read or its classes
+    are not those of the data.
+    """
+    own_path = session.ranks.broadcast(session.run.own_baseline(session.settings))
+    path = session.settings.checkpoint or own_path
     if path is None:
-        log.info(f"no baseline in {work.run.root} yet: training it first")
+        log.info(f"no baseline in {session.run.root} yet: training it first")
         train_baseline(
-            work, baseline_recipe(work.settings, work.settings.flag_spec(), epochs), "none"
+            session, baseline_recipe(session.settings, session.settings.flag_spec(), epochs), "none"
         )
-        path = own = work.run.checkpoint("baseline", work.settings.flag_spec().stem)
-    model = given or load_dense(work.settings, path)
-    check_classes(model, work.data, path)
-    made = model.meta.get("training")
+        path = own_path = session.run.checkpoint("baseline", session.settings.flag_spec().stem)
+    model = given_model or load_dense(session.settings, path)
+    check_classes(model, session.data, path)
+    recipe = model.meta.get("training")
     if (
-        given is None
-        and isinstance(made, dict)
-        and (epochs or made.get("epochs"), work.settings.seed)
-        != (made.get("epochs"), made.get("seed"))
+        given_model is None
+        and isinstance(recipe, dict)
+        and (epochs or recipe.get("epochs"), session.settings.seed)
+        != (recipe.get("epochs"), recipe.get("seed"))
     ):
         log.info(
-            f"{path} is kept, trained for {made.get('epochs')} epochs with seed {made.get('seed')}; for another one: `train`, or another --out"
+            f"{path} is kept, trained for {recipe.get('epochs')} epochs with seed"
+            f" {recipe.get('seed')}; to get another one, run `train` or give another --out"
         )
-    if own is not None and path.resolve() == own.resolve():
-        return model.to(work.device), _own_record(work, own, model)
-    note = "checkpoint from elsewhere: it may have seen the val images, so quote test"
-    return model.to(work.device), _current_record(work, path, GIVEN, (note,))
+    if own_path is not None and path.resolve() == own_path.resolve():
+        return model.to(session.device), _own_record(session, own_path, model)
+    note = (
+        "checkpoint from elsewhere: it may have been trained on the val images,"
+        " so quote its test accuracy"
+    )
+    return model.to(session.device), _current_record(session, path, GIVEN, (note,))
 
 
-def _own_record(work: Session, path: Path, model: Network) -> ModelRecord:
+def _own_record(session: Session, path: Path, model: Network) -> ModelRecord:
     trained_on = model.meta.get("data")
-    if trained_on in (None, data_summary(work.data)):
-        return _current_record(work, path, "baseline", ())
+    if trained_on in (None, data_summary(session.data)):
+        return _current_record(session, path, "baseline", ())
     note = f"the baseline was trained with other --limit options or images ({trained_on})"
     log.info(note)
-    return _current_record(work, path, "baseline", (note,))
+    return _current_record(session, path, "baseline", (note,))
 
 
-def _current_record(work: Session, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
-    """The record of ``name``, measured again where it is not of these weights and images."""
+def _current_record(session: Session, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
+    """Return the record of ``name``; measure it again if it is of other weights or images."""
 
     def current() -> ModelRecord:
-        record = work.contents.record(name)
-        digest = work.contents.sha256(path)
-        if record is None or record.sha256 != digest or record.data != data_summary(work.data):
-            made = record.command if record is not None and record.sha256 == digest else None
-            record = work.record(path, name, notes, command=made)
+        record = session.contents.record(name)
+        digest = session.contents.sha256(path)
+        if record is None or record.sha256 != digest or record.data != data_summary(session.data):
+            command = record.command if record and record.sha256 == digest else None
+            record = session.record(path, name, notes, command=command)
         return record
 
-    return work.ranks.run_on_main(current)
+    return session.ranks.run_on_main(current)
 
 
-def train_baseline(work: Session, recipe: Recipe, weights: str) -> ModelRecord:
-    """Train the dense model (or do nothing where it was trained with the same settings before)."""
-    model = _start(work, weights)
-    start = file_fingerprint(Path(weights)) if Path(weights).is_file() else weights
+def train_baseline(session: Session, recipe: Recipe, weights: str) -> ModelRecord:
+    """Train the dense model, save and measure it, and return its record.
+
+    ``weights``: ``none`` (random initial weights), ``imagenet``, or the path of a file. If the run
+    directory's baseline was trained with the same settings, images and initial weights before,
+    nothing is trained. Raises :class:`BadInput` if the file can't be read or does not fit, and
+    :class:`~tp_vgg.errors.WorkFailed` if the training fails.
+    """
+    model = _initial_model(session, weights)
+    initial_weights = file_fingerprint(Path(weights)) if Path(weights).is_file() else weights
     key = fingerprint(
-        asdict(recipe), model.spec.to_dict(), data_summary(work.data), start, str(work.precision)
+        asdict(recipe),
+        model.spec.to_dict(),
+        data_summary(session.data),
+        initial_weights,
+        str(session.precision),
     )
-    path = work.run.checkpoint("baseline", model.spec.stem)
+    path = session.run.checkpoint("baseline", model.spec.stem)
     partial = partial_of(path)
-    if work.ranks.broadcast(_key_of(path) == key):
+    if session.ranks.broadcast(_key_of(path) == key):
         log.info(f"{path} was trained with these settings before; nothing to do")
-        work.discard(partial)
-        return _current_record(work, path, "baseline", ())
-    model.to(work.device)
-    seconds = estimate_seconds(model, work.training(model, recipe))
+        session.discard(partial)
+        return _current_record(session, path, "baseline", ())
+    model.to(session.device)
+    seconds = estimate_seconds(model, session.training(model, recipe))
     log.info(
-        f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on {len(work.data.train)} images"
-        f" of {work.data.name}: about {duration(seconds)} here ({work.device.type})"
+        f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on"
+        f" {len(session.data.train)} images of {session.data.name}:"
+        f" about {duration(seconds)} here ({session.device.type})"
     )
-    history = work.fit(model, recipe, partial, "train")
-    if work.ranks.is_main:
-        write_text(work.run.root / "history.csv", history_csv(history))
-    model.meta.update(key=key, data=data_summary(work.data))
-    record = work.finish(model, "baseline")
-    work.discard(partial)
+    history = session.fit(model, recipe, partial, "train")
+    if session.ranks.is_main:
+        write_text(session.run.root / "history.csv", history_csv(history))
+    model.meta.update(key=key, data=data_summary(session.data))
+    record = session.finish(model, "baseline")
+    session.discard(partial)
     return record
 
 
-def _start(work: Session, weights: str) -> Network:
-    spec = replace(work.settings.flag_spec(), num_classes=len(work.data.classes))
-    torch.manual_seed(work.settings.seed)
+def _initial_model(session: Session, weights: str) -> Network:
+    spec = replace(session.settings.flag_spec(), num_classes=len(session.data.classes))
+    torch.manual_seed(session.settings.seed)
     model = build(spec)
     model.meta = {
-        "mean": list(work.data.normalisation.mean),
-        "std": list(work.data.normalisation.std),
-        "classes": list(work.data.classes),
-        "dataset": work.data.name,
+        "mean": list(session.data.normalisation.mean),
+        "std": list(session.data.normalisation.std),
+        "classes": list(session.data.classes),
+        "dataset": session.data.name,
     }
     if weights == "none":
         return model
@@ -131,7 +151,7 @@ def _start(work: Session, weights: str) -> Network:
         source = as_vgg(torchvision_weights.from_state_dict(state))
     else:
         source = as_vgg(checkpoint.load(weights))
-        work.settings.check_spec(source.spec, weights)
+        session.settings.check_spec(source.spec, weights)
         meta = {
             "mean": source.meta["mean"],
             "std": source.meta["std"],
@@ -139,7 +159,7 @@ def _start(work: Session, weights: str) -> Network:
         }
     if source.spec.num_classes != spec.num_classes or weights == "imagenet":
         source = _with_new_head(source, model)
-    source.kept = {}  # whatever it was cut from, it is the dense model now
+    source.kept = {}  # from here on it is the dense model, even if it was pruned before
     source.meta = {
         **model.meta,
         **meta,
@@ -149,7 +169,7 @@ def _start(work: Session, weights: str) -> Network:
 
 
 def _key_of(path: Path) -> str | None:
-    """The key in a checkpoint's meta; ``None`` for no file, or one that can't be loaded."""
+    """Return the key in a checkpoint's meta; ``None`` if no checkpoint or key can be read."""
     try:
         key = checkpoint.load(path).meta.get("key")
     except BadInput:
@@ -162,7 +182,10 @@ def _fresh_head(model: VGG) -> dict[str, torch.Tensor]:
 
 
 def _with_new_head(source: VGG, fresh: VGG) -> VGG:
-    """``source`` with its last linear replaced by the fresh one, for another number of classes."""
+    """Return ``source`` with the last linear layer of ``fresh``, for other classes.
+
+    Raises :class:`BadInput` if their widths differ.
+    """
     model = copy.deepcopy(fresh)
     last = model.spec.linear_names[-1]
     state = {n: v for n, v in source.state_dict().items() if not n.startswith(f"{last}.")}

@@ -1,4 +1,4 @@
-"""`benchmark`: the latency of a run directory's models on this device."""
+"""The `benchmark` stage measures the latency of a run directory's models on this device."""
 
 from __future__ import annotations
 
@@ -39,8 +39,15 @@ log = logging.getLogger(__name__)
 def benchmark(
     settings: Settings, options: BenchmarkOptions, checkpoints: tuple[Path, ...] = ()
 ) -> Latency:
-    """Time the models of the run directory, or the dense one and ``checkpoints``; leaves ``latency.json`` and its figure, and
-    brings ``metrics.json`` up to date. Finished cases are journaled; a finished benchmark is measured anew."""
+    """Time the models of the run directory, or the dense one and ``checkpoints``.
+
+    Writes ``latency.json`` and its figure and, without ``checkpoints``, updates ``metrics.json``.
+    Each finished case is kept in a journal, so that an interrupted benchmark continues there. A
+    finished benchmark is measured again.
+
+    Raises :class:`BadInput` if there is nothing to time, a checkpoint can't be read or a flag
+    contradicts it, the models take images of different sizes, or the device lacks all cases.
+    """
     device = pick_device(settings.device)
     timing_device = TimingDevice.of(device, options.threads)
     with muted():
@@ -57,11 +64,11 @@ def benchmark(
     }
     if MODELS[0] not in paths:
         log.info(f"no dense model in {run.root}: the others are compared with {checkpoints[0]}")
-    schedule = BenchmarkSettings(options.cases, options.trials, options.reuse_input, options.probes)
-    asked = {name: about["sha256"] for name, about in files.items()}
-    key = fingerprint(
-        LATENCY, list(asked.items()), asdict(options), timing_device.threads, environment(device)
+    benchmark_settings = BenchmarkSettings(
+        options.cases, options.trials, options.reuse_input, options.probes
     )
+    digests = [(name, file["sha256"]) for name, file in files.items()]
+    key = fingerprint(LATENCY, digests, asdict(options), timing_device.threads, environment(device))
     with locked(run.root):
         journal = Journal(partial_of(run.latency).with_suffix(".jsonl"), key)
 
@@ -75,46 +82,57 @@ def benchmark(
         }
         if known:
             log.info(
-                f"{len(known)} of {len(schedule.cases)} cases were measured before the interruption"
+                f"{len(known)} of {len(benchmark_settings.cases)} cases were measured before the"
+                " interruption"
             )
-        found = measure(
-            models, schedule, timing_device, known=known, done=keep, quiet=settings.quiet
+        latency = measure(
+            models,
+            benchmark_settings,
+            timing_device,
+            known=known,
+            case_done=keep,
+            quiet=settings.quiet,
         )
-        found.conditions["command"] = settings.command
-        found = replace(
-            found, models={name: {**about, **files[name]} for name, about in found.models.items()}
+        latency.conditions["command"] = settings.command
+        latency = replace(
+            latency,
+            models={name: {**facts, **files[name]} for name, facts in latency.models.items()},
         )
-        write_json(run.latency, found.to_dict())
-        keep_figure(settings, run, "latency", figures.latency(found))
+        write_json(run.latency, latency.to_dict())
+        keep_figure(settings, run, "latency", figures.latency(latency))
         journal.remove()
         if not checkpoints and contents.models:
             compare(settings, contents=contents)
-    return found
+    return latency
 
 
 def benchmarked(settings: Settings, options: BenchmarkOptions) -> bool:
-    """Whether ``latency.json`` is of the run directory's models as they are, with these cases, on this device and these versions."""
+    """Return True if ``latency.json`` is a benchmark of the run directory's current models.
+
+    It must have the same cases, device, versions and number of threads, and no throttled case; its
+    trials are not compared.
+    """
     contents, paths = _paths(settings, ())
-    found = read_table(contents.run.latency, Latency)
-    if found is None:
+    latency = read_table(contents.run.latency, Latency)
+    if latency is None:
         return False
     timing_device = TimingDevice.of(pick_device(settings.device), options.threads)
     return (
-        {name: about.get("sha256") for name, about in found.models.items()}
+        {name: facts.get("sha256") for name, facts in latency.models.items()}
         == {name: contents.sha256(path) for name, path in paths.items()}
-        and set(options.cases) == {row.case for row in found.rows}
-        and not throttled(found.rows)
-        and found.environment == timing_device.environment
+        and set(options.cases) == {row.case for row in latency.rows}
+        and not throttled(latency.rows)
+        and latency.environment == timing_device.environment
     )
 
 
 def throttled(rows: Iterable[LatencyRow]) -> bool:
-    """Whether a case was not measured because the device's clock was too low: another time it may be."""
+    """Return True if a case has no times only because the device's clock was too low then."""
     return any(row.verdict == "not available" and row.slow_blocks for row in rows)
 
 
 def _rows(journal: Journal) -> Iterator[tuple[LatencyRow, ...]]:
-    """The cases of an interrupted benchmark, but for entries that none has written."""
+    """Yield the rows of each case in the journal; entries that are not rows are skipped."""
     for entry in journal.entries:
         with contextlib.suppress(KeyError, TypeError, ValueError):
             yield tuple(latency_row(row) for row in entry["rows"])
@@ -123,29 +141,35 @@ def _rows(journal: Journal) -> Iterator[tuple[LatencyRow, ...]]:
 def _paths(
     settings: Settings, checkpoints: tuple[Path, ...]
 ) -> tuple[RunContents, dict[str, Path]]:
-    """The files to time by name, the dense one first."""
-    given = load_given(settings)
-    if given is not None:
-        settings = settings.for_spec(given.spec)
+    """Return the run directory's contents and the files to time by name, the dense one first.
+
+    A file of ``checkpoints`` has its path as its name. Raises :class:`BadInput` if there is nothing
+    to time or a path is the dense model's name.
+    """
+    given_model = load_given(settings)
+    if given_model is not None:
+        settings = settings.for_spec(given_model.spec)
     contents = RunContents.of(settings)
     run, records = contents.run, contents.models
     dense = settings.checkpoint or run.own_baseline(settings)
     if settings.checkpoint is None and records:
         dense = run.root / records[MODELS[0]].checkpoint
-    known: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     if dense is not None:
         digest = contents.sha256(dense)
         pruned = {} if checkpoints else {n: r for n, r in records.items() if r.baseline == digest}
-        known = {
+        paths = {
             MODELS[0]: dense,
             **{name: run.root / record.checkpoint for name, record in pruned.items()},
         }
     elif not checkpoints:
         raise BadInput(
-            f"{run.work}: nothing to time yet; run `python -m tp_vgg structured` with these options first, or name checkpoints"
+            f"{run.work}: nothing to time yet; run `python -m tp_vgg structured` with these options"
+            " first, or name checkpoints"
         )
-    if any(str(path) in known for path in checkpoints):
+    if any(str(path) in paths for path in checkpoints):
         raise BadInput(
-            f"CHECKPOINT: {MODELS[0]}: is what the dense model is called here; give the file another name"
+            f"CHECKPOINT: {MODELS[0]}: is what the dense model is called here;"
+            " give the file another name"
         )
-    return contents, {**known, **{str(path): path for path in checkpoints}}
+    return contents, {**paths, **{str(path): path for path in checkpoints}}

@@ -1,4 +1,4 @@
-"""`compare`: one table of all models, and metrics.json, from the stages' records alone."""
+"""The `compare` stage puts all models in one table and writes metrics.json, from their records."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from tp_vgg.rundir.settings import Settings
 def compare(
     settings: Settings, checkpoints: tuple[Path, ...] = (), contents: RunContents | None = None
 ) -> Comparison:
-    """The records of a run directory, and of ``checkpoints`` measured now on the same data; writes ``metrics.json``.
-    ``contents``: of the run directory, where a command knows them.
+    """Compare the models of a run directory, and write ``metrics.json``.
 
-    Raises :class:`BadInput` where nothing has run yet. A model that does not belong in the table is left out, with a note.
+    ``checkpoints`` are measured now, on the same data, and stand in the table too. ``contents``:
+    the contents of the run directory, if the command has read them already. A model that does not
+    belong in the table is left out, with a note.
+
+    Raises :class:`BadInput` if nothing has run yet, if a checkpoint can't be read or has other
+    classes, and if ``checkpoints`` are given but the settings do not name the images on which the
+    run directory's models were measured.
     """
     if settings.checkpoint is not None:
         from tp_vgg.stages.session import load_dense
@@ -30,25 +35,26 @@ def compare(
         if checkpoints
         else (contents or RunContents.of(settings), None)
     )
-    found = compared(contents, records)
-    write_json(contents.run.work / "metrics.json", metrics(found))
-    return found
+    comparison = compared(contents, records)
+    write_json(contents.run.work / "metrics.json", metrics(comparison))
+    return comparison
 
 
 def _measured(
     settings: Settings, checkpoints: tuple[Path, ...]
 ) -> tuple[RunContents, dict[str, ModelRecord]]:
     from tp_vgg.network.checkpoint import load
-    from tp_vgg.stages.session import check_classes, data_summary, session
+    from tp_vgg.stages.session import check_classes, data_summary, open_session
 
     models = {path: load(path) for path in checkpoints}
-    with session(settings) as work:
-        records = dict(work.contents.models)
-        if records and records[MODELS[0]].data != data_summary(work.data):
+    with open_session(settings) as session:
+        records = dict(session.contents.models)
+        if records and records[MODELS[0]].data != data_summary(session.data):
             raise BadInput(
-                f"{work.run.root}: its models were measured on other images; give the same --dataset and --limit options"
+                f"{session.run.root}: its models were measured on other images;"
+                " give the same --dataset and --limit options"
             )
         for path, model in models.items():
-            check_classes(model, work.data, path)
-            records[str(path)] = work.measured(path)
-        return work.contents, records
+            check_classes(model, session.data, path)
+            records[str(path)] = session.measured(path)
+        return session.contents, records

@@ -1,4 +1,7 @@
-"""How long and how fast to train where the user says nothing (no torch before it is asked)."""
+"""These are the defaults of epochs, learning rate and batch size, used if the user gives none.
+
+torch is imported only when a default depends on the device.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,17 @@ from tp_vgg.stages.options import Finetune, StructuredOptions
 from tp_vgg.training.recipe import Recipe
 
 BASELINE_EPOCHS = {"small": 3, "cpu": 12, "cuda": 24}
-"""Of a small data set, or else by device: an epoch that takes seconds on CUDA takes minutes on a CPU."""
+"""Epochs of the dense model: for a small data set, else by device.
+
+An epoch that takes seconds on CUDA takes minutes on a CPU."""
 
 
 def default_baseline_epochs(settings: Settings) -> int:
-    """Raises :class:`BadInput` for a device that this machine lacks."""
+    """Return the default number of epochs of the dense model.
+
+    It depends on the device unless the data set is small. Raises
+    :class:`~tp_vgg.errors.BadInput` if this machine lacks that device.
+    """
     if settings.images.small:
         return BASELINE_EPOCHS["small"]
     from tp_vgg.machine.device import pick_device
@@ -30,7 +39,10 @@ def baseline_recipe(
     lr: float | None = None,
     batch_size: int | None = None,
 ) -> Recipe:
-    """How the dense model is trained where the user says nothing: the same on every device, but for fewer epochs on a CPU."""
+    """Return the recipe of the dense model; arguments that are ``None`` take their defaults.
+
+    The defaults are the same on every device, except that a CPU gets fewer epochs.
+    """
     small = settings.images.small
     default_lr = (0.02 if small else 0.1) if spec.batch_norm else 0.01
     return Recipe(
@@ -48,22 +60,25 @@ def finetune_recipe(
     finetune: Finetune,
     trained: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """How a pruned or masked model is trained back: a lower, triangular rate, half of the loss from the dense model.
+    """Return the recipe by which a pruned or masked model is fine-tuned for ``epochs``.
 
-    ``trained``: how the dense model was trained, where its file says so (``meta["training"]``): what ``rewind`` rewinds;
-    else the baseline recipe as it is on CUDA.
+    By default, the learning rate is lower than the baseline's and follows a triangle, and half of
+    the loss is distilled from the dense model.
+
+    ``trained``: the recipe of the dense model (``meta["training"]``), if its file holds one. The
+    schedule ``rewind`` repeats its end; without it, the end of the default recipe on CUDA.
     """
     small = settings.images.small
-    before = baseline_recipe(settings, spec, BASELINE_EPOCHS["small" if small else "cuda"])
+    default = baseline_recipe(settings, spec, BASELINE_EPOCHS["small" if small else "cuda"])
     rate = 0.02 if spec.batch_norm else 0.005
     if finetune.schedule == "rewind":
-        rate = float((trained or {}).get("lr", before.lr))
+        rate = float((trained or {}).get("lr", default.lr))
     return Recipe(
         epochs=epochs,
         lr=finetune.lr or rate,
         batch_size=finetune.batch_size or (64 if small else 128),
         schedule=finetune.schedule,
-        rewound=int((trained or {}).get("epochs", before.epochs))
+        rewound=int((trained or {}).get("epochs", default.epochs))
         if finetune.schedule == "rewind"
         else 0,
         seed=settings.seed,
@@ -73,13 +88,14 @@ def finetune_recipe(
 
 
 def structured_epochs(settings: Settings, options: StructuredOptions) -> int:
-    """Epochs of fine-tuning in all: one a step at least, where the user says nothing."""
-    usual = 2 if settings.images.small else 5
-    return max(usual, options.steps) if options.finetune.epochs is None else options.finetune.epochs
+    """Return the epochs of fine-tuning over all steps; by default at least one per step."""
+    if options.finetune.epochs is not None:
+        return options.finetune.epochs
+    return max(2 if settings.images.small else 5, options.steps)
 
 
 def duration(seconds: float) -> str:
-    """A rough time for people."""
+    """Return a rounded duration for people, such as ``45 s``, ``12 min`` or ``2.5 h``."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""The figures of the page, of all that the run directory has the data of."""
+"""The report page shows these figures, each if the run directory holds its data."""
 
 from __future__ import annotations
 
@@ -23,56 +23,91 @@ from tp_vgg.sensitivity.table import Sensitivity
 
 def drawn_figures(
     contents: RunContents,
-    found: Comparison,
+    comparison: Comparison,
     sweeps: dict[Kind, Sensitivity],
     profile: Staircase | None,
 ) -> Iterator[Drawn]:
-    """All figures that the run directory has the data of."""
+    """Yield the figures of the report page, each if the run directory holds its data.
+
+    ``sweeps``: the sweeps of this dense model, by kind. ``profile``: the staircase profile to draw.
+    Raises :class:`BadInput` if a checkpoint can't be read or is not that of its record.
+    """
     for kind, sweep in sweeps.items():
         yield Drawn.of(
             f"{kind}-sweep",
             f"{kind.capitalize()} sensitivity",
-            _READING[kind],
+            _CAPTIONS[kind],
             figures.sensitivity(sweep),
         )
-        yield Drawn.of(f"{kind}-cost", f"{kind.capitalize()} sensitivity by cost", _READING["cost"], figures.sensitivity_cost(sweep))  # fmt: skip
-    if found.latency is not None and found.quoted():
+        yield Drawn.of(
+            f"{kind}-cost",
+            f"{kind.capitalize()} sensitivity by cost",
+            _CAPTIONS["cost"],
+            figures.sensitivity_cost(sweep),
+        )
+    if comparison.latency is not None and comparison.quoted():
         yield Drawn.of(
             "latency",
             "Speed-up against the MAC ratio",
-            _READING["latency"],
-            figures.latency(found.latency),
+            _CAPTIONS["latency"],
+            figures.latency(comparison.latency),
         )
     if profile is not None:
         yield Drawn.of(
             "staircase",
             "Time of each conv over its width",
-            _READING["staircase"],
+            _CAPTIONS["staircase"],
             figures.staircase([profile]),
         )
-    trainings = {name: epochs for name in found.records if (epochs := contents.history(name))}
+    trainings = {name: epochs for name in comparison.records if (epochs := contents.history(name))}
     if trainings:
         yield Drawn.of(
-            "training", "Training curves", _READING["training"], figures.history(trainings)
+            "training", "Training curves", _CAPTIONS["training"], figures.history(trainings)
         )
-    yield from _histograms(contents.run, found.records)
+    yield from _histograms(contents.run, comparison.records)
 
 
-_READING = {
-    "structured": "One layer pruned at a time, without fine-tuning: each cell is the accuracy lost, in points. A row whose colour leaves that of 0 early is a sensitive layer.",
-    "unstructured": "One layer's smallest weights set to zero at a time, without fine-tuning. The layer whose line falls first is the most sensitive.",
-    "cost": "The same points against what they take out of the network: a line that stays high far to the right is where pruning is cheap.",
-    "latency": "Points on the dashed line give all that their MACs promise; bars are 95 % intervals; below 1 is slower.",
-    "staircase": "Flat parts cost the same at every width: removing channels there buys no time.",
-    "training": "The dashed line is accuracy on augmented training images, the other on val; the epoch with the best val accuracy is kept.",
-    "zeroed": "How many weights have which size, before and after, in the layer that lost the largest share. The bar in the middle is the zeros; the scale is logarithmic.",
-    "removed": "The layer that lost the largest share. Left: how many weights have which size, before and after, on one logarithmic axis. Right: its filters by their L1 norm.",
+_CAPTIONS = {
+    "structured": (
+        "One layer pruned at a time, without fine-tuning: each cell is the accuracy lost, in"
+        " percentage points. A layer is sensitive if its row changes colour at low ratios."
+    ),
+    "unstructured": (
+        "One layer's smallest weights set to zero at a time, without fine-tuning. The layer whose"
+        " line falls first is the most sensitive."
+    ),
+    "cost": (
+        "The same points against the share of the network's MACs and parameters that they remove:"
+        " if a layer's line stays high far to the right, pruning it costs little accuracy."
+    ),
+    "latency": (
+        "On the dashed line, the speed-up equals the MAC ratio. Bars are 95 % intervals. A speed-up"
+        " below 1 is slower than the dense model."
+    ),
+    "staircase": (
+        "Where a line is flat, every width takes the same time: removing channels saves none."
+    ),
+    "training": (
+        "The dashed line is accuracy on augmented training images, the other on val; the epoch with"
+        " the best val accuracy is kept."
+    ),
+    "zeroed": (
+        "Histogram of the weights before and after, in the layer with the highest sparsity. The bar"
+        " in the middle is the zeros; the scale is logarithmic."
+    ),
+    "removed": (
+        "The layer that lost the largest fraction of its filters. Left: histogram of its weights"
+        " before and after, on one logarithmic axis. Right: its filters, by their L1 norm."
+    ),
 }
 
 
 def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]:
-    """Weights before and after of the layer that lost the largest share, of each kind of pruning."""
-    dense = _loaded(run, records[MODELS[0]])
+    """Yield the weights before and after pruning, for each kind of pruning.
+
+    The layer is the one that lost the largest fraction of its weights or filters.
+    """
+    dense = _load(run, records[MODELS[0]])
     if "unstructured" in records:
         sparsity = {
             name: share
@@ -80,11 +115,11 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
             if name in dense.spec.prunable
         }
         layer = max(sparsity, key=lambda name: sparsity[name])
-        masked = _loaded(run, records["unstructured"])
+        masked = _load(run, records["unstructured"])
         figure = figures.masked_weights(_weights(dense, layer), _weights(masked, layer), layer)
-        yield Drawn.of("zeroed", f"Weights of {layer}, unstructured", _READING["zeroed"], figure)
+        yield Drawn.of("zeroed", f"Weights of {layer}, unstructured", _CAPTIONS["zeroed"], figure)
     if "structured_pruned" in records:
-        pruned = _loaded(run, records["structured_pruned"])
+        pruned = _load(run, records["structured_pruned"])
         layer = min(
             dense.spec.prunable,
             key=lambda name: pruned.spec.prunable[name] / dense.spec.prunable[name],
@@ -93,14 +128,15 @@ def _histograms(run: RunDir, records: dict[str, ModelRecord]) -> Iterator[Drawn]
         kept = pruned.kept.get(layer, list(range(len(before))))
         norms = np.abs(before).reshape(len(before), -1).sum(1)
         figure = figures.removed_filters(before, kept, norms, layer, "L1 norm")
-        yield Drawn.of("removed", f"Filters of {layer}, structured", _READING["removed"], figure)
+        yield Drawn.of("removed", f"Filters of {layer}, structured", _CAPTIONS["removed"], figure)
 
 
-def _loaded(run: RunDir, record: ModelRecord) -> Network:
+def _load(run: RunDir, record: ModelRecord) -> Network:
     model = checkpoint.load(run.root / record.checkpoint)
     if model.spec.to_dict() != record.spec:
         raise BadInput(
-            f"{run.root / record.checkpoint}: has other widths than its record says; run its stage again"
+            f"{run.root / record.checkpoint}: has other widths than its record says;"
+            " run its stage again"
         )
     return model
 

@@ -1,4 +1,7 @@
-"""What the pruning stages are asked to do, checked against a network before any work (no torch)."""
+"""These classes hold the options of the pruning and benchmark stages (no torch).
+
+A pruning request is checked against the network before any work.
+"""
 
 from __future__ import annotations
 
@@ -16,56 +19,72 @@ from tp_vgg.pruning.repair import Repair, check_repair
 from tp_vgg.training.recipe import Schedule
 
 PlanFor = Callable[[Spec], Plan]
-"""The plan once the network is known (``--ratio`` names every conv of it)."""
+"""Function that returns the plan for a network (``--ratio`` applies to every conv of it)."""
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """How a pruned model is trained back; ``None`` stands for the default of data set and network."""
+    """A Finetune says how a pruned model is fine-tuned.
+
+    ``None`` means the default for the data set and the network.
+    """
 
     epochs: int | None = None
-    """In all."""
+    """Number of epochs over all steps together."""
     lr: float | None = None
+    """Peak learning rate."""
     batch_size: int | None = None
     schedule: Schedule = "triangular"
     distill: bool = True
-    """Learn from the dense model's outputs too."""
+    """Distil: learn from the dense model's outputs too."""
     distill_weight: float = 0.5
+    """Weight of the dense model's part of the loss, in [0, 1]."""
     distill_temperature: float = 4.0
 
 
 @dataclass(frozen=True)
 class StructuredOptions:
+    """Structured options say how channels are removed and how the model is fine-tuned."""
+
     importance: str = "l1"
+    """How channels are ranked: a key of :data:`~tp_vgg.pruning.criteria.CRITERIA`."""
     round_to: int = 1
+    """Multiple to which the number of kept channels is rounded up."""
     steps: int = 1
-    """Prunings, with fine-tuning between them; the epochs are shared out over the steps."""
+    """Number of prunings, each followed by fine-tuning; the epochs are divided among them."""
     repair: Repair = "none"
-    """After each pruning."""
+    """Repair after each pruning."""
     finetune: Finetune = Finetune()
 
 
 @dataclass(frozen=True)
 class UnstructuredOptions:
+    """Unstructured options say how weights are zeroed and how the model is fine-tuned."""
+
     global_sparsity: float | None = None
-    """Rank all layers together to this sparsity; ``None``: per layer, as the plan says."""
+    """Sparsity of all layers ranked together; ``None``: each layer has the plan's sparsity."""
     importance: str = "l1"
+    """One of :data:`~tp_vgg.pruning.criteria.WEIGHT_CRITERIA`."""
     gradual: bool = False
-    """Let the zeros grow while fine-tuning."""
+    """Raise the number of zeros step by step during fine-tuning."""
     finetune: Finetune = Finetune(epochs=0)
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
+    """Benchmark options say which cases are timed, and how."""
+
     cases: tuple[BenchmarkCase, ...]
     trials: int | None = None
-    """Blocks of a case; ``None``: :data:`~tp_vgg.latency.table.TRIALS`, fewer where they take long."""
+    """Blocks per case; ``None``: the default of the benchmark or of the profile."""
     threads: int | None = None
-    """Of the CPU; ``None``: torch's default."""
+    """Number of CPU threads; ``None``: torch's default."""
     reuse_input: bool = False
-    """One input for every pass, instead of a ring larger than the cache."""
+    """Time every forward pass on one batch of images, which stays in the cache, instead of on an
+    input pool that is larger than the cache."""
     probes: bool = True
-    """Look for slightly smaller widths that would be faster, where a row that is quoted falls short."""
+    """Look for slightly smaller widths that are faster, if a quoted row's speed-up is below its MAC
+    ratio."""
 
 
 Options = TypeVar("Options")
@@ -74,16 +93,19 @@ Resolved = TypeVar("Resolved")
 
 @dataclass(frozen=True)
 class PruningRequest(ABC, Generic[Options, Resolved]):
-    """What a pruning command is asked for, before the network is known."""
+    """A pruning request holds the plan and options of a pruning command for any network."""
 
     plan_for: PlanFor
     options: Options
     show: str | None = None
-    """A layer to draw before and after."""
+    """Layer to draw before and after pruning."""
     _resolved: dict[Spec, Resolved] = field(default_factory=dict, compare=False, repr=False)
 
     def resolve(self, spec: Spec) -> Resolved:
-        """What it comes to for ``spec``; worked out once. Raises :class:`BadInput` for a plan, options or a layer to show that do not fit."""
+        """Return the request resolved against ``spec``; it is computed once for each spec.
+
+        Raises :class:`BadInput` if the plan, the options or the layer to show do not fit ``spec``.
+        """
         if spec not in self._resolved:
             self._resolved[spec] = self._resolve(spec, self.plan_for(spec))
         return self._resolved[spec]
@@ -98,15 +120,17 @@ class PruningRequest(ABC, Generic[Options, Resolved]):
 
 @dataclass(frozen=True)
 class StructuredTarget:
-    """A structured request resolved against a network."""
+    """A structured target is a structured request that was resolved against a network."""
 
     plan: Plan
     spec: Spec
-    """With the widths that the plan leaves."""
+    """Spec of the network with the widths that the plan leaves."""
 
 
 @dataclass(frozen=True)
 class StructuredRequest(PruningRequest[StructuredOptions, StructuredTarget]):
+    """A structured request asks for channels to be removed."""
+
     def _resolve(self, spec: Spec, plan: Plan) -> StructuredTarget:
         options = self.options
         self._check_show(spec)
@@ -118,13 +142,15 @@ class StructuredRequest(PruningRequest[StructuredOptions, StructuredTarget]):
             )
         check_repair(options.repair, spec)
         target = resolve(plan, spec, options.round_to)
-        shown = [self.show] if self.show else []
-        check_importance(options.importance, spec, [*narrowed(spec, target), *shown])
+        layer_to_show = [self.show] if self.show else []
+        check_importance(options.importance, spec, [*narrowed(spec, target), *layer_to_show])
         return StructuredTarget(plan, target)
 
 
 @dataclass(frozen=True)
 class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
+    """An unstructured request asks for weights to be set to zero; it resolves to its plan."""
+
     def _resolve(self, spec: Spec, plan: Plan) -> Plan:
         options = self.options
         self._check_show(spec)
@@ -134,7 +160,8 @@ class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
             )
         if options.gradual and options.importance != "l1":
             raise BadInput(
-                f"--gradual: ranks by magnitude as it goes; drop --importance {options.importance}"
+                f"--gradual: ranks by magnitude at every update of the zeros; "
+                f"drop --importance {options.importance}"
             )
         if options.global_sparsity is None:
             resolve_sparsity(plan, spec)

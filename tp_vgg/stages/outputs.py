@@ -1,4 +1,4 @@
-"""Figures and scalars: PNG files always, TensorBoard's where it was asked for."""
+"""Figures are always saved as PNG files; TensorBoard gets figures and scalars on request."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ SCALARS = {
     "val_accuracy": "accuracy/val",
     "lr": "rate",
 }
-"""Names in TensorBoard by field of :class:`~tp_vgg.training.history.Epoch`."""
+"""Name of each scalar in TensorBoard, by field of :class:`~tp_vgg.training.history.Epoch`."""
 
 
 def keep_figure(settings: Settings, run: RunDir, name: str, figure: Figure) -> Path:
-    """Save a figure under ``plots/``, and show it to TensorBoard. Returns its path."""
+    """Save a figure as ``plots/NAME.png`` of the run directory and return its path.
+
+    It is written for TensorBoard too if the settings ask for that.
+    """
     path = run.plot(name)
     save_png(figure, path)
     if settings.tensorboard:
@@ -36,7 +39,10 @@ def keep_figure(settings: Settings, run: RunDir, name: str, figure: Figure) -> P
 
 @contextmanager
 def scalars(settings: Settings, run: RunDir, training: str) -> Iterator[Callable[[Epoch], None]]:
-    """What to call with each epoch of a ``training``, so that TensorBoard shows it as it ends."""
+    """Yield a function that writes an epoch for TensorBoard, to be called when the epoch ends.
+
+    ``training`` names the training. Without TensorBoard the function does nothing.
+    """
     if not settings.tensorboard:
         yield lambda _: None
         return

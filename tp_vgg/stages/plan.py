@@ -1,4 +1,7 @@
-"""`plan`: from a sweep and a budget to ratios. Reads a run directory's sweep, searches, writes the plan file and plan.json (no torch)."""
+"""The `plan` stage finds the best ratios or sparsities for a budget (no torch).
+
+It reads a run directory's sweep, searches, and writes the plan file and plan.json.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +35,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlanOptions:
+    """Plan options say which plan is wanted and where it is written."""
+
     kind: Kind
     budget: dict[str, float]
+    """Budget by name; see :func:`tp_vgg.planning.budget.read_budget`."""
     round_to: int = 8
+    """Widths are multiples of it, or the full width."""
     output: Path | None = None
-    """``None``: ``ratios.json`` or ``sparsity.json`` in the run directory."""
+    """Path of the plan file; ``None``: ``ratios.json`` or ``sparsity.json`` in the run
+    directory."""
     profile: Path | None = None
-    """``None``: the one in the run directory that is of the network, for a latency budget."""
+    """File of the staircase profile; ``None``: for a latency budget, the network's only profile in
+    the run directory."""
     force: bool = False
+    """Replace another plan in the plan file."""
 
 
 def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
-    """Find the plan and write it, and beside the run directory's other files ``plan.json``. Returns both what was found and the plan's path.
+    """Find the best plan for a budget, write it, and return the result and the plan file's path.
 
-    Raises :class:`BadInput` for a budget that can't be met, a sweep that is not there or of another network, and a file in the way.
+    The prediction is written to ``plan.json`` of the run directory. Raises :class:`BadInput` if the
+    budget can't be met, the sweep or profile is missing or of another network, or a directory or
+    another plan is in the way.
     """
     read_budget(options.budget, options.kind)
     contents = RunContents.of(settings)
@@ -57,11 +69,11 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     spec = spec_from_dict(table.spec)
     settings.check_spec(spec, source)
     profile = _profile(contents, spec, options)
-    images = {"weights": record["weights"], "split": record["data"]["split"]}
-    found = make_plan(
-        table, options.budget, round_to=options.round_to, profile=profile, sweep=images
+    sweep_facts = {"weights": record["weights"], "split": record["data"]["split"]}
+    result = make_plan(
+        table, options.budget, round_to=options.round_to, profile=profile, sweep=sweep_facts
     )
-    text = found.file_text
+    text = result.file_text
     if path.exists() and not _holds(path, text) and not options.force:
         raise BadInput(
             f"{path}: holds another plan; give --force to replace it, or another --output"
@@ -69,7 +81,7 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     with locked(run.root):
         files = plan_files(run.work)
         files[options.kind] = sorted({*files.get(options.kind, ()), text_fingerprint(text)})
-        about = {
+        extras = {
             "command": settings.command,
             "other": contents.other_plan(options.kind),
             "files": files,
@@ -77,34 +89,36 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
 
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
-            write_json(
-                run.plan, {**found.to_dict(), **about}
-            )  # before the plan itself has its name
+            # Written before the plan has its name, so that no plan file is without a prediction.
+            write_json(run.plan, {**result.to_dict(), **extras})
 
         write_atomic(path, write)
     for warning in table.baseline.chance_warnings(100 / spec.num_classes):
         log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
-    return found, path
+    return result, path
 
 
 def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> bool:
-    """Whether the run directory holds the plan that ``options`` ask for, of its sweep as it is."""
-    found = contents.plans.get(options.kind)
-    if found is None or not _holds(contents.run.work / PLANS[options.kind], found.file_text):
+    """Return True if the run directory holds the plan for ``options`` and its current sweep.
+
+    Raises :class:`BadInput` if there is a plan but no sweep or profile for it.
+    """
+    result = contents.plans.get(options.kind)
+    if result is None or not _holds(contents.run.work / PLANS[options.kind], result.file_text):
         return False
     *_, table = _sweep(settings, contents, options.kind)
     profile = _profile(contents, spec_from_dict(table.spec), options)
-    asked = (
+    wanted = (
         read_budget(options.budget, options.kind),
         options.round_to,
         table.key,
         profile and profile.key,
     )
-    return asked == (
-        found.budget,
-        found.round_to,
-        found.sweep.get("key"),
-        (found.profile or {}).get("key"),
+    return wanted == (
+        result.budget,
+        result.round_to,
+        result.sweep.get("key"),
+        (result.profile or {}).get("key"),
     )
 
 
@@ -119,19 +133,25 @@ def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
         raise BadInput(f"--output: {path.parent}: no such directory")
     if path.resolve() == run.plan.resolve():
         raise BadInput(
-            f"--output: {path}: is where the prediction goes; give another name, such as {PLANS['structured']}"
+            f"--output: {path}: is where the prediction goes;"
+            f" give another name, such as {PLANS['structured']}"
         )
 
 
 def _sweep(
     settings: Settings, contents: RunContents, kind: Kind
 ) -> tuple[Path, dict[str, Any], Sensitivity]:
-    """Where the sweep's record is, the record, and its table: of the tag, or else of the run directory. Raises :class:`BadInput` where there is none, or of other weights."""
+    """Return the path of the sweep's record, the record, and the table in it.
+
+    It is the sweep under the tag, else that of the run directory. Raises :class:`BadInput` if there
+    is none, or if it is of other weights than the dense model's.
+    """
     run, path = contents.run, contents.sweep_path(kind)
     record = read_json(path)
     if record is None:
         raise BadInput(
-            f"{run.work}: no {kind} sweep here yet; run `python -m tp_vgg sensitivity --kind {kind}` with these options first"
+            f"{run.work}: no {kind} sweep here yet;"
+            f" run `python -m tp_vgg sensitivity --kind {kind}` with these options first"
         )
     table = sweep_table(path, record, kind)
     dense = settings.checkpoint or run.own_baseline(settings)
@@ -143,32 +163,39 @@ def _sweep(
         )
     if not run.record_path(GIVEN).is_file():
         raise BadInput(
-            f"{path}: is of other weights than {dense}; run `python -m tp_vgg sensitivity --kind {kind}` again"
+            f"{path}: is of other weights than {dense};"
+            f" run `python -m tp_vgg sensitivity --kind {kind}` again"
         )
     return path, record, table
 
 
 def _profile(contents: RunContents, spec: Spec, options: PlanOptions) -> Staircase | None:
-    """The profile to price time by; ``None`` where none is asked for. Raises :class:`BadInput` unless it is clear which."""
+    """Return the profile by which latency is predicted; ``None`` if the options need none.
+
+    Raises :class:`BadInput` if it is needed and there is none, or more than one to choose from.
+    """
     if options.profile is not None:
         table = read_table(options.profile, Staircase)
         if table is None:
             raise BadInput(
-                f"--profile: {options.profile}: not a profile of `python -m tp_vgg benchmark --profile`"
+                f"--profile: {options.profile}: not a profile of"
+                " `python -m tp_vgg benchmark --profile`"
             )
         return table
     if "latency" not in options.budget:
         return None
-    found = contents.profiles(spec)
-    if not found:
+    profiles = contents.profiles(spec)
+    if not profiles:
         raise BadInput(
-            f"{contents.run.root}: no profile of this network for --budget latency; run `python -m tp_vgg benchmark --profile` with these options first"
+            f"{contents.run.root}: no profile of this network for --budget latency;"
+            " run `python -m tp_vgg benchmark --profile` with these options first"
         )
-    if len(found) > 1:
+    if len(profiles) > 1:
         raise BadInput(
-            f"--budget latency: there are several profiles; give one as --profile: {', '.join(map(str, found))}"
+            "--budget latency: there are several profiles;"
+            f" give one as --profile: {', '.join(map(str, profiles))}"
         )
-    return next(iter(found.values()))
+    return next(iter(profiles.values()))
 
 
 def _holds(path: Path, text: str) -> bool:

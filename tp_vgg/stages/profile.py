@@ -1,4 +1,4 @@
-"""The staircase profile of a network, kept for plans."""
+"""The `benchmark --profile` stage times each conv of a network at several widths, for plans."""
 
 from __future__ import annotations
 
@@ -37,44 +37,53 @@ log = logging.getLogger(__name__)
 def profile(
     settings: Settings, options: BenchmarkOptions, grid: Grid = GRID
 ) -> tuple[Staircase, ...]:
-    """Time every conv over a grid of widths, once for each device, dtype and batch; leaves a table each and one figure.
+    """Time every conv on a grid of widths; return one staircase profile per available case.
 
-    The network is that of ``--checkpoint``, of the run directory's baseline or of the flags; its weights do not matter.
+    Writes each profile to a file under ``profiles/`` and draws all in one figure. A profile that is
+    there already, for the same network, grid, device and versions, is not measured again; one that
+    was interrupted is continued. The network is that of ``--checkpoint``, else of the run
+    directory's baseline, else of ``--arch`` and ``--head``; its weights do not matter.
+
+    Raises :class:`BadInput` if the device or all cases are not available.
     """
     device = pick_device(settings.device)
-    given = load_given(settings)
-    if given is not None:
-        settings = settings.for_spec(given.spec)
+    given_model = load_given(settings)
+    if given_model is not None:
+        settings = settings.for_spec(given_model.spec)
     run = RunDir.of(settings)
-    own = run.own_baseline(settings)
-    spec = given.spec if given else checkpoint.load(own).spec if own else settings.flag_spec()
+    own_path = run.own_baseline(settings)
+    model = given_model or (checkpoint.load(own_path) if own_path else None)
+    spec = model.spec if model else settings.flag_spec()
     timing_device = TimingDevice.of(device, options.threads)
     cases = available_cases(options, timing_device)
     trials = options.trials or PROFILE_TRIALS
     with locked(run.root), timing_device.at_work():
-        found = [
-            _profiled(settings, run, spec, case, timing_device, grid, trials) for case in cases
+        profiles = [
+            _profile_case(settings, run, spec, case, timing_device, grid, trials) for case in cases
         ]
-        keep_figure(settings, run, "staircase", figures.staircase(found))
-    return tuple(found)
+        keep_figure(settings, run, "staircase", figures.staircase(profiles))
+    return tuple(profiles)
 
 
 def available_cases(options: BenchmarkOptions, timing_device: TimingDevice) -> list[BenchmarkCase]:
-    """The cases that this device does not lack from the outset. Raises :class:`BadInput` where that leaves none."""
+    """Return the cases for which the timing device has the hardware; log the others.
+
+    Nothing is run. Raises :class:`BadInput` if no case is left.
+    """
     cases, why = [], ""
     for case in options.cases:
         try:
             check_available(case, timing_device.cuda)
             cases.append(case)
-        except Unavailable as reason:
-            why = f"{case.label}: not available: {reason}"
+        except Unavailable as error:
+            why = f"{case.label}: not available: {error}"
             log.info(why)
     if not cases:
         raise BadInput(f"--modes, --dtypes: this device has none of them ({why})")
     return cases
 
 
-def _profiled(
+def _profile_case(
     settings: Settings,
     run: RunDir,
     spec: Spec,
@@ -83,10 +92,13 @@ def _profiled(
     grid: Grid,
     trials: int,
 ) -> Staircase:
-    place = {**environment(timing_device.device), "threads": timing_device.threads}
-    how = [] if timing_device.cuda is None else ["replays"]
-    key = fingerprint(STAIRCASE, spec.to_dict(), asdict(case), asdict(grid), trials, place, *how)
-    name = "".join(c if c.isalnum() else "-" for c in place["device"].lower())
+    machine = {**environment(timing_device.device), "threads": timing_device.threads}
+    # On CUDA the replays of graphs are timed, not single calls.
+    method = [] if timing_device.cuda is None else ["replays"]
+    key = fingerprint(
+        STAIRCASE, spec.to_dict(), asdict(case), asdict(grid), trials, machine, *method
+    )
+    name = "".join(c if c.isalnum() else "-" for c in machine["device"].lower())
     path = run.root / "profiles" / f"{name}-{case.dtype}-b{case.batch_size}-{key[:8]}.json"
     widths = grid.of(spec)
     finished = read_table(path, Staircase)
@@ -95,7 +107,7 @@ def _profiled(
         and finished.key == key
         and {layer: finished.widths(layer) for layer in finished.layers} == widths
     ):
-        log.info(f"{path}: was profiled before; delete it to measure anew")
+        log.info(f"{path}: was profiled before; delete it to measure again")
         return finished
     journal = Journal(partial_of(path).with_suffix(".jsonl"), key)
     points: dict[str, list[Timed]] = {}
@@ -127,7 +139,7 @@ def _profiled(
                     {"layer": row.name, "points": [asdict(point) for point in points[row.name]]}
                 )
     ordered = tuple(point for layer in widths for point in points[layer])
-    table = Staircase(key, spec.to_dict(), case.dtype, case.batch_size, place, ordered)
+    table = Staircase(key, spec.to_dict(), case.dtype, case.batch_size, machine, ordered)
     write_json(path, table.to_dict())
     journal.remove()
     return table

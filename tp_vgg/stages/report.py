@@ -1,4 +1,4 @@
-"""`report`: one page, drawn from the run directory alone."""
+"""The `report` stage writes one HTML page from the files of the run directory alone."""
 
 from __future__ import annotations
 
@@ -24,29 +24,36 @@ from tp_vgg.stages.session import load_given, stage
 
 @stage
 def report(settings: Settings, *, anew: bool = True) -> Path:
-    """Write ``report.html`` from what is there; unless ``anew``, only where it is not of the files as they are. Returns its path. Raises
-    :class:`BadInput` where nothing has run yet."""
-    asked, given = settings, load_given(settings)
-    if given is not None:
-        settings = settings.for_spec(given.spec)
+    """Write ``report.html`` of a run directory and return its path.
+
+    The page shows what the directory holds. With ``anew=False``, a page that shows the current
+    files already is not written again. Raises :class:`BadInput` if nothing has run yet or a
+    checkpoint is not that of its record.
+    """
+    flag_settings, given_model = settings, load_given(settings)
+    if given_model is not None:
+        settings = settings.for_spec(given_model.spec)
     contents = RunContents.of(settings)
     run = contents.run
     path = run.work / "report.html"
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
-    found = compared(contents)
-    key = _key(asked, run, found)
+    comparison = compared(contents)
+    key = _key(flag_settings, run, comparison)
     if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
         return path
-    text = render(_findings(asked, contents, found, key), quiet=settings.quiet)
+    findings = _findings(flag_settings, contents, comparison, key)
+    text = render(findings, quiet=settings.quiet)
     write_text(path, text)
     return path
 
 
-def _findings(asked: Settings, contents: RunContents, found: Comparison, key: str) -> Findings:
-    """All that the page shows: what the run directory holds of this dense model."""
-    dense = found.records[MODELS[0]]
-    sweeps, commands = {}, [record.command for record in found.records.values()]
+def _findings(
+    flag_settings: Settings, contents: RunContents, comparison: Comparison, key: str
+) -> Findings:
+    """Return all that the page shows: the run directory's results for this dense model."""
+    dense = comparison.records[MODELS[0]]
+    sweeps, commands = {}, [record.command for record in comparison.records.values()]
     for kind in reversed(get_args(Kind)):
         record, table = contents.sweep(kind) or ({}, None)
         if table is not None and record.get("weights") == dense.sha256 and table.spec == dense.spec:
@@ -60,27 +67,28 @@ def _findings(asked: Settings, contents: RunContents, found: Comparison, key: st
     }
     commands += contents.plan_commands() if plans else []
     profiles = list(contents.profiles(spec_from_dict(dense.spec)).values())
-    used = (plans["structured"].profile or {}).get("key") if "structured" in plans else None
+    planned_with = (plans["structured"].profile or {}).get("key") if "structured" in plans else None
     profile = next(
-        (table for table in profiles if table.key == used), profiles[0] if profiles else None
+        (table for table in profiles if table.key == planned_with),
+        profiles[0] if profiles else None,
     )
-    if found.latency is not None:
-        commands.append(str(found.latency.conditions.get("command", "")))
-    drawn = progress_bar(
+    if comparison.latency is not None:
+        commands.append(str(comparison.latency.conditions.get("command", "")))
+    figures = progress_bar(
         "report",
-        drawn_figures(contents, found, sweeps, profile),
+        drawn_figures(contents, comparison, sweeps, profile),
         unit=" figures",
-        quiet=asked.quiet,
+        quiet=flag_settings.quiet,
     )
     return Findings(
-        records=found.records,
+        records=comparison.records,
         sweeps=sweeps,
         plans=plans,
-        latency=found.latency if found.quoted() else None,
-        quoted=found.quoted(),
+        latency=comparison.latency if comparison.quoted() else None,
+        quoted=comparison.quoted(),
         profile=profile,
-        plan_outcomes=tuple(one.line() for one in found.plan_outcomes),
-        drawn=tuple(drawn),
+        plan_outcomes=tuple(outcome.line() for outcome in comparison.plan_outcomes),
+        drawn=tuple(figures),
         prune_command=shlex.join(
             [
                 "python",
@@ -89,7 +97,7 @@ def _findings(asked: Settings, contents: RunContents, found: Comparison, key: st
                 "structured",
                 "--ratios",
                 "ratios.json",
-                *flags(asked),
+                *flags(flag_settings),
                 "--tag",
                 "mine",
             ]
@@ -99,19 +107,19 @@ def _findings(asked: Settings, contents: RunContents, found: Comparison, key: st
     )
 
 
-def _key(asked: Settings, run: RunDir, found: Comparison) -> str:
-    """Fingerprint of all that the page is drawn from."""
-    work = dict.fromkeys((run.root, run.work))
+def _key(flag_settings: Settings, run: RunDir, comparison: Comparison) -> str:
+    """Return a fingerprint of everything that the page shows."""
+    directories = dict.fromkeys((run.root, run.work))
     files = [
         path
-        for directory in work
+        for directory in directories
         for name in ("records", "profiles")
         for path in sorted((directory / name).glob("*.json"))
     ]
     files += [
         directory / name
-        for directory in work
+        for directory in directories
         for name in ("plan.json", "latency.json", *HISTORIES.values())
     ]
-    there = [[str(path), file_fingerprint(path)] for path in files if path.is_file()]
-    return fingerprint(__version__, flags(asked), list(found.records), there)
+    digests = [[str(path), file_fingerprint(path)] for path in files if path.is_file()]
+    return fingerprint(__version__, flags(flag_settings), list(comparison.records), digests)

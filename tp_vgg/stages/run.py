@@ -1,4 +1,7 @@
-"""`run`: the whole pipeline in order; a stage is left out where its output is there and its inputs are unchanged."""
+"""The `run` stage runs the whole pipeline in order.
+
+A step is skipped if its output is there and its inputs are unchanged.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ from tp_vgg.stages.profile import profile
 from tp_vgg.stages.pruning import work_key
 from tp_vgg.stages.report import report
 from tp_vgg.stages.sensitivity import sensitivity
-from tp_vgg.stages.session import check_kept, load_given
+from tp_vgg.stages.session import check_not_overwritten, load_given
 from tp_vgg.stages.structured import show_structured, structured
 from tp_vgg.stages.train import dense
 from tp_vgg.stages.unstructured import show_unstructured, unstructured
@@ -50,135 +53,167 @@ from tp_vgg.stages.unstructured import show_unstructured, unstructured
 log = logging.getLogger(__name__)
 
 BUDGET = {"macs": 0.5}
-"""Where the user says nothing, or nothing that a kind of pruning can meet."""
+"""Default budget, also for a kind of pruning that can meet no part of the user's budget."""
 BENCHMARK = BenchmarkOptions(cases_of(("eager", "folded"), ("fp32",), (1, 64)), FEW_TRIALS)
 CUDA_BENCHMARK = BenchmarkOptions(
     cases_of(("eager", "folded", "folded-graph"), ("fp32", "bf16"), (1, 64))
 )
-"""On a GPU, where a network is fastest in bf16 and in a graph, and a sample takes a fifth of the time."""
+"""Benchmark on a GPU, where a network is fastest in bf16 and in a graph, and a sample takes a fifth
+of the time."""
 PROFILE = BenchmarkOptions(cases_of(("folded",), ("fp32",), (64,)))
-ENOUGH = 5_000
-"""Images worked on before the time to go is reckoned: start-up would weigh too much."""
-SHOWN = "features.0"
-"""The layer whose weights are drawn before and after, as the original study does."""
+MIN_IMAGES = 5_000
+"""Images that must be processed before the remaining time is estimated; with fewer, the start-up
+would count too much."""
+DRAWN_LAYER = "features.0"
+"""Layer whose weights are drawn before and after pruning, as in the original study."""
 KINDS: tuple[Kind, ...] = ("unstructured", "structured")
 
 
 @dataclass(frozen=True)
 class RunOptions:
+    """Run options say what the pipeline aims at and how long it trains."""
+
     budget: Mapping[str, float] = field(default_factory=lambda: dict(BUDGET))
-    """Of both kinds; ``latency`` is for channels alone and ``sparsity`` for single weights."""
+    """Budget of both plans; ``latency`` applies to channels only, ``sparsity`` to single weights."""
     round_to: int = 8
+    """Widths are multiples of it, or the full width."""
     epochs: int | None = None
-    """Of the baseline, where there is none yet."""
+    """Epochs of the baseline, if it is not trained yet; ``None``: the default."""
     finetune: Finetune = field(default_factory=Finetune)
-    """Of the smaller network."""
+    """Fine-tuning of the network with fewer channels."""
 
     def of(self, kind: Kind) -> dict[str, float]:
-        """What of the budget ``kind`` can meet. Raises :class:`BadInput` for a budget that is none."""
+        """Return the part of the budget that ``kind`` can meet, or :data:`BUDGET` if none.
+
+        Raises :class:`BadInput` if the budget is not valid.
+        """
         foreign = "sparsity" if kind == "structured" else "latency"
-        mine = {name: value for name, value in self.budget.items() if name != foreign}
-        return {str(name): value for name, value in read_budget(mine or BUDGET, kind).items()}
+        part = {name: value for name, value in self.budget.items() if name != foreign}
+        return {str(name): value for name, value in read_budget(part or BUDGET, kind).items()}
 
 
 @dataclass(frozen=True)
 class _Step:
+    """A step is one part of the pipeline."""
+
     name: str
     output: Path
-    """Written by the step, if it had anything to do."""
-    do: Callable[[], object]
-    work: Callable[[Mapping[str, int]], float] = lambda _: 0.0
-    """Images through the whole network, roughly, given the sizes of the splits: what is still to come is reckoned from it."""
+    """File that the step writes, unless it is skipped; if it is not new, the step's time is not used
+    to estimate the remaining time. A directory never counts as new."""
+    run: Callable[[], object]
+    images: Callable[[Mapping[str, int]], float] = lambda _: 0.0
+    """Rough number of forward passes of single images through the dense network, from the sizes of
+    the splits; the remaining time is estimated from it."""
 
 
 def run(settings: Settings, options: RunOptions) -> Comparison:
-    """Everything from the dense model to the report. Raises :class:`BadInput` before any work for a budget that no sweep could meet and
-    for a plan file that `plan` did not write."""
+    """Run the pipeline from the dense model to the report and return the comparison of the models.
+
+    Raises :class:`BadInput`, before any work, if the budget is not valid or no sweep could meet it,
+    if ``--checkpoint`` can't be read or would be overwritten, and if a plan file is in the way that
+    `plan` did not write. A latency budget is checked after the convs have been profiled.
+    """
     pick_device(settings.device)
-    given = load_given(settings)
-    if given is not None and (path := settings.checkpoint) is not None:
-        settings = settings.for_spec(given.spec)
-        check_kept(path, RunDir.of(settings), given.spec.stem, MODELS[1:])
-    spec = given.spec if given else expected_spec(settings)
+    given_model = load_given(settings)
+    if given_model is not None and (path := settings.checkpoint) is not None:
+        settings = settings.for_spec(given_model.spec)
+        check_not_overwritten(path, RunDir.of(settings), given_model.spec.stem, MODELS[1:])
+    spec = given_model.spec if given_model else expected_spec(settings)
     for kind in KINDS:
         check_attainable(spec, kind, options)
     pipeline = _Pipeline(settings, options, spec, RunDir.of(settings))
     pipeline.check_plans()
     steps = pipeline.steps()
     start = time.monotonic()
-    spent = done = 0.0
+    seconds = images = 0.0  # of the steps that were not skipped
     sizes: Mapping[str, int] = {}
-    for place, step in enumerate(steps, 1):
-        left = sum(later.work(sizes) for later in steps[place - 1 :]) if done >= ENOUGH else 0.0
-        to_go = f", about {duration(left * spent / done)} to go" if left else ""
-        log.info(
-            f"[{place}/{len(steps)}] {step.name}: {duration(time.monotonic() - start)} so far{to_go}"
+    for number, step in enumerate(steps, 1):
+        images_left = (
+            sum(later.images(sizes) for later in steps[number - 1 :])
+            if images >= MIN_IMAGES
+            else 0.0
         )
-        before, begun = _written(step.output), time.monotonic()
-        found = step.do()
-        if isinstance(found, ModelRecord):
-            sizes = found.data
-        if _written(step.output) != before:
-            spent, done = spent + time.monotonic() - begun, done + step.work(sizes)
+        to_go = f", about {duration(images_left * seconds / images)} to go" if images_left else ""
+        so_far = duration(time.monotonic() - start)
+        log.info(f"[{number}/{len(steps)}] {step.name}: {so_far} so far{to_go}")
+        written_before, step_start = _write_time(step.output), time.monotonic()
+        result = step.run()
+        if isinstance(result, ModelRecord):
+            sizes = result.data
+        if _write_time(step.output) != written_before:
+            seconds, images = seconds + time.monotonic() - step_start, images + step.images(sizes)
     return compare(settings)
 
 
-def _written(path: Path) -> int | None:
+def _write_time(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.is_file() else None
 
 
 @dataclass(frozen=True)
 class _Pipeline:
+    """A pipeline makes the steps of one `run`; a step skips work that is done already."""
+
     settings: Settings
     options: RunOptions
     spec: Spec
-    """Of the dense model."""
-    where: RunDir
+    """Spec of the dense model."""
+    run_dir: RunDir
 
     def check_plans(self) -> None:
-        """Raise :class:`BadInput` for a plan file that `plan` did not write: it is somebody's own."""
+        """Raise :class:`BadInput` for a plan file that `plan` did not write: a user made it."""
         for kind in KINDS:
-            path = self.where.work / PLANS[kind]
-            if path.exists() and not RunContents(self.where).wrote(kind):
+            path = self.run_dir.work / PLANS[kind]
+            if path.exists() and not RunContents(self.run_dir).wrote(kind):
                 raise BadInput(
-                    f"{path}: is not a plan that `plan` wrote; move it away, or give a --tag or another --out"
+                    f"{path}: is not a plan that `plan` wrote;"
+                    " move it away, or give a --tag or another --out"
                 )
 
     def steps(self) -> list[_Step]:
-        """In order."""
+        """Return the steps in order."""
         timed = "latency" in self.options.of("structured")
+        page = self.run_dir.work / "report.html"
         return [
-            *([_Step("profile", self.where.root / "profiles", self.time_convs)] if timed else []),
+            *([_Step("profile", self.run_dir.root / "profiles", self.time_convs)] if timed else []),
             self.baseline(),
             *(self.show("unstructured"), self.sweep("unstructured"), self.plan("unstructured")),
-            _Step("unstructured pruning", self.where.record_path("unstructured"), self.mask),
+            _Step("unstructured pruning", self.run_dir.record_path("unstructured"), self.mask),
             *(self.show("structured"), self.sweep("structured")),
             self.plan("structured"),
-            self.shrinking(),
-            _Step("benchmark", self.where.latency, self.benchmark, lambda _: 12_000),
-            _Step("report", self.where.work / "report.html", lambda: report(self.settings, anew=False)),
+            self.structured(),
+            _Step("benchmark", self.run_dir.latency, self.benchmark, lambda _: 12_000),
+            _Step("report", page, lambda: report(self.settings, anew=False)),
         ]  # fmt: skip
 
     def time_convs(self) -> None:
-        """Before the dense model is trained: it takes no weights, and shows whether the budget of time can be met at all."""
+        """Profile the convs and check that the latency budget can be met.
+
+        This is done before the dense model is trained, since a profile needs no weights. Raises
+        :class:`BadInput` if the budget can't be met.
+        """
         (table,) = profile(self.settings, PROFILE)
         check_attainable(self.spec, "structured", self.options, table)
 
     def baseline(self) -> _Step:
+        """Return the step that gets the dense model, trained if there is none."""
         epochs = baseline_recipe(self.settings, self.spec, self.options.epochs).epochs
         return _Step(
             "baseline",
-            self.where.checkpoint("baseline", self.spec.stem),
+            self.run_dir.checkpoint("baseline", self.spec.stem),
             lambda: dense(self.settings, self.options.epochs),
             lambda sizes: 3 * epochs * sizes["train"],
         )
 
     def show(self, kind: Kind) -> _Step:
-        """The first conv at half, unless it is drawn already and the dense model no newer."""
-        figure, half = self.where.plot(f"{kind}_{SHOWN}"), Plan({SHOWN: 0.5}, "--show")
+        """Return the step that draws the first conv before and after pruning half of it.
+
+        It is skipped if the figure is newer than the dense model.
+        """
+        figure = self.run_dir.plot(f"{kind}_{DRAWN_LAYER}")
+        half = Plan({DRAWN_LAYER: 0.5}, "--show")
 
         def draw() -> Path:
-            weights = self.settings.checkpoint or self.where.own_baseline(self.settings)
+            weights = self.settings.checkpoint or self.run_dir.own_baseline(self.settings)
             if (
                 weights
                 and figure.is_file()
@@ -187,15 +222,18 @@ class _Pipeline:
                 return figure
             if kind == "structured":
                 return show_structured(
-                    self.settings, StructuredRequest(lambda _: half, StructuredOptions(), SHOWN)
+                    self.settings,
+                    StructuredRequest(lambda _: half, StructuredOptions(), DRAWN_LAYER),
                 )
             return show_unstructured(
-                self.settings, UnstructuredRequest(lambda _: half, UnstructuredOptions(), SHOWN)
+                self.settings,
+                UnstructuredRequest(lambda _: half, UnstructuredOptions(), DRAWN_LAYER),
             )
 
-        return _Step(f"{SHOWN} before and after {kind} pruning", figure, draw)
+        return _Step(f"{DRAWN_LAYER} before and after {kind} pruning", figure, draw)
 
     def sweep(self, kind: Kind) -> _Step:
+        """Return the step that sweeps all layers that a plan can name."""
         layers = ALL_LAYERS if len(self.spec.prunable) > len(conv_names(self.spec)) else None
         question = SweepQuestion(
             kind, LEVELS, layers, seed=self.settings.seed, precision=self.settings.precision
@@ -203,75 +241,91 @@ class _Pipeline:
         points = len(LEVELS) * len(self.spec.prunable)
         return _Step(
             f"{kind} sweep",
-            self.where.work / "records" / f"{kind}_sensitivity.json",
+            self.run_dir.work / "records" / f"{kind}_sensitivity.json",
             lambda: sensitivity(self.settings, question),
             lambda sizes: sizes["val"] * points / 2,
         )
 
     def plan(self, kind: Kind) -> _Step:
+        """Return the step that finds the plan."""
+
         def solve() -> object:
-            asked = PlanOptions(
+            options = PlanOptions(
                 kind,
                 self.options.of(kind),
                 self.options.round_to,
                 profile=self.profile(kind),
                 force=True,
             )
-            return planned(self.settings, RunContents(self.where), asked) or plan(
-                self.settings, asked
+            return planned(self.settings, RunContents(self.run_dir), options) or plan(
+                self.settings, options
             )
 
-        return _Step(f"{kind} plan", self.where.work / PLANS[kind], solve)
+        return _Step(f"{kind} plan", self.run_dir.work / PLANS[kind], solve)
 
     def profile(self, kind: Kind) -> Path | None:
-        """The profile of this device that the plan prices time by, where it does; it is made if it is not there."""
+        """Return the file of this device's profile, by which the plan predicts latency.
+
+        The convs are profiled if there is no such file. Returns ``None`` if ``kind`` has no latency
+        budget.
+        """
         if "latency" not in self.options.of(kind):
             return None
         with muted():
             (table,) = profile(replace(self.settings, quiet=True), PROFILE)
         return next(
             path
-            for path, found in RunContents(self.where).profiles(self.spec).items()
-            if found.key == table.key
+            for path, profiled in RunContents(self.run_dir).profiles(self.spec).items()
+            if profiled.key == table.key
         )
 
     def mask(self) -> object:
-        asked, options = (
-            read_ratios(self.where.work / PLANS["unstructured"], "unstructured"),
-            UnstructuredOptions(),
+        """Prune single weights by the plan, unless that model is there already."""
+        weights_plan = read_ratios(self.run_dir.work / PLANS["unstructured"], "unstructured")
+        options = UnstructuredOptions()
+        finished = self.has_models(
+            ("unstructured",), lambda dense: work_key(self.settings, dense, weights_plan, options)
         )
-        there = self.made(
-            ("unstructured",), lambda dense: work_key(self.settings, dense, asked, options)
+        return finished or unstructured(
+            self.settings, UnstructuredRequest(lambda _: weights_plan, options)
         )
-        return there or unstructured(self.settings, UnstructuredRequest(lambda _: asked, options))
 
-    def shrinking(self) -> _Step:
+    def structured(self) -> _Step:
+        """Return the step that removes channels by the plan and fine-tunes."""
         options = StructuredOptions(finetune=self.options.finetune)
         epochs = structured_epochs(self.settings, options)
         share = self.options.of("structured").get("macs", 0.5)
         names = MODELS[2:] if epochs else MODELS[2:3]
 
         def prune_channels() -> object:
-            asked = read_ratios(self.where.work / PLANS["structured"])
-            there = self.made(names, lambda dense: work_key(self.settings, dense, asked, options))
-            return there or structured(self.settings, StructuredRequest(lambda _: asked, options))
+            channels_plan = read_ratios(self.run_dir.work / PLANS["structured"])
+            finished = self.has_models(
+                names, lambda dense: work_key(self.settings, dense, channels_plan, options)
+            )
+            return finished or structured(
+                self.settings, StructuredRequest(lambda _: channels_plan, options)
+            )
 
         return _Step(
             "structured pruning and fine-tuning",
-            self.where.record_path(names[-1]),
+            self.run_dir.record_path(names[-1]),
             prune_channels,
             lambda sizes: epochs * sizes["train"] * (3 * share + 1),
         )
 
-    def made(self, names: tuple[str, ...], key: Callable[[str], str]) -> bool:
-        """Whether the models are there, made of the dense one as it is in the way that ``key`` tells of."""
+    def has_models(self, names: tuple[str, ...], key: Callable[[str], str]) -> bool:
+        """Return True if the models are there, pruned from the current dense model.
+
+        ``key`` maps the SHA-256 of the dense checkpoint to the key that their records must have.
+        """
         with muted():
-            found = RunContents(self.where).models
-        if not {MODELS[0], *names} <= set(found):
+            records = RunContents(self.run_dir).models
+        if not {MODELS[0], *names} <= set(records):
             return False
-        return {found[name].key for name in names} == {key(found[MODELS[0]].sha256)}
+        return {records[name].key for name in names} == {key(records[MODELS[0]].sha256)}
 
     def benchmark(self) -> object:
+        """Time the models, unless that benchmark is there already."""
         options = CUDA_BENCHMARK if pick_device(self.settings.device).type == "cuda" else BENCHMARK
         return benchmarked(self.settings, options) or benchmark(self.settings, options)
 
@@ -279,25 +333,29 @@ class _Pipeline:
 def check_attainable(
     spec: Spec, kind: Kind, options: RunOptions, profile: Staircase | None = None
 ) -> None:
-    """Raise :class:`BadInput` for a budget that can't be met however kind the sweep turns out (of time, only a ``profile`` knows)."""
-    nothing = Accuracy(1, 1, 100.0, 0.0, 100.0)
+    """Raise :class:`BadInput` if the budget can't be met even if pruning cost no accuracy.
+
+    A latency budget is checked only if a ``profile`` is given, a drop budget never.
+    """
+    perfect = Accuracy(1, 1, 100.0, 0.0, 100.0)
     removed = removals(kind, spec, LEVELS, tuple(spec.prunable))
     points = tuple(
-        Point(layer, level, count, **vars(nothing), drop=0.0, drop_low=0.0, drop_high=0.0, redone=0)
+        Point(layer, level, count, **vars(perfect), drop=0.0, drop_low=0.0, drop_high=0.0, redone=0)
         for layer, counts in removed.items()
         for level, count in zip(LEVELS, counts, strict=True)
     )
-    table = Sensitivity("", kind, "l1", "fp32", spec.to_dict(), nothing, points)
-    unknown = ("drop",) if profile else ("drop", "latency")
-    budget = {name: value for name, value in options.of(kind).items() if name not in unknown}
+    table = Sensitivity("", kind, "l1", "fp32", spec.to_dict(), perfect, points)
+    unchecked = ("drop",) if profile else ("drop", "latency")
+    budget = {name: value for name, value in options.of(kind).items() if name not in unchecked}
     try:
         if budget:
             make_plan(table, budget, round_to=options.round_to, profile=profile)
     except Undecided:
         return
     except BadInput:
-        asked = ", ".join(f"{name}={value:g}" for name, value in budget.items())
+        budget_text = ", ".join(f"{name}={value:g}" for name, value in budget.items())
         raise BadInput(
-            f"--budget {asked}: {kind} pruning would have to take more than {LEVELS[-1]:g} of a layer, which is as far as `run` sweeps;"
+            f"--budget {budget_text}: {kind} pruning would have to remove more than"
+            f" {LEVELS[-1]:g} of a layer, which is as far as `run` sweeps;"
             " give a larger budget, or a smaller --round-to"
         ) from None

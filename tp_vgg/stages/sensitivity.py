@@ -1,4 +1,7 @@
-"""`sensitivity`: how much accuracy each layer costs, at each ratio. Sweep, save the table, draw it."""
+"""The `sensitivity` stage measures the accuracy lost by pruning each layer alone, at each level.
+
+It sweeps, saves the table and draws it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import SENSITIVITY, Sensitivity
 from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.outputs import keep_figure
-from tp_vgg.stages.session import data_summary, load_given, ranked, session, stage
+from tp_vgg.stages.session import data_summary, load_given, open_session, ranked, stage
 
 log = logging.getLogger(__name__)
 
@@ -46,93 +49,109 @@ Split = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A sweep as one command asks for it."""
+class _Request:
+    """A request is the sweep that one command asks for."""
 
     settings: Settings
     question: SweepQuestion
     split: Split
 
-    def named(self, spec: Spec) -> _Asked:
+    def named(self, spec: Spec) -> _Request:
+        """Return the same request with the names of the layers, if it asks for all of them."""
         return replace(self, question=self.question.named(spec))
 
     def key(self, weights: str, data: str) -> str:
-        """Of the question: weights, images, options. Precision comes apart, since the device decides what ``auto`` is."""
+        """Return the key of the sweep: a fingerprint of weights, images and options.
+
+        ``weights`` and ``data`` are fingerprints themselves. The precision is not part of the key,
+        since the device decides what ``auto`` means; it is compared by itself.
+        """
         question, settings = self.question, self.settings
-        asked: dict[str, Any] = {
+        parts: dict[str, Any] = {
             "kind": question.kind,
             "levels": sorted(question.levels),
             "layers": sorted(question.layers or ()),
             "split": self.split,
             "importance": question.importance,
-            **_REPAIRED[question.repair],
+            **_REPAIR_PARTS[question.repair],
         }
         limits = [settings.limit_val if self.split == "val" else settings.limit_test]
         if question.repair != "none" or question.needs_gradients:
             limits.append(settings.limit_train)
         seed = question.seed if question.importance == "random" else 0
-        return fingerprint(SENSITIVITY, weights, data, asked, limits, seed)
+        return fingerprint(SENSITIVITY, weights, data, parts, limits, seed)
 
     def journal_key(self, key: str, precision: str) -> str:
-        """Of the work on a question: with the precision that ``auto`` came to, and the kind of device, whose sums are its own."""
+        """Return the key of the sweep's journal.
+
+        It also depends on the resolved precision and on the kind of device, since devices sum in
+        different orders and so may differ in a few predictions.
+        """
         return fingerprint(key, precision, self.settings.device.partition(":")[0])
 
 
-_REPAIRED: dict[Repair, dict[str, Any]] = {"none": {}, "recalibrate": {"recalibrate": True}}
-"""What of a key says how the network was repaired."""
+_REPAIR_PARTS: dict[Repair, dict[str, Any]] = {"none": {}, "recalibrate": {"recalibrate": True}}
+"""The parts of a sweep's key that name the repair."""
 
 
 def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val") -> Sensitivity:
-    """Sweep every layer; leaves the table as ``.pth``, CSV and record, and its figures. A finished sweep of the same weights, images
-    and options is not done again. Under torchrun every process evaluates its share of the images and the first one writes."""
+    """Sweep the layers of the dense model and return the table.
+
+    Writes the table as ``.pth``, as CSV and as a record, and its figures. If no dense model is
+    there, one is trained first. A finished sweep of the same weights, images and options is not
+    repeated. Under torchrun every process evaluates its share of the images, and the main process
+    writes. Raises :class:`BadInput` if the question does not fit the dense model.
+    """
     contents = RunContents.of(settings) if settings.out is not None else None
-    given = (
+    given_model = (
         None if contents and _swept_before(settings, question, contents) else load_given(settings)
     )
-    if given is not None:
-        question.removed(given.spec)
-        settings = settings.for_spec(given.spec)
+    if given_model is not None:
+        question.removed(given_model.spec)  # refuses a question that does not fit
+        settings = settings.for_spec(given_model.spec)
     with ranked(settings) as (settings, ranks):
-        asked = _Asked(settings, question, split)
+        request = _Request(settings, question, split)
         with ranks.main_first():
             digest = _data_fingerprint(settings)
             run_dir = RunDir.of(settings, digest)
             if contents is None or contents.run != run_dir:
                 contents = RunContents(run_dir)
-            done = _finished(asked, contents, digest, ranks)
-        return ranks.broadcast(done) or _swept(
-            asked, given or load_given(settings), contents, ranks
+            table = _finished(request, contents, digest, ranks)
+        return ranks.broadcast(table) or _sweep(
+            request, given_model or load_given(settings), contents, ranks
         )
 
 
 @stage
-def _swept(
-    asked: _Asked, given: Network | None, contents: RunContents, ranks: Ranks
+def _sweep(
+    request: _Request, given_model: Network | None, contents: RunContents, ranks: Ranks
 ) -> Sensitivity:
-    settings = asked.settings
-    with session(settings, given, ranks, writes=(), contents=contents) as work:
-        dense, baseline = baseline_of(work, given)
-        asked = asked.named(dense.spec)
-        question = asked.question
-        question.removed(dense.spec)
-        work.accumulate_gradients(dense, question.importance)
-        sample = calibration_sample(work.data.train) if question.repair == "recalibrate" else None
+    settings = request.settings
+    with open_session(settings, given_model, ranks, writes=(), contents=contents) as session:
+        dense, baseline = baseline_of(session, given_model)
+        request = request.named(dense.spec)
+        question = request.question
+        question.removed(dense.spec)  # refuses a question that does not fit
+        session.accumulate_gradients(dense, question.importance)
+        sample = (
+            calibration_sample(session.data.train) if question.repair == "recalibrate" else None
+        )
         resolved = ResolvedSweep.of(question, dense, sample)
-        key = asked.key(baseline.sha256, work.data.fingerprint)
-        files = _Files(settings, work.run, question.kind)
+        key = request.key(baseline.sha256, session.data.fingerprint)
+        files = _Files(settings, session.run, question.kind)
         journal = (
-            Journal(files.journal, asked.journal_key(key, resolved.precision))
+            Journal(files.journal, request.journal_key(key, resolved.precision))
             if ranks.is_main
             else None
         )
-        images = work.data.val if asked.split == "val" else work.data.test
+        images = session.data.val if request.split == "val" else session.data.test
         table = run(dense.eval(), images, resolved, key, journal, ranks, quiet=settings.quiet)
         if journal is not None:
             files.replace(
                 {
                     **table.to_dict(),
                     "weights": baseline.sha256,
-                    "data": {"split": asked.split, **data_summary(work.data)},
+                    "data": {"split": request.split, **data_summary(session.data)},
                     "environment": baseline.environment,
                     "notes": list(baseline.notes),
                 }
@@ -142,8 +161,11 @@ def _swept(
 
 
 def _swept_before(settings: Settings, question: SweepQuestion, contents: RunContents) -> bool:
-    """Whether the record in an explicit ``--out`` is of the very ``--checkpoint``, so that its spec stands for the file's and loading that
-    can wait. Raises :class:`BadInput` for options that do not fit it."""
+    """Return True if the run directory's record is of a sweep of the file ``--checkpoint``.
+
+    The record's spec is then that of the file, which need not be loaded yet. Raises
+    :class:`BadInput` if the question or a flag does not fit that spec.
+    """
     if settings.checkpoint is None:
         return False
     record = read_json(_Files(settings, contents.run, question.kind).record) or {}
@@ -159,7 +181,10 @@ def _swept_before(settings: Settings, question: SweepQuestion, contents: RunCont
 
 
 class _Files:
-    """What a sweep leaves in its run directory. The record comes last: where it is, the others are its own."""
+    """These are the files that a sweep leaves in its run directory.
+
+    The record is written last: if it is there, the other files are of the same sweep.
+    """
 
     def __init__(self, settings: Settings, run: RunDir, kind: Kind) -> None:
         self.settings, self.run = settings, run
@@ -171,20 +196,22 @@ class _Files:
         self.figures = {name: figures.sensitivity, f"{name}_cost": figures.sensitivity_cost}
 
     def replace(self, record: dict[str, Any]) -> None:
-        """Write all files, of whatever sweep they were before."""
-        self.record.unlink(
-            missing_ok=True
-        )  # of an older sweep: from here on its files are being written over
+        """Write all files, replacing those of an older sweep."""
+        # First remove the older record, because its files are overwritten from here on.
+        self.record.unlink(missing_ok=True)
         self.write(record)
         write_json(self.record, {**record, "command": self.settings.command})
 
     def write(self, record: dict[str, Any], *, missing_only: bool = False) -> None:
-        """All files that follow from the record."""
+        """Write the files that follow from the record: ``.pth``, CSV and figures.
+
+        With ``missing_only``, files that hold the right content already are left alone; of a
+        figure, only its presence is checked.
+        """
         table = Sensitivity.from_dict(record)
         record = {name: value for name, value in record.items() if name != "command"}
-        record = json.loads(
-            json.dumps(record)
-        )  # pickle's bytes tell shared objects from equal ones
+        # A copy without shared objects: pickle writes a shared object otherwise than an equal one.
+        record = json.loads(json.dumps(record))
         if not (missing_only and _holds(self.results, record)):
             write_atomic(self.results, lambda file: torch.save(record, file))
         if not (
@@ -204,19 +231,22 @@ def _holds(path: Path, record: dict[str, Any]) -> bool:
 
 
 def _finished(
-    asked: _Asked, contents: RunContents, digest: str, ranks: Ranks
+    request: _Request, contents: RunContents, digest: str, ranks: Ranks
 ) -> Sensitivity | None:
-    """The table of a sweep that was finished before, if it is of these weights, images (of fingerprint ``digest``) and options."""
-    settings = asked.settings
+    """Return the table of a finished sweep of the same weights, images and options, if any.
+
+    ``digest``: the fingerprint of the images. The main process writes outputs that are missing.
+    """
+    settings = request.settings
     weights = settings.checkpoint or contents.run.own_baseline(settings)
-    files = _Files(settings, contents.run, asked.question.kind)
+    files = _Files(settings, contents.run, request.question.kind)
     record = read_json(files.record)
     table = table_of(Sensitivity, record)
     if (
         record is None
         or table is None
         or weights is None
-        or not _answers(table, asked, contents.sha256(weights), digest)
+        or not _answers(table, request, contents.sha256(weights), digest)
     ):
         return None
     settings.check_spec(spec_from_dict(table.spec), weights)
@@ -224,26 +254,27 @@ def _finished(
     if ranks.is_main:
         with locked(contents.run.root):
             files.write(record, missing_only=True)
-            if Journal.key_of(files.journal) == asked.journal_key(table.key, table.precision):
-                files.journal.unlink()  # the sweep died between its record and this
+            if Journal.key_of(files.journal) == request.journal_key(table.key, table.precision):
+                # The sweep was killed after its record was written.
+                files.journal.unlink()
     return table
 
 
-def _answers(table: Sensitivity, asked: _Asked, weights: str, data: str) -> bool:
-    """Whether a table is of the question, the weights and the images (both as fingerprints)."""
+def _answers(table: Sensitivity, request: _Request, weights: str, data: str) -> bool:
+    """Return True if ``table`` is of the request, and of the weights and images by fingerprint."""
     try:
         spec = spec_from_dict(table.spec)
-        asked = asked.named(spec)
-        question, levels = asked.question, sorted(asked.question.levels)
+        request = request.named(spec)
+        question, levels = request.question, sorted(request.question.levels)
         removed = removals(question.kind, spec, levels, question.layers)
     except BadInput:
         return False
-    wanted = asked.question.precision
+    precision = request.question.precision
     return (
-        table.key == asked.key(weights, data)
+        table.key == request.key(weights, data)
         and table.removed == removed
         and all([point.ratio for point in table.of_layer(layer)] == levels for layer in removed)
-        and (table.precision == wanted or (wanted == "auto" and table.precision != "bf16"))
+        and (table.precision == precision or (precision == "auto" and table.precision != "bf16"))
     )
 
 

@@ -1,4 +1,4 @@
-"""What a working stage shares with the others: the data on the device, training, measuring and saving a model."""
+"""A session gives a stage its data and device, and trains, saves, measures and records models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Session:
-    """One command at work in a run directory that it has locked."""
+    """A session is one command at work in a run directory that it has locked."""
 
     settings: Settings
     contents: RunContents
@@ -60,15 +60,23 @@ class Session:
     precision: torch.dtype
     data: DataSet
     peak: PeakMemory
+    """Peak memory since the start of the session or the last record."""
     ranks: Ranks = ALONE
+    """Processes that share the work; torchrun starts them."""
 
     @property
     def run(self) -> RunDir:
+        """Return the run directory."""
         return self.contents.run
 
     def finish(self, model: Network, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
-        """Save ``model``, reload it, check that it gives the same logits, give it its final name, measure and record it. Under torchrun the
-        leading process does it, and all get the record."""
+        """Save ``model`` as the run directory's ``name``, measure it and return its record.
+
+        The file is written under a temporary name and reloaded. It gets its final name only if it
+        gives the same logits, bit for bit. Under torchrun the main process does all this, and every
+        process gets the record. Raises :class:`WorkFailed` if the logits differ or are not finite;
+        the file is then removed.
+        """
         return self.ranks.run_on_main(lambda: self._finish(model, name, notes))
 
     def _finish(self, model: Network, name: str, notes: tuple[str, ...]) -> ModelRecord:
@@ -83,14 +91,18 @@ class Session:
         return self.record(path, name, notes)
 
     def discard(self, *partials: Path) -> None:
-        """Remove unfinished work that has been finished."""
+        """Delete partial files whose work is finished; only the main process does."""
         for partial in partials if self.ranks.is_main else ():
             partial.unlink(missing_ok=True)
 
     def record(
         self, path: Path, name: str, notes: tuple[str, ...], *, command: str | None = None
     ) -> ModelRecord:
-        """Measure the checkpoint at ``path`` and note it as the run directory's ``name``, made by ``command`` (``None``: this one)."""
+        """Measure the checkpoint at ``path`` and write its record as the run directory's ``name``.
+
+        ``command`` is the command line that made the checkpoint; ``None`` means the current one.
+        The measurement of peak memory restarts afterwards.
+        """
         record = self.measured(path, notes)
         if command is not None:
             record = replace(record, command=command)
@@ -99,14 +111,18 @@ class Session:
         return record
 
     def measured(self, path: Path, notes: tuple[str, ...] = ()) -> ModelRecord:
-        """Accuracy, size and cost of the checkpoint at ``path``, as read back from the disk; says where its accuracy is chance."""
+        """Measure accuracy, size and cost of the checkpoint at ``path``, loaded from the disk.
+
+        If the test accuracy can't be told from that of always naming the most frequent class, a
+        note says so in the log and in the record.
+        """
         model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalisation = Normalisation.of(model.meta)
         label = self.settings.bar("measure")
-        right = hits(model, self.data.test, normalisation, label=label)
-        test = Accuracy.of(int(right.sum()), len(right))
+        test_hits = hits(model, self.data.test, normalisation, label=label)
+        test = Accuracy.of(int(test_hits.sum()), len(test_hits))
         chance_warnings = test.chance_warnings(
-            100 * int(self.data.test.labels.bincount().max()) / len(right)
+            100 * int(self.data.test.labels.bincount().max()) / len(test_hits)
         )
         for warning in chance_warnings:
             log.info(f"{path}: {warning}")
@@ -126,13 +142,13 @@ class Session:
             data=data_summary(self.data),
             environment=environment(self.device),
             peak_bytes=self.peak.bytes(),
-            hits=pack_hits(right),
+            hits=pack_hits(test_hits),
             command=self.settings.command,
             notes=(*model.meta.get("notes", ()), *notes, *chance_warnings),
         )
 
     def accumulate_gradients(self, model: Network, importance: str) -> None:
-        """Leave in the parameters the gradients that ``importance`` ranks by, if it ranks by any."""
+        """Leave gradients of the loss in the parameters' ``grad`` if ``importance`` needs them."""
         criterion = CRITERIA[importance]
         if criterion.needs_gradients:
             label, normalisation = self.settings.bar("gradients"), Normalisation.of(model.meta)
@@ -141,13 +157,17 @@ class Session:
             )
 
     def _check_reloaded(self, model: Network, path: Path) -> None:
-        """On the CPU, in one memory layout, so that the same weights give the same bits."""
+        """Raise :class:`WorkFailed` unless the file at ``path`` gives the logits of ``model``.
+
+        They must be finite and equal to the bit on 16 val images. Both networks run on the CPU in
+        one memory layout, so that the same weights give the same bits.
+        """
         images = Normalisation.of(model.meta)(self.data.val.images[:16].cpu())
         reference = copy.deepcopy(model).cpu().to(memory_format=torch.channels_last).eval()
-        found = checkpoint.load(path).to(memory_format=torch.channels_last)
+        reloaded = checkpoint.load(path).to(memory_format=torch.channels_last)
         with torch.inference_mode():
             logits = reference(images)
-            same = torch.equal(logits, found(images))
+            same = torch.equal(logits, reloaded(images))
         if not logits.isfinite().all():
             raise WorkFailed(f"{path}: gives logits that are not finite; removed")
         if not same:
@@ -162,7 +182,7 @@ class Session:
         teacher: Network | None = None,
         masking: Masking | None = None,
     ) -> TrainingSetup:
-        """Of ``model`` on this session's data, in its precision, over its ranks."""
+        """Return the training setup of ``model`` with this session's data, precision and ranks."""
         normalisation = Normalisation.of(model.meta)
         return TrainingSetup(
             self.data, recipe, normalisation, self.precision, teacher, masking, self.ranks
@@ -177,9 +197,15 @@ class Session:
         teacher: Network | None = None,
         masking: Masking | None = None,
     ) -> tuple[Epoch, ...]:
-        """:func:`tp_vgg.training.trainer.fit` with this session's data; notes the recipe in ``model.meta``. Returns its epochs."""
-        shown = replace(self.settings, tensorboard=self.settings.tensorboard and self.ranks.is_main)
-        with scalars(shown, self.run, partial.stem.removesuffix(".partial")) as epoch_done:
+        """Train ``model`` in place on this session's data and return the epochs.
+
+        See :func:`tp_vgg.training.trainer.fit` for the arguments and errors. The recipe and the
+        precision are stored in ``model.meta["training"]``. The main process writes the scalars for
+        TensorBoard.
+        """
+        tensorboard = self.settings.tensorboard and self.ranks.is_main
+        settings = replace(self.settings, tensorboard=tensorboard)
+        with scalars(settings, self.run, partial.stem.removesuffix(".partial")) as epoch_done:
             setup = self.training(model, recipe, teacher, masking)
             history = fit(
                 model,
@@ -194,14 +220,14 @@ class Session:
         return tuple(history)
 
 
-def stage(work: Callable[P, T]) -> Callable[P, T]:
-    """A heavy stage: accelerator memory is released before it starts and once it has let go of everything."""
+def stage(function: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a stage so that unused memory is released before it starts and after it has ended."""
 
-    @functools.wraps(work)
+    @functools.wraps(function)
     def released(*args: P.args, **kwargs: P.kwargs) -> T:
         release_memory()
         try:
-            return work(*args, **kwargs)
+            return function(*args, **kwargs)
         finally:
             release_memory()
 
@@ -209,18 +235,22 @@ def stage(work: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def session(
+def open_session(
     settings: Settings,
     dense: Network | None = None,
     ranks: Ranks = ALONE,
     writes: tuple[str, ...] = MODELS[1:],
     contents: RunContents | None = None,
 ) -> Iterator[Session]:
-    """Check the device, load the data and lock the run directory, for one stage.
+    """Load the data and hold the lock on the run directory for the duration of one stage.
 
-    ``dense``: the model of ``--checkpoint``, refused where its classes are not the data's, or where the file is one
-    of the models that the stage ``writes``, before anything is written. ``ranks``: the processes that share the stage.
-    ``contents``: of the run directory, where the command has looked into it already.
+    ``dense``: the model of ``--checkpoint``. ``ranks``: the processes that share the stage; the
+    main one loads the data first and holds the lock. ``writes``: the models that the stage writes.
+    ``contents``: the contents of the run directory, if the command has read them already.
+
+    Raises :class:`BadInput` if the machine lacks the device, the data can't be read, the classes of
+    ``dense`` are not those of the data, its file is one that the stage would overwrite, or another
+    command holds the lock. Nothing is written to the run directory then.
     """
     device = pick_device(settings.device)
     peak = PeakMemory(device)
@@ -238,7 +268,7 @@ def session(
     run = RunDir.of(settings, data.fingerprint)
     if dense is not None and settings.checkpoint is not None:
         check_classes(dense, data, settings.checkpoint)
-        check_kept(settings.checkpoint, run, dense.spec.stem, writes)
+        check_not_overwritten(settings.checkpoint, run, dense.spec.stem, writes)
     with locked(run.root) if ranks.is_main else nullcontext():
         if contents is None or contents.run != run:
             contents = RunContents(run)
@@ -253,18 +283,22 @@ def session(
         )
 
 
-def check_kept(given: Path, run: RunDir, stem: str, writes: tuple[str, ...]) -> None:
-    """Raise :class:`BadInput` where ``--checkpoint`` is one of the models that are to be written."""
-    if given.resolve() in {run.checkpoint(name, stem).resolve() for name in writes}:
-        raise BadInput(
-            f"--checkpoint: {given} would be written over; give a --tag or another --out"
-        )
+def check_not_overwritten(path: Path, run: RunDir, stem: str, writes: tuple[str, ...]) -> None:
+    """Raise :class:`BadInput` if ``--checkpoint`` is the file of a model to be written.
+
+    ``path``: that of ``--checkpoint``. ``stem``: the stem of its spec. ``writes``: the models.
+    """
+    if path.resolve() in {run.checkpoint(name, stem).resolve() for name in writes}:
+        raise BadInput(f"--checkpoint: {path} would be written over; give a --tag or another --out")
 
 
 @contextmanager
 def ranked(settings: Settings) -> Iterator[tuple[Settings, Ranks]]:
-    """The processes that torchrun started for this command (or this one alone), and the settings of each: its own device, and only the
-    leading one speaks."""
+    """Connect the processes that torchrun started, for the duration of the block.
+
+    Yields this process's settings and the ranks. The settings name the process's own device; only
+    the main process shows notes and progress bars. A process that runs alone works as usual.
+    """
     device = device_of_rank(pick_device(settings.device))
     with joined(device) as ranks, muted(not ranks.is_main):
         yield (
@@ -274,32 +308,43 @@ def ranked(settings: Settings) -> Iterator[tuple[Settings, Ranks]]:
 
 
 def check_classes(model: Network, data: DataSet, source: object) -> None:
-    """Raise :class:`BadInput` where ``model`` was made for other classes than ``data`` has."""
+    """Raise :class:`BadInput` if ``model`` was made for other classes than ``data`` has.
+
+    The numbers of classes must be equal, and their names too if the model knows them. ``source``
+    is the model's file, for the message.
+    """
     if model.spec.num_classes != len(data.classes):
-        found, wanted = model.spec.num_classes, len(data.classes)
         raise BadInput(
-            f"{source}: has {found} classes, {data.name} has {wanted}; give the data it was trained on"
+            f"{source}: has {model.spec.num_classes} classes, {data.name} has {len(data.classes)};"
+            " give the data it was trained on"
         )
     classes = model.meta.get("classes")
     if classes is not None and tuple(classes) != data.classes:
         raise BadInput(
-            f"{source}: was trained for other class names than {data.name}'s; give the data it was trained on"
+            f"{source}: was trained for other class names than {data.name}'s;"
+            " give the data it was trained on"
         )
 
 
 def load_given(settings: Settings) -> Network | None:
-    """The model of ``--checkpoint``, if there is one. Raises :class:`BadInput` for a bad file or a contradicting flag."""
+    """Load the model of ``--checkpoint``; return ``None`` if that option was not given.
+
+    Raises :class:`BadInput` as :func:`load_dense` does.
+    """
     return load_dense(settings, settings.checkpoint) if settings.checkpoint is not None else None
 
 
 def load_dense(settings: Settings, path: Path) -> Network:
-    """Load the model to start from. Raises :class:`BadInput` for a bad file or a contradicting flag."""
+    """Load the dense model from ``path``.
+
+    Raises :class:`BadInput` if the file can't be read or ``--arch`` or ``--head`` contradicts it.
+    """
     model = checkpoint.load(path)
     settings.check_spec(model.spec, path)
     return model
 
 
 def data_summary(data: DataSet) -> dict[str, object]:
-    """What a figure was measured on."""
+    """Return a record's entry about its images: data set, fingerprint, images per split."""
     sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     return {"dataset": data.name, "fingerprint": data.fingerprint, **sizes}

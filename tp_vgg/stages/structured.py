@@ -1,4 +1,8 @@
-"""`structured`: the smaller network. Rank, shrink, prove, save, fine-tune, save."""
+"""The `structured` stage makes a smaller network.
+
+It ranks the channels, removes the least important ones, checks the equivalence, saves, fine-tunes
+and saves again.
+"""
 
 from __future__ import annotations
 
@@ -31,69 +35,84 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Round:
-    """One of ``--steps``: a prune, then a share of the fine-tuning."""
+class _Step:
+    """A step is one of ``--steps``: a pruning, then a share of the fine-tuning."""
 
     target: Spec
+    """Spec after the pruning."""
     epochs: int
+    """Epochs of fine-tuning after the pruning."""
     partial: Path
+    """File for unfinished fine-tuning."""
     label: str
     last: bool
 
 
 @stage
 def structured(settings: Settings, request: StructuredRequest) -> dict[str, ModelRecord]:
-    """Prune and fine-tune; leaves both structured checkpoints and their records. Returns records by model name."""
+    """Prune channels and fine-tune; return the records by model name, the baseline's included.
+
+    Writes a checkpoint and a record of the pruned model and, if it is fine-tuned, of the fine-tuned
+    one. Raises :class:`~tp_vgg.errors.BadInput` if the request does not fit the model, and
+    :class:`~tp_vgg.errors.WorkFailed` if the equivalence check, the saving or the fine-tuning
+    fails.
+    """
     options = request.options
     with pruning(settings, request) as job:
-        work, model = job.work, job.dense
-        if request.show is not None and work.ranks.is_main:
+        session, model = job.session, job.dense
+        if request.show is not None and session.ranks.is_main:
             _draw(job, options, request.show)
         teacher = fold_batch_norm(model) if options.finetune.distill else None
         trained = model.meta.get("training")
         key = work_key(settings, job.baseline.sha256, job.resolved.plan, options)
         history: tuple[Epoch, ...] = ()
-        rounds = list(_rounds(job, options))
-        for one in rounds:
-            proved = _pruned(work, model, one.target, options)
-            log.info(f"{one.label}: {proved}" if options.steps > 1 else proved)
+        steps = list(_steps(job, options))
+        for step in steps:
+            check_note = _prune(session, model, step.target, options)
+            log.info(f"{step.label}: {check_note}" if options.steps > 1 else check_note)
             model.meta.update(baseline=job.baseline.sha256, key=key)
-            if one.last:
-                pruned = work.finish(model, "structured_pruned", notes=(proved,))
-            if one.epochs:
+            if step.last:
+                pruned = session.finish(model, "structured_pruned", notes=(check_note,))
+            if step.epochs:
                 recipe = finetune_recipe(
-                    work.settings, model.spec, one.epochs, options.finetune, trained
+                    session.settings, model.spec, step.epochs, options.finetune, trained
                 )
                 label = (
-                    "fine-tune" if options.steps == 1 else one.label.replace("step", "fine-tune")
+                    "fine-tune" if options.steps == 1 else step.label.replace("step", "fine-tune")
                 )
-                done = len(history)
+                earlier_epochs = len(history)
                 history += tuple(
-                    replace(epoch, epoch=done + epoch.epoch)
-                    for epoch in work.fit(model, recipe, one.partial, label, teacher)
+                    replace(epoch, epoch=earlier_epochs + epoch.epoch)
+                    for epoch in session.fit(model, recipe, step.partial, label, teacher)
                 )
         records = {"baseline": job.baseline, "structured_pruned": pruned}
         if history:
-            if work.ranks.is_main:
-                write_text(work.run.work / "structured_history.csv", history_csv(history))
-            records["structured_finetuned"] = work.finish(
-                model, "structured_finetuned", notes=(proved,)
+            if session.ranks.is_main:
+                write_text(session.run.work / "structured_history.csv", history_csv(history))
+            records["structured_finetuned"] = session.finish(
+                model, "structured_finetuned", notes=(check_note,)
             )
-        work.discard(*(one.partial for one in rounds if one.epochs))
-        log.info("what this buys in time: python -m tp_vgg benchmark, with the same options")
+        session.discard(*(step.partial for step in steps if step.epochs))
+        log.info("to time the models: python -m tp_vgg benchmark, with the same options")
         return records
 
 
 @stage
 def show_structured(settings: Settings, request: StructuredRequest) -> Path:
-    """Draw what the request would remove of the layer to show; nothing is pruned. Returns the figure's path."""
+    """Draw the filters that the request would remove from its layer ``show``.
+
+    Returns the figure's path. Nothing is pruned.
+    """
     assert request.show is not None
     with pruning(settings, request) as job:
-        return job.work.ranks.run_on_main(lambda: _draw(job, request.options, str(request.show)))
+        return job.session.ranks.run_on_main(lambda: _draw(job, request.options, str(request.show)))
 
 
 def between(spec: Spec, target: Spec, share: float) -> Spec:
-    """The spec after ``share`` of the channels on the way from ``spec`` to ``target`` are gone."""
+    """Return the spec when a fraction of the pruning from ``spec`` to ``target`` is done.
+
+    ``share``: that fraction of each layer's channels to remove, in [0, 1].
+    """
     widths = {
         name: width - round((width - target.prunable[name]) * share)
         for name, width in spec.prunable.items()
@@ -101,42 +120,42 @@ def between(spec: Spec, target: Spec, share: float) -> Spec:
     return spec.with_widths(widths)
 
 
-def _rounds(job: Pruning[StructuredTarget], options: StructuredOptions) -> Iterator[_Round]:
-    steps, epochs = options.steps, structured_epochs(job.work.settings, options)
-    final = job.work.run.checkpoint("structured_finetuned", job.resolved.spec.stem)
-    for step in range(1, steps + 1):
-        last = step == steps
-        yield _Round(
-            between(job.dense.spec, job.resolved.spec, step / steps),
-            epochs // steps + (epochs % steps if last else 0),
-            partial_of(final, "" if last else f".step{step}"),
-            f"step {step}/{steps}",
+def _steps(job: Pruning[StructuredTarget], options: StructuredOptions) -> Iterator[_Step]:
+    count, epochs = options.steps, structured_epochs(job.session.settings, options)
+    final = job.session.run.checkpoint("structured_finetuned", job.resolved.spec.stem)
+    for number in range(1, count + 1):
+        last = number == count
+        yield _Step(
+            between(job.dense.spec, job.resolved.spec, number / count),
+            epochs // count + (epochs % count if last else 0),
+            partial_of(final, "" if last else f".step{number}"),
+            f"step {number}/{count}",
             last,
         )
 
 
-def _pruned(work: Session, model: Network, target: Spec, options: StructuredOptions) -> str:
-    """Shrink ``model`` in place, and repair it as asked. Returns what was proved of it."""
-    work.accumulate_gradients(model, options.importance)
+def _prune(session: Session, model: Network, target: Spec, options: StructuredOptions) -> str:
+    """Prune and repair ``model`` in place; return a note about the equivalence check."""
+    session.accumulate_gradients(model, options.importance)
     images = torch.cat(
-        [split.images[:EQUIVALENCE_IMAGES] for split in (work.data.val, work.data.train)]
+        [split.images[:EQUIVALENCE_IMAGES] for split in (session.data.val, session.data.train)]
     )[:EQUIVALENCE_IMAGES]
     normalisation = Normalisation.of(model.meta)
-    shrunk = prune_channels(
-        model, target, normalisation(images), options.importance, work.settings.seed
+    result = prune_channels(
+        model, target, normalisation(images), options.importance, session.settings.seed
     )
     model.zero_grad(set_to_none=True)
-    proved = _proof_line(shrunk.proof)
+    note = _check_note(result.proof)
     if options.repair == "recalibrate":
-        label = work.settings.bar("batch norm")
-        recalibrate(model, work.data.train, normalisation, work.settings.seed, label=label)
-        proved += "; then batch norm's statistics were taken anew"
-    return proved
+        label = session.settings.bar("batch norm")
+        recalibrate(model, session.data.train, normalisation, session.settings.seed, label=label)
+        note += "; then batch norm's statistics were recomputed"
+    return note
 
 
 def _draw(job: Pruning[StructuredTarget], options: StructuredOptions, layer: str) -> Path:
-    model, seed = job.dense, job.work.settings.seed
-    job.work.accumulate_gradients(model, options.importance)
+    model, seed = job.dense, job.session.settings.seed
+    job.session.accumulate_gradients(model, options.importance)
     score = rank(model, [layer], options.importance, seed)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
     kept = top_k(score, job.resolved.spec.prunable[layer])
@@ -144,5 +163,8 @@ def _draw(job: Pruning[StructuredTarget], options: StructuredOptions, layer: str
     return job.draw(f"structured_{layer}", figure)
 
 
-def _proof_line(proof: EquivalenceCheck) -> str:
-    return f"equivalence proved on {proof.images} images in fp64: max |difference| {proof.difference:.1e} at logits up to {proof.scale:.2f}"
+def _check_note(check: EquivalenceCheck) -> str:
+    return (
+        f"equivalence check passed on {check.images} images in fp64:"
+        f" largest difference of logits {check.difference:.1e}, largest logit {check.scale:.2f}"
+    )

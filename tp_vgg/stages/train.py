@@ -1,4 +1,4 @@
-"""`train`: the dense baseline."""
+"""The `train` stage trains the dense model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tp_vgg.network import checkpoint
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline, train_baseline
 from tp_vgg.stages.defaults import baseline_recipe
-from tp_vgg.stages.session import load_given, ranked, session, stage
+from tp_vgg.stages.session import load_given, open_session, ranked, stage
 
 
 @stage
@@ -22,7 +22,12 @@ def train(
     batch_size: int | None,
     weights: str,
 ) -> dict[str, ModelRecord]:
-    """Train the baseline of the run directory, from nothing, from ImageNet's weights or from a file."""
+    """Train the baseline of the run directory and return its record, by model name.
+
+    ``epochs``, ``lr``, ``batch_size``: ``None`` means the default. ``weights``: ``none`` (random
+    initial weights), ``imagenet``, or the path of a file. Raises :class:`BadInput` if the settings
+    have a ``--checkpoint``, and if the file can't be read or does not fit.
+    """
     if settings.checkpoint is not None:
         raise BadInput(
             "--checkpoint: train makes a dense model; to start from a file give --weights PATH"
@@ -32,13 +37,16 @@ def train(
         settings.check_spec(spec, weights)
         settings = settings.for_spec(spec)
     recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)
-    with ranked(settings) as (settings, ranks), session(settings, ranks=ranks) as work:
-        return {"baseline": train_baseline(work, recipe, weights)}
+    with ranked(settings) as (settings, ranks), open_session(settings, ranks=ranks) as session:
+        return {"baseline": train_baseline(session, recipe, weights)}
 
 
 @stage
 def dense(settings: Settings, epochs: int | None = None) -> ModelRecord:
-    """The record of the model to prune: that of ``--checkpoint``, the run directory's, or one trained now, for ``epochs``."""
-    given = load_given(settings)
-    with session(settings, given) as work:
-        return baseline(work, given, epochs)[1]
+    """Return the record of the dense model, which is trained first if there is none.
+
+    See :func:`tp_vgg.stages.baseline.baseline`.
+    """
+    given_model = load_given(settings)
+    with open_session(settings, given_model) as session:
+        return baseline(session, given_model, epochs)[1]

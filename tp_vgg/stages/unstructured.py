@@ -1,4 +1,8 @@
-"""`unstructured`: zeros in the weights. Mask, fine-tune under the masks, make them permanent, save."""
+"""The `unstructured` stage sets weights to zero.
+
+It masks the least important weights, fine-tunes with the masks, makes the zeros permanent and
+saves.
+"""
 
 from __future__ import annotations
 
@@ -29,51 +33,61 @@ log = logging.getLogger(__name__)
 
 @stage
 def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, ModelRecord]:
-    """Mask and fine-tune; leaves the checkpoint with exact zeros and its record. Returns records by model name."""
+    """Zero weights and fine-tune; return the records by model name, the baseline's included.
+
+    Writes the checkpoint, with exact zeros, and its record. Raises
+    :class:`~tp_vgg.errors.BadInput` if the request does not fit the model, and
+    :class:`~tp_vgg.errors.WorkFailed` if a whole layer would be zero, or the saving or the
+    fine-tuning fails.
+    """
     options = request.options
     with pruning(settings, request) as job:
-        work, model = job.work, job.dense
-        tune = options.finetune
-        teacher = fold_batch_norm(model) if tune.distill and tune.epochs else None
-        if request.show is not None and work.ranks.is_main:
+        session, model = job.session, job.dense
+        finetune = options.finetune
+        teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
+        if request.show is not None and session.ranks.is_main:
             masked = copy.deepcopy(model)
-            _mask(work, masked, job.resolved, options)
+            _mask(session, masked, job.resolved, options)
             _draw(job, masked, request.show)
         masking = _gradual(job.resolved, options)
         if masking is not None:
             masking.begin(model)
         else:
-            _mask(work, model, job.resolved, options)
-        path = work.run.checkpoint("unstructured", model.spec.stem)
-        partial, epochs = partial_of(path), work.run.work / "unstructured_history.csv"
-        if tune.epochs:
+            _mask(session, model, job.resolved, options)
+        path = session.run.checkpoint("unstructured", model.spec.stem)
+        partial, history_path = partial_of(path), session.run.work / "unstructured_history.csv"
+        if finetune.epochs:
             recipe = finetune_recipe(
-                work.settings, model.spec, tune.epochs, tune, model.meta.get("training")
+                session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training")
             )
-            history = work.fit(model, recipe, partial, "fine-tune", teacher, masking)
-            if work.ranks.is_main:
-                write_text(epochs, history_csv(history))
+            history = session.fit(model, recipe, partial, "fine-tune", teacher, masking)
+            if session.ranks.is_main:
+                write_text(history_path, history_csv(history))
         else:
-            epochs.unlink(missing_ok=True)
+            history_path.unlink(missing_ok=True)
         remove_masks(model)
         key = work_key(settings, job.baseline.sha256, job.resolved, options)
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
-        record = work.finish(model, "unstructured")
+        record = session.finish(model, "unstructured")
         shares = ", ".join(f"{name} {share:.1%}" for name, share in record.sparsity.items())
         log.info(
-            f"zeros by layer: {shares}; {record.nonzero:,} of {record.params:,} parameters are not zero"
+            f"zeros by layer: {shares};"
+            f" {record.nonzero:,} of {record.params:,} parameters are not zero"
         )
-        work.discard(partial)
+        session.discard(partial)
         return {"baseline": job.baseline, "unstructured": record}
 
 
 @stage
 def show_unstructured(settings: Settings, request: UnstructuredRequest) -> Path:
-    """Draw what the request would zero of the layer to show; nothing is saved. Returns the figure's path."""
+    """Draw the weights of the request's layer ``show`` before and after pruning.
+
+    Returns the figure's path. No model is saved.
+    """
     assert request.show is not None
     with pruning(settings, request) as job:
-        _mask(job.work, job.dense, job.resolved, request.options)
-        return job.work.ranks.run_on_main(lambda: _draw(job, job.dense, str(request.show)))
+        _mask(job.session, job.dense, job.resolved, request.options)
+        return job.session.ranks.run_on_main(lambda: _draw(job, job.dense, str(request.show)))
 
 
 def _gradual(plan: Plan, options: UnstructuredOptions) -> Gradual | None:
@@ -89,10 +103,10 @@ def _draw(job: Pruning[Plan], masked: Network, layer: str) -> Path:
     return job.draw(f"unstructured_{layer}", figures.masked_weights(before, after, layer))
 
 
-def _mask(work: Session, model: Network, plan: Plan, options: UnstructuredOptions) -> None:
+def _mask(session: Session, model: Network, plan: Plan, options: UnstructuredOptions) -> None:
     scores = None
     if options.importance == "taylor":
-        work.accumulate_gradients(model, options.importance)
+        session.accumulate_gradients(model, options.importance)
         scores = taylor_scores(model)
         model.zero_grad(set_to_none=True)
     if options.global_sparsity is None:

@@ -1,1 +1,1 @@
-"""One trainer for baseline, masked and pruned networks."""
+"""This package trains the baseline and fine-tunes masked and pruned networks."""

@@ -1,4 +1,4 @@
-"""How long a training will take on this machine, told before it begins."""
+"""The duration of a training on this machine is estimated from a few steps before it begins."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.trainer import steps_alone
 
 CPU_IMAGES = 32
-"""Of the small batch that is timed on a CPU, where a whole one takes a second."""
+"""Images in the batch that is timed on a CPU, where a whole batch takes a second."""
 CUDA_STEPS = 12, 24
-"""Of the training itself, on a GPU: the first ones, which capture a graph, and those that are timed."""
+"""Training steps on a GPU: untimed ones first, which capture a CUDA graph, then timed ones."""
 
 
 def estimate_seconds(model: nn.Module, setup: TrainingSetup) -> float:
-    """How long :func:`tp_vgg.training.trainer.fit` will take here, in seconds, by a few steps on a copy of the model.
+    """Return the estimated seconds that :func:`tp_vgg.training.trainer.fit` will take here.
 
-    On a GPU these are steps of the training itself, of all ranks together, since what they take is not in proportion to the images.
+    A few steps are timed on a copy of the model. On a CPU they are forward and backward passes on a
+    small batch, scaled up by the number of images. On a GPU they are steps of the training itself,
+    by all ranks together, because a GPU's time is not proportional to the number of images.
     """
     probe, epochs = copy.deepcopy(model), setup.recipe.epochs
     if setup.device.type == "cuda":
@@ -33,11 +35,12 @@ def estimate_seconds(model: nn.Module, setup: TrainingSetup) -> float:
 
 
 def _step_seconds(probe: nn.Module, setup: TrainingSetup) -> float:
-    before, timed = CUDA_STEPS
-    enough = replace(setup, recipe=replace(setup.recipe, epochs=before + timed))
-    step, device = steps_alone(probe, enough), setup.device
+    untimed, timed = CUDA_STEPS
+    # An epoch has at least one step, so that many epochs have enough steps.
+    long_enough = replace(setup, recipe=replace(setup.recipe, epochs=untimed + timed))
+    step, device = steps_alone(probe, long_enough), setup.device
     with exact_fp32():
-        for _ in range(before):
+        for _ in range(untimed):
             step()
         torch.cuda.synchronize(device)
         start = time.perf_counter()
@@ -46,7 +49,7 @@ def _step_seconds(probe: nn.Module, setup: TrainingSetup) -> float:
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / timed
     del step
-    release_memory()  # a graph has memory of its own, which the training needs
+    release_memory()  # the training needs the memory that the CUDA graph holds
     return seconds
 
 

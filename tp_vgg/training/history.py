@@ -1,4 +1,4 @@
-"""The epochs of a training, and their CSV (no torch)."""
+"""A history lists the epochs of a training; it is written to and read from CSV (no torch)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from tp_vgg.files.schema import typed
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of ``history.csv``."""
+    """An epoch is one row of ``history.csv``."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, counted from 1."""
     lr: float
-    """Learning rate at the epoch's end."""
+    """Learning rate at the end of the epoch."""
     train_loss: float
-    """Mean over the epoch's images of what was minimised."""
+    """Mean over the epoch's images of the loss that is minimised."""
     train_accuracy: float
-    """Percent, on the augmented images as they were trained on."""
+    """Percent, on the augmented images at the step that trained on them."""
     val_accuracy: float
-    """Percent."""
+    """Percent, on the val images after the epoch."""
     seconds: float
+    """Wall-clock seconds of the epoch, validation included."""
 
 
 def history_csv(history: Sequence[Epoch]) -> str:
-    """``history.csv``: a header and one row an epoch."""
+    """Return the text of ``history.csv``: a header and one row per epoch."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [f.name for f in fields(Epoch)], lineterminator="\n")
     writer.writeheader()
@@ -37,7 +38,10 @@ def history_csv(history: Sequence[Epoch]) -> str:
 
 
 def read_history(text: str) -> tuple[Epoch, ...]:
-    """The inverse of :func:`history_csv`. Raises ``TypeError`` or ``ValueError`` for anything else, and for numbers that are none."""
+    """Read the epochs from the text that :func:`history_csv` wrote.
+
+    Raises ``TypeError`` or ``ValueError`` for any other text, and for values that are not numbers.
+    """
     try:
         return _read(text)
     except csv.Error as error:
@@ -52,5 +56,8 @@ def _read(text: str) -> tuple[Epoch, ...]:
     rows = list(reader)
     if any(None in (*row, *row.values()) for row in rows):
         raise ValueError("a row that is too short or too long")
-    epochs = tuple(Epoch(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows)  # type: ignore[arg-type]
+    epochs = tuple(
+        Epoch(**{name: kind(row[name]) for name, kind in kinds.items()})  # type: ignore[arg-type]
+        for row in rows
+    )
     return tuple(typed(Epoch, asdict(epoch)) for epoch in epochs)

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Training minimises the loss that is defined here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ def training_loss(
     teacher: nn.Module | None,
     inputs: torch.Tensor,
 ) -> torch.Tensor:
-    """Cross-entropy with label smoothing over ``logits`` [N, classes] (fp32); where the recipe gives a ``teacher`` weight, blended with the
-    divergence from its softened outputs on the same ``inputs``, times the square of the temperature. Source: Hinton et al. 2015.
+    """Return the mean loss (a scalar) of a batch with ``logits`` [N, classes] (fp32).
+
+    It is the cross-entropy with label smoothing against ``labels`` [N]. If there is a ``teacher``
+    and the recipe's ``distill_weight`` is w > 0, the loss is (1 − w) · cross-entropy + w · T² · KL.
+    KL is the divergence KL(teacher ‖ network) of the outputs on the same ``inputs``, softened by
+    the temperature T. Source: Hinton et al. 2015.
     """
     hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     weight, temperature = recipe.distill_weight, recipe.distill_temperature

@@ -1,4 +1,4 @@
-"""What training asks of masks that change while a network trains."""
+"""The ``Masking`` interface lets the trainer change weight masks while a network trains."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from tp_vgg.network.network import Network
 
 
 class Masking(Protocol):
-    """Masks that follow from the number of the step alone, so that an interrupted training ends at the same bits."""
+    """A masking changes a network's weight masks during training.
+
+    Its schedule follows from the step number alone, so that an interrupted training that is resumed
+    ends at the same bits.
+    """
 
     @property
     def key(self) -> str:
-        """What decides its outcome."""
+        """Return a text of all settings that decide the outcome, for the training's key."""
         ...
 
     def begin(self, model: Network) -> None:
         """Attach masks that mask nothing yet."""
 
     def settled(self, step: int, total: int) -> bool:
-        """Whether the masks are final after ``step`` of ``total`` steps: only then can an epoch be the best."""
+        """Return True if the masks are final after ``step`` of ``total`` steps.
+
+        Earlier epochs do not count when the best epoch is chosen.
+        """
         ...
 
     def before_step(self, model: nn.Module, step: int, total: int) -> None:
-        """Change the masks, where the schedule has it."""
+        """Update the masks if the schedule has an update at ``step`` (steps done) of ``total``."""

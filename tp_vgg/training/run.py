@@ -1,4 +1,4 @@
-"""The state of one training, step by step."""
+"""A training run advances one training step by step, and saves and restores its state."""
 
 from __future__ import annotations
 
@@ -20,22 +20,31 @@ from tp_vgg.machine.distributed import Ranks
 from tp_vgg.training.history import Epoch
 from tp_vgg.training.setup import TrainingSetup
 from tp_vgg.training.snapshot import find_partial, save_partial
-from tp_vgg.training.step import ReplayedStep, TrainingStep, draw_epoch, mixed
+from tp_vgg.training.step import ReplayedStep, TrainingStep, draw_epoch, stream_seed
 
-TRAINING = "tp_vgg/training/2"
-"""Part of every key; raised when the same recipe draws other numbers, so that no partial goes on in another way than it began."""
+TRAINING_VERSION = "tp_vgg/training/2"
+"""Part of every training's key.
+
+Raise it when the same recipe would draw other random numbers: then no unfinished training that an
+earlier version began is resumed.
+"""
 
 
 def replays(device: torch.device, ranks: Ranks) -> bool:
-    """Whether the steps are captured as a CUDA graph: on a GPU, where no gradients are exchanged on the way."""
+    """Return True if the steps are captured as a CUDA graph: on a GPU, in a single process.
+
+    Several processes exchange gradients during a step, which is not captured.
+    """
     return device.type == "cuda" and ranks.size == 1
 
 
 class TrainingRun:
-    """The state of one fit: everything that a partial file must hold."""
+    """A training run holds the state of one :func:`~tp_vgg.training.trainer.fit`.
+
+    ``partial`` is the file for unfinished work.
+    """
 
     def __init__(self, model: nn.Module, setup: TrainingSetup, partial: Path | None = None) -> None:
-        """``partial``: where unfinished work is kept."""
         self.model, self.setup, self.partial = model, setup, partial
         self.data, self.recipe, self.ranks, self.device = (
             setup.data,
@@ -48,7 +57,8 @@ class TrainingRun:
             teacher.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps_per_epoch = setup.steps_per_epoch
         self.total_steps = setup.recipe.epochs * self.steps_per_epoch
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # nn.Module.to has it
+        # nn.Module.to accepts `memory_format`, but torch's type hints have no such overload.
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.train()
         self.key = _key(model, setup)
         replayed = replays(self.device, self.ranks)
@@ -60,82 +70,102 @@ class TrainingRun:
             ReplayedStep(self.update, self.recipe.batch_size, capture) if replayed else None
         )
         self.draws: tuple[int, torch.Tensor] | None = None
-        """An epoch, and what :func:`draw_epoch` drew for it, on the device."""
+        """An epoch's number, and its :func:`draw_epoch` on the device."""
         self.step = 0
         self.seconds_before = 0.0
-        """That the epoch in hand took in processes that were interrupted."""
+        """Seconds spent on the current epoch by earlier, interrupted processes."""
         self.began = time.perf_counter()
         self.history: list[Epoch] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "model": None}
-        self.good = self.snapshot()
+        self.last_good = self.snapshot()
 
     @property
     def at_epoch_end(self) -> bool:
+        """Return True if the steps done so far make up whole epochs."""
         return self.step % self.steps_per_epoch == 0
 
     def images_done(self) -> int:
+        """Return the number of images trained on so far, over all epochs and ranks."""
         epochs, steps = divmod(self.step, self.steps_per_epoch)
         return epochs * len(self.data.train) + steps * self.recipe.batch_size
 
     @property
     def seconds(self) -> float:
-        """Of the epoch in hand."""
+        """Return the seconds spent on the current epoch, interrupted processes included."""
         return self.seconds_before + time.perf_counter() - self.began
 
     def train_step(self) -> int:
-        """One step; every random number in it follows from the seed and the step alone. Returns images seen."""
+        """Train on the next batch and return the number of its images, over all ranks.
+
+        Every random number of a step follows from the seed and the step's number alone.
+        """
         epoch, index = divmod(self.step, self.steps_per_epoch)
         if self.masking is not None:
             self.masking.before_step(self.model, self.step, self.total_steps)
         size = self.recipe.batch_size
         draws = self.draws_of(epoch)[:, index * size : (index + 1) * size]
-        seen = draws.shape[1]
-        mine = draws[:, self.ranks.shard_slice(seen)]
-        torch.manual_seed(mixed(self.recipe.seed, self.step, 2))  # of dropout
+        images = draws.shape[1]
+        shard = draws[:, self.ranks.shard_slice(images)]
+        torch.manual_seed(stream_seed(self.recipe.seed, self.step, 2))  # for dropout
         rate = self.recipe.rate(self.step, self.steps_per_epoch)
         if self.replay is not None:
-            self.replay(mine, rate)
+            self.replay(shard, rate)
         else:
-            # The mean over ranks of these is the mean over the whole batch.
-            self.update(mine, rate, mine.shape[1] * self.ranks.size / max(seen, self.ranks.size))
+            # With this weight, the mean of the ranks' losses is the mean over the whole batch.
+            loss_weight = shard.shape[1] * self.ranks.size / max(images, self.ranks.size)
+            self.update(shard, rate, loss_weight)
         self.step += 1
-        return seen
+        return images
 
     def draws_of(self, epoch: int) -> torch.Tensor:
-        """What chance decides about ``epoch``: drawn once, sent to the device once."""
+        """Return the random numbers of ``epoch`` on the device (:func:`draw_epoch`).
+
+        They are drawn and sent to the device once per epoch.
+        """
         if self.draws is None or self.draws[0] != epoch:
-            drawn = draw_epoch(self.recipe, epoch, len(self.data.train), self.data.flip)
-            self.draws = epoch, drawn.to(self.device)
+            draws = draw_epoch(self.recipe, epoch, len(self.data.train), self.data.flip)
+            self.draws = epoch, draws.to(self.device)
         return self.draws[1]
 
     def check_finite(self) -> tuple[float, int]:
-        """Raise :class:`WorkFailed` where the loss or the model is not finite. Returns the sum of the loss and the hits of the epoch so far in
-        this process; the device is waited for once."""
+        """Raise :class:`WorkFailed` if the loss or the model is not finite on any rank.
+
+        Returns this process's sum of the loss and number of hits in the epoch so far. Waits for the
+        device once.
+        """
         state = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         largest = torch.nn.utils.get_total_norm(state, torch.inf)  # batch norm's statistics too
-        read = torch.stack([largest.double(), self.update.loss_sum, self.update.hits.double()])
-        largest_magnitude, loss_sum, hits = read.tolist()
+        values = torch.stack([largest.double(), self.update.loss_sum, self.update.hits.double()])
+        largest_magnitude, loss_sum, hits = values.tolist()
         self.require(math.isfinite(largest_magnitude) and math.isfinite(loss_sum))
         return loss_sum, int(hits)
 
     def require(self, finite: bool) -> None:
+        """Save the last good epoch and raise :class:`WorkFailed` if any rank is not ``finite``."""
         if not self.ranks.any(not finite, device=self.device)[0]:
             return
-        kept = ""
-        if self.good["step"]:
-            self.save(self.good)
-            kept = f"; the last good epoch is kept in {self.partial}" if self.partial else ""
+        where_saved = ""
+        if self.last_good["step"]:
+            self.save(self.last_good)
+            if self.partial:
+                where_saved = f"; the last good epoch is kept in {self.partial}"
         raise WorkFailed(
-            f"the training became non-finite at step {self.step} of {self.total_steps}{kept}; try a smaller --lr"
+            f"the training became non-finite at step {self.step} of {self.total_steps}"
+            f"{where_saved}; try a smaller --lr"
         )
 
     def end_epoch(self, label: str) -> None:
+        """Validate the model, add the epoch to the history and keep the best weights.
+
+        ``label`` names the progress bar of the validation. Raises :class:`WorkFailed` if logits on
+        the val images are not finite.
+        """
         self.average_buffers()
-        found = predictions(
+        predicted = predictions(
             self.model, self.data.val, self.setup.normalisation, self.precision, label
         )
-        self.require(bool((found >= 0).all()))
-        val = 100 * int((found == self.data.val.labels).sum()) / len(found)
+        self.require(bool((predicted >= 0).all()))
+        val = 100 * int((predicted == self.data.val.labels).sum()) / len(predicted)
         n = len(self.data.train)
         self.history.append(
             Epoch(
@@ -152,10 +182,10 @@ class TrainingRun:
             self.best = {"accuracy": val, "model": _cloned(self.model.state_dict())}
         self.seconds_before, self.began = 0.0, time.perf_counter()
         self.update.reset()
-        self.good = self.snapshot()
+        self.last_good = self.snapshot()
 
     def progress(self, loss_sum: float, hits: int) -> dict[str, str]:
-        """What the bar shows."""
+        """Return the values that the progress bar shows, as texts by name."""
         seen = self.images_done() % len(self.data.train) / self.ranks.size  # none at an epoch's end
         shown = (
             {"loss": f"{loss_sum / seen:.3f}", "train": f"{100 * hits / seen:.1f}%"} if seen else {}
@@ -165,7 +195,7 @@ class TrainingRun:
         return shown
 
     def snapshot(self) -> dict[str, Any]:
-        """Copies of everything that a rerun needs, as plain types and tensors."""
+        """Return copies of everything that a rerun needs to resume, as plain types and tensors."""
         self.average_buffers()
         sums = torch.stack([self.update.loss_sum, self.update.hits.double()])
         loss_sum, hits = self.ranks.all_reduce_sum(sums.clone()).tolist()
@@ -182,14 +212,15 @@ class TrainingRun:
         }
 
     def save(self, snapshot: dict[str, Any]) -> None:
+        """Write ``snapshot`` to ``partial``, if there is one; only the main process writes."""
         if self.partial is not None and self.ranks.is_main:
             save_partial(self.partial, snapshot)
 
     def resume(self) -> None:
-        """Go on from ``partial`` where it is of this very work."""
-        mine = self.partial is not None and self.ranks.is_main
+        """Restore the state from ``partial``, if that holds this training."""
+        reads_partial = self.partial is not None and self.ranks.is_main
         saved = self.ranks.broadcast(
-            find_partial(self.partial, self.key) if mine and self.partial else None
+            find_partial(self.partial, self.key) if reads_partial and self.partial else None
         )
         if saved is None:
             return
@@ -202,16 +233,22 @@ class TrainingRun:
                 *((saved["loss_sum"], saved["hits"]) if self.ranks.is_main else (0.0, 0))
             )
             self.seconds_before = saved["seconds"]
-            self.good = self.snapshot()
+            self.last_good = self.snapshot()
 
     def average_buffers(self) -> None:
-        """Batch norm's statistics become the mean over the ranks: that is linear, so it may be done at any step."""
+        """Set batch norm's running statistics to their mean over the ranks.
+
+        Running statistics are linear in the batches, so this may be done at any step.
+        """
         for buffer in self.model.buffers() if self.ranks.size > 1 else ():
             if buffer.is_floating_point():
                 self.ranks.all_reduce_sum(buffer).div_(self.ranks.size)
 
     def finish(self) -> list[Epoch]:
-        """Leave the model at its best epoch; what is kept of a finished fit is that epoch and the history, and no more the optimiser."""
+        """Load the best epoch's weights, set eval mode, and return the history.
+
+        ``partial`` then holds the best epoch and the history, without the optimiser.
+        """
         self.model.load_state_dict(self.best["model"])
         self.model.eval()
         history = [asdict(epoch) for epoch in self.history]
@@ -220,7 +257,11 @@ class TrainingRun:
 
 
 def _key(model: nn.Module, setup: TrainingSetup) -> str:
-    """Fingerprint of all that decides the outcome: start weights, data and its limits, recipe, precision."""
+    """Return a fingerprint of all that decides the outcome.
+
+    It covers the version, the recipe, the data and its limits, the precision, the masking schedule
+    and the initial weights.
+    """
     data, masking = setup.data, setup.masking.key if setup.masking else ""
     sizes = [len(data.train), len(data.val)]
     tensors = [
@@ -228,7 +269,7 @@ def _key(model: nn.Module, setup: TrainingSetup) -> str:
         for value in model.state_dict().values()
     ]
     return fingerprint(
-        TRAINING,
+        TRAINING_VERSION,
         asdict(setup.recipe),
         data.fingerprint,
         sizes,

@@ -1,4 +1,4 @@
-"""What a training is, beside the network that is trained."""
+"""A training is described by the network that is trained and by the setup defined here."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from tp_vgg.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Passed whole to whoever trains, times or estimates a training."""
+    """A training setup holds all that a training needs besides the network."""
 
     data: DataSet
     recipe: Recipe
     normalisation: Normalisation
-    """Of the network's inputs."""
+    """Normalisation of the network's inputs."""
     precision: torch.dtype = torch.float32
-    """Of the forward pass, by autocast."""
+    """Data type of the forward pass, by autocast."""
     teacher: nn.Module | None = None
-    """The dense network whose outputs are learnt too, where the recipe gives them a weight."""
+    """Dense network for distillation, used if the recipe's ``distill_weight`` is above 0."""
     masking: Masking | None = None
-    """What changes the network's masks on the way."""
+    """Schedule that changes the network's weight masks during training."""
     ranks: Ranks = ALONE
-    """The processes that share each batch, one slice each; gradients are averaged (DistributedDataParallel), batch norm sees its own slice."""
+    """Processes that share each batch, one slice each.
+
+    Gradients are averaged (DistributedDataParallel); batch norm sees its own process's slice.
+    """
 
     @property
     def device(self) -> torch.device:
+        """Return the device that holds the data, on which the training runs."""
         return self.data.train.labels.device
 
     @property
     def steps_per_epoch(self) -> int:
+        """Return the number of batches per epoch; the last one may be smaller."""
         return -(-len(self.data.train) // self.recipe.batch_size)

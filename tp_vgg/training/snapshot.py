@@ -1,4 +1,4 @@
-"""Unfinished work on the disk, each piece under the key of the work that it belongs to."""
+"""Unfinished trainings are kept on disk, each with the key of the training that it belongs to."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from tp_vgg.files.torch_archive import read_archive
 
 
 def save_partial(path: Path, snapshot: dict[str, Any]) -> None:
-    """Write ``snapshot`` (plain types and tensors, its key under ``"key"``), whole or not at all."""
+    """Write ``snapshot`` to ``path`` atomically.
+
+    It consists of plain types and tensors, with the training's key under ``"key"``.
+    """
     write_atomic(path, lambda file: torch.save(snapshot, file))
 
 
 def find_partial(path: Path, key: str) -> dict[str, Any] | None:
-    """The snapshot of the work ``key``, on the CPU; ``None`` where there is none, and the work starts over.
+    """Return the snapshot of the training with ``key``, on the CPU, or None if there is none.
 
-    Other work's snapshot under ``path`` is put parked_path under a name with its key, where a rerun of that work finds it.
+    A damaged file counts as none. If ``path`` holds the snapshot of another training, it is renamed
+    to its :func:`~tp_vgg.files.journal.parked_path`, where a rerun of that training finds it.
     """
     saved = _read(path)
     if saved is not None and saved["key"] != key:
         path.replace(parked_path(path, saved["key"]))
         saved = None
-    mine = parked_path(path, key)
-    if saved is None and mine.is_file():
-        mine.replace(path)
+    parked = parked_path(path, key)
+    if saved is None and parked.is_file():
+        parked.replace(path)
         saved = _read(path)
     return saved
 
@@ -36,7 +40,7 @@ def find_partial(path: Path, key: str) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         saved = read_archive(path)
-    except Exception:  # noqa: BLE001  what a torn file raises is not documented
+    except Exception:  # noqa: BLE001  torch documents no errors for torn files
         return None
     if (
         not isinstance(saved, dict)

@@ -1,4 +1,7 @@
-"""One step of training: cut the batch out of the images, go forward and back, update; on CUDA replayed as one graph."""
+"""A training step augments a batch, runs the forward and backward passes and updates the weights.
+
+On a GPU the step is captured once as a CUDA graph and then replayed.
+"""
 
 from __future__ import annotations
 
@@ -18,38 +21,54 @@ from tp_vgg.training.recipe import Recipe
 from tp_vgg.training.setup import TrainingSetup
 
 EAGER_STEPS = 3
-"""Steps before a graph is captured: by then the optimiser has its momentum, and the libraries their plans."""
+"""Steps that run before the capture of a CUDA graph.
+
+They create the optimiser's momentum and let the libraries choose their algorithms.
+"""
 
 
 def draw_epoch(recipe: Recipe, epoch: int, images: int, flip: bool) -> torch.Tensor:
-    """All that chance decides about an epoch's images, int64 [4, images] on the CPU, in the order in which they are seen; see
-    :func:`tp_vgg.data.augment.augment` for the rows. It follows from the recipe's seed and the epoch (counted from 0) alone.
+    """Return an epoch's random numbers: the order of its images, their shifts and their flips.
 
-    With ``flip`` an image is turned in every second epoch; in which, is drawn once (Jordan 2024, alternating flip).
+    The result is int64 [4, images] on the CPU, one column per image in the order of training; see
+    :func:`tp_vgg.data.augment.augment` for the rows. It depends on the recipe's seed, on ``epoch``
+    (counted from 0) and on the other arguments alone.
+
+    With ``flip``, each image is mirrored in every second epoch; it is drawn once per image whether
+    that starts with the first epoch or the second (alternating flip, Jordan 2024).
     """
-    order = torch.randperm(images, generator=seeded(recipe.seed, epoch, 1))
-    shifts = torch.randint(-PAD, PAD + 1, (2, images), generator=seeded(recipe.seed, epoch, 0))
-    turned = torch.zeros_like(order)
+    order = torch.randperm(images, generator=stream_generator(recipe.seed, epoch, 1))
+    shifts = torch.randint(
+        -PAD, PAD + 1, (2, images), generator=stream_generator(recipe.seed, epoch, 0)
+    )
+    flipped = torch.zeros_like(order)
     if flip:
-        first = torch.randint(0, 2, (images,), generator=seeded(recipe.seed, 0, 3))
-        turned = (first[order] + epoch) % 2
-    return torch.stack([order, *shifts, turned])
+        first = torch.randint(0, 2, (images,), generator=stream_generator(recipe.seed, 0, 3))
+        flipped = (first[order] + epoch) % 2
+    return torch.stack([order, *shifts, flipped])
 
 
-def mixed(seed: int, index: int, stream: int) -> int:
-    """The seed of one of four streams of random numbers, at one place in it."""
+def stream_seed(seed: int, index: int, stream: int) -> int:
+    """Return the seed of random stream 0, 1, 2 or 3 at ``index`` (an epoch or a step)."""
     return (seed * 1_000_003 + index) * 4 + stream
 
 
-def seeded(seed: int, index: int, stream: int) -> torch.Generator:
-    """A generator on the CPU, whose numbers are the same for every device."""
-    return torch.Generator().manual_seed(mixed(seed, index, stream))
+def stream_generator(seed: int, index: int, stream: int) -> torch.Generator:
+    """Return a generator seeded by :func:`stream_seed`.
+
+    It is on the CPU, so that its numbers do not depend on the training's device.
+    """
+    return torch.Generator().manual_seed(stream_seed(seed, index, stream))
 
 
 class TrainingStep:
-    """SGD with Nesterov momentum and decoupled weight decay on batches of the train images, and what the steps have come to so far.
+    """A training step updates the model by SGD with Nesterov momentum and decoupled weight decay.
 
-    With ``on_device`` the learning rate is a tensor on the device, so that a captured step can be replayed at another rate.
+    It also sums the losses and the hits (correct predictions) of the images that it has seen.
+
+    ``network`` is called instead of ``model``, such as a wrapper that averages gradients over
+    processes. With ``on_device`` the learning rate is a tensor on the device, so that a captured
+    step can be replayed at another rate.
     """
 
     def __init__(
@@ -60,7 +79,6 @@ class TrainingStep:
         network: nn.Module | None = None,
         on_device: bool = False,
     ) -> None:
-        """``network``: what is called in the place of ``model``, such as one that averages its gradients over processes."""
         self._model, self._network, self._split = model, network or model, setup.data.train
         self._recipe, self._precision, self._teacher = setup.recipe, setup.precision, setup.teacher
         self._device = setup.device
@@ -75,31 +93,38 @@ class TrainingStep:
             fused=True,
         )
         self.loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
-        """Of the images since :meth:`reset`."""
+        """Sum of the images' losses since :meth:`reset` (float64 scalar on the device)."""
         self.hits = torch.zeros((), device=self._device, dtype=torch.int64)
-        """Images since :meth:`reset` that the network got right as it saw them."""
+        """Correct predictions in training since :meth:`reset` (int64 scalar on the device)."""
 
-    def __call__(self, draws: torch.Tensor, rate: float, share: float = 1.0) -> None:
-        """Train on the images that ``draws`` names, at the learning rate ``rate``; ``share`` weighs their loss."""
+    def __call__(self, draws: torch.Tensor, rate: float, loss_weight: float = 1.0) -> None:
+        """Train on the images that ``draws`` names, at the learning rate ``rate``.
+
+        ``draws``: int64 [4, B], columns of :func:`draw_epoch`. ``loss_weight`` multiplies the mean
+        loss of the batch.
+        """
         self.set_rate(rate)
-        self.body(draws, share)
+        self.body(draws, loss_weight)
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of the steps to come."""
+        """Set the learning rate of the next steps."""
         if isinstance(self._rate, torch.Tensor):
             self._rate.fill_(rate)
         else:
             self._rate = self._optimizer.param_groups[0]["lr"] = rate
 
-    def body(self, draws: torch.Tensor, share: float = 1.0) -> None:
-        """The step without what differs from one to the next: nothing in it waits for the device."""
+    def body(self, draws: torch.Tensor, loss_weight: float = 1.0) -> None:
+        """Train on one batch at the learning rate that is set.
+
+        Nothing in it waits for the device, so that it can be captured as a CUDA graph.
+        """
         images, labels = augment(self._split, draws)
         inputs = self._normalise(images)
         with autocast(self._device, self._precision):
             logits = self._network(inputs)
             loss = training_loss(logits.float(), labels, self._recipe, self._teacher, inputs)
         self._optimizer.zero_grad(set_to_none=True)
-        (loss * share).backward()
+        (loss * loss_weight).backward()
         with torch.no_grad():
             torch._foreach_mul_(self._decayed, 1 - self._rate * self._recipe.weight_decay)
         self._optimizer.step()
@@ -108,12 +133,12 @@ class TrainingStep:
         self.hits += (logits.detach().argmax(1) == labels).sum()
 
     def reset(self, loss_sum: float = 0.0, hits: int = 0) -> None:
-        """Count from here on."""
+        """Restart the sums of the loss and of the hits from these values."""
         self.loss_sum.fill_(loss_sum)
         self.hits.fill_(hits)
 
     def state(self) -> dict[str, Any]:
-        """A copy of the optimiser's state, in plain types and tensors."""
+        """Return a copy of the optimiser's state, in plain types and tensors."""
         state = self._optimizer.state_dict()
         momentum = {
             index: {
@@ -129,14 +154,18 @@ class TrainingStep:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Restore the optimiser's state that :meth:`state` returned."""
         self._optimizer.load_state_dict(state)
         self._optimizer.param_groups[0]["lr"] = self._rate
 
 
 class ReplayedStep:
-    """A :class:`TrainingStep` that becomes one CUDA graph for batches of ``size``: a small network's hundreds of kernels take the device
-    less time than launching them takes a CPU. The first steps, and batches of other sizes, are run one by one."""
+    """A replayed step runs a :class:`TrainingStep` as one CUDA graph on batches of ``size`` images.
+
+    A small network's step has hundreds of kernels, and the CPU needs longer to launch them than the
+    GPU to run them. The first steps and batches of other sizes run without the graph. If
+    ``capture`` fails, a warning is given and all steps run without it.
+    """
 
     def __init__(self, step: TrainingStep, size: int, capture: Callable[[Call], Call]) -> None:
         self._step, self._size, self._capture = step, size, capture
@@ -145,7 +174,7 @@ class ReplayedStep:
         self._before = EAGER_STEPS
 
     def __call__(self, draws: torch.Tensor, rate: float) -> None:
-        """:meth:`TrainingStep.__call__`."""
+        """Train on a batch, as :class:`TrainingStep` does with a ``loss_weight`` of 1."""
         if draws.shape[1] != self._size or self._before > 0:
             self._before -= 1
             self._step(draws, rate)
@@ -161,14 +190,14 @@ class ReplayedStep:
         self._replay()
 
     def _captured(self, draws: torch.Tensor) -> Call | None:
-        step = (
-            self._step
-        )  # not `self`, which holds what comes of it: a circle would keep the graph's memory
+        # The lambda must not refer to `self`, which holds the graph: a reference cycle would keep
+        # the graph's memory.
+        step = self._step
         try:
             return self._capture(lambda: step.body(draws))
         except RuntimeError as error:
-            why = next(iter(str(error).splitlines()), "")[:120]
+            reason = next(iter(str(error).splitlines()), "")[:120]
             warnings.warn(
-                f"this training step is no CUDA graph ({why}); going on without", stacklevel=2
+                f"this training step is no CUDA graph ({reason}); going on without", stacklevel=2
             )
             return None

@@ -1,4 +1,7 @@
-"""fit(): one trainer for the baseline, for masked networks and for pruned ones; resumable at any step."""
+"""One trainer serves the baseline, masked networks and pruned networks.
+
+A training can be interrupted and resumed at any step.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from tp_vgg.training.run import TrainingRun
 from tp_vgg.training.setup import TrainingSetup
 
 SAVE_EVERY = 60.0
-"""Seconds of work that a kill can cost at most."""
+"""Seconds between two saves of unfinished work; a kill costs about that much at most."""
 CHECK_EVERY = {"cpu": 20, "cuda": 100}
-"""Steps between looks at the loss (each look waits for the device)."""
+"""Steps between two checks that the loss is finite, by device (each check waits for the device)."""
 
 
 def fit(
@@ -30,14 +33,18 @@ def fit(
     quiet: bool = False,
     epoch_done: Callable[[Epoch], object] = lambda _: None,
 ) -> list[Epoch]:
-    """Train ``model`` in place on the train images and leave it, in eval mode, at its best epoch on the val images.
+    """Train ``model`` in place and return its epochs.
 
-    ``partial``: where unfinished work is kept (saved each minute and on Ctrl-C, removed by the caller once the result is under its final
-    name). A rerun with the same weights, data and recipe goes on from it and ends at the same numbers. ``epoch_done``: called with each
-    epoch that ends in this process.
+    The model is left in eval mode with the weights of its best epoch on the val images.
 
-    Raises :class:`KeyboardInterrupt` after saving, and :class:`WorkFailed` where the loss, the model or its logits on the val images are
-    not finite, with the last good epoch kept in ``partial``, if there is one.
+    ``partial`` is the file for unfinished work. It is saved each minute and on Ctrl-C; the caller
+    removes it once the result is under its final name. A rerun with the same weights, data and
+    recipe resumes from it and ends at the same numbers. ``label`` names the progress bar; ``quiet``
+    means no bar. ``epoch_done`` is called with each epoch that ends in this process.
+
+    Raises ``KeyboardInterrupt`` on Ctrl-C, after saving. Raises
+    :class:`~tp_vgg.errors.WorkFailed` if the loss, the model or its logits on the val images are
+    not finite; ``partial``, if given, then holds the last good epoch, if there was one.
     """
     run, ranks = TrainingRun(model, setup, partial), setup.ranks
     run.resume()
@@ -65,16 +72,17 @@ def fit(
                 run.save(run.snapshot())
                 last_save = time.monotonic()
             if stop:
-                kept = f"; {partial} holds it" if partial else ""
+                where_saved = f"; {partial} holds the work so far" if partial else ""
                 raise KeyboardInterrupt(
-                    f"{label} stopped at step {run.step} of {run.total_steps}{kept}"
+                    f"{label} stopped at step {run.step} of {run.total_steps}{where_saved}"
                 )
     return run.finish()
 
 
 def steps_alone(model: nn.Module, setup: TrainingSetup) -> Callable[[], int]:
-    """The steps of a :func:`fit` and nothing else: each call trains ``model`` on one more batch. For those who time them.
+    """Return a function that runs one training step of :func:`fit` per call, for timing.
 
-    Each of the setup's ranks takes part in every step.
+    A call trains ``model`` on the next batch and returns the number of its images. Nothing is
+    checked, validated or saved. All ranks of the setup must take part in every step.
     """
     return TrainingRun(model, setup).train_step

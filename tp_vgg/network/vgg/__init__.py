@@ -1,1 +1,1 @@
-"""The VGG family with torchvision's names."""
+"""The VGG family uses torchvision's module names."""

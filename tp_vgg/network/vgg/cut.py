@@ -1,4 +1,4 @@
-"""A VGG cut in two at one layer."""
+"""This module cuts a VGG in two at one layer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from torch import nn
 from tp_vgg.network.vgg.model import VGG
 
 
-def around(model: VGG, name: str, *, own: bool) -> tuple[nn.Sequential, nn.Sequential]:
-    """The network before and behind layer ``name``, which with ``own`` is the first of those behind; else the cut is after its ReLU."""
+def around(model: VGG, name: str, *, inclusive: bool) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return the modules before and those behind a cut at layer ``name``; the modules are shared.
+
+    If ``inclusive``, the layer itself is the first module behind the cut. Otherwise the cut is
+    directly behind the ReLU that follows the layer.
+    """
     modules = [*model.features, model.avgpool, nn.Flatten(), *_classifier(model)]
     cut = next(i for i, module in enumerate(modules) if module is model.get_submodule(name))
-    if not own:
+    if not inclusive:
         cut += 1 + next(i for i, module in enumerate(modules[cut:]) if isinstance(module, nn.ReLU))
     return nn.Sequential(*modules[:cut]), nn.Sequential(*modules[cut:])
 

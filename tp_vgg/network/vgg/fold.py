@@ -1,4 +1,7 @@
-"""Exact folds of a VGG: batch norm into convs, repeated columns of the head."""
+"""These functions fold batch norm into convs, and repeated columns of the head into one.
+
+Both leave the logits in eval mode as they are, up to rounding.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,26 @@ from tp_vgg.network.vgg.spec import VGGSpec
 
 
 def can_fold_head(spec: VGGSpec) -> bool:
-    """True where torchvision's 7×7 pool only repeats a 1×1 map."""
+    """Return True if the head's 7×7 adaptive pool only repeats a 1×1 map."""
     return spec.pool == 7 and spec.image_size // 32 == 1
 
 
 def fold_head_columns(weight: torch.Tensor) -> torch.Tensor:
-    """``[out, C·49]`` → ``[out, C]``: each channel's 49 columns summed (in fp64, returned in the input's dtype).
+    """Sum the 49 columns of each channel of a linear weight: ``[out, C·49]`` becomes ``[out, C]``.
 
-    Exact up to float reassociation where the 7×7 adaptive pool repeats a 1×1 map 49 times.
+    Sums are taken in float64 and returned in the input's dtype. If the 7×7 adaptive pool repeats a
+    1×1 map 49 times, the layer's output stays the same, up to the order of floating-point sums.
     """
     out, columns = weight.shape
     return weight.view(out, columns // 49, 49).sum(-1, dtype=torch.float64).to(weight.dtype)
 
 
 def fold_batch_norm(model: VGG) -> VGG:
-    """A copy without batch norm whose convs do its work; the same logits in eval mode.
+    """Return a copy with batch norm folded into the convs; its logits in eval mode are the same.
 
-    The copy is a plain VGG (``spec.batch_norm`` false, torchvision's plain names). Source: Jacob et al.
-    2018, section 3.2, by ``torch.nn.utils.fusion``.
+    The copy is a plain VGG (``spec.batch_norm`` is false, modules have torchvision's plain names),
+    and ``kept`` and ``meta["dense_widths"]`` name its layers. Logits are equal up to rounding.
+    Source: Jacob et al. 2018, section 3.2, by ``torch.nn.utils.fusion``.
     """
     plain = replace(model.spec, batch_norm=False)
     if not model.spec.batch_norm:
@@ -49,17 +54,17 @@ def fold_batch_norm(model: VGG) -> VGG:
         )
         state[f"{new}.weight"], state[f"{new}.bias"] = weight, bias
     folded = _rebuilt(model, plain, state)
-    moved = dict(zip(model.spec.conv_names, plain.conv_names, strict=True))
-    folded.kept = {moved.get(name, name): indices for name, indices in model.kept.items()}
+    renamed = dict(zip(model.spec.conv_names, plain.conv_names, strict=True))
+    folded.kept = {renamed.get(name, name): indices for name, indices in model.kept.items()}
     if "dense_widths" in model.meta:
         folded.meta["dense_widths"] = {
-            moved.get(name, name): width for name, width in model.meta["dense_widths"].items()
+            renamed.get(name, name): width for name, width in model.meta["dense_widths"].items()
         }
     return folded
 
 
 def _rebuilt(model: VGG, spec: VGGSpec, state: dict[str, torch.Tensor]) -> VGG:
-    """A network of another spec that holds copies of ``state``, with the mode, place and notes of ``model``."""
+    """Build a network of ``spec`` with copies of ``state``, and ``model``'s mode, meta and kept."""
     new = empty(spec)
     new.load_state_dict(
         {name: value.detach().clone() for name, value in state.items()}, assign=True

@@ -1,4 +1,4 @@
-"""From a spec to an ``nn.Module`` with torchvision's names."""
+"""A VGG spec becomes an ``nn.Module`` with torchvision's module names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tp_vgg.network.vgg.spec import VGGSpec
 
 
 class VGG(Network):
-    """torchvision's VGG with the widths, the head and the pool of a spec.
+    """A VGG has torchvision's layout, with the widths, the head and the pool of its spec.
 
-    Its normalisation is CIFAR-10's unless ``meta`` is told otherwise.
+    It maps normalised float images [N, 3, S, S] to logits [N, num_classes]. ``meta`` starts with
+    CIFAR-10's normalisation.
     """
 
     spec: VGGSpec
@@ -26,34 +27,35 @@ class VGG(Network):
         self.meta: Meta = {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}
         self.kept: dict[str, list[int]] = {}
         features: list[nn.Module] = []
-        before = 3
+        in_width = 3
         widths = iter(spec.widths)
         for convs in spec.stages:
             for _ in range(convs):
                 width = next(widths)
-                features.append(nn.Conv2d(before, width, 3, padding=1))
+                features.append(nn.Conv2d(in_width, width, 3, padding=1))
                 if spec.batch_norm:
                     features.append(nn.BatchNorm2d(width))
                 features.append(nn.ReLU(inplace=True))
-                before = width
+                in_width = width
             features.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d((spec.pool, spec.pool))
-        before *= spec.pool**2
+        in_width *= spec.pool**2
         head: list[nn.Module] = []
         for width in spec.hidden:
-            head += [nn.Linear(before, width), nn.ReLU(inplace=True), nn.Dropout()]
-            before = width
-        last = nn.Linear(before, spec.num_classes)
+            head += [nn.Linear(in_width, width), nn.ReLU(inplace=True), nn.Dropout()]
+            in_width = width
+        last = nn.Linear(in_width, spec.num_classes)
         self.classifier = nn.Sequential(*head, last) if head else last
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits [N, num_classes] of normalised float images [N, 3, S, S]."""
         logits: torch.Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
         return logits
 
 
 def build(spec: VGGSpec) -> VGG:
-    """A freshly initialised network for ``spec``, in training mode."""
+    """Return a freshly initialised VGG of ``spec`` in training mode, on the default device."""
     model = VGG(spec)
     init_weights(model)
     return model
@@ -61,10 +63,11 @@ def build(spec: VGGSpec) -> VGG:
 
 @torch.no_grad()
 def init_weights(model: VGG) -> None:
-    """torchvision's initialisation, with two departures that its shapes force.
+    """Initialise the weights in place as torchvision does, with two exceptions.
 
-    A folded ``classifier.0`` stands for 49 equal columns, so its std is 0.01 · √49. Without batch norm the
-    convs take He's fan-in form: fan-out would shrink the signal by half at every widening.
+    The first linear of a folded head stands for 49 equal columns, so its std is 0.01 · √49 = 0.07.
+    Without batch norm, the convs use the fan-in form of He et al. 2015, because fan-out would halve
+    the signal's variance wherever the width doubles.
     """
     mode: Literal["fan_in", "fan_out"] = "fan_out" if model.spec.batch_norm else "fan_in"
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
@@ -79,13 +82,13 @@ def init_weights(model: VGG) -> None:
 
 
 def activation_after(model: VGG, name: str) -> nn.Module:
-    """The ReLU that follows a prunable layer (behind batch norm, where there is one)."""
+    """Return the ReLU that follows a prunable layer (after batch norm, if there is one)."""
     parent, _, index = name.rpartition(".")
     offset = 2 if model.spec.batch_norm and parent == "features" else 1
     return model.get_submodule(f"{parent}.{int(index) + offset}")
 
 
 def empty(spec: VGGSpec) -> VGG:
-    """A network without storage (meta device), to be filled by ``load_state_dict(..., assign=True)``."""
+    """Return a VGG without storage (meta device), for ``load_state_dict(..., assign=True)``."""
     with torch.device("meta"):
         return VGG(spec)

@@ -1,4 +1,4 @@
-"""The architecture as data: widths in, parameters and MACs out, as plain arithmetic (no torch)."""
+"""A VGG spec computes a network's parameters and MACs from its widths (no torch)."""
 
 from __future__ import annotations
 
@@ -11,36 +11,44 @@ from tp_vgg.errors import BadInput, shown
 from tp_vgg.network.layers import LayerRow
 
 Head = Literal["torchvision", "linear"]
-# Convs per stage (a max-pool ends each), by depth; Simonyan & Zisserman 2015, table 1, columns A, B, D, E.
 STAGES: dict[int, tuple[int, ...]] = {
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
+"""Convs in each stage, by depth; a max-pool ends each stage.
+
+Source: Simonyan & Zisserman 2015, table 1, columns A, B, D, E."""
 STAGE_WIDTHS = (64, 128, 256, 512, 512)
+"""Channels of the convs in each stage of the full-width network."""
 ARCHS = tuple(f"vgg{depth}{suffix}" for depth in STAGES for suffix in ("", "_bn"))
 HEADS: tuple[Head, ...] = ("torchvision", "linear")
 MAX_WIDTH = 1 << 16
+"""Largest width and largest number of classes that a spec may have."""
 MAX_HIDDEN = 8
-_LINEARS = 3  # a VGG's name counts the torchvision head's three linears, whichever head it has
+"""Most hidden linear layers that a spec may have."""
+_LINEARS = 3  # "VGG-11" counts the torchvision head's three linears, even with the linear head
 
 
 @dataclass(frozen=True)
 class VGGSpec:
-    """A VGG as data. Depth follows from the number of widths.
+    """A VGG spec describes a VGG as data; the depth follows from the number of widths.
 
-    ``widths``: output channels of each conv, in order. ``pool``: side of the map that the head flattens, 7
-    as torchvision has it or 1 (folded). ``hidden``: widths of the hidden linears; ``()`` is the linear head.
-    Raises :class:`BadInput` for what no VGG can be.
+    Raises :class:`BadInput` if a field is not that of a VGG.
     """
 
     widths: tuple[int, ...]
+    """Output channels of each conv, in order."""
     batch_norm: bool = True
+    """True if batch norm follows each conv."""
     pool: int = 1
+    """Side of the map that the head flattens: 7 as in torchvision, or 1 (folded)."""
     hidden: tuple[int, ...] = ()
+    """Widths of the hidden linears; ``()`` is the linear head."""
     num_classes: int = 10
     image_size: int = 32
+    """Side of the square input in pixels, from 32 to 1,024."""
 
     def __post_init__(self) -> None:
         for name in ("widths", "hidden"):
@@ -73,7 +81,11 @@ class VGGSpec:
         num_classes: int = 10,
         pool: int = 1,
     ) -> VGGSpec:
-        """The full-width network. ``pool=7`` gives torchvision's unfolded head."""
+        """Return the spec of a full-width network.
+
+        ``pool=7`` gives torchvision's unfolded head; the linear head's pool is always 1. Raises
+        :class:`BadInput` for an unknown ``arch`` or ``head``.
+        """
         if arch not in ARCHS:
             raise BadInput(f"arch: {arch!r} is not one of {', '.join(ARCHS)}")
         if head not in HEADS:
@@ -88,7 +100,10 @@ class VGGSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VGGSpec:
-        """The inverse of :meth:`to_dict`; strict about the keys."""
+        """Return the spec that :meth:`to_dict` wrote.
+
+        Raises :class:`BadInput` if a key is missing or unknown, or a value is not valid.
+        """
         names = {f.name for f in fields(cls)}
         if not isinstance(data, Mapping) or set(data) != names:
             raise BadInput(
@@ -97,35 +112,37 @@ class VGGSpec:
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, as a checkpoint holds it."""
+        """Return the spec as plain types, as a checkpoint stores it."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @property
     def depth(self) -> int:
+        """Return the number in the VGG's name: 11, 13, 16 or 19."""
         return _DEPTH_OF[len(self.widths)]
 
     @property
     def arch(self) -> str:
-        """torchvision's name, e.g. ``vgg11_bn``."""
+        """Return torchvision's name of the architecture, such as ``vgg11_bn``."""
         return f"vgg{self.depth}{'_bn' if self.batch_norm else ''}"
 
     @property
     def stem(self) -> str:
-        """``vgg11`` for ``vgg11_bn`` too."""
+        """Return the name without batch norm: ``vgg11`` for both ``vgg11`` and ``vgg11_bn``."""
         return f"vgg{self.depth}"
 
     @property
     def head(self) -> Head:
+        """Return ``torchvision`` if there are hidden linears, else ``linear``."""
         return "torchvision" if self.hidden else "linear"
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Convs per stage; a 2×2 max-pool ends each."""
+        """Return the number of convs in each stage; a 2×2 max-pool ends each stage."""
         return STAGES[self.depth]
 
     @cached_property
     def conv_names(self) -> tuple[str, ...]:
-        """torchvision's module names of the convs, in order."""
+        """Return torchvision's module names of the convs, in order."""
         names, index = [], 0
         for convs in self.stages:
             for _ in range(convs):
@@ -136,46 +153,46 @@ class VGGSpec:
 
     @property
     def linear_names(self) -> tuple[str, ...]:
-        """Module names of the linears; the last one gives the logits."""
+        """Return the module names of the linears, in order; the last one gives the logits."""
         if not self.hidden:
             return ("classifier",)
         return tuple(f"classifier.{3 * i}" for i in range(len(self.hidden) + 1))
 
     @property
     def prunable(self) -> dict[str, int]:
-        """Width of every layer that a plan may name: all convs, all hidden linears."""
+        """Return the width of each layer that a plan may name: all convs, all hidden linears."""
         return dict(
             zip(self.conv_names + self.linear_names[:-1], self.widths + self.hidden, strict=True)
         )
 
     @cached_property
     def rows(self) -> tuple[LayerRow, ...]:
-        """Every conv and linear layer, in order."""
+        """Return a row for each conv and linear layer, in order."""
         rows = []
         names = iter(self.conv_names)
         widths = iter(self.widths)
-        side, before, source = self.image_size, 3, None
+        side, in_width, source = self.image_size, 3, None
         for convs in self.stages:
             for _ in range(convs):
                 width = next(widths)
-                weights = before * width * 9
+                weights = in_width * width * 9
                 params = weights + width + (2 * width if self.batch_norm else 0)
                 macs = weights * side * side
                 rows.append(
                     LayerRow(
-                        next(names), "conv", before, width, side, params, macs, weights, source
+                        next(names), "conv", in_width, width, side, params, macs, weights, source
                     )
                 )
-                before, source = width, rows[-1].name
+                in_width, source = width, rows[-1].name
             side //= 2
-        before, reads = before * self.pool**2, self.pool**2
+        in_width, reads = in_width * self.pool**2, self.pool**2
         for name, width in zip(self.linear_names, (*self.hidden, self.num_classes), strict=True):
-            weights = before * width
+            weights = in_width * width
             rows.append(
                 LayerRow(
                     name,
                     "linear",
-                    before,
+                    in_width,
                     width,
                     1,
                     weights + width,
@@ -185,19 +202,26 @@ class VGGSpec:
                     reads,
                 )
             )
-            before, source, reads = width, name, 1
+            in_width, source, reads = width, name, 1
         return tuple(rows)
 
     def params(self) -> int:
-        """Trainable parameters (batch norm's running statistics are buffers, not parameters)."""
+        """Return the number of trainable parameters (not batch norm's running statistics)."""
         return sum(row.params for row in self.rows)
 
     def macs(self) -> int:
-        """Multiply-accumulates of conv and linear layers for one image; half of what ``FlopCounterMode`` reads."""
+        """Return the multiply-accumulates of all conv and linear layers for one image.
+
+        They are half of the operations that torch's ``FlopCounterMode`` counts.
+        """
         return sum(row.macs for row in self.rows)
 
     def with_widths(self, widths: Mapping[str, int]) -> VGGSpec:
-        """A copy in which the named prunable layers have the given widths."""
+        """Return a copy in which the named prunable layers have the given widths.
+
+        Raises :class:`KeyError` if a name is not that of a prunable layer, :class:`BadInput` if a
+        width is out of range.
+        """
         merged = {**self.prunable, **widths}
         if len(merged) != len(self.prunable):
             raise KeyError(f"not prunable: {sorted(set(widths) - set(self.prunable))}")
