@@ -870,5 +870,5 @@ def test_a_failed_proof_keeps_nothing(
         "-q",
     )
     assert (status, out) == (1, "")
-    assert "equivalence proof failed" in one_line(err)
+    assert "equivalence check failed" in one_line(err)
     assert files(at_home / "o") == {".lock", "records/given_baseline.json"}

@@ -210,7 +210,7 @@ def test_a_layer_that_is_silently_skipped_is_an_error(
 
 def test_a_failed_proof_is_an_error(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structured, "check_equivalence", lambda *_: EquivalenceCheck(16, 1e-3, 1.0))
-    with pytest.raises(WorkFailed, match="proof failed"):
+    with pytest.raises(WorkFailed, match="check failed"):
         prune_structured(make_model(), {"features.4": 0.5})
 
 

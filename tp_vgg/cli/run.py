@@ -37,7 +37,7 @@ from tp_vgg.rundir.settings import Settings
     type=click.IntRange(min=0),
     metavar="N",
     show_default="2 on digits, else 5",
-    help="Epochs of fine-tuning for each pruned model.",
+    help="Epochs of fine-tuning for the structured model.",
 )
 @finetune_options
 def command(

@@ -84,7 +84,7 @@ def prune_channels(
     check = check_equivalence(reference, double_copy(model), kept, images)
     if not check.holds:
         raise WorkFailed(
-            f"equivalence proof failed: logits differ by {check.difference:.3g} (allowed: "
+            f"equivalence check failed: logits differ by {check.difference:.3g} (allowed: "
             f"{EQUIVALENCE_TOLERANCE:g} of the largest logit, {check.scale:.3g}); nothing is saved"
         )
     _record_kept(model, before, kept)

@@ -64,7 +64,7 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     run = contents.run
     path = options.output or run.work / PLANS[options.kind]
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    _check_output(path, run, given=options.output is not None)
+    _check_output(path, run, from_option=options.output is not None)
     source, record, table = _sweep(settings, contents, options.kind)
     spec = spec_from_dict(table.spec)
     settings.check_spec(spec, source)
@@ -122,14 +122,14 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
     )
 
 
-def _check_output(path: Path, run: RunDir, *, given: bool) -> None:
+def _check_output(path: Path, run: RunDir, *, from_option: bool) -> None:
     if path.is_dir():
         raise BadInput(f"--output: {path}: is a directory; give a file's name")
     if path.exists() and not path.is_file():
         raise BadInput(f"--output: {path}: is not a regular file; give another name")
     if run.plan.is_dir():
         raise BadInput(f"{run.plan}: is a directory; move it away")
-    if given and not path.parent.is_dir():
+    if from_option and not path.parent.is_dir():
         raise BadInput(f"--output: {path.parent}: no such directory")
     if path.resolve() == run.plan.resolve():
         raise BadInput(

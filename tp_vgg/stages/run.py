@@ -74,7 +74,7 @@ class RunOptions:
     """Run options say what the pipeline aims at and how long it trains."""
 
     budget: Mapping[str, float] = field(default_factory=lambda: dict(BUDGET))
-    """Budget of both plans; ``latency`` applies to channels only, ``sparsity`` to single weights."""
+    """Budget of both plans; ``latency`` applies to channels only, ``sparsity`` to weights only."""
     round_to: int = 8
     """Widths are multiples of it, or the full width."""
     epochs: int | None = None
@@ -98,8 +98,8 @@ class _Step:
 
     name: str
     output: Path
-    """File that the step writes, unless it is skipped; if it is not new, the step's time is not used
-    to estimate the remaining time. A directory never counts as new."""
+    """File that the step writes, unless it is skipped. The remaining time is estimated from steps
+    that wrote it; a directory does not count."""
     run: Callable[[], object]
     images: Callable[[Mapping[str, int]], float] = lambda _: 0.0
     """Rough number of forward passes of single images through the dense network, from the sizes of
