@@ -28,7 +28,7 @@ def test_a_drop_is_paired_by_image() -> None:
 def test_a_record_comes_back_and_a_damaged_one_does_not() -> None:
     found = record([1, 0, 1])
     assert ModelRecord.from_dict(found.to_dict()) == found
-    with pytest.raises(ValueError, match="not as many as the accuracy says"):
+    with pytest.raises(ValueError, match="differs from the accuracy"):
         ModelRecord.from_dict({**found.to_dict(), "hits": pack_hits(np.array([1, 1, 1]))})
 
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from tp_vgg.data.datasets import load_data
     from tp_vgg.data.split import Split
 
-_HOMES = {"Split": "tp_vgg.data.split", "load_data": "tp_vgg.data.datasets"}
+_MODULE_OF = {"Split": "tp_vgg.data.split", "load_data": "tp_vgg.data.datasets"}
 __all__ = ["Split", "load_data"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -16,8 +16,8 @@ def augment(split: Split, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     ``draws``, int64 [4, B] on the split's device, has one column per output image and four rows:
 
     * the index of the image in ``split``;
-    * the shift of the crop window down, in pixels: from −:data:`PAD` to :data:`PAD`, and less than
-      S in size; pixels outside of the image are its reflection;
+    * the shift of the crop window down, in pixels: from −:data:`PAD` to :data:`PAD`, with a
+      magnitude below S; pixels outside of the image are its reflection;
     * the same to the right;
     * 1 if the crop is mirrored left to right, else 0.
 

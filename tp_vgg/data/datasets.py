@@ -21,7 +21,7 @@ from tp_vgg.files.fingerprint import fingerprint
 log = logging.getLogger(__name__)
 
 MAX_VAL = 5000
-"""Most images that are split off from the training images for val."""
+"""Largest number of images that are split off from the training images for val."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _with_val(
     normalisation: Normalisation,
     digest: str | None = None,
 ) -> DataSet:
-    """Split val off from ``train``, and compute the fingerprint unless ``digest`` is it."""
+    """Split val off from ``train``; ``digest`` is the fingerprint, computed here if None."""
     held_out = stratified(train.labels.numpy(), min(MAX_VAL, len(train) // 10), SPLIT_SEED)
     rest = np.setdiff1d(np.arange(len(train)), held_out)
     parts = [part.images.permute(0, 2, 3, 1).numpy().data for part in (train, test)]

@@ -43,7 +43,7 @@ class Accuracy:
 
 
 class Counted(Protocol):
-    """A counted result has a number of correct images and an accuracy with its interval.
+    """A counted result has a number of correct predictions and an accuracy with its interval.
 
     Examples: an :class:`Accuracy`, a point of a sweep.
     """

@@ -14,7 +14,8 @@ from tp_vgg.machine.memory import halved
 from tp_vgg.machine.precision import autocast, exact_fp32
 
 EVALUATION_BLOCK = 500
-"""Images per forward pass: a fixed number, so that the results do not depend on the memory."""
+"""Images per forward pass. It is fixed, so that results do not depend on how much memory is free;
+only running out of memory halves it."""
 
 
 def classes_of(logits: torch.Tensor) -> torch.Tensor:

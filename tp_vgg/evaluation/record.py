@@ -81,7 +81,7 @@ class ModelRecord:
         check_counts(self.val)
         check_counts(self.test)
         if unpack_hits(self.hits, self.test.n).sum() != self.test.correct:
-            raise ValueError("hits that are not as many as the accuracy says")
+            raise ValueError("a number of hits that differs from the accuracy's")
         if (self.params, self.macs) != (
             spec.params(),
             spec.macs(),
@@ -100,7 +100,9 @@ class ModelRecord:
         if (self.data["val"], self.data["test"]) != (self.val.n, self.test.n) or not is_count(
             self.bytes
         ):
-            raise ValueError("image counts that are not the accuracies', or no file size")
+            raise ValueError(
+                "image counts that differ from the accuracies', or a file size below 1"
+            )
 
     def metrics(self) -> dict[str, Any]:
         """Return the entry in ``metrics.json``; its names are fixed."""

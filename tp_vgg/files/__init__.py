@@ -1,1 +1,1 @@
-"""This package writes files whole or not at all, and reads files of others with care."""
+"""This package writes files whole or not at all, and checks files from elsewhere on reading."""

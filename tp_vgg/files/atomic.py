@@ -16,8 +16,8 @@ from tp_vgg.errors import BadInput
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk.
 
-    Until then it is in the same directory as ``NAME.*.partial``. If anything goes wrong, ``path``
-    stays as it was and the error is raised. Missing directories are created. Raises
+    Until then its bytes are in ``NAME.*.partial`` in the same directory. If anything goes wrong,
+    ``path`` stays as it was and the error is raised. Missing directories are created. Raises
     :class:`BadInput` if ``path`` is a directory.
     """
     if path.is_dir():

@@ -24,17 +24,17 @@ LARGEST = 1 << 60
 def typed(cls: Callable[..., T], data: object, *, more: bool = False) -> T:
     """Build the dataclass ``cls`` from a mapping of its fields.
 
-    A list becomes a tuple if the field is a tuple, an int a float if it is a float. Fields with a
-    default may be missing; with ``more``, unknown fields are ignored. Raises ``TypeError``,
-    ``KeyError`` or ``ValueError`` if ``data`` does not fit.
+    A list becomes a tuple if the field is a tuple; an int becomes a float if the field is a float.
+    Fields with a default may be missing; with ``more``, unknown fields are ignored. Raises
+    ``TypeError``, ``KeyError`` or ``ValueError`` if ``data`` does not fit.
     """
     if not isinstance(data, Mapping):
         raise TypeError(f"not an object with the fields of {cls.__name__}")
-    types_of = _field_types(cls)
-    if not more and set(data) - set(types_of):
+    field_types = _field_types(cls)
+    if not more and set(data) - set(field_types):
         raise KeyError(f"unknown fields for {cls.__name__}")
     return cls(
-        **{name: _value(kind, data[name]) for name, kind in types_of.items() if name in data}
+        **{name: _value(kind, data[name]) for name, kind in field_types.items() if name in data}
     )
 
 
@@ -42,7 +42,10 @@ class FromDict(Protocol[Table]):
     """A FromDict is a class whose tables can be built from plain values."""
 
     def from_dict(self, data: Any, /) -> Table:
-        """Build a table; raises ``TypeError``, ``KeyError`` or ``ValueError`` for other data."""
+        """Build a table from ``data``.
+
+        Raises ``TypeError``, ``KeyError`` or ``ValueError`` if ``data`` does not fit.
+        """
 
 
 def table_of(cls: FromDict[Table], data: object) -> Table | None:

@@ -21,9 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """A Ranks object knows this process's rank among the ``size`` of a run and exchanges values.
+    """A Ranks object holds this process's rank and the number of processes (``size``) of a run.
 
-    In a run of one process nothing is exchanged: each method returns this process's own values.
+    Its methods exchange values between the processes. In a run of one process nothing is exchanged:
+    each method returns this process's own values.
     """
 
     rank: int = 0
@@ -140,14 +141,14 @@ def _stdout_to_stderr() -> Iterator[None]:
     libc = ctypes.CDLL(None)  # Python does not flush the buffers of C's stdio
     libc.fflush(None)
     sys.stdout.flush()
-    stdout = os.dup(1)
+    saved_stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         libc.fflush(None)
-        os.dup2(stdout, 1)
-        os.close(stdout)
+        os.dup2(saved_stdout, 1)
+        os.close(saved_stdout)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ class PeakMemory:
     def reset(self) -> None:
         """Start a new measurement from the memory in use now."""
         if self._device.type == "cuda":
-            # For a device with an index, nothing before this call has initialised CUDA.
+            # The reset needs an initialised CUDA, which nothing else may have done yet.
             torch.cuda.init()
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
@@ -74,7 +74,7 @@ class PeakMemory:
 
 
 def halved(block: int) -> int:
-    """Free memory, warn, and return half of ``block``, a number of images that was too many."""
+    """Free unused memory, warn, and return half of ``block``, the images that ran out of it."""
     release_memory()
     warnings.warn(
         f"out of memory with {block} images at a time; going on with {block // 2}", stacklevel=2

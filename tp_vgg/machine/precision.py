@@ -130,7 +130,7 @@ def _legacy_precision() -> tuple[str, bool]:
 def _legacy(before: tuple[str, bool], wanted: tuple[str, bool]) -> Iterator[None]:
     """Set torch's older interface to ``wanted`` for the duration of the block, then to ``before``.
 
-    Setting it changes the newer interface too, so the leaves of that are restored as well.
+    Setting it changes the newer interface too, whose settings are therefore restored as well.
     """
     leaves = [(leaf, "none" if _follows(leaf) else leaf.fp32_precision) for leaf in _leaves()]
     torch.set_float32_matmul_precision(wanted[0])

@@ -32,7 +32,7 @@ SAFETENSORS = (".safetensors", ".sparse")
 def save(model: Network, path: str | Path) -> None:
     """Write ``model`` to ``path`` in the format of the suffix, whole or not at all.
 
-    ``.safetensors``: one safetensors file. ``.sparse``: the same with the zeros as a bit-mask, so
+    ``.safetensors``: one safetensors file. ``.sparse``: the same with the zeros as a bit mask, so
     the more zeros, the smaller the file. Any other suffix: a file that
     ``torch.load(path, weights_only=True)`` opens without tp_vgg. All formats are lossless.
 

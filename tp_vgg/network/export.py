@@ -1,4 +1,4 @@
-"""Exports run elsewhere or are smaller; each is checked against the network before it is kept."""
+"""A network is exported to other software or a smaller file, and checked before it is kept."""
 
 from __future__ import annotations
 

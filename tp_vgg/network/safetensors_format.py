@@ -1,4 +1,4 @@
-"""A checkpoint fits into one safetensors file; a SHA-256 over its content is in the metadata."""
+"""A checkpoint can be one safetensors file, with a SHA-256 of its content in the metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def to_bytes(checkpoint: Mapping[str, Any], *, sparse: bool) -> bytes:
     """Return the bytes of a safetensors file that holds a tp_vgg checkpoint.
 
     Tensors keep their names; ``spec``, ``kept`` and ``meta`` are JSON in the metadata. With
-    ``sparse``, each tensor that gets smaller that way is stored as a bit-mask and its non-zeros.
+    ``sparse``, each tensor that gets smaller that way is stored as a bit mask and its non-zeros.
 
     Raises :class:`BadInput` if ``meta`` holds a value that JSON can't represent.
     """
@@ -51,10 +51,11 @@ def _digest(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> st
 
 
 def from_file(path: Path) -> dict[str, Any]:
-    """Read the checkpoint that :func:`to_bytes` wrote, or the tensors of a foreign file.
+    """Read the checkpoint that :func:`to_bytes` wrote, or the tensors of another program's file.
 
-    Raises :class:`BadInput` if the SHA-256 does not match or the metadata is not JSON. Errors of
-    safetensors and the file system pass through.
+    Raises :class:`BadInput` if there is a SHA-256 that does not match, if the metadata is not JSON,
+    or if the parts of a sparse tensor do not fit each other. Errors of safetensors and the file
+    system pass through.
     """
     from safetensors import safe_open
 

@@ -9,8 +9,9 @@ from tp_vgg.network.layers import LayerRow
 
 
 class Spec(Protocol):
-    """A spec describes an architecture as data: its layers, their cost, and its other widths.
+    """A spec describes an architecture as data: its layers and their cost.
 
+    :meth:`with_widths` gives the same network at other widths.
     :func:`tp_vgg.network.families.spec_from_dict` reads back the spec of any family.
     """
 
@@ -26,7 +27,7 @@ class Spec(Protocol):
 
     @property
     def stem(self) -> str:
-        """Return ``arch`` without its variant, such as ``vgg11``; file names begin with it."""
+        """Return ``arch`` without its variant, such as ``vgg11``; files are named after it."""
         ...
 
     @property

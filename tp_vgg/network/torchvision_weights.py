@@ -16,7 +16,7 @@ from tp_vgg.network.vgg.spec import STAGES, VGGSpec
 
 
 def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], Meta]:
-    """Return torchvision's ImageNet state dict of ``arch``, and its ``mean``, ``std``, source.
+    """Return torchvision's ImageNet state dict of ``arch``, and its mean, std and source.
 
     Torchvision downloads the weights unless it has them. Raises :class:`WorkFailed` with a one-line
     reason if the download fails.

@@ -60,7 +60,7 @@ CRITERIA: Mapping[str, Criterion] = {
     ),
     "fpgm": Criterion(
         "FPGMImportance",
-        "distance to the other filters, of squared weights in torch-pruning: after He et al. 2019",
+        "distance to the other filters: He et al. 2019 (torch-pruning squares the weights)",
         _OWN_FILTER,
     ),
     "lamp": Criterion(

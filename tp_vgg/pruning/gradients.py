@@ -15,9 +15,9 @@ from tp_vgg.network.network import Network, prunable_layers
 def taylor_scores(model: Network) -> dict[str, torch.Tensor]:
     """Return |weight · gradient| of every weight of each prunable layer, by layer name.
 
-    This is the first-order change of the loss if the weight becomes zero. The parameters must hold
-    the gradients already (:func:`accumulate_gradients`). Each tensor has the shape of the layer's
-    weight. Source: Molchanov et al. 2019, equation 8, for single weights.
+    To first order, this is how much the loss changes if the weight becomes zero. The parameters
+    must hold the gradients already (:func:`accumulate_gradients`). Each tensor has the shape of the
+    layer's weight. Source: Molchanov et al. 2019, equation 8, for single weights.
     """
     scores = {}
     for name, layer in prunable_layers(model):

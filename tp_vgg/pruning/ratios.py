@@ -1,6 +1,6 @@
 """A plan file (ratios.json) is read, validated and resolved against a spec here (no torch).
 
-Resolving gives the target widths (structured) or the weights to zero (unstructured).
+Resolving gives the target widths (structured) or the number of weights to zero (unstructured).
 """
 
 from __future__ import annotations

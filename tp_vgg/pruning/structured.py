@@ -35,7 +35,7 @@ class PruneResult:
     kept: dict[str, list[int]]
     """Sorted indices of each pruned layer's kept channels, as numbered just before the call."""
     proof: EquivalenceCheck
-    """The equivalence check of the pruned model, which held."""
+    """The equivalence check of the pruned model, which held (the field keeps its first name)."""
 
 
 def prune_structured(
@@ -126,8 +126,8 @@ def _remove_to(graph: Any, model: Network, kept: Mapping[str, list[int]], target
     for name, width in target.prunable.items():
         if realised[name] != width:
             raise WorkFailed(
-                f"{name}: torch-pruning left {realised[name]} channels "
-                f"where {width} were asked for; nothing is saved"
+                f"{name}: torch-pruning left {realised[name]} channels instead of {width}; "
+                "nothing is saved"
             )
     model.spec = target
 

@@ -36,7 +36,7 @@ def estimate_seconds(model: nn.Module, setup: TrainingSetup) -> float:
 
 def _step_seconds(probe: nn.Module, setup: TrainingSetup) -> float:
     untimed, timed = CUDA_STEPS
-    # An epoch has at least one step, so that many epochs have enough steps.
+    # Each epoch has at least one step, so as many epochs as steps are always enough.
     long_enough = replace(setup, recipe=replace(setup.recipe, epochs=untimed + timed))
     step, device = steps_alone(probe, long_enough), setup.device
     with exact_fp32():

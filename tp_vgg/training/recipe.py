@@ -18,8 +18,8 @@ END_FRACTION = START_FRACTION / 1e4
 class Recipe:
     """A recipe holds the hyperparameters of a training.
 
-    The optimiser is SGD with Nesterov momentum, label smoothing, and decoupled weight decay on the
-    weights of convs and linears.
+    Training minimises a cross-entropy with label smoothing. The optimiser is SGD with Nesterov
+    momentum, and decoupled weight decay on the weights of convs and linears.
     """
 
     epochs: int

@@ -1,6 +1,6 @@
 """A training step augments a batch, runs the forward and backward passes and updates the weights.
 
-On a GPU the step is captured once as a CUDA graph and then replayed.
+On one GPU, in one process, the step is captured once as a CUDA graph and then replayed.
 """
 
 from __future__ import annotations
@@ -198,6 +198,7 @@ class ReplayedStep:
         except RuntimeError as error:
             reason = next(iter(str(error).splitlines()), "")[:120]
             warnings.warn(
-                f"this training step is no CUDA graph ({reason}); going on without", stacklevel=2
+                f"this training step can't be a CUDA graph ({reason}); going on without one",
+                stacklevel=2,
             )
             return None

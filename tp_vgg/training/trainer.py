@@ -19,7 +19,7 @@ from tp_vgg.training.run import TrainingRun
 from tp_vgg.training.setup import TrainingSetup
 
 SAVE_EVERY = 60.0
-"""Seconds between two saves of unfinished work; a kill costs about that much at most."""
+"""Seconds between two saves of unfinished work; a killed process loses about that much at most."""
 CHECK_EVERY = {"cpu": 20, "cuda": 100}
 """Steps between two checks that the loss is finite, by device (each check waits for the device)."""
 

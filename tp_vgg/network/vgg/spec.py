@@ -27,7 +27,7 @@ HEADS: tuple[Head, ...] = ("torchvision", "linear")
 MAX_WIDTH = 1 << 16
 """Largest width and largest number of classes that a spec may have."""
 MAX_HIDDEN = 8
-"""Most hidden linear layers that a spec may have."""
+"""Largest number of hidden linear layers that a spec may have."""
 _LINEARS = 3  # "VGG-11" counts the torchvision head's three linears, even with the linear head
 
 
@@ -35,7 +35,7 @@ _LINEARS = 3  # "VGG-11" counts the torchvision head's three linears, even with 
 class VGGSpec:
     """A VGG spec describes a VGG as data; the depth follows from the number of widths.
 
-    Raises :class:`BadInput` if a field is not that of a VGG.
+    Raises :class:`BadInput` if a field has a value that no VGG can have.
     """
 
     widths: tuple[int, ...]
