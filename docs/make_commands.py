@@ -1,4 +1,7 @@
-"""Writes docs/reference/commands.md from the commands' own help: `python docs/make_commands.py`."""
+"""This script writes docs/reference/commands.md from the commands' help.
+
+`python docs/make_commands.py`
+"""
 
 from __future__ import annotations
 

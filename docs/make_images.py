@@ -1,6 +1,6 @@
-"""Writes docs/images/ from a run directory: `python docs/make_images.py runs/DIRECTORY`.
+"""This script writes docs/images/ from a run directory.
 
-It needs Chromium and the packages of the extra `test` (playwright).
+`python docs/make_images.py runs/DIRECTORY` needs Chromium, and playwright of the extra `test`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLORS = 64
 
 
 def small(picture: bytes, path: Path) -> None:
-    """Write a PNG at most :data:`WIDTH` pixels wide, in few colours: README loads it each time."""
+    """Write a PNG at most :data:`WIDTH` pixels wide, in few colours, so that README loads fast."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.LANCZOS)
@@ -31,7 +31,7 @@ def small(picture: bytes, path: Path) -> None:
 
 
 def screenshot(page: Path, height: int) -> bytes:
-    """Return a PNG of the top of an HTML page, 1,100 pixels wide, in light colours."""
+    """Return a PNG of the top of an HTML page in a window 1,100 pixels wide, at twice that size."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise click.ClickException("no Chromium here: apt-get install chromium")

@@ -1,4 +1,4 @@
-"""Runs the notebook on digits and keeps its outputs: `python docs/make_notebook.py`.
+"""This script runs the notebook on digits and keeps the outputs: `python docs/make_notebook.py`.
 
 It takes some minutes on 2 CPU cores, and needs the packages of the extra `test` (nbclient).
 """
@@ -15,7 +15,7 @@ NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "pruning_vgg11.ipynb"
 
 
 def executed(notebook: nbformat.NotebookNode, directory: Path) -> nbformat.NotebookNode:
-    """Return the notebook as run in ``directory``, with nothing of when and where it ran."""
+    """Return the notebook as run in ``directory``, without the metadata of when and where."""
     client = NotebookClient(
         notebook,
         timeout=1200,

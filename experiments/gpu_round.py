@@ -67,7 +67,7 @@ def find_data(named: Path | None) -> Path | None:
 
 
 def run_round(r: Round) -> None:
-    """Prepare, then do the parts that are asked for, one after the other.
+    """Prepare, then do the selected parts, one after the other.
 
     Images are decoded, models are trained and the compiler is warmed up beside the tests. All that
     is timed has the device to itself.
@@ -115,7 +115,7 @@ def warm_compiler(r: Round) -> None:
 
 
 def prepare_data(r: Round) -> None:
-    """Decode the images; train the dense models if the part training is asked for."""
+    """Decode the images; train the dense models if the part training is selected."""
     parts.prepare_images(r)
     if r.wants("training"):
         training.dense_models(r)

@@ -167,9 +167,9 @@ def main(
 ) -> None:  # fmt: skip
     """Write OUT/pareto.csv and OUT/plots/pareto.png, and print the CSV."""
     limits = [parse(text) for text in budgets]
-    checkpoint = load_given(settings)
-    if checkpoint is not None:
-        settings = settings.for_spec(checkpoint.spec)
+    given_model = load_given(settings)
+    if given_model is not None:
+        settings = settings.for_spec(given_model.spec)
     repair: Repair = "recalibrate" if recalibrate else "none"
     options = StructuredOptions(importance, round_to, repair=repair, finetune=finetune)
     variants = [variant(settings, budget) for budget in limits]

@@ -48,14 +48,14 @@ def measure_ceilings() -> None:
 
     The products are timed on CUDA only, and in a dry run.
     """
-    device, size = timing_device(), 256 if TINY else 8192
-    attempt("ceiling", "copy, TB/s", lambda: {"value": device.bandwidth() / 1e12})
+    timing, size = timing_device(), 256 if TINY else 8192
+    attempt("ceiling", "copy, TB/s", lambda: {"value": timing.bandwidth() / 1e12})
     for name, dtype, tf32 in PRODUCTS if DEVICE.type == "cuda" or TINY else ():
         a, b = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
 
         def rate(a: torch.Tensor = a, b: torch.Tensor = b, tf32: bool = tf32) -> dict[str, float]:
             with fp32_arithmetic(tf32=tf32, deterministic=False):
-                return {"value": 2 * size**3 / device.clock.sample(lambda: a @ b) / 1e12}
+                return {"value": 2 * size**3 / timing.clock.sample(lambda: a @ b) / 1e12}
 
         attempt("ceiling", f"matrix product in {name}, TFLOP/s", rate)
 

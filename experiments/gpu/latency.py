@@ -124,15 +124,15 @@ def record_table(name: str, table: Latency) -> None:
 
 def warm() -> None:
     """Compile all models and cases of the group compile, so that its caches are on the disk."""
-    device = timing_device()
+    timing = timing_device()
     cases, models = group_of("compile")
     for case in cases:
         for name, model in models.items():
 
             def compiled(case: BenchmarkCase = case, model: VGG = model) -> dict[str, int]:
                 with arithmetic(case), torch.inference_mode():
-                    pool = input_pool(model.spec.image_size, case, device.device, 0)
-                    ready = prepare(model, case, pool, device.cuda, device.threads)
+                    pool = input_pool(model.spec.image_size, case, timing.device, 0)
+                    ready = prepare(model, case, pool, timing.cuda, timing.threads)
                     return {"held": ready.resident_bytes}
 
             attempt("compiled", f"{case.label}, {name}", compiled)

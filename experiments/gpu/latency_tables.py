@@ -102,8 +102,8 @@ def half_macs(results: Results) -> str:
 def clocks(results: Results) -> str:
     """List the clocks, power and temperature that the device reported.
 
-    It was asked before the round, and around the cases. Blocks that were thrown away because of a
-    low clock are counted.
+    The readings are from before the round and around each case. Blocks that were thrown away
+    because of a low clock are counted.
     """
     readings: dict[str, list[str]] = {}
     states = list(results.of("conditions"))

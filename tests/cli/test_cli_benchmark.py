@@ -9,9 +9,11 @@ import pytest
 import torch
 from helpers.commands import QUICK, files, one_line
 
-from tp_vgg.latency.table import MODES
+from tp_vgg.latency.table import MODES, cases_of
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.pruning.structured import prune_structured
+from tp_vgg.stages.benchmark import _key_parts
+from tp_vgg.stages.options import BenchmarkOptions
 
 pytestmark = pytest.mark.usefixtures("brief")
 FEW = [
@@ -87,8 +89,20 @@ def test_checkpoints_are_timed_against_the_dense_one(call, pair) -> None:
     assert "1 CPU threads; n = 9 blocks" in lines[0]
     assert sum("not available: CUDA graphs need a CUDA device" in line for line in lines) == 2
     assert sum(line.startswith("baseline ") for line in lines) == 4
-    ratio = load(dense).spec.macs() / load(half).spec.macs()
-    assert sum(f"{ratio:.2f}×" in line for line in lines) == 4
+    kept = load(half).spec.macs() / load(dense).spec.macs()
+    assert sum(f" {kept:.3f}×" in line for line in lines) == 4
+
+
+def test_the_key_of_a_journal_names_options_as_it_always_did() -> None:
+    """An interrupted benchmark of an earlier version is continued."""
+    options = BenchmarkOptions(cases_of(("folded",), ("fp32",), (1,)), 9, reuse_input=True)
+    assert _key_parts(options) == {
+        "cells": ({"mode": "folded", "dtype": "fp32", "batch_size": 1},),
+        "trials": 9,
+        "threads": None,
+        "probes": True,
+        "hot": True,
+    }
 
 
 def test_refusals_that_need_the_files(call, pair, at_home: Path) -> None:

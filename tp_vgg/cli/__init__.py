@@ -18,19 +18,19 @@ from tp_vgg.machine.console import notes_on_stderr
 
 COMMANDS = {
     "run": "Run the whole pipeline, from the dense model to the report page; start here.",
-    "train": "Train the dense model; the other commands do this themselves if there is none yet.",
+    "train": "Train the dense model; `run`, sweeps and pruning do this if there is none yet.",
     "sensitivity": "Measure the accuracy drop of each layer at each ratio; `plan` needs it.",
-    "plan": "Turn a budget into per-layer ratios with the smallest predicted drop, for "
-    "`structured`.",
+    "plan": "Turn a budget into per-layer ratios or sparsities; after `sensitivity`, before "
+    "pruning.",
     "unstructured": "Set the smallest weights to zero and fine-tune; makes sparse files, not "
     "faster networks.",
     "structured": "Remove channels, check the result and fine-tune: the main job, for a faster "
     "network.",
-    "benchmark": "Time the models on this device and explain the speed-ups; after pruning.",
+    "benchmark": "Time the models on this device and explain the speed-ups; run it after pruning.",
     "export": "Convert a checkpoint for use elsewhere, checked against the model before it is "
     "kept.",
-    "compare": "Print accuracy, size and cost of all models in one table, at any time.",
-    "report": "Write one HTML page of all results, with a slider per layer, at any time.",
+    "compare": "Print accuracy, size and cost of all models in one table; after any stage.",
+    "report": "Write one HTML page of all results, with a slider per layer; after any stage.",
 }
 
 
@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tp_vgg")
 def cli() -> None:
-    """Prune VGG-11 on CIFAR-10 and prove what was gained.
+    """Prune VGG networks, such as VGG-11 on CIFAR-10, and measure the gain.
 
     \b
     Example: python -m tp_vgg structured --dataset digits --ratios examples/ratios.json

@@ -78,7 +78,7 @@ def command(
     runtime: str | None,
     profiling: bool,
 ) -> None:
-    """Time the models on this device and explain the speed-ups; after pruning.
+    """Time the models on this device and explain the speed-ups; run it after pruning.
 
     Times the dense model, a copy of it (the A/A control) and the pruned models in turns. A
     speed-up is the median of paired ratios, with a 95 % bootstrap interval. CHECKPOINTS replace

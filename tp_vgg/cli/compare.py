@@ -24,7 +24,7 @@ from tp_vgg.stages.compare import compare
     help="Format of the table.",
 )
 def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> None:
-    """Print accuracy, size and cost of all models in one table, at any time.
+    """Print accuracy, size and cost of all models in one table; after any stage.
 
     It writes metrics.json too. CHECKPOINTS are measured now, on the same data, and added.
 

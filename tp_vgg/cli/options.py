@@ -74,7 +74,7 @@ _COMMON = [
     shared_option(
         "--checkpoint",
         type=PATH,
-        show_default="OUT's, trained if there is none",
+        show_default="OUT's own",
         help="The dense model to start from (.pth or .safetensors).",
     ),
     shared_option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
@@ -82,7 +82,7 @@ _COMMON = [
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16"]),
         default="auto",
-        help="Arithmetic of training and sweeps. Reported accuracies are always fp32.",
+        help="Arithmetic of training and sweeps. A model's recorded accuracy is always fp32.",
     ),
     shared_option(
         "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Seed of all random numbers."
@@ -195,7 +195,9 @@ def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
     ):
         wrapper = decorate(wrapper)
-    return training_options("0.02, or 0.005 without batch norm", "128, or 64 on digits")(wrapper)
+    return training_options(
+        "0.02, or 0.005 without batch norm; with rewind the dense model's", "128, or 64 on digits"
+    )(wrapper)
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -271,7 +273,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         )
     if tag in RESERVED_DIRS:
         raise BadInput(
-            f"--tag: {tag!r} is the run directory's own name for something; give another"
+            f"--tag: {tag!r} is reserved for a directory of tp_vgg's own; give another name"
         )
     if options["checkpoint"] is not None:
         check_file("--checkpoint", options["checkpoint"])

@@ -58,11 +58,12 @@ def command(
     profile: Path | None,
     force: bool,
 ) -> None:
-    """Turn a budget into per-layer ratios with the smallest predicted drop, for `structured`.
+    """Turn a budget into per-layer ratios or sparsities; after `sensitivity`, before pruning.
 
-    It reads the sweep of `sensitivity`, and for latency= the table of `benchmark --profile`. With
-    drop= it looks for the smallest network within that drop: by the first other budget, or else by
-    parameters. Predicted drops are before fine-tuning; `compare` shows the realised ones beside.
+    The plan has the smallest predicted drop within the budget. It comes from the sweep of
+    `sensitivity`, and for latency= from the table of `benchmark --profile`. With drop= it is the
+    smallest network within that drop: by the first other budget, or else by parameters. Predicted
+    drops are before fine-tuning; `compare` shows them beside the measured ones.
 
     \b
     Example: python -m tp_vgg plan --dataset digits --budget macs=0.5

@@ -13,7 +13,7 @@ from tp_vgg.rundir.settings import Settings
 @click.command("report", cls=Command)
 @common_options
 def command(settings: Settings) -> None:
-    """Write one HTML page of all results, with a slider per layer, at any time.
+    """Write one HTML page of all results, with a slider per layer; after any stage.
 
     \b
     Example: python -m tp_vgg report --dataset digits

@@ -69,8 +69,8 @@ def command(
     Elsewhere it is fp32.
 
     Memory: the activations of all images (66 KB per image for VGG-11, 655 MB for 10,000; four
-    times that for deeper networks), in parts if they would fill half of the free memory, and
-    under 1 GB for the levels in hand; besides torch and the data set.
+    times that for deeper networks), in parts if they would fill half of the free memory, and the
+    outputs of several levels (256 MB on a CPU, 4 GB on a GPU); besides torch and the data set.
 
     \b
     Example: python -m tp_vgg sensitivity --kind structured --dataset digits

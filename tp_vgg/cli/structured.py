@@ -42,7 +42,7 @@ from tp_vgg.stages.options import StructuredOptions, StructuredRequest
     "--finetune-epochs",
     type=click.IntRange(min=0),
     metavar="N",
-    show_default="2 on digits, else 5",
+    show_default="2 on digits, else 5; at least one per step",
     help="Epochs of fine-tuning, over all steps together.",
 )
 @option(
@@ -55,7 +55,8 @@ from tp_vgg.stages.options import StructuredOptions, StructuredRequest
 @option(
     "--show",
     metavar="LAYER",
-    help="Draw the layer's filters before and after. Alone: at ratio 0.5, nothing is pruned.",
+    help="Draw the layer's filters before and after. Without --ratios and --ratio it only draws, "
+    "at ratio 0.5.",
 )
 def command(
     settings: Settings,

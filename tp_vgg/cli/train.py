@@ -29,7 +29,7 @@ from tp_vgg.rundir.settings import Settings
 def command(
     settings: Settings, epochs: int | None, weights: str, lr: float | None, batch_size: int | None
 ) -> None:
-    """Train the dense model; the other commands do this themselves if there is none yet.
+    """Train the dense model; `run`, sweeps and pruning do this if there is none yet.
 
     \b
     Example: python -m tp_vgg train --dataset digits

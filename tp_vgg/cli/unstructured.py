@@ -53,7 +53,8 @@ from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredReq
 @option(
     "--show",
     metavar="LAYER",
-    help="Draw the layer's weights before and after. Alone: at sparsity 0.5, nothing is pruned.",
+    help="Draw the layer's weights before and after. Without --ratios and --sparsity it only "
+    "draws, at sparsity 0.5.",
 )
 def command(
     settings: Settings,

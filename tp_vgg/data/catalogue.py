@@ -1,4 +1,7 @@
-"""The catalogue lists the data sets by name, as data (no torch)."""
+"""The catalogue lists the data sets by name, as data.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

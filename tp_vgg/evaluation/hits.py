@@ -1,4 +1,7 @@
-"""Hits say which images a network classifies correctly; here they become short texts (no torch)."""
+"""Hits say which images a network classifies correctly; here they become short texts.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

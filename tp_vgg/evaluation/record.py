@@ -1,4 +1,7 @@
-"""This module holds the record of a model: its measured values and their JSON (no torch)."""
+"""This module holds the record of a model: its measured values and their JSON.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

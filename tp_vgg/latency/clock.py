@@ -24,9 +24,9 @@ class Clock(Protocol):
     def sample(self, call: Call) -> float:
         """Measure the seconds of one ``call``, from as many calls as fill a sample.
 
-        The first call is not counted. Only on a CPU, if the first call takes at least twice as
-        long as a sample, it is the sample: in so long a call, the effect of what the call before
-        it left in the caches is negligible.
+        The first call is not counted, with one exception: on a CPU, a first call of at least twice
+        a sample's length is itself the sample. What the call before it left in the caches hardly
+        matters then.
         """
 
     def sample_seconds(self, call_seconds: float) -> float:
@@ -68,7 +68,7 @@ class CpuClock:
 
     def sample(self, call: Call) -> float:
         """Measure the seconds of one ``call``: the median of the calls that fill a sample."""
-        # Not torch.utils.benchmark.Timer: of a long call it makes six calls to count one.
+        # Not torch.utils.benchmark.Timer: it runs a long call six times and counts one of them.
         threads_before, gc_enabled = torch.get_num_threads(), gc.isenabled()
         torch.set_num_threads(self._threads)
         gc.disable()

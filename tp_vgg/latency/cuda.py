@@ -1,4 +1,4 @@
-"""CUDA events time the calls on a GPU; one interface holds all that is asked of a CUDA device."""
+"""CUDA events time the calls on a GPU; one interface holds all that the benchmark needs of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tp_vgg.machine.sensors import NvidiaSmi, Nvml, gpu_of
 
 CUDA_SAMPLE_SECONDS = 0.01
 """Shortest sample on CUDA: ten thousand times the resolution of CUDA events. It can be shorter
-than on a CPU, because nothing else runs on the device that would have to even out."""
+than on a CPU, because no other work on the device disturbs the times."""
 
 
 class Event(Protocol):

@@ -195,9 +195,10 @@ def probe_network(
 
 
 def lower_widths(width: int) -> tuple[int, ...]:
-    """Return the multiples of 8, 16, 32 and 64 next below ``width``, rising.
+    """Return the widths just below ``width`` at which its kernels may step, rising.
 
-    Multiples under :data:`NEAR` of the width are left out, and so are those that divide it.
+    For each of 8, 16, 32 and 64 that does not divide ``width``, that is the largest multiple below.
+    Widths under :data:`NEAR` of it are left out.
     """
     below = {width - width % multiple for multiple in MULTIPLES if width % multiple}
     return tuple(sorted(w for w in below if w and w >= NEAR * width))

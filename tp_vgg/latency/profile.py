@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tp_vgg.files.schema import typed
-from tp_vgg.latency.table import MIN_MS, BenchmarkCase
+from tp_vgg.latency.table import MIN_VALUE, BenchmarkCase
 from tp_vgg.network.families import spec_from_dict
 
 STAIRCASE = "tp_vgg/staircase/1"
@@ -103,7 +103,7 @@ class Staircase:
             if not (
                 0 < point.in_width <= row.in_width
                 and 0 < point.out_width <= row.out_width
-                and point.median_us >= MIN_MS
+                and point.median_us >= MIN_VALUE
             ):
                 raise ValueError("a point has a width or a time out of range")
         if set(profile.layers) != set(full) or not all(profile.grid(layer)[1] for layer in full):

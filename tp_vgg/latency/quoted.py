@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tp_vgg.latency.table import MIN_MS, Latency, LatencyRow, Ratio, Verdict, quoted_batch
+from tp_vgg.latency.table import MIN_VALUE, Latency, LatencyRow, Ratio, Verdict, quoted_batch
 from tp_vgg.latency.verdicts import verdict
 from tp_vgg.stats import median_interval, quartiles
 
@@ -86,7 +86,7 @@ def gain_of(latency: Latency, row: LatencyRow) -> Gain:
 
 def _has_blocks(row: LatencyRow) -> bool:
     """Return True if the row has the times of its blocks; a file may lack them."""
-    return len(row.seconds) > 1 and min(row.seconds) >= MIN_MS
+    return len(row.seconds) > 1 and min(row.seconds) >= MIN_VALUE
 
 
 def _unpaired(dense: LatencyRow, best: LatencyRow) -> Ratio:

@@ -15,7 +15,7 @@ from tp_vgg.latency.cuda import CudaCalls
 from tp_vgg.latency.interleave import interleave
 from tp_vgg.latency.modes import DTYPE, layout
 from tp_vgg.latency.profile import Timed
-from tp_vgg.latency.table import MIN_MS, BenchmarkCase
+from tp_vgg.latency.table import MIN_VALUE, BenchmarkCase
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.memory import release_memory
 from tp_vgg.network.layers import LayerRow
@@ -109,7 +109,7 @@ def without_launches(
     if cuda is None:
         return interleave(calls, clock, trials, warm_up=warm_up).seconds
     slowest = max(clock.sample(call) for call in calls.values())
-    repeats = max(1, min(REPEATS, int(REPLAY_SECONDS / max(slowest, MIN_MS))))
+    repeats = max(1, min(REPEATS, int(REPLAY_SECONDS / max(slowest, MIN_VALUE))))
     pool = cuda.pool()
     replays: dict[str, Call] = {}
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.schema import typed
@@ -31,8 +31,8 @@ MODES: tuple[Mode, ...] = ("eager", "folded", "graph", "compile", "folded-graph"
 FOLDED: tuple[Mode, ...] = ("folded", "folded-graph")
 GRAPHS: tuple[Mode, ...] = ("graph", "folded-graph")
 MAX_BATCH = 1 << 20
-MIN_MS = 1e-9
-"""Smallest time or ratio of times that is accepted, so that a division by it stays finite."""
+MIN_VALUE = 1e-9
+"""Smallest time (in any unit) or ratio that is accepted, so that dividing by it stays finite."""
 DTYPES = ("fp32", "tf32", "bf16")
 BATCH_SIZES = (1, 64, 1024)
 TRIALS = 17
@@ -84,7 +84,8 @@ def cases_of(
     Raises :class:`BadInput` for an unknown mode or dtype, or a batch size out of range.
     """
     pairs = itertools.product(batch_sizes, dtypes, modes)
-    return tuple(dict.fromkeys(BenchmarkCase(mode, dtype, batch) for batch, dtype, mode in pairs))  # type: ignore[arg-type]
+    cases = (BenchmarkCase(cast(Mode, mode), dtype, batch) for batch, dtype, mode in pairs)
+    return tuple(dict.fromkeys(cases))
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class LatencyRow:
             raise ValueError(f"{self.verdict!r} of {numbers}")
         if measured and not (
             all(
-                value is not None and value >= (0 if name == "iqr_ms" else MIN_MS)
+                value is not None and value >= (0 if name == "iqr_ms" else MIN_VALUE)
                 for name, value in zip(_MEASURED, numbers, strict=True)
             )
             and self.speedup_low <= self.speedup <= self.speedup_high  # type: ignore[operator]

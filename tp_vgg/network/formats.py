@@ -1,4 +1,7 @@
-"""This module lists the formats that a network can be exported to, as data (no torch)."""
+"""This module lists the formats that a network can be exported to, as data.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

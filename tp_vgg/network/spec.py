@@ -1,4 +1,7 @@
-"""The spec protocol is what the tool needs to know of any architecture (no torch)."""
+"""The spec protocol is what the tool needs to know of any architecture.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

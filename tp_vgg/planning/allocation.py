@@ -1,4 +1,7 @@
-"""This module holds the result of `plan`: plan.json and the plan file beside it (no torch)."""
+"""This module holds the result of `plan`: plan.json and the plan file beside it.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

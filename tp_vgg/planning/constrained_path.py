@@ -1,6 +1,8 @@
-"""This module solves the constrained shortest path problem on a chain of choices (no torch).
+"""This module solves the constrained shortest path problem on a chain of choices.
 
 The search is exact: labels with Lagrangian bounds.
+
+This module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""This module predicts the accuracy lost by pruning layers, from a sweep (no torch)."""
+"""This module predicts the accuracy lost by pruning layers, from a sweep.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

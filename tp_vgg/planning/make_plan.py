@@ -1,4 +1,7 @@
-"""This module finds the best widths or sparsities for a sweep and a budget (no torch)."""
+"""This module finds the best widths or sparsities for a sweep and a budget.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,8 @@ def make_plan(
     Raises :class:`BadInput` if the budget is not valid or if no plan from this sweep can meet it;
     its subclass :class:`Undecided` if the search leaves that open. Raises :class:`BadInput` as well
     for ``latency`` without a profile, for a profile of another network or with a sweep of
-    sparsities, and for a ``round_to`` below 1.
+    sparsities, for a ``round_to`` below 1, for layers that form no chain, and for a layer with
+    over 4096 widths to choose from.
     """
     limits = read_budget(budget, table.kind)
     request = _Request(table, limits, round_to, profile, dict(sweep or {}))

@@ -1,4 +1,7 @@
-"""This module turns a sweep into a chain of options with their costs for the search (no torch)."""
+"""This module turns a sweep into a chain of options with their costs for the search.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

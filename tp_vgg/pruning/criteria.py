@@ -1,4 +1,7 @@
-"""This module lists how each importance criterion ranks channels and what it needs (no torch)."""
+"""This module lists how each importance criterion ranks channels and what it needs.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

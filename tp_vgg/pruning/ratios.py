@@ -1,6 +1,8 @@
-"""A plan file (ratios.json) is read, validated and resolved against a spec here (no torch).
+"""A plan file (ratios.json) is read, validated and resolved against a spec here.
 
 Resolving gives the target widths (structured) or the number of weights to zero (unstructured).
+
+This module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""This wing turns measured results into tables, figures and one HTML page (no torch)."""
+"""This package turns measured results into tables, figures and one HTML page.
+
+Nothing here imports torch.
+"""

@@ -1,6 +1,8 @@
-"""This module gathers the data of the page's ratio explorer as JSON (no torch).
+"""This module gathers the data of the page's ratio explorer as JSON.
 
 The explorer works with the same tables as `plan`.
+
+This module does not import torch.
 """
 
 from __future__ import annotations

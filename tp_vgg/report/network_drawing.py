@@ -1,6 +1,8 @@
-"""This module draws a network as blocks, one per layer (no torch).
+"""This module draws a network as blocks, one per layer.
 
 The width of a block shows the channels of its layer, and its height the side of the map.
+
+This module does not import torch.
 """
 
 from __future__ import annotations

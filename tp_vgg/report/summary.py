@@ -1,4 +1,7 @@
-"""This module sums up a pruned model in three sentences: size, accuracy and time (no torch)."""
+"""This module sums up a pruned model in three sentences: size, accuracy and time.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -252,6 +252,16 @@ def render_profile(table: Staircase) -> str:
     return text_table(header, rows)
 
 
+_GAP_UNITS = {
+    "drop": "points",
+    "params": "parameters",
+    "macs": "MACs",
+    "latency": "µs",
+    "sparsity": "weights that are not zero",
+}
+"""Unit of what a plan minimised."""
+
+
 def render_plan(plan: PlanResult) -> str:
     """Render a plan as a table with one line per layer, and its prediction below.
 
@@ -290,7 +300,7 @@ def render_plan(plan: PlanResult) -> str:
         f"predicted drop before fine-tuning: {prediction.drop:+.2f} points,"
         f" to {prediction.accuracy:.2f} % (on {plan.sweep['n']} {split}, by the sweep)"
     )
-    unit = "points" if plan.minimised == "drop" else plan.minimised
+    unit = _GAP_UNITS[plan.minimised]
     limit = (
         f"the best plan is at most {plan.gap:.3g} {unit} lower"
         if plan.gap
@@ -334,7 +344,7 @@ def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str
     """Render the channels, params and MACs of each layer before and after a structured prune.
 
     ``spec`` is the dense network and ``target`` the network after it, with the same layers.
-    ``ratios`` are those asked for, by layer; rounding may change them in ``target``.
+    ``ratios`` are the requested ones, by layer; rounding may change them in ``target``.
     """
     rows = [
         [

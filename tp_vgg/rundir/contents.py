@@ -1,7 +1,9 @@
-"""This module reads and checks the files of a run directory (no torch).
+"""This module reads and checks the files of a run directory.
 
 A damaged record stops the command with an error. Damaged extras (plans, benchmarks, profiles,
 histories) are left out.
+
+This module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""This module compares a plan's prediction with the measured result (no torch)."""
+"""This module compares a plan's prediction with the measured result.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class PlanOutcome:
     drop: float
     """Drop of the pruned model before fine-tuning.
 
-    An unstructured model has only the saved state: after fine-tuning, if there was any."""
+    For unstructured pruning that of the saved model, after its fine-tuning if there was any."""
     macs_share: float | None
     """``None`` for unstructured pruning."""
     params_share: float

@@ -18,7 +18,8 @@ class FusedLayer:
 
     name: str
     weight: torch.Tensor
-    """``[out, in, 3, 3]`` for a conv, ``[out, in · pool²]`` for a linear layer."""
+    """``[out, in, 3, 3]`` for a conv, ``[out, in]`` for a linear layer; ``[out, in · head_pool²]``
+    for the first one."""
     bias: torch.Tensor
     """``[out]``."""
     side: int

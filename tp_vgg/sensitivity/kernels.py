@@ -278,7 +278,7 @@ class Linear(Multiplied):
     taps = 1
 
     @property
-    def per_channel(self) -> int:  # type: ignore[override]  # a constant of the layer, not of the class
+    def per_channel(self) -> int:  # type: ignore[override]
         """Return the number of features per input channel."""
         return max(self.head_pool, 1) ** 2
 
@@ -310,8 +310,8 @@ def choose(layer: FusedLayer) -> Kernel:
     """Return the kernel for a layer, by its shape, dtype and device.
 
     Convs in fp32 on the CPU: Toeplitz on maps with a side of 2, Winograd for wide convs on sides of
-    4 and 8. All other convs: ``conv2d``, or the equal linear layer on a side of 2, because there
-    the vendor's library is best.
+    4 and 8. For all other convs the vendor's library is fastest: ``conv2d``, or the equal linear
+    layer on a side of 2.
     """
     if layer.weight.ndim == 2:
         return Linear(layer.head_pool)

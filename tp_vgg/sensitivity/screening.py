@@ -86,8 +86,8 @@ def bounded(exact: LayerLevels, screen: LayerLevels, x: torch.Tensor, levels: in
 
     ``x``: fp32 activations of the screening sample. The bound of each of ``levels`` levels is
     :data:`SAFETY` times the largest error that bf16 makes in the margin between its class and any
-    other. It is infinite if more than :data:`MOST_REDONE` of the sample would be redone. This holds
-    for the sample; for other images it is no proof.
+    other. It is infinite if more than :data:`MOST_REDONE` of the sample would be redone. The
+    bound is measured on the sample; it is no guarantee for other images.
     """
     bounds = []
     half = x.bfloat16()

@@ -100,7 +100,8 @@ class Sensitivity:
     """A sensitivity table holds a finished sweep: every layer at every level, in network order."""
 
     key: str
-    """Fingerprint of the weights, images and options; from Python, also of the precision."""
+    """Fingerprint of the weights, images and options; if the sweep was made by
+    :func:`~tp_vgg.sensitivity.sweep.sweep`, of the precision and the kind of device too."""
     kind: Kind
     importance: str
     precision: str
@@ -186,7 +187,7 @@ class Sensitivity:
                 raise ValueError(f"{point.layer}: removed {point.removed}, redone {point.redone}")
         levels = {tuple(point.ratio for point in self.of_layer(layer)) for layer in self.layers}
         if len(levels) != 1 or not _rises(levels.pop()):
-            raise ValueError("levels that no sweep asks for")
+            raise ValueError("levels that do not rise within [0, 1), or differ between layers")
         if self.precision not in ("fp32", "bf16", "screened") or not re.fullmatch(
             r"\w+", self.importance, re.ASCII
         ):

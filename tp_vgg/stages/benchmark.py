@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_json
@@ -68,7 +69,9 @@ def benchmark(
         options.cases, options.trials, options.reuse_input, options.probes
     )
     digests = [(name, file["sha256"]) for name, file in files.items()]
-    key = fingerprint(LATENCY, digests, asdict(options), timing_device.threads, environment(device))
+    key = fingerprint(
+        LATENCY, digests, _key_parts(options), timing_device.threads, environment(device)
+    )
     with locked(run.root):
         journal = Journal(partial_of(run.latency).with_suffix(".jsonl"), key)
 
@@ -104,6 +107,13 @@ def benchmark(
         if not checkpoints and contents.models:
             compare(settings, contents=contents)
     return latency
+
+
+def _key_parts(options: BenchmarkOptions) -> dict[str, Any]:
+    parts = asdict(options)
+    # The fields keep their first names here, so that older journals are still taken.
+    parts["cells"], parts["hot"] = parts.pop("cases"), parts.pop("reuse_input")
+    return parts
 
 
 def benchmarked(settings: Settings, options: BenchmarkOptions) -> bool:

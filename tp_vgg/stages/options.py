@@ -1,6 +1,8 @@
-"""These classes hold the options of the pruning and benchmark stages (no torch).
+"""These classes hold the options of the pruning and benchmark stages.
 
 A pruning request is checked against the network before any work.
+
+This module does not import torch.
 """
 
 from __future__ import annotations

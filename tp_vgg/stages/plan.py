@@ -1,6 +1,8 @@
-"""The `plan` stage finds the best ratios or sparsities for a budget (no torch).
+"""The `plan` stage finds the best ratios or sparsities for a budget.
 
 It reads a run directory's sweep, searches, and writes the plan file and plan.json.
+
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -144,7 +146,8 @@ def _sweep(
     """Return the path of the sweep's record, the record, and the table in it.
 
     It is the sweep under the tag, else that of the run directory. Raises :class:`BadInput` if there
-    is none, or if it is of other weights than the dense model's.
+    is none, or if it is of other weights than the dense model's and can't be that of an earlier
+    ``--checkpoint``.
     """
     run, path = contents.run, contents.sweep_path(kind)
     record = read_json(path)

@@ -44,7 +44,7 @@ def profile(
     was interrupted is continued. The network is that of ``--checkpoint``, else of the run
     directory's baseline, else of ``--arch`` and ``--head``; its weights do not matter.
 
-    Raises :class:`BadInput` if the device or all cases are not available.
+    Raises :class:`BadInput` if the device is not available, or can run none of the cases.
     """
     device = pick_device(settings.device)
     given_model = load_given(settings)

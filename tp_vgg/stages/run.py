@@ -297,7 +297,7 @@ class _Pipeline:
         share = self.options.of("structured").get("macs", 0.5)
         names = MODELS[2:] if epochs else MODELS[2:3]
 
-        def prune_channels() -> object:
+        def prune_and_finetune() -> object:
             channels_plan = read_ratios(self.run_dir.work / PLANS["structured"])
             finished = self.has_models(
                 names, lambda dense: work_key(self.settings, dense, channels_plan, options)
@@ -309,7 +309,7 @@ class _Pipeline:
         return _Step(
             "structured pruning and fine-tuning",
             self.run_dir.record_path(names[-1]),
-            prune_channels,
+            prune_and_finetune,
             lambda sizes: epochs * sizes["train"] * (3 * share + 1),
         )
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Step:
+class _PruningStep:
     """A step is one of ``--steps``: a pruning, then a share of the fine-tuning."""
 
     target: Spec
@@ -101,7 +101,7 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
 def show_structured(settings: Settings, request: StructuredRequest) -> Path:
     """Draw the filters that the request would remove from its layer ``show``.
 
-    Returns the figure's path. Nothing is pruned.
+    Returns the figure's path. The model is not pruned.
     """
     assert request.show is not None
     with pruning(settings, request) as job:
@@ -120,12 +120,12 @@ def between(spec: Spec, target: Spec, share: float) -> Spec:
     return spec.with_widths(widths)
 
 
-def _steps(job: Pruning[StructuredTarget], options: StructuredOptions) -> Iterator[_Step]:
+def _steps(job: Pruning[StructuredTarget], options: StructuredOptions) -> Iterator[_PruningStep]:
     count, epochs = options.steps, structured_epochs(job.session.settings, options)
     final = job.session.run.checkpoint("structured_finetuned", job.resolved.spec.stem)
     for number in range(1, count + 1):
         last = number == count
-        yield _Step(
+        yield _PruningStep(
             between(job.dense.spec, job.resolved.spec, number / count),
             epochs // count + (epochs % count if last else 0),
             partial_of(final, "" if last else f".step{number}"),

@@ -82,7 +82,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
 def show_unstructured(settings: Settings, request: UnstructuredRequest) -> Path:
     """Draw the weights of the request's layer ``show`` before and after pruning.
 
-    Returns the figure's path. No model is saved.
+    Returns the figure's path. The pruned model is not saved.
     """
     assert request.show is not None
     with pruning(settings, request) as job:

@@ -1,4 +1,7 @@
-"""A history lists the epochs of a training; it is written to and read from CSV (no torch)."""
+"""A history lists the epochs of a training; it is written to and read from CSV.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A recipe holds a training's hyperparameters and gives each step's learning rate (no torch)."""
+"""A recipe holds a training's hyperparameters and gives each step's learning rate.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A VGG spec computes a network's parameters and MACs from its widths (no torch)."""
+"""A VGG spec computes a network's parameters and MACs from its widths.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
