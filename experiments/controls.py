@@ -30,6 +30,7 @@ import torch
 import torch_pruning as tp
 
 from tp_vgg import cli
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import common_options, finetune_options
 from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
@@ -237,25 +238,35 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     return text_table(header, rows)
 
 
-@click.command()
+@click.command(cls=Command)
 @common_options
-@click.option(
+@option(
     "--sweep",
     type=click.Path(path_type=Path, exists=True),
     required=True,
     help="records/structured_sensitivity.json of a run directory.",
 )
-@click.option(
-    "--budget", type=float, default=0.5, show_default=True, help="Fraction of MACs to keep."
+@option("--budget", type=float, default=0.5, help="Fraction of the MACs to keep at most.")
+@option("--round-to", type=int, default=8, metavar="N", help="Keep channels in multiples of N.")
+@option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    metavar="N",
+    help="Trainings per arm, with seeds from 0 on.",
 )
-@click.option("--round-to", type=int, default=8, show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--finetune-epochs", type=click.IntRange(min=1), help="2 on digits, else 5.")
-@click.option(
+@option(
+    "--finetune-epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="2 on digits, else 5",
+    help="Epochs of fine-tuning.",
+)
+@option(
     "--arms",
     default="dense,stock,random,ours",
-    show_default=True,
-    help="More arms: stock-plain, scratch.",
+    metavar="NAME,NAME,…",
+    help="What to compare; there are stock-plain and scratch too.",
 )
 @finetune_options
 def main(

@@ -17,6 +17,7 @@ import click
 from matplotlib.figure import Figure
 
 from tp_vgg import cli
+from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import budget_from, common_options, finetune_options
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
@@ -140,25 +141,42 @@ def draw(rows: list[dict[str, Any]], dense: float) -> Figure:
     return figure
 
 
-@click.command()
+@click.command(cls=Command)
 @common_options
-@click.option(
+@option(
     "--budget",
     "budgets",
     multiple=True,
     default=("macs=0.75", "macs=0.5", "macs=0.25", "macs=0.12"),
-    show_default=True,
+    metavar="NAME=VALUE",
+    help="A budget of `plan`; a network is made for each.",
 )
-@click.option("--round-to", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--importance", default="l1", show_default=True)
-@click.option("--recalibrate", is_flag=True)
-@click.option("--finetune-epochs", type=click.IntRange(min=1))
-@click.option(
+@option(
+    "--round-to",
+    type=click.IntRange(min=1),
+    default=8,
+    metavar="N",
+    help="Keep channels in multiples of N.",
+)
+@option("--importance", default="l1", help="How channels are ranked.")
+@option(
+    "--recalibrate",
+    is_flag=True,
+    help="Estimate batch norm's statistics anew after each pruning.",
+)
+@option(
+    "--finetune-epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="2 on digits, else 5",
+    help="Epochs of fine-tuning for each network.",
+)
+@option(
     "--batch-size-timed",
     type=click.IntRange(min=0),
     default=64,
-    show_default=True,
-    help="Batch size of the latency; 0: no latency.",
+    metavar="N",
+    help="Batch size at which networks are timed; 0: they are not.",
 )
 @finetune_options
 def main(

@@ -62,7 +62,7 @@ def test_every_refusal_is_one_line_and_writes_nothing(
         (["structured", "--ratio", "0.5", "--tag", "../up"], "--tag.*plain directory name"),
         (
             ["structured", "--ratio", "0.5", "--tag", "records"],
-            "--tag: 'records' is the run directory's own",
+            "--tag: 'records' is reserved",
         ),
         (
             ["structured", "--ratio", "0.5", "--dataset", "folder", "--data-dir", "none"],
@@ -187,7 +187,7 @@ def test_help_says_the_default_epochs(call) -> None:
         for name in ("digits", "cifar10")
     ]
     for name in ("structured", "run"):
-        assert "{} on digits, else {})".format(*tuned) in " ".join(call(name, "--help")[1].split())
+        assert "{} on digits, else {}".format(*tuned) in " ".join(call(name, "--help")[1].split())
 
 
 def test_the_baseline_takes_fewer_epochs_on_a_cpu(monkeypatch) -> None:

@@ -54,7 +54,7 @@ def test_a_budget_becomes_a_plan_that_structured_takes(call, at_home: Path, swep
     status, out, err = call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")
     assert status == 0, err
     assert "wrote o/ratios.json" in err
-    assert "no plan within the budget has less of it" in out
+    assert "no plan within the budget predicts less" in out
     written = PlanResult.from_dict(json.loads((at_home / "o/plan.json").read_text()))
     target = resolve(read_ratios(at_home / "o/ratios.json"), SMALL)
     assert target.macs() == written.prediction.macs <= 0.5 * SMALL.macs()

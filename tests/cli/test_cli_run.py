@@ -105,7 +105,7 @@ def test_everything_once_and_only_once(call, small, at_home: Path) -> None:
     ("args", "said"),
     [
         (["--budget", "macs"], "--budget: 'macs': give NAME=VALUE"),
-        (["--budget", "macs=2"], "--budget macs=2: must be from 0"),
+        (["--budget", "macs=2"], "--budget macs=2: must be above 0"),
         (
             ["--budget", "macs=0.001"],
             "--budget macs=0.001: unstructured pruning would have to remove more than 0.9 of a",

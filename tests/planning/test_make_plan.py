@@ -300,10 +300,10 @@ def test_noise_is_smoothed_and_never_a_gain() -> None:
     [
         ({}, "structured", "give one"),
         ({"flops": 0.5}, "structured", "not one of macs"),
-        ({"macs": 0}, "structured", "macs=0: must be from 0 (not 0 itself) to 1"),
-        ({"macs": 1.5}, "structured", "must be from"),
+        ({"macs": 0}, "structured", "macs=0: must be above 0 and at most 1"),
+        ({"macs": 1.5}, "structured", "must be above 0 and at most 1"),
         ({"drop": -1}, "structured", "must be from 0 to 100"),
-        ({"sparsity": 1}, "unstructured", "must be from 0 to 1 (not 1 itself)"),
+        ({"sparsity": 1}, "unstructured", "must be at least 0 and below 1"),
         ({"macs": float("nan")}, "structured", "must be a number"),
         ({"macs": True}, "structured", "must be a number"),
         ({"sparsity": 0.5}, "structured", "--kind unstructured"),

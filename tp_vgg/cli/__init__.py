@@ -22,8 +22,7 @@ COMMANDS = {
     "sensitivity": "Measure the accuracy drop of each layer at each ratio; `plan` needs it.",
     "plan": "Turn a budget into per-layer ratios or sparsities; after `sensitivity`, before "
     "pruning.",
-    "unstructured": "Set the smallest weights to zero and fine-tune; makes sparse files, not "
-    "faster networks.",
+    "unstructured": "Set the smallest weights to zero; makes sparse files, not faster networks.",
     "structured": "Remove channels, check the result and fine-tune: the main job, for a faster "
     "network.",
     "benchmark": "Time the models on this device and explain the speed-ups; run it after pruning.",

@@ -17,7 +17,6 @@ from tp_vgg.stages.options import BenchmarkOptions
 
 @click.command("benchmark", cls=Command)
 @common_options
-@tensorboard_option
 @click.argument("checkpoints", nargs=-1, type=PATH)
 @option(
     "--batch-sizes",
@@ -65,6 +64,7 @@ from tp_vgg.stages.options import BenchmarkOptions
     is_flag=True,
     help="Instead, time each conv over a grid of widths, for `plan --budget latency=`.",
 )
+@tensorboard_option
 def command(
     settings: Settings,
     checkpoints: tuple[Path, ...],

@@ -62,7 +62,10 @@ _COMMON = [
         "DATA_DIR/test/CLASS/IMAGE.",
     ),
     shared_option(
-        "--data-dir", type=PATH, default=Path("data"), help="Where the images are or are put."
+        "--data-dir",
+        type=PATH,
+        default=Path("data"),
+        help="Directory of the images; a download goes there.",
     ),
     shared_option("--out", type=PATH, show_default="runs/ARCH-HEAD-DATASET", help="Run directory."),
     shared_option(
@@ -77,7 +80,7 @@ _COMMON = [
         show_default="OUT's own",
         help="The dense model to start from (.pth or .safetensors).",
     ),
-    shared_option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+    shared_option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
     shared_option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16"]),
@@ -85,7 +88,11 @@ _COMMON = [
         help="Arithmetic of training and sweeps. A model's recorded accuracy is always fp32.",
     ),
     shared_option(
-        "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Seed of all random numbers."
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="Seed of all random numbers.",
     ),
     *(
         shared_option(
@@ -136,8 +143,11 @@ tensorboard_option = option(
 )
 
 
-def training_options(lr: str, batch_size: str) -> Callable[[Function], Function]:
-    """Add ``--lr``, ``--batch-size`` and ``--tensorboard``; the texts are their defaults."""
+def training_options(what: str, *, lr: str, batch_size: str) -> Callable[[Function], Function]:
+    """Add ``--lr``, ``--batch-size`` and ``--tensorboard``, with these defaults in the help.
+
+    ``what`` they are for: "training" or "fine-tuning".
+    """
 
     def add(function: Function) -> Function:
         for decorate in (
@@ -147,9 +157,15 @@ def training_options(lr: str, batch_size: str) -> Callable[[Function], Function]
                 type=COUNT,
                 metavar="N",
                 show_default=batch_size,
-                help="Images per step of training.",
+                help=f"Images per step of {what}.",
             ),
-            option("--lr", type=RATE, metavar="RATE", show_default=lr, help="Peak learning rate."),
+            option(
+                "--lr",
+                type=RATE,
+                metavar="RATE",
+                show_default=lr,
+                help=f"Peak learning rate of {what}.",
+            ),
         ):
             function = decorate(function)
         return function
@@ -191,12 +207,14 @@ def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--schedule",
             type=click.Choice(SCHEDULES),
             default=default.schedule,
-            help="Learning-rate schedule; rewind repeats the end of the dense model's.",
+            help="Schedule of that rate; rewind repeats the end of the dense model's.",
         ),
     ):
         wrapper = decorate(wrapper)
     return training_options(
-        "0.02, or 0.005 without batch norm; with rewind the dense model's", "128, or 64 on digits"
+        "fine-tuning",
+        lr="0.02, or 0.005 without batch norm; with rewind the dense model's",
+        batch_size="128, or 64 on digits",
     )(wrapper)
 
 
@@ -223,7 +241,9 @@ def plan_from(
         half = Plan({show: 0.5}, "--show")
         return lambda _spec: half
     if (file is None) == (value is None):
-        raise BadInput(f"give either --ratios FILE or {option} VALUE")
+        raise BadInput(
+            f"give either --ratios FILE or {option} VALUE, or only --show LAYER (to draw)"
+        )
     if file is not None:
         roots = [*Path("runs").glob("*/"), *([settings.out] if settings.out else [])]
         places = [place for root in roots for place in (root, *root.glob("*/"))]

@@ -22,7 +22,8 @@ from tp_vgg.rundir.settings import Settings
     default=("macs=0.5",),
     metavar="NAME=VALUE",
     help="What to keep, as for `plan`: macs=0.5 keeps half of the MACs. latency= is for "
-    "channels only, sparsity= for weights only. May repeat.",
+    "channels only, sparsity= for weights only; a kind left without a budget gets macs=0.5. "
+    "May repeat.",
 )
 @option("--round-to", type=COUNT, default=8, metavar="N", help="Keep channels in multiples of N.")
 @option(

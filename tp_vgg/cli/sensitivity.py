@@ -21,7 +21,6 @@ from tp_vgg.sensitivity.table import LEVELS
 
 @click.command("sensitivity", cls=Command)
 @common_options
-@tensorboard_option
 @option(
     "--kind",
     type=click.Choice(["unstructured", "structured"]),
@@ -52,6 +51,7 @@ from tp_vgg.sensitivity.table import LEVELS
     is_flag=True,
     help="At each point, estimate batch norm's statistics anew behind the pruned layer.",
 )
+@tensorboard_option
 def command(
     settings: Settings,
     kind: Kind,

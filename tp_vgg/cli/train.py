@@ -25,7 +25,11 @@ from tp_vgg.rundir.settings import Settings
     metavar="{none,imagenet,PATH}",
     help="Weights to start from: random, torchvision's for ImageNet, or a file's.",
 )
-@training_options("0.1, or 0.02 on digits; without batch norm 0.01", "128, or 32 on digits")
+@training_options(
+    "training",
+    lr="0.1, or 0.02 on digits; without batch norm 0.01",
+    batch_size="128, or 32 on digits",
+)
 def command(
     settings: Settings, epochs: int | None, weights: str, lr: float | None, batch_size: int | None
 ) -> None:

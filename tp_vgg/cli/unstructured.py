@@ -66,7 +66,9 @@ def command(
     finetune: Finetune,
     show: str | None,
 ) -> None:
-    """Set the smallest weights to zero and fine-tune; makes sparse files, not faster networks.
+    """Set the smallest weights to zero; makes sparse files, not faster networks.
+
+    It fine-tunes if --finetune-epochs is given; the zeros stay zero in it.
 
     \b
     Example: python -m tp_vgg unstructured --dataset digits --sparsity 0.9 --scope global
@@ -74,7 +76,7 @@ def command(
     """
     if scope == "global" and sparsity is None:
         raise BadInput(
-            "--scope global: ranks all layers together and needs --sparsity, not --ratios"
+            "--scope global: ranks all layers together and needs --sparsity S, without --ratios"
         )
     plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings, show)
     options = UnstructuredOptions(

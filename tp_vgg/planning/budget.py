@@ -35,13 +35,13 @@ def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, flo
         ):
             raise BadInput(f"--budget {name}: must be a number, such as {name}=0.5")
         if name == "drop":
-            low, high, inside = "0", "100 percentage points", 0 <= value <= 100
+            allowed, inside = "from 0 to 100 percentage points", 0 <= value <= 100
         elif name == "sparsity":
-            low, high, inside = "0", "1 (not 1 itself), the fraction of zeros", 0 <= value < 1
+            allowed, inside = "at least 0 and below 1, the fraction of zeros", 0 <= value < 1
         else:
-            low, high, inside = "0 (not 0 itself)", "1, the fraction to keep", 0 < value <= 1
+            allowed, inside = "above 0 and at most 1, the fraction to keep", 0 < value <= 1
         if not inside:
-            raise BadInput(f"--budget {name}={value:g}: must be from {low} to {high}")
+            raise BadInput(f"--budget {name}={value:g}: must be {allowed}")
         checked[name] = float(value)
     if kind == "structured" and "sparsity" in checked:
         raise BadInput(

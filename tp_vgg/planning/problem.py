@@ -157,7 +157,7 @@ def _time_of(
     ):
         raise BadInput(
             "--profile: is of another network than the sweep;"
-            " run `python -m tp_vgg benchmark --profile` with these options"
+            " run `python -m tp_vgg benchmark --profile` for this network"
         )
 
     def time(row: LayerRow, before: Sequence[int], here: Sequence[int]) -> np.ndarray:

@@ -132,7 +132,7 @@ def check_layers(plan: Plan, spec: Spec) -> None:
         if layer == spec.rows[-1].name:
             raise BadInput(
                 f"{plan.source}: {_shown(layer)}: the last linear layer gives the classes "
-                "and can't be pruned; remove it"
+                "and can't be pruned; leave it out of the plan"
             )
         near = difflib.get_close_matches(layer[:80], spec.prunable, n=3, cutoff=0.0)
         raise BadInput(
@@ -233,7 +233,8 @@ def _check_value(source: str, layer: str, value: object) -> None:
         raise BadInput(f"{where}: must be a number in [0, 1), got {_json_type(value)}")
     if value >= 1:
         raise BadInput(
-            f"{where}: {_short(value)} is 1 or more; give a fraction in [0, 1), such as 0.5"
+            f"{where}: {_short(value)} is too large: 1 or more would leave nothing; "
+            "give a fraction in [0, 1), such as 0.5"
         )
     if value < 0:
         raise BadInput(f"{where}: {_short(value)} is negative; give a fraction in [0, 1)")
@@ -252,7 +253,8 @@ def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) 
     other: Kind = "unstructured" if kind == "structured" else "structured"
     if kinds == {other}:  # the same ratios may be the best plan of both kinds
         raise BadInput(
-            f"{path}: `plan` wrote it for {other} pruning; give it to `tp-vgg {other} --ratios`"
+            f"{path}: `plan` wrote it for {other} pruning; "
+            f"give it to `python -m tp_vgg {other} --ratios`"
         )
 
 

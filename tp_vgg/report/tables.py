@@ -304,7 +304,7 @@ def render_plan(plan: PlanResult) -> str:
     limit = (
         f"the best plan is at most {plan.gap:.3g} {unit} lower"
         if plan.gap
-        else "no plan within the budget has less of it"
+        else "no plan within the budget predicts less"
     )
     lines.append(f"minimised: {plan.minimised}; {limit}")
     return "\n".join(lines)

@@ -53,7 +53,7 @@ def compared(contents: RunContents, records: dict[str, ModelRecord] | None = Non
     if not records:
         raise BadInput(
             f"{contents.run.work}: nothing to compare yet;"
-            " run `python -m tp_vgg structured` with these options first"
+            " run `python -m tp_vgg run` or `train` with the same options first"
         )
     latency = contents.latency
     return Comparison(records, latency, plan_outcomes(contents.plans, records, latency))

@@ -77,7 +77,7 @@ class Settings:
             if given is not None and given != actual:
                 raise BadInput(
                     f"{source}: holds {actual}, but {flag} {given} was given;"
-                    " drop the flag or give another checkpoint"
+                    " leave the flag out, or give another --out or checkpoint"
                 )
 
 

@@ -174,8 +174,8 @@ def _paths(
         }
     elif not checkpoints:
         raise BadInput(
-            f"{run.work}: nothing to time yet; run `python -m tp_vgg structured` with these options"
-            " first, or name checkpoints"
+            f"{run.work}: nothing to time yet; run `python -m tp_vgg structured` for this"
+            " run directory first, or name checkpoints"
         )
     if any(str(path) in paths for path in checkpoints):
         raise BadInput(

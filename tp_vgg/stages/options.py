@@ -163,7 +163,7 @@ class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
         if options.gradual and options.importance != "l1":
             raise BadInput(
                 f"--gradual: ranks by magnitude at every update of the zeros; "
-                f"drop --importance {options.importance}"
+                f"leave out --importance {options.importance}"
             )
         if options.global_sparsity is None:
             resolve_sparsity(plan, spec)

@@ -154,7 +154,7 @@ def _sweep(
     if record is None:
         raise BadInput(
             f"{run.work}: no {kind} sweep here yet;"
-            f" run `python -m tp_vgg sensitivity --kind {kind}` with these options first"
+            f" run `python -m tp_vgg sensitivity --kind {kind}` for this run directory first"
         )
     table = sweep_table(path, record, kind)
     dense = settings.checkpoint or run.own_baseline(settings)
@@ -191,7 +191,7 @@ def _profile(contents: RunContents, spec: Spec, options: PlanOptions) -> Stairca
     if not profiles:
         raise BadInput(
             f"{contents.run.root}: no profile of this network for --budget latency;"
-            " run `python -m tp_vgg benchmark --profile` with these options first"
+            " run `python -m tp_vgg benchmark --profile` for this run directory first"
         )
     if len(profiles) > 1:
         raise BadInput(

@@ -354,8 +354,10 @@ def check_attainable(
         return
     except BadInput:
         budget_text = ", ".join(f"{name}={value:g}" for name, value in budget.items())
+        advice = "a smaller sparsity" if "sparsity" in budget else "a larger budget"
+        if kind == "structured":
+            advice += ", or a smaller --round-to"
         raise BadInput(
             f"--budget {budget_text}: {kind} pruning would have to remove more than"
-            f" {LEVELS[-1]:g} of a layer, which is as far as `run` sweeps;"
-            " give a larger budget, or a smaller --round-to"
+            f" {LEVELS[-1]:g} of a layer, which is as far as `run` sweeps; give {advice}"
         ) from None
