@@ -31,7 +31,7 @@ import torch_pruning as tp
 
 from tp_vgg import cli
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import common_options, finetune_options
+from tp_vgg.cli.options import common_options, finetune_options, round_to_option
 from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy
@@ -247,7 +247,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     help="records/structured_sensitivity.json of a run directory.",
 )
 @option("--budget", type=float, default=0.5, help="Fraction of the MACs to keep at most.")
-@option("--round-to", type=int, default=8, metavar="N", help="Keep channels in multiples of N.")
+@round_to_option(8)
 @option(
     "--seeds",
     type=click.IntRange(min=1),

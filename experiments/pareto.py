@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from tp_vgg import cli
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import budget_from, common_options, finetune_options
+from tp_vgg.cli.options import budget_from, common_options, finetune_options, round_to_option
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
 from tp_vgg.latency.table import LatencyRow, cases_of
@@ -151,13 +151,7 @@ def draw(rows: list[dict[str, Any]], dense: float) -> Figure:
     metavar="NAME=VALUE",
     help="A budget of `plan`; a network is made for each.",
 )
-@option(
-    "--round-to",
-    type=click.IntRange(min=1),
-    default=8,
-    metavar="N",
-    help="Keep channels in multiples of N.",
-)
+@round_to_option(8)
 @option("--importance", default="l1", help="How channels are ranked.")
 @option(
     "--recalibrate",

@@ -143,6 +143,17 @@ tensorboard_option = option(
 )
 
 
+def round_to_option(default: int) -> Callable[[Function], Function]:
+    """Add ``--round-to`` with this default."""
+    return option(
+        "--round-to",
+        type=COUNT,
+        default=default,
+        metavar="N",
+        help="Keep channels in multiples of N.",
+    )
+
+
 def training_options(what: str, *, lr: str, batch_size: str) -> Callable[[Function], Function]:
     """Add ``--lr``, ``--batch-size`` and ``--tensorboard``, with these defaults in the help.
 

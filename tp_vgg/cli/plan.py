@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, PATH, budget_from, check_file, common_options
+from tp_vgg.cli.options import PATH, budget_from, check_file, common_options, round_to_option
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.criteria import Kind
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
     help="macs=, params= or latency=: the fraction to keep at most. drop=: percentage points to "
     "lose at most. sparsity=: the fraction of zeros. May repeat: all hold.",
 )
-@option("--round-to", type=COUNT, default=8, metavar="N", help="Keep channels in multiples of N.")
+@round_to_option(8)
 @option(
     "--output",
     type=PATH,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, budget_from, common_options, finetune_options
+from tp_vgg.cli.options import COUNT, budget_from, common_options, finetune_options, round_to_option
 from tp_vgg.errors import BadInput
 from tp_vgg.rundir.settings import Settings
 
@@ -25,7 +25,7 @@ from tp_vgg.rundir.settings import Settings
     "channels only, sparsity= for weights only; a kind left without a budget gets macs=0.5. "
     "May repeat.",
 )
-@option("--round-to", type=COUNT, default=8, metavar="N", help="Keep channels in multiples of N.")
+@round_to_option(8)
 @option(
     "--epochs",
     type=COUNT,

@@ -9,7 +9,14 @@ import click
 
 from tp_vgg.cli import is_main_process, print_table
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, PATH, common_options, finetune_options, plan_from
+from tp_vgg.cli.options import (
+    COUNT,
+    PATH,
+    common_options,
+    finetune_options,
+    plan_from,
+    round_to_option,
+)
 from tp_vgg.errors import printable
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA
@@ -34,7 +41,7 @@ from tp_vgg.stages.options import StructuredOptions, StructuredRequest
     default="l1",
     help="How channels are ranked.",
 )
-@option("--round-to", type=COUNT, default=1, metavar="N", help="Keep channels in multiples of N.")
+@round_to_option(1)
 @option(
     "--steps", type=COUNT, default=1, metavar="N", help="Prune in N parts, fine-tuning after each."
 )
