@@ -63,7 +63,7 @@ def latency(results: Results) -> str:
 
 def _order(case: CaseKey) -> tuple[int, int, str]:
     batch, mode, dtype = case
-    return batch, MODES.index(mode) if mode in MODES else len(MODES), dtype  # type: ignore[arg-type]
+    return batch, MODES.index(mode) if mode in MODES else len(MODES), dtype
 
 
 def _row(row: dict[str, Any]) -> list[str]:

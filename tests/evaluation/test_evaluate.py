@@ -76,7 +76,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
 def test_one_image_too_large_and_other_errors_are_not_hidden(make_model, few_digits) -> None:
     with warnings.catch_warnings(action="ignore"), pytest.raises(torch.OutOfMemoryError):
         predictions(Cramped(make_model(), 0), few_digits.val, few_digits.normalisation)
-    cramped = Cramped(make_model(), 0, lambda _: RuntimeError("shapes do not match"))  # type: ignore[arg-type]
+    cramped = Cramped(make_model(), 0, lambda _: RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
         predictions(cramped, few_digits.val, few_digits.normalisation)
     assert cramped.sizes == [40]

@@ -69,7 +69,7 @@ def test_a_table_has_a_row_for_every_model_and_case(models, cpu: TimingDevice) -
             continue
         assert len(row.seconds) == 9
         assert row.speedup_low <= row.speedup <= row.speedup_high  # type: ignore[operator]
-        assert row.efficiency == pytest.approx(row.speedup / row.mac_ratio)  # type: ignore[operator]
+        assert row.efficiency == pytest.approx(row.speedup / row.mac_ratio)
         assert (row.verdict == "reference") is (row.model == "dense")
         assert row.median_ms == pytest.approx(1e3 * sorted(row.seconds)[4])
     ratios = {row.model: row.mac_ratio for row in found.rows if row.mode == "eager"}
@@ -151,7 +151,7 @@ def test_memory_is_weights_input_and_activations(models, cpu: TimingDevice) -> N
     images, first = 4 * 3 * 32 * 32 * 4, 4 * dense.spec.widths[0] * 32 * 32 * 4
     assert peak["eager", "dense"] == weights + images + 2 * first
     assert peak["eager", "masked"] == peak["eager", "dense"]
-    assert peak["folded", "narrow"] < peak["folded", "dense"] < peak["eager", "dense"]  # type: ignore[operator]
+    assert peak["folded", "narrow"] < peak["folded", "dense"] < peak["eager", "dense"]
 
 
 def test_the_cuda_path_on_a_device_that_is_not_there(models, gpu: TimingDevice) -> None:

@@ -143,7 +143,7 @@ def test_networks_take_turns_at_the_inputs(make_model) -> None:
         first, second = (prepare(model, case, pool, None, 1) for _ in range(2))
         logits = [first.call(), second.call(), first.call(), second.call(), first.call()]
     assert torch.equal(logits[0], logits[4])  # type: ignore[arg-type]
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations(logits[:4], 2))  # type: ignore[arg-type]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(logits[:4], 2))
 
 
 def test_the_model_is_left_as_it_is_and_the_rest_is_ready(make_model) -> None:
@@ -156,7 +156,7 @@ def test_the_model_is_left_as_it_is_and_the_rest_is_ready(make_model) -> None:
         ("eager", torch.bfloat16),
     ):
         with torch.inference_mode():
-            case = BenchmarkCase(mode, "bf16" if dtype == torch.bfloat16 else "fp32", 2)  # type: ignore[arg-type]
+            case = BenchmarkCase(mode, "bf16" if dtype == torch.bfloat16 else "fp32", 2)
             ready = prepare(model, case, input_pool(32, case, CPU, 0), None, 1)
             out = ready.call()
         assert out.dtype == dtype  # type: ignore[attr-defined]
@@ -204,5 +204,5 @@ def test_compiled_networks_do_not_share_their_guards(make_model) -> None:
             prepare(model, BenchmarkCase("compile", "fp32", 1), ONE, None, 1) for model in models
         ]
         for model, compiled in zip(models, ready, strict=True):
-            assert torch.allclose(compiled.call(), model(ONE.first), rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
+            assert torch.allclose(compiled.call(), model(ONE.first), rtol=1e-3, atol=1e-4)
     torch.compiler.reset()

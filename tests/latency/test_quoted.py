@@ -25,7 +25,7 @@ def row(model: str, mode: str, ms: float, speedup: float = 1.0, **changed: objec
         "seconds": tuple(ms / 1000 * noise.uniform(0.995, 1.005) for _ in range(17)),
     }  # fmt: skip
     said = "reference" if model == "dense" else "faster"
-    found = LatencyRow(model, mode, "fp32", 64, said, (f"reason of {mode}",), **known)  # type: ignore[arg-type]
+    found = LatencyRow(model, mode, "fp32", 64, said, (f"reason of {mode}",), **known)
     return replace(found, **changed)  # type: ignore[arg-type]
 
 

@@ -91,7 +91,10 @@ def test_a_probe_finds_the_width_that_steps_down(named: Counter) -> None:
 
 def test_a_network_is_probed_whole_where_convs_do_not_run_alone() -> None:
     spec = VGGSpec((64, 129, 256, 256, 512, 500, 512, 512))
-    ready = lambda model: lambda: "as it is" if model.spec == spec else str(model.spec.widths)  # noqa: E731
+
+    def ready(model):
+        return lambda: "as it is" if model.spec == spec else str(model.spec.widths)
+
     clock = ScriptedClock(lambda name, _: 2.0 if name == "as it is" else 1.0)
     (step,) = probe_network(spec, ready, clock)
     assert (

@@ -161,7 +161,7 @@ def row(verdict: str, **changed: object) -> LatencyRow:
         "over_eager": 1.0, "mac_ratio": 2.0, "efficiency": 0.75, "efficiency_low": 0.7,
         "efficiency_high": 0.8, "seconds": (1.0,) * 9,
     }  # fmt: skip
-    return LatencyRow("m", "folded", "fp32", 64, verdict, (), **{**known, **changed})  # type: ignore[arg-type]
+    return LatencyRow("m", "folded", "fp32", 64, verdict, (), **{**known, **changed})
 
 
 def test_the_verdict_claims_no_more_than_the_intervals() -> None:

@@ -34,7 +34,9 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert size is not None
+    width, height = size.groups()
     # Not smaller, so that its text stays readable; not larger, so that it is no banner.
     sizes = f"min-width: {0.95 * float(width):.0f}px; max-width: {1.4 * float(width):.0f}px"
     head = (

@@ -116,7 +116,8 @@ class Session:
         If the test accuracy can't be told from that of always naming the most frequent class, a
         note says so in the log and in the record.
         """
-        model = checkpoint.load(path).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = checkpoint.load(path)
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalisation = Normalisation.of(model.meta)
         label = self.settings.bar("measure")
         test_hits = hits(model, self.data.test, normalisation, label=label)
