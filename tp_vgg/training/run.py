@@ -55,7 +55,7 @@ class TrainingRun:
         self.precision, self.masking, teacher = setup.precision, setup.masking, setup.teacher
         if teacher is not None:
             teacher.eval().to(self.device)
-            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            teacher.to(memory_format=torch.channels_last)
         self.steps_per_epoch = setup.steps_per_epoch
         self.total_steps = setup.recipe.epochs * self.steps_per_epoch
         # nn.Module.to accepts `memory_format`, but torch's type hints have no such overload.
