@@ -25,6 +25,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST = ("test_readme_guide_and_reference_run_in_order", "test_its_outputs_are_current")
+"""Tests of several minutes. They start first, so that no worker is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.name not in LONGEST)
+
+
 def pytest_configure() -> None:
     # A shell starts background jobs with SIGINT ignored.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
