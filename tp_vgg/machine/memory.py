@@ -74,7 +74,7 @@ class PeakMemory:
 
 
 def halved(block: int) -> int:
-    """Free unused memory, warn, and return half of ``block``, a number of images that did not fit."""
+    """Free unused memory, warn, and return half of ``block``, the number of images that failed."""
     release_memory()
     warnings.warn(
         f"out of memory with {block} images at a time; going on with {block // 2}", stacklevel=2
