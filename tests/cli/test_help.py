@@ -58,3 +58,18 @@ def test_the_first_line_says_what_it_is_for_and_when(name: str) -> None:
     assert first == COMMANDS[name]
     assert re.search(r"[;,:] ", first), "what it does, and when or why one needs it"
     assert len(first) <= 100
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--steps", "two", "'two' is not a valid whole number."),
+        ("--seed", "-1", "-1 is not in the range 0<=x<=2147483647."),
+        ("--lr", "fast", "'fast' is not a valid number."),
+        ("--lr", "nan", "NaN is not a number."),
+    ],
+)
+def test_click_refuses_in_plain_words(option: str, value: str, said: str, call) -> None:
+    status, out, err = call("structured", option, value)
+    assert (status, out) == (2, "")
+    assert said in err

@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, PATH, check_file, common_options, listed, tensorboard_option
+from tp_vgg.cli.options import (
+    COUNT,
+    PATH,
+    WholeNumber,
+    check_file,
+    common_options,
+    listed,
+    tensorboard_option,
+)
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cases_of
 from tp_vgg.report.tables import render_benchmark, render_profile
@@ -35,7 +43,7 @@ from tp_vgg.stages.options import BenchmarkOptions
 )
 @option(
     "--trials",
-    type=click.IntRange(min=FEWEST_TRIALS),
+    type=WholeNumber(min=FEWEST_TRIALS),
     metavar="N",
     show_default="17, or 9 if they take long; with --profile 5",
     help="Blocks per case. 9, 17 and 25 make the best 95 % intervals.",

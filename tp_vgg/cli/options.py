@@ -28,11 +28,18 @@ from tp_vgg.training.recipe import SCHEDULES
 
 Function = Callable[..., Any]
 PATH = click.Path(path_type=Path)
-COUNT = click.IntRange(min=1)
+
+
+class WholeNumber(click.IntRange):
+    """A whole number in a range is called that in messages; click says "integer range"."""
+
+    name = "whole number"
 
 
 class Number(click.FloatRange):
     """A number in a range is never NaN; click's own range lets NaN pass."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert the text to a float; fail on NaN and outside of the range."""
@@ -40,6 +47,7 @@ class Number(click.FloatRange):
         return self.fail("NaN is not a number.", param, ctx) if math.isnan(number) else number
 
 
+COUNT = WholeNumber(min=1)
 RATE = Number(min=0, min_open=True, max=100)
 _COMMON = [
     shared_option(
@@ -89,7 +97,7 @@ _COMMON = [
     ),
     shared_option(
         "--seed",
-        type=click.IntRange(0, 2**31 - 1),
+        type=WholeNumber(0, 2**31 - 1),
         default=0,
         metavar="N",
         help="Seed of all random numbers.",

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, budget_from, common_options, finetune_options, round_to_option
+from tp_vgg.cli.options import (
+    COUNT,
+    WholeNumber,
+    budget_from,
+    common_options,
+    finetune_options,
+    round_to_option,
+)
 from tp_vgg.errors import BadInput
 from tp_vgg.rundir.settings import Settings
 
@@ -35,7 +42,7 @@ from tp_vgg.rundir.settings import Settings
 )
 @option(
     "--finetune-epochs",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     metavar="N",
     show_default="2 on digits, else 5",
     help="Epochs of fine-tuning for the structured model.",

@@ -12,6 +12,7 @@ from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
     COUNT,
     PATH,
+    WholeNumber,
     common_options,
     finetune_options,
     plan_from,
@@ -47,7 +48,7 @@ from tp_vgg.stages.options import StructuredOptions, StructuredRequest
 )
 @option(
     "--finetune-epochs",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     metavar="N",
     show_default="2 on digits, else 5; at least one per step",
     help="Epochs of fine-tuning, over all steps together.",

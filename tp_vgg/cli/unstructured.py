@@ -8,7 +8,7 @@ import click
 
 from tp_vgg.cli import is_main_process, print_table
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, common_options, finetune_options, plan_from
+from tp_vgg.cli.options import PATH, WholeNumber, common_options, finetune_options, plan_from
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
 from tp_vgg.rundir.contents import expected_spec
@@ -33,7 +33,7 @@ from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredReq
 )
 @option(
     "--finetune-epochs",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     default=0,
     metavar="N",
     help="Epochs of fine-tuning with the zeros held.",
