@@ -17,8 +17,9 @@ import click
 from matplotlib.figure import Figure
 
 from tp_vgg import cli
+from tp_vgg.cli.arguments import budget_from
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import budget_from, common_options, finetune_options, round_to_option
+from tp_vgg.cli.options import common_options, finetune_options, round_to_option
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
 from tp_vgg.latency.table import LatencyRow, cases_of

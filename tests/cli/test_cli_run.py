@@ -24,6 +24,7 @@ from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.constrained_path import NotFound
 from tp_vgg.stages import run as pipeline
 from tp_vgg.stages.options import BenchmarkOptions
+from tp_vgg.stages.run_budget import RunOptions, check_attainable
 
 QUICKLY = BenchmarkOptions(cases_of(("folded",), ("fp32",), (1,)), FEWEST_TRIALS)
 ARGS = ["--out", "o", "--finetune-epochs", "1", "--round-to", "1"]
@@ -138,18 +139,16 @@ def test_one_process_only(call, at_home: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_budget_is_shared_out_by_what_each_kind_can_meet() -> None:
-    both = pipeline.RunOptions({"macs": 0.4, "latency": 0.5, "sparsity": 0.8})
+    both = RunOptions({"macs": 0.4, "latency": 0.5, "sparsity": 0.8})
     assert both.of("structured") == {"macs": 0.4, "latency": 0.5}
     assert both.of("unstructured") == {"macs": 0.4, "sparsity": 0.8}
-    assert pipeline.RunOptions({"latency": 0.5}).of("unstructured") == {"macs": 0.5}
+    assert RunOptions({"latency": 0.5}).of("unstructured") == {"macs": 0.5}
 
 
 def test_what_no_sweep_allows_is_known_before() -> None:
     with pytest.raises(BadInput, match=r"params=0\.0001"):
-        pipeline.check_attainable(
-            VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.0001})
-        )
-    pipeline.check_attainable(VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.1}))
+        check_attainable(VGGSpec.preset(), "structured", RunOptions({"params": 0.0001}))
+    check_attainable(VGGSpec.preset(), "structured", RunOptions({"params": 0.1}))
 
 
 def test_a_budget_that_the_search_leaves_open_is_not_refused_before_the_sweep(monkeypatch) -> None:
@@ -157,9 +156,7 @@ def test_a_budget_that_the_search_leaves_open_is_not_refused_before_the_sweep(mo
         raise NotFound
 
     monkeypatch.setattr("tp_vgg.planning.make_plan.constrained_shortest_path", gives_up)
-    pipeline.check_attainable(
-        VGGSpec.preset(), "structured", pipeline.RunOptions({"params": 0.5, "macs": 0.5})
-    )
+    check_attainable(VGGSpec.preset(), "structured", RunOptions({"params": 0.5, "macs": 0.5}))
 
 
 @pytest.mark.usefixtures("brief", "undrawn")

@@ -22,7 +22,7 @@ from helpers.texts import EVIL, mutate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tp_vgg.cli.options import budget_from
+from tp_vgg.cli.arguments import budget_from
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.read import read_json

@@ -6,16 +6,9 @@ from pathlib import Path
 
 import click
 
+from tp_vgg.cli.arguments import check_file, listed
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import (
-    COUNT,
-    PATH,
-    WholeNumber,
-    check_file,
-    common_options,
-    listed,
-    tensorboard_option,
-)
+from tp_vgg.cli.options import COUNT, PATH, WholeNumber, common_options, tensorboard_option
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cases_of
 from tp_vgg.report.tables import render_benchmark, render_profile

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, check_file, common_options
+from tp_vgg.cli.options import PATH, common_options
 from tp_vgg.errors import printable
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.rundir.settings import Settings

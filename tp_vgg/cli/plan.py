@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from tp_vgg.cli.arguments import budget_from, check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, budget_from, check_file, common_options, round_to_option
+from tp_vgg.cli.options import PATH, common_options, round_to_option
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.report.tables import render_plan
+from tp_vgg.report.plan_tables import render_plan
 from tp_vgg.rundir.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -7,15 +7,9 @@ from typing import Any
 
 import click
 
+from tp_vgg.cli.arguments import budget_from
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import (
-    COUNT,
-    WholeNumber,
-    budget_from,
-    common_options,
-    finetune_options,
-    round_to_option,
-)
+from tp_vgg.cli.options import COUNT, WholeNumber, common_options, finetune_options, round_to_option
 from tp_vgg.errors import BadInput
 from tp_vgg.rundir.settings import Settings
 
@@ -67,7 +61,8 @@ def command(
         )
 
     from tp_vgg.report.tables import render_comparison
-    from tp_vgg.stages.run import RunOptions, run
+    from tp_vgg.stages.run import run
+    from tp_vgg.stages.run_budget import RunOptions
 
     click.echo(
         render_comparison(run(settings, RunOptions(budget, round_to, epochs, chosen["finetune"])))

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli.arguments import plan_from
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
     COUNT,
@@ -15,13 +16,12 @@ from tp_vgg.cli.options import (
     WholeNumber,
     common_options,
     finetune_options,
-    plan_from,
     round_to_option,
 )
 from tp_vgg.errors import printable
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA
-from tp_vgg.report.tables import render_dry_run
+from tp_vgg.report.plan_tables import render_dry_run
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli.arguments import plan_from
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, WholeNumber, common_options, finetune_options, plan_from
+from tp_vgg.cli.options import PATH, WholeNumber, common_options, finetune_options
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
 from tp_vgg.rundir.contents import expected_spec

@@ -6,16 +6,12 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Mapping
 
 from tp_vgg.errors import printable
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import SLOW, Latency, LatencyRow
-from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.report.text_table import markdown_table, text_table
 from tp_vgg.rundir.comparison import Comparison, metrics
-from tp_vgg.sensitivity.table import Sensitivity
 
 TABLE_FORMATS = ("text", "markdown", "json", "csv")
 """Formats in which :func:`render_comparison` can write the table."""
@@ -250,120 +246,3 @@ def render_profile(table: Staircase) -> str:
         "highest step",
     ]
     return text_table(header, rows)
-
-
-_GAP_UNITS = {
-    "drop": "points",
-    "params": "parameters",
-    "macs": "MACs",
-    "latency": "µs",
-    "sparsity": "weights that are not zero",
-}
-"""Unit of what a plan minimised."""
-
-
-def render_plan(plan: PlanResult) -> str:
-    """Render a plan as a table with one line per layer, and its prediction below.
-
-    ``kept`` is the fraction of the layer's channels or weights that is left. ``drop alone`` is the
-    predicted drop in percentage points if only this layer is pruned.
-    """
-    structured, prediction = plan.kind == "structured", plan.prediction
-    rows = [
-        [
-            row.layer,
-            f"{row.ratio:g}",
-            f"{row.before:,} → {row.after:,}",
-            f"{row.after / row.before:.3f}×",
-            f"{row.drop:+.2f}",
-        ]
-        for row in plan.layers
-    ]
-    columns = ["ratio", "channels"] if structured else ["sparsity", "weights"]
-    lines = [text_table(["layer", *columns, "kept", "drop alone"], rows)]
-    budget = ", ".join(f"{name}={value:g}" for name, value in plan.budget.items())
-    sizes = [
-        f"params {prediction.params_share:.4f}× ({prediction.params:,})",
-        f"MACs {prediction.macs_share:.4f}× ({prediction.macs:,})",
-    ]
-    if not structured:
-        sizes = [f"sparsity {prediction.sparsity:.4f}", *(f"non-zero {size}" for size in sizes)]
-    if prediction.latency_share is not None and plan.profile is not None:
-        profile = plan.profile
-        sizes.append(
-            f"time of the convs {prediction.latency_share:.3f}× "
-            f"({profile['device']}, {profile['dtype']}, batch {profile['batch_size']})"
-        )
-    lines.append(f"budget {budget}; predicted: {', '.join(sizes)}")
-    split = f"{plan.sweep['split']} images" if plan.sweep.get("split") else "images"
-    lines.append(
-        f"predicted drop before fine-tuning: {prediction.drop:+.2f} points,"
-        f" to {prediction.accuracy:.2f} % (on {plan.sweep['n']} {split}, by the sweep)"
-    )
-    unit = _GAP_UNITS[plan.minimised]
-    limit = (
-        f"the best plan is at most {plan.gap:.3g} {unit} lower"
-        if plan.gap
-        else "no plan within the budget predicts less"
-    )
-    lines.append(f"minimised: {plan.minimised}; {limit}")
-    return "\n".join(lines)
-
-
-def render_sensitivity(table: Sensitivity) -> str:
-    """Render a sweep: one line per layer with its drops in percentage points, by rising ratio.
-
-    A screened sweep also shows the fraction of images that were classified again in fp32.
-    """
-    base = table.baseline
-    rows = []
-    for layer in table.layers:
-        points = table.of_layer(layer)
-        redone = sum(point.redone for point in points) / sum(point.n for point in points)
-        rows.append(
-            [
-                layer,
-                *(f"{point.drop:+.2f}" for point in points),
-                *([f"{redone:.1%}"] if table.precision == "screened" else []),
-            ]
-        )
-    header = [
-        f"{table.kind} drop",
-        *(f"{point.ratio:g}" for point in table.of_layer(table.layers[0])),
-    ]
-    if table.precision == "screened":
-        header.append("redone in fp32")
-    dense = (
-        f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images;"
-        f" drops in percentage points, {table.precision}"
-    )
-    return f"{dense}\n{text_table(header, rows)}"
-
-
-def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str:
-    """Render the channels, params and MACs of each layer before and after a structured prune.
-
-    ``spec`` is the dense network and ``target`` the network after it, with the same layers.
-    ``ratios`` are the requested ones, by layer; rounding may change them in ``target``.
-    """
-    rows = [
-        [
-            before.name,
-            f"{ratios[before.name]:g}" if before.name in ratios else "-",
-            f"{before.out_width} → {after.out_width}",
-            f"{before.params:,} → {after.params:,}",
-            f"{before.macs:,} → {after.macs:,}",
-        ]
-        for before, after in zip(spec.rows, target.rows, strict=True)
-    ]
-    shares = (
-        f"params {target.params() / spec.params():.3f}×, MACs {target.macs() / spec.macs():.3f}×"
-    )
-    params, macs = (
-        f"{spec.params():,} → {target.params():,}",
-        f"{spec.macs():,} → {target.macs():,}",
-    )
-    return text_table(
-        ["layer", "ratio", "channels", "params", "MACs"],
-        [*rows, ["total", "", shares, params, macs]],
-    )

@@ -1,0 +1,122 @@
+"""The texts of options become settings, plans and budgets, or are refused, here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tp_vgg.data.catalogue import CATALOGUE
+from tp_vgg.errors import BadInput, shown
+from tp_vgg.network.spec import Spec, conv_names
+from tp_vgg.planning.budget import BUDGETS
+from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ratios import Plan, read_ratios
+from tp_vgg.rundir.layout import RESERVED_DIRS
+from tp_vgg.rundir.settings import Settings
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raise :class:`BadInput` unless ``path`` is a file."""
+    if not path.is_file():
+        raise BadInput(
+            f"{option}: {path}: {'not a regular file' if path.exists() else 'no such file'}"
+        )
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Split a text at its commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def plan_from(
+    file: Path | None,
+    value: float | None,
+    option: str,
+    kind: Kind,
+    settings: Settings,
+    show: str | None,
+) -> Callable[[Spec], Plan]:
+    """Return a function from the network's spec to the plan that the options ask for.
+
+    The plan is that of ``file``; or ``value`` for every conv (structured) or layer (unstructured);
+    or, if neither is given, half of the layer ``show``. Raises :class:`BadInput` if none of the
+    three is given, or both a file and a value, or if one of them is invalid.
+    """
+    if file is None and value is None and show is not None:
+        half = Plan({show: 0.5}, "--show")
+        return lambda _spec: half
+    if (file is None) == (value is None):
+        raise BadInput(
+            f"give either --ratios FILE or {option} VALUE, or only --show LAYER (to draw)"
+        )
+    if file is not None:
+        roots = [*Path("runs").glob("*/"), *([settings.out] if settings.out else [])]
+        places = [place for root in roots for place in (root, *root.glob("*/"))]
+        plan = read_ratios(file, kind, plan_dirs=tuple(places))
+        return lambda _spec: plan
+    assert value is not None
+    amount = value
+    Plan.uniform(amount, ("features.0",), option)
+
+    def for_spec(spec: Spec) -> Plan:
+        return Plan.uniform(
+            amount, conv_names(spec) if kind == "structured" else tuple(spec.prunable), option
+        )
+
+    return for_spec
+
+
+def budget_from(texts: tuple[str, ...]) -> dict[str, float]:
+    """Parse ``NAME=VALUE`` texts into a budget.
+
+    Raises :class:`BadInput` for another form, an unknown name, or a name that is given twice.
+    """
+    budget: dict[str, float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            equals = ""
+            number = 0.0
+        if not equals or name not in BUDGETS:
+            raise BadInput(
+                f"--budget: {shown(text)}: give NAME=VALUE with one of {', '.join(BUDGETS)}, "
+                "such as macs=0.5"
+            )
+        if name in budget:
+            raise BadInput(f"--budget {name}: given twice; keep one")
+        budget[name] = number
+    return budget
+
+
+def settings_from(options: dict[str, Any]) -> Settings:
+    """Return the settings in the options of every command.
+
+    Raises :class:`BadInput` if one of them is invalid or names something that is not there.
+    """
+    tag = options["tag"]
+    if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
+        raise BadInput(
+            f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'"
+        )
+    if tag in RESERVED_DIRS:
+        raise BadInput(
+            f"--tag: {tag!r} is reserved for a directory of tp_vgg's own; give another name"
+        )
+    if options["checkpoint"] is not None:
+        check_file("--checkpoint", options["checkpoint"])
+    if CATALOGUE[options["dataset"]].local and not options["data_dir"].is_dir():
+        raise BadInput(
+            f"--data-dir: {options['data_dir']}: no such directory; expected train/CLASS/IMAGE and "
+            "test/CLASS/IMAGE in it"
+        )
+    if options["data_dir"].exists() and not options["data_dir"].is_dir():
+        raise BadInput(f"--data-dir: {options['data_dir']}: is not a directory")
+    if options.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
+        raise BadInput(
+            "--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'"
+        )
+    return Settings(**options)
