@@ -51,8 +51,10 @@ from tp_vgg.report.text_table import text_table
 from tp_vgg.rundir.contents import sweep_table
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import baseline_recipe, finetune_recipe, structured_epochs
+from tp_vgg.stages.given import load_model
+from tp_vgg.stages.measure import data_summary
 from tp_vgg.stages.options import Finetune, StructuredOptions
-from tp_vgg.stages.session import Session, data_summary, load_dense, open_session
+from tp_vgg.stages.session import Session, open_session
 from tp_vgg.stats import paired_runs
 
 ARMS = ("dense", "stock", "stock-plain", "random", "ours", "scratch")
@@ -292,7 +294,7 @@ def main(
             f"--sweep: {sweep}: is of another model than --checkpoint {settings.checkpoint}"
         )
     plan = make_plan(swept, {"macs": budget}, round_to=round_to)
-    dense = load_dense(settings, settings.checkpoint)
+    dense = load_model(settings, settings.checkpoint)
     target = dense.spec.with_widths({row.layer: row.after for row in plan.layers})
     runs: dict[str, list[dict[str, Any]]] = {}
     with open_session(settings, dense) as session:

@@ -32,10 +32,10 @@ from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.benchmark import benchmark
+from tp_vgg.stages.given import given_network
 from tp_vgg.stages.options import BenchmarkOptions, Finetune, StructuredOptions, StructuredRequest
 from tp_vgg.stages.plan import PlanOptions, plan
 from tp_vgg.stages.pruning import work_key
-from tp_vgg.stages.session import load_given
 from tp_vgg.stages.structured import structured
 
 COLUMNS = (
@@ -180,7 +180,7 @@ def main(
 ) -> None:  # fmt: skip
     """Write OUT/pareto.csv and OUT/plots/pareto.png, and print the CSV."""
     limits = [parse(text) for text in budgets]
-    given_model = load_given(settings)
+    settings, given_model = given_network(settings)
     if given_model is not None:
         settings = settings.for_spec(given_model.spec)
     repair: Repair = "recalibrate" if recalibrate else "none"

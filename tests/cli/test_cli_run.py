@@ -239,7 +239,7 @@ def test_a_report_of_a_tag_shows_the_sweep_that_it_shares(call, small, at_home: 
 
 
 @pytest.mark.usefixtures("thin")
-def test_a_baseline_that_is_measured_again_is_still_the_one_that_was_made(
+def test_a_baseline_measured_on_other_images_gets_a_record_beside_its_own(
     call, at_home: Path
 ) -> None:
     train = [
@@ -270,7 +270,9 @@ def test_a_baseline_that_is_measured_again_is_still_the_one_that_was_made(
     )
     assert status == 0, err
     assert "is kept, trained for 1 epochs with seed 0" in err
-    after = json.loads((at_home / "o" / "records" / "baseline.json").read_text())
+    assert json.loads((at_home / "o" / "records" / "baseline.json").read_text()) == before
+    (beside,) = (at_home / "o" / "records").glob("baseline-*.json")
+    after = json.loads(beside.read_text())
     assert (before["test"]["n"], after["test"]["n"]) == (20, 30)
     assert after["command"] == before["command"]
     assert " train " in after["command"]

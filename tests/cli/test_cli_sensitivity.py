@@ -99,7 +99,7 @@ def test_a_finished_sweep_answers_from_its_record(
     with monkeypatch.context() as patch:
         patch.setattr(stage, "run", spy)
         patch.setattr(stage, "open_session", spy)
-        patch.setattr(stage, "load_given", spy)
+        patch.setattr(stage, "given_network", spy)
         status, out, err = call(*again)
         assert (status, out) == first[:2]
         assert "swept before; nothing to do" in err

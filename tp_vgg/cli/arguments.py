@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def settings_from(options: dict[str, Any]) -> Settings:
 
     Raises :class:`BadInput` if one of them is invalid or names something that is not there.
     """
-    tag = options["tag"]
+    tag = options.get("tag")
     if tag is not None and (not tag.strip(".") or not all(c.isalnum() or c in "._-" for c in tag)):
         raise BadInput(
             f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'"
@@ -106,17 +107,47 @@ def settings_from(options: dict[str, Any]) -> Settings:
         raise BadInput(
             f"--tag: {tag!r} is reserved for a directory of tp_vgg's own; give another name"
         )
-    if options["checkpoint"] is not None:
+    if options.get("checkpoint") is not None:
         check_file("--checkpoint", options["checkpoint"])
-    if CATALOGUE[options["dataset"]].local and not options["data_dir"].is_dir():
-        raise BadInput(
-            f"--data-dir: {options['data_dir']}: no such directory; expected train/CLASS/IMAGE and "
-            "test/CLASS/IMAGE in it"
-        )
-    if options["data_dir"].exists() and not options["data_dir"].is_dir():
-        raise BadInput(f"--data-dir: {options['data_dir']}: is not a directory")
+    numbers = {name: _three_numbers(name, options.get(name)) for name in ("mean", "std")}
+    if (numbers["mean"] is None) != (numbers["std"] is None):
+        raise BadInput("--mean, --std: give both, they belong together")
+    if "data_dir" in options:
+        _check_data_dir(options["dataset"], options["data_dir"])
     if options.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
         raise BadInput(
             "--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'"
         )
-    return Settings(**options)
+    return Settings(**{**options, **numbers})
+
+
+def _three_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Parse the text of ``--mean`` or ``--std``: three finite numbers, those of std positive."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(math.isfinite(value) for value in numbers):
+        raise BadInput(
+            f"--{name}: {shown(text)}: give three numbers with commas between, for red, green and"
+            " blue in [0, 1], such as 0.485,0.456,0.406"
+        )
+    if max(map(abs, numbers)) > 4:
+        raise BadInput(
+            f"--{name}: {shown(text)}: is for pixels in [0, 1]; divide numbers for [0, 255] by 255"
+        )
+    if name == "std" and min(numbers) <= 0:
+        raise BadInput(f"--std: {shown(text)}: must be above 0")
+    return numbers
+
+
+def _check_data_dir(dataset: str, data_dir: Path) -> None:
+    if CATALOGUE[dataset].local and not data_dir.is_dir():
+        raise BadInput(
+            f"--data-dir: {data_dir}: no such directory; expected train/CLASS/IMAGE and"
+            " test/CLASS/IMAGE in it"
+        )
+    if data_dir.exists() and not data_dir.is_dir():
+        raise BadInput(f"--data-dir: {data_dir}: is not a directory")

@@ -8,14 +8,14 @@ import click
 
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, common_options
+from tp_vgg.cli.options import PATH, network_options
 from tp_vgg.errors import printable
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.rundir.settings import Settings
 
 
 @click.command("export", cls=Command)
-@common_options
+@network_options
 @click.argument("checkpoint_file", metavar="CHECKPOINT", type=PATH)
 @option(
     "--format",

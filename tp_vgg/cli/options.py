@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from tp_vgg.cli.arguments import settings_from
 from tp_vgg.cli.command import option, shared_option
@@ -43,7 +44,7 @@ class Number(click.FloatRange):
 
 COUNT = WholeNumber(min=1)
 RATE = Number(min=0, min_open=True, max=100)
-_COMMON = [
+_NETWORK = [
     shared_option(
         "--arch",
         type=click.Choice(ARCHS),
@@ -56,6 +57,28 @@ _COMMON = [
         show_default="torchvision, or the checkpoint's",
         help="Classifier: torchvision's with two hidden layers of 4096, or one linear layer.",
     ),
+    shared_option(
+        "--image-size",
+        type=WholeNumber(32, 1024),
+        metavar="N",
+        show_default="32, or the checkpoint's",
+        help="Side of the images in pixels; images of other sizes are resized.",
+    ),
+    shared_option(
+        "--mean",
+        metavar="R,G,B",
+        show_default="the checkpoint's, else CIFAR-10's",
+        help="Mean by which a checkpoint from elsewhere normalises pixels in [0, 1].",
+    ),
+    shared_option(
+        "--std",
+        metavar="R,G,B",
+        show_default="the checkpoint's, else CIFAR-10's",
+        help="Standard deviation that belongs to --mean.",
+    ),
+]
+"""Options that say which network a checkpoint holds."""
+_DATA = [
     shared_option(
         "--dataset",
         type=click.Choice(list(CATALOGUE)),
@@ -109,23 +132,37 @@ _COMMON = [
     shared_option(
         "--skip-corrupt", is_flag=True, help="Leave out images of a folder that can't be decoded."
     ),
-    shared_option("-q", "--quiet", is_flag=True, help="Show no progress bars and no notes."),
 ]
+_QUIET = [shared_option("-q", "--quiet", is_flag=True, help="Show no progress bars and no notes.")]
 
 
-def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def common_options(function: Function) -> Function:
     """Add the options of every command; the command gets them as one ``settings``."""
+    return _shared(function, [*_NETWORK, *_DATA, *_QUIET])
 
+
+def network_options(function: Function) -> Function:
+    """Add those of the common options that fit a command without data and run directory."""
+    return _shared(function, [*_NETWORK, *_QUIET])
+
+
+def _shared(function: Function, decorators: list[Function]) -> Function:
     @functools.wraps(function)
     def wrapper(**options: Any) -> Any:
+        context = click.get_current_context()
         fields = {
             name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options
         }
-        settings = replace(settings_from(fields), command=click.get_current_context().obj or "")
+        explicit = frozenset(
+            name
+            for name in fields
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        )
+        settings = replace(settings_from(fields), command=context.obj or "", explicit=explicit)
         with muted(settings.quiet):
             return function(settings=settings, **options)
 
-    for decorate in reversed(_COMMON):
+    for decorate in reversed(decorators):
         wrapper = decorate(wrapper)
     return wrapper
 
@@ -146,6 +183,14 @@ def round_to_option(default: int) -> Callable[[Function], Function]:
         metavar="N",
         help="Keep channels in multiples of N.",
     )
+
+
+force_option = option(
+    "--force",
+    is_flag=True,
+    help="Make the models again if they are there, and delete those of other settings instead of "
+    "moving them to OUT/replaced.",
+)
 
 
 def training_options(what: str, *, lr: str, batch_size: str) -> Callable[[Function], Function]:

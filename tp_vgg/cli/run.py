@@ -9,7 +9,14 @@ import click
 
 from tp_vgg.cli.arguments import budget_from
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, WholeNumber, common_options, finetune_options, round_to_option
+from tp_vgg.cli.options import (
+    COUNT,
+    WholeNumber,
+    common_options,
+    finetune_options,
+    force_option,
+    round_to_option,
+)
 from tp_vgg.errors import BadInput
 from tp_vgg.rundir.settings import Settings
 
@@ -42,6 +49,7 @@ from tp_vgg.rundir.settings import Settings
     help="Epochs of fine-tuning for the structured model.",
 )
 @finetune_options
+@force_option
 def command(
     settings: Settings, budgets: tuple[str, ...], round_to: int, epochs: int | None, **chosen: Any
 ) -> None:
@@ -64,6 +72,4 @@ def command(
     from tp_vgg.stages.run import run
     from tp_vgg.stages.run_budget import RunOptions
 
-    click.echo(
-        render_comparison(run(settings, RunOptions(budget, round_to, epochs, chosen["finetune"])))
-    )
+    click.echo(render_comparison(run(settings, RunOptions(budget, round_to, epochs, **chosen))))

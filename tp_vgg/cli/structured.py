@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from tp_vgg.cli.options import (
     WholeNumber,
     common_options,
     finetune_options,
+    force_option,
     round_to_option,
 )
 from tp_vgg.errors import printable
-from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA
+from tp_vgg.pruning.ratios import unremoved_note
 from tp_vgg.report.plan_tables import render_dry_run
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest
+
+log = logging.getLogger(__name__)
 
 
 @click.command("structured", cls=Command)
@@ -59,6 +63,7 @@ from tp_vgg.stages.options import StructuredOptions, StructuredRequest
     help="Estimate batch norm's statistics anew after each pruning.",
 )
 @finetune_options
+@force_option
 @option("--dry-run", is_flag=True, help="Print the channels left in each layer, and stop.")
 @option(
     "--show",
@@ -73,6 +78,7 @@ def command(
     recalibrate: bool,
     dry_run: bool,
     show: str | None,
+    force: bool,
     **chosen: Any,
 ) -> None:
     """Remove channels, check the result and fine-tune: the main job, for a faster network.
@@ -83,7 +89,7 @@ def command(
     """
     plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings, show)
     options = StructuredOptions(repair="recalibrate" if recalibrate else "none", **chosen)
-    request = StructuredRequest(plan_for, options, show)
+    request = StructuredRequest(plan_for, options, show, force)
     if dry_run:
         click.echo(_dry_run(settings, request))
         return
@@ -103,11 +109,14 @@ def command(
 
 
 def _dry_run(settings: Settings, request: StructuredRequest) -> str:
-    """Render the plan, resolved against the spec of the checkpoint or of the flags."""
-    spec: Spec = settings.flag_spec()
-    if settings.checkpoint is not None:
-        from tp_vgg.stages.session import load_dense
+    """Render the plan, resolved against the dense network that the command would prune."""
+    if settings.checkpoint is None:
+        spec = expected_spec(settings)
+    else:
+        from tp_vgg.stages.given import load_model
 
-        spec = load_dense(settings, settings.checkpoint).spec
+        spec = load_model(settings, settings.checkpoint).spec
     resolved = request.resolve(spec)
+    if note := unremoved_note(resolved.plan, spec, resolved.spec, request.options.round_to):
+        log.info(note)
     return render_dry_run(spec, resolved.spec, resolved.plan.values)

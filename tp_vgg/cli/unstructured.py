@@ -9,7 +9,13 @@ import click
 from tp_vgg.cli import is_main_process, print_table
 from tp_vgg.cli.arguments import plan_from
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, WholeNumber, common_options, finetune_options
+from tp_vgg.cli.options import (
+    PATH,
+    WholeNumber,
+    common_options,
+    finetune_options,
+    force_option,
+)
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
 from tp_vgg.rundir.contents import expected_spec
@@ -51,6 +57,7 @@ from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredReq
     help="Let the zeros grow during fine-tuning, by a cubic schedule.",
 )
 @finetune_options
+@force_option
 @option(
     "--show",
     metavar="LAYER",
@@ -66,6 +73,7 @@ def command(
     gradual: bool,
     finetune: Finetune,
     show: str | None,
+    force: bool,
 ) -> None:
     """Set the smallest weights to zero; makes sparse files, not faster networks.
 
@@ -83,7 +91,7 @@ def command(
     options = UnstructuredOptions(
         sparsity if scope == "global" else None, importance, gradual, finetune
     )
-    request = UnstructuredRequest(plan_for, options, show)
+    request = UnstructuredRequest(plan_for, options, show, force)
     if settings.checkpoint is None:
         request.resolve(expected_spec(settings))
 

@@ -19,6 +19,8 @@ class DataSetKind:
     """True if the images are the user's own, in ``--data-dir``.
 
     The default name of a run directory then contains their fingerprint."""
+    classes: int = 0
+    """Number of classes, if it is known without the images."""
     small: bool = False
     """True if there are so few images that training takes seconds.
 
@@ -26,9 +28,9 @@ class DataSetKind:
 
 
 CATALOGUE: Mapping[str, DataSetKind] = {
-    "cifar10": DataSetKind(),
+    "cifar10": DataSetKind(classes=10),
     "folder": DataSetKind(local=True),
-    "digits": DataSetKind(small=True),
+    "digits": DataSetKind(classes=10, small=True),
 }
 
 

@@ -52,6 +52,7 @@ def load_data(
     limits: tuple[int | None, int | None, int | None] = (None, None, None),
     quiet: bool = False,
     skip_corrupt: bool = False,
+    image_size: int = 32,
 ) -> DataSet:
     """Load the data set ``name`` from ``data_dir`` onto ``device``.
 

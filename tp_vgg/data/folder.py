@@ -283,3 +283,17 @@ def _write_cache(path: Path, folder: Folder, key: str) -> None:
             f"the decoded images could not be cached in {path.parent} ({error.strerror}); "
             "the next start decodes again"
         )
+
+
+def cached_fingerprint(root: Path, size: int, *, skip_corrupt: bool = False) -> str | None:
+    """Return :func:`folder_fingerprint` if the cache is valid, else ``None``."""
+    try:
+        header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
+    except BadInput:
+        return None
+    return header["fingerprint"] if header else None
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the class directories; no image is opened."""
+    return tuple(_listings(root)["train"])

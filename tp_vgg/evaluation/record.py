@@ -6,7 +6,7 @@ This module does not import torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tp_vgg.evaluation.accuracy import Accuracy, check_counts, is_count
@@ -50,6 +50,24 @@ class ModelRecord:
     command: str
     """The command line that made the model; empty if made from Python."""
     notes: tuple[str, ...] = ()
+    normalisation: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """``mean`` and ``std`` of the images, for pixels in [0, 1]; empty in older records."""
+    file_bytes: int | None = None
+    """Size of a file that tp_vgg did not write; ``bytes`` is then its size as tp_vgg writes it."""
+
+    @property
+    def test_images(self) -> tuple[str, str, int]:
+        """Return the identity of the test images: data set, fingerprint, number."""
+        return self.data["dataset"], self.data["fingerprint"], self.test.n
+
+    @property
+    def comparable(self) -> tuple[object, ...]:
+        """Return the identity that models of one table share: dense model and test images.
+
+        The dense model is its checkpoint and its normalisation.
+        """
+        numbers = tuple(sorted(self.normalisation.items()))
+        return (self.baseline or self.sha256, numbers, *self.test_images)
 
     def drop_against(self, dense: ModelRecord) -> tuple[float, float, float]:
         """Return the drop in test accuracy against ``dense`` and its 95 % interval (low, high).

@@ -5,6 +5,7 @@ It is saved atomically. Loading it validates every field and never runs pickled 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,19 @@ def to_dict(model: Network) -> dict[str, Any]:
     }
 
 
-def load(path: str | Path) -> Network:
+def saved_bytes(model: Network) -> int:
+    """Return the size in bytes of the ``.pth`` file that :func:`save` would write."""
+    buffer = io.BytesIO()
+    torch.save(to_dict(model), buffer)
+    return buffer.tell()
+
+
+def is_foreign(model: Network) -> bool:
+    """Return True if ``model`` was loaded from a file that tp_vgg did not write."""
+    return "versions" not in model.meta
+
+
+def load(path: str | Path, *, mean=None, std=None, image_size=None) -> Network:
     """Load a network onto the CPU, in eval mode, with its ``spec``, ``meta`` and ``kept``.
 
     The file is one that :func:`save` wrote, or a plain state dict (``.pth`` or ``.safetensors``)

@@ -40,7 +40,7 @@ def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], Meta]:
     }
 
 
-def from_state_dict(state: object) -> Network:
+def from_state_dict(state: object, image_size: int = 32) -> Network:
     """Return the network of a plain state dict with torchvision's names, in eval mode.
 
     The spec follows from names and shapes. The normalisation is taken to be CIFAR-10's and the

@@ -162,6 +162,31 @@ def resolve(plan: Plan, spec: Spec, round_to: int = 1) -> Spec:
     return spec.with_widths(targets)
 
 
+def unremoved_note(plan: Plan, spec: Spec, target: Spec, round_to: int = 1) -> str:
+    """Return a sentence on the layers that keep all channels against the plan; empty if none.
+
+    ``target``: the spec that :func:`resolve` returned for the plan and ``round_to``. A plan that
+    removes nothing at all is told too.
+    """
+    kept = [
+        layer
+        for layer, ratio in plan.values.items()
+        if ratio and target.prunable[layer] == spec.prunable[layer]
+    ]
+    rounded = [layer for layer in kept if plan.values[layer] * spec.prunable[layer] >= 0.5]
+    reason = (
+        f"the kept channels are rounded up to a multiple of {round_to} (--round-to)"
+        if rounded
+        else "their ratios are below half a channel"
+    )
+    if any(target.prunable[layer] < width for layer, width in spec.prunable.items()):
+        names = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+        return f"no channel is removed from {names}: {reason}" if kept else ""
+    if not any(plan.values.values()):
+        reason = "every ratio is 0" if plan.values else "it names no layer"
+    return f"{plan.source}: no channel is removed: {reason}"
+
+
 def resolve_sparsity(plan: Plan, spec: Spec) -> dict[str, int]:
     """Return the number of weights to zero in each named layer.
 

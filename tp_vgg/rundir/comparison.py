@@ -8,8 +8,10 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import Latency, LatencyRow
-from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.contents import RunContents, check_images
+from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.plan_outcome import PlanOutcome, plan_outcomes
+from tp_vgg.rundir.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,23 @@ class Comparison:
             if row.case == case and row.speedup
         }
         return quoted_rows if next(iter(self.records)) in quoted_rows else {}
+
+
+def recorded(settings: Settings, contents: RunContents) -> dict[str, ModelRecord]:
+    """Return the models of a run directory that were measured on the images of the settings.
+
+    Without ``--limit-test`` these are the most test images that there are. Raises
+    :class:`BadInput` if the options name other images than those of all records.
+    """
+    if settings.limit_test is not None:
+        records = contents.models_on(settings.limit_test)
+        if records:
+            check_images(settings, records[MODELS[0]].data, contents.run.root)
+            return records
+    records = contents.models
+    if records:
+        check_images(settings, records[MODELS[0]].data, contents.run.root)
+    return records
 
 
 def compared(contents: RunContents, records: dict[str, ModelRecord] | None = None) -> Comparison:

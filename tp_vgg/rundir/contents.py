@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import MAX_BYTES, plan_files
-from tp_vgg.rundir.layout import GIVEN, MODELS, PLANS, RunDir
+from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch, read_history
@@ -69,53 +70,103 @@ class RunContents:
         return self._once("record", self.run.record_path(model), _record)
 
     @property
+    def dense_records(self) -> list[ModelRecord]:
+        """Return the records of all dense models, the run directory's own one first.
+
+        Raises :class:`BadInput` for a damaged record.
+        """
+        read = (self._once("record", path, _record) for path in self.run.dense_record_paths())
+        return [record for record in read if record is not None]
+
+    @property
     def models(self) -> dict[str, ModelRecord]:
         """Return the records that can stand in one table, by model, the baseline first.
 
         They describe the checkpoints as they are now, belong to one baseline and were measured on
-        the same images. Records that are left out are logged once. The result is empty if there is
-        no baseline, or if the baseline itself is left out.
+        the same test images. If there are several such tables, it is the one with the most test
+        images. Records that are left out are logged once. The result is empty if there is no
+        baseline, or if the baseline itself is left out.
         """
+        return self.models_on(None)
+
+    def models_on(self, test_images: int | None) -> dict[str, ModelRecord]:
+        """Return :attr:`models` as measured on that many test images; ``None``: the most."""
         pruned = {name: record for name in MODELS[1:] if (record := self.record(name)) is not None}
-        dense = {
-            record.sha256: record
-            for name in (GIVEN, MODELS[0])
-            if (record := self.record(name)) is not None
-        }
+        dense = [
+            record
+            for record in self.dense_records
+            if test_images is None or record.test.n == test_images
+        ]
         if not dense:
             return {}
-        used = [record.baseline for record in pruned.values() if record.baseline in dense]
-        baseline = dense[used[-1]] if used else list(dense.values())[-1]
+        baseline = self._baseline(dense, list(pruned.values()))
         records = {MODELS[0]: baseline, **pruned}
         faults = {name: fault for name in records if (fault := self._fault(name, records))}
         for name, fault in faults.items():
-            self._log_once(f"{name} {fault}: left out; run its stage again")
+            self._log_once(f"{name} {fault}")
         return (
             {}
             if MODELS[0] in faults
             else {name: record for name, record in records.items() if name not in faults}
         )
 
+    def _baseline(self, dense: list[ModelRecord], pruned: list[ModelRecord]) -> ModelRecord:
+        """Return the baseline of the table: the dense model that the most test images speak for.
+
+        Dense models of which there is a pruned one come first; of equals, that of the pruned model
+        that is last in the order of the tables, and then the run directory's own.
+        """
+        order = {record.comparable: position for position, record in enumerate(pruned)}
+        current = [record for record in dense if not self._file_fault(record)] or dense
+        return max(
+            current,
+            key=lambda record: (
+                record.comparable in order,
+                record.test.n,
+                order.get(record.comparable, 0),
+            ),
+        )
+
+    def _file_fault(self, record: ModelRecord) -> str:
+        """Return the reason why a record does not describe its file; empty if it does."""
+        path = self.run.root / record.checkpoint
+        if not path.is_file() or self.sha256(path) != record.sha256:
+            return (
+                f"has no file, or another one than was measured ({path}): left out;"
+                " run its stage again"
+            )
+        return ""
+
     def _fault(self, name: str, records: Mapping[str, ModelRecord]) -> str:
         """Return the reason why a record can't stand beside the baseline's; empty if it can."""
         record, baseline = records[name], records[MODELS[0]]
-        path = self.run.root / record.checkpoint
-        if not path.is_file() or self.sha256(path) != record.sha256:
-            return f"has no file, or another one than was measured ({path})"
+        if fault := self._file_fault(record):
+            return fault
         if record is baseline:
             return ""
         if (
             spec_from_dict(record.spec).prunable.keys()
             != spec_from_dict(baseline.spec).prunable.keys()
         ):
-            return "is of another architecture than the baseline"
+            return "is of another architecture than the baseline: left out; run its stage again"
         if record.baseline != baseline.sha256:
-            return "was pruned from another baseline"
-        if record.data != baseline.data:
-            return "was measured on other images than the baseline"
+            return "was pruned from another baseline: left out; run its stage again"
+        if record.test_images != baseline.test_images:
+            return (
+                f"was measured on other test images than the baseline (n = {record.test.n}, not"
+                f" {baseline.test.n}): left out; `compare --limit-test {record.test.n}` shows it"
+                if record.test.n != baseline.test.n
+                else "was measured on other test images than the baseline: left out;"
+                " run its stage again"
+            )
+        if record.comparable != baseline.comparable:
+            return (
+                "was measured with another normalisation than the baseline: left out;"
+                " run its stage again"
+            )
         pruned = records.get("structured_pruned")
         if name == "structured_finetuned" and pruned is not None and pruned.key != record.key:
-            return "was made with other settings than structured_pruned"
+            return "was made with other settings than structured_pruned: left out"
         return ""
 
     @property
@@ -183,9 +234,12 @@ class RunContents:
         """Return the command lines that made the plans; empty texts for plans made from Python."""
         return [str(part.get("command", "")) for part in self._plan_parts(self.run.plan)]
 
-    def wrote(self, kind: Kind) -> bool:
-        """Return True if the run directory's plan file is one that `plan` wrote."""
-        path = self.run.work / PLANS[kind]
+    def wrote(self, kind: Kind, path: Path | None = None) -> bool:
+        """Return True if a plan file is one that `plan` wrote for this run directory.
+
+        ``path``: ``None`` means the run directory's own.
+        """
+        path = path or self.run.work / PLANS[kind]
         return (
             path.is_file()
             and path.stat().st_size <= MAX_BYTES
@@ -243,17 +297,42 @@ class RunContents:
 def expected_spec(settings: Settings) -> Spec:
     """Return the dense spec that a plan is made for, as far as it is known without torch.
 
-    It is the spec of the baseline in an explicit ``--out``, else the one of the flags. A
-    ``--checkpoint`` is not read here; the stage reads it. Raises :class:`BadInput` if a flag
-    contradicts the baseline.
+    It is the spec of the baseline in the run directory, else the one of the flags with the classes
+    of the data. No image is opened, so that the default run directory of a folder is found only if
+    its images were decoded before. A ``--checkpoint`` is not read here; the stage reads it. Raises
+    :class:`BadInput` if a flag contradicts the baseline.
     """
-    if settings.out is not None:
-        record = RunContents.of(settings).record("baseline")
+    digest = settings.known_fingerprint()
+    if settings.out is not None or not settings.images.local or digest:
+        run = RunDir.of(settings, digest)
+        record = RunContents(run).record(MODELS[0])
         if record is not None:
             spec = spec_from_dict(record.spec)
-            settings.check_spec(spec, settings.out)
+            settings.check_spec(spec, run.root)
             return spec
-    return settings.flag_spec()
+    return replace(settings.flag_spec(), num_classes=settings.class_count())
+
+
+def check_images(
+    settings: Settings, data: Mapping[str, Any], source: object, split: str = "test"
+) -> None:
+    """Raise :class:`BadInput` if an option names other images than a record's.
+
+    ``data``: the record's entry about its images. ``source``: the record's file or directory, for
+    the message. ``split``: the images that count. Only options that the user gave are compared.
+    """
+    dataset, number = data.get("dataset"), data.get(split)
+    if "dataset" in settings.explicit and dataset != settings.dataset:
+        raise BadInput(
+            f"{source}: holds results on {dataset}, but --dataset {settings.dataset} was given;"
+            " give that data set or another --out"
+        )
+    limit = {"val": settings.limit_val, "test": settings.limit_test}[split]
+    if limit is not None and isinstance(number, int) and number > limit:
+        raise BadInput(
+            f"{source}: holds results on {number} {split} images, but --limit-{split} {limit} was"
+            " given; leave it out, or run the stages with it first"
+        )
 
 
 def sweep_table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tp_vgg.errors import BadInput
 from tp_vgg.network.families import STEMS
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.rundir.settings import Settings
+from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
 
 MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
 """The models of ``metrics.json``, in the order of the tables."""
@@ -20,7 +20,9 @@ HISTORIES = {
 """The file with the epochs of each model that is trained."""
 PLANS: dict[Kind, str] = {"structured": "ratios.json", "unstructured": "sparsity.json"}
 """The plan file that `plan` writes, by the kind of pruning."""
-RESERVED_DIRS = ("plots", "profiles", "records", "tensorboard")
+REPLACED = "replaced"
+"""Directory of finished results that gave way to others; see :mod:`tp_vgg.rundir.replaced`."""
+RESERVED_DIRS = ("plots", "profiles", "records", REPLACED, "tensorboard")
 """Directories with a fixed meaning in a run directory; no tag may have such a name."""
 GIVEN = "given_baseline"
 """Name of the record of a dense model from elsewhere (``--checkpoint``).
@@ -53,7 +55,8 @@ class RunDir:
                 digest = fingerprint or settings.folder_fingerprint()
                 name = f"{name}-{settings.data_dir.resolve().name}-{digest[:8]}"
             spec = settings.flag_spec()
-            root = Path("runs") / f"{spec.arch}-{spec.head}-{name}"
+            size = "" if spec.image_size == IMAGE_SIZE else f"-{spec.image_size}px"
+            root = Path("runs") / f"{spec.arch}-{spec.head}-{name}{size}"
         work = root / settings.tag if settings.tag else root
         check_parent("--out or --tag", work / "x")
         return cls(root, work, settings.dataset)
@@ -85,6 +88,28 @@ class RunDir:
     def record_path(self, model: str) -> Path:
         """Return the path of a model's record (JSON)."""
         return (self.root if model == "baseline" else self.work) / "records" / f"{model}.json"
+
+    def dense_record_paths(self) -> list[Path]:
+        """Return the paths of all records of dense models, the run directory's own one first.
+
+        Besides ``baseline.json`` and ``given_baseline.json`` there is one for each other checkpoint
+        or other test images with which a stage has worked (:meth:`another_record_path`).
+        """
+        own = self.record_path(MODELS[0])
+        others = (
+            path
+            for directory in dict.fromkeys((self.root, self.work))
+            for name in (MODELS[0], GIVEN)
+            for path in sorted((directory / "records").glob(f"{name}*.json"))
+        )
+        return [path for path in dict.fromkeys((own, *others)) if path.is_file()]
+
+    def another_record_path(self, model: str, key: str) -> Path:
+        """Return the path of a dense model's record beside the first one; ``key`` tells it apart.
+
+        It is in ``work``, because a tag changes nothing in the directory that it shares.
+        """
+        return self.work / "records" / f"{model}-{key[:8]}.json"
 
     def history(self, model: str) -> Path | None:
         """Return the path of a model's training history; ``None`` if it is never trained."""

@@ -11,6 +11,9 @@ from tp_vgg.errors import BadInput
 from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.spec import VGGSpec
 
+IMAGE_SIZE = 32
+"""Side in pixels to which images are brought, if neither an option nor a checkpoint says more."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -30,6 +33,15 @@ class Settings:
     limit_val: int | None = None
     limit_test: int | None = None
     skip_corrupt: bool = False
+    image_size: int | None = None
+    """Side of the square images in pixels; ``None``: the checkpoint's, else 32."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Normalisation of the dense model, for pixels in [0, 1]; ``None``: its own, or its data's."""
+    explicit: frozenset[str] = frozenset()
+    """Names of the options that the user gave."""
+    noted: bool = False
+    """The notes on the file of ``--checkpoint`` were logged before."""
     quiet: bool = False
     """Show no progress bars. Notes go to the logger ``tp_vgg`` in any case."""
     tensorboard: bool = False
@@ -53,30 +65,80 @@ class Settings:
 
     def folder_fingerprint(self) -> str:
         """Return the fingerprint of the images in ``data_dir``; this may decode all of them."""
-        from tp_vgg.data.folder import SIZE, folder_fingerprint
+        from tp_vgg.data.folder import folder_fingerprint
 
-        return folder_fingerprint(self.data_dir, SIZE, self.quiet, skip_corrupt=self.skip_corrupt)
+        return folder_fingerprint(
+            self.data_dir,
+            self.image_size or IMAGE_SIZE,
+            self.quiet,
+            skip_corrupt=self.skip_corrupt,
+        )
+
+    def known_fingerprint(self) -> str | None:
+        """Return :meth:`folder_fingerprint` if that needs no image to be opened, else ``None``.
+
+        It is ``None`` too for data sets that are not a folder.
+        """
+        if not self.images.local:
+            return None
+        from tp_vgg.data.folder import cached_fingerprint
+
+        size = self.image_size or IMAGE_SIZE
+        return cached_fingerprint(self.data_dir, size, skip_corrupt=self.skip_corrupt)
+
+    def class_count(self) -> int:
+        """Return the number of classes of the data; for a folder, that of its class directories.
+
+        Raises :class:`BadInput` if the folder has no such layout.
+        """
+        if not self.images.local:
+            return self.images.classes
+        from tp_vgg.data.folder import class_names
+
+        return len(class_names(self.data_dir))
 
     def flag_spec(self) -> VGGSpec:
-        """Return the dense spec of ``--arch`` and ``--head``, with their defaults."""
-        return VGGSpec.preset(self.arch or "vgg11_bn", self.head or "torchvision")
+        """Return the dense spec of ``--arch``, ``--head`` and ``--image-size``, with defaults.
+
+        From 64 pixels on, the torchvision head keeps its 7×7 pool; below, it is folded.
+        """
+        size = self.image_size or IMAGE_SIZE
+        spec = VGGSpec.preset(
+            self.arch or "vgg11_bn", self.head or "torchvision", pool=1 if size < 64 else 7
+        )
+        return replace(spec, image_size=size)
 
     def for_spec(self, spec: Spec) -> Settings:
-        """Return a copy with the arch and the head of ``spec``."""
-        return replace(self, arch=spec.arch, head=spec.head)
+        """Return a copy with the arch, the head and the image size of ``spec``."""
+        return replace(self, arch=spec.arch, head=spec.head, image_size=spec.image_size)
+
+    def normalisation_record(self) -> dict[str, tuple[float, ...]]:
+        """Return ``--mean`` and ``--std`` for a record; empty without them.
+
+        They are part of the dense model's identity: the same file with others is another model.
+        """
+        return {} if self.mean is None or self.std is None else {"mean": self.mean, "std": self.std}
+
+    def normalisation_parts(self) -> list[object]:
+        """Return what ``--mean`` and ``--std`` add to the key of a result; nothing without them."""
+        return [self.normalisation_record()] if self.normalisation_record() else []
 
     def check_spec(self, spec: Spec, source: object) -> None:
-        """Raise :class:`BadInput` if ``--arch`` or ``--head`` contradicts a checkpoint's ``spec``.
+        """Raise :class:`BadInput` if a flag contradicts a checkpoint's ``spec``.
+
+        The flags are ``--arch``, ``--head`` and ``--image-size``.
 
         ``source``: the checkpoint, for the message.
         """
         for flag, given, actual in (
             ("--arch", self.arch, spec.arch),
             ("--head", self.head, spec.head),
+            ("--image-size", self.image_size, spec.image_size),
         ):
             if given is not None and given != actual:
+                unit = " pixels" if flag == "--image-size" else ""
                 raise BadInput(
-                    f"{source}: holds {actual}, but {flag} {given} was given;"
+                    f"{source}: holds {actual}{unit}, but {flag} {given} was given;"
                     " leave the flag out, or give another --out or checkpoint"
                 )
 
@@ -97,8 +159,12 @@ def flags(settings: Settings) -> list[str]:
         "limit_train",
         "limit_val",
         "limit_test",
+        "image_size",
+        "mean",
+        "std",
     ):
         value = getattr(settings, name)
         if value != getattr(defaults, name):
-            options += [f"--{name.replace('_', '-')}", str(value)]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            options += [f"--{name.replace('_', '-')}", text]
     return [*options, "--skip-corrupt"] if settings.skip_corrupt else options

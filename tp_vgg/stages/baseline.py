@@ -11,16 +11,20 @@ import torch
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.files.atomic import write_text
+from tp_vgg.files.atomic import write_json
 from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
 from tp_vgg.network import checkpoint, torchvision_weights
 from tp_vgg.network.families import as_vgg
-from tp_vgg.network.network import Network
+from tp_vgg.network.network import Meta, Network
 from tp_vgg.network.torchvision_weights import imagenet_weights
 from tp_vgg.network.vgg.model import VGG, build
-from tp_vgg.rundir.layout import GIVEN, partial_of
+from tp_vgg.rundir.layout import GIVEN, MODELS, partial_of
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import baseline_recipe, duration
-from tp_vgg.stages.session import Session, check_classes, data_summary, load_dense
+from tp_vgg.stages.given import check_fits, load_model
+from tp_vgg.stages.measure import data_summary, measured
+from tp_vgg.stages.results import deleted_unless_published, former_models
+from tp_vgg.stages.session import Session
 from tp_vgg.training.estimate import estimate_seconds
 from tp_vgg.training.history import history_csv
 from tp_vgg.training.recipe import Recipe
@@ -45,9 +49,9 @@ def baseline(
         train_baseline(
             session, baseline_recipe(session.settings, session.settings.flag_spec(), epochs), "none"
         )
-        path = own_path = session.run.checkpoint("baseline", session.settings.flag_spec().stem)
-    model = given_model or load_dense(session.settings, path)
-    check_classes(model, session.data, path)
+        path = own_path = session.run.checkpoint(MODELS[0], session.settings.flag_spec().stem)
+    model = given_model or load_model(session.settings, path)
+    check_fits(model, session.data, path)
     recipe = model.meta.get("training")
     if (
         given_model is None
@@ -71,21 +75,42 @@ def baseline(
 def _own_record(session: Session, path: Path, model: Network) -> ModelRecord:
     trained_on = model.meta.get("data")
     if trained_on in (None, data_summary(session.data)):
-        return _current_record(session, path, "baseline", ())
+        return _current_record(session, path, MODELS[0], ())
     note = f"the baseline was trained with other --limit options or images ({trained_on})"
     log.info(note)
-    return _current_record(session, path, "baseline", (note,))
+    return _current_record(session, path, MODELS[0], (note,))
 
 
 def _current_record(session: Session, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
-    """Return the record of ``name``; measure it again if it is of other weights or images."""
+    """Return the record of the dense model at ``path``; measure it if there is none.
+
+    ``name``: that of its record. A record is one of these weights, test images and normalisation.
+    One that is of others stays as it is; the new one is then written beside it.
+    """
 
     def current() -> ModelRecord:
-        record = session.contents.record(name)
+        data = session.data
         digest = session.contents.sha256(path)
-        if record is None or record.sha256 != digest or record.data != data_summary(session.data):
-            command = record.command if record and record.sha256 == digest else None
-            record = session.record(path, name, notes, command=command)
+        images = (data.name, data.fingerprint, len(data.test))
+        numbers = session.settings.normalisation_record()
+        records = session.contents.dense_records
+        for record in records:
+            if (record.sha256, record.test_images, record.normalisation) == (
+                digest,
+                images,
+                numbers,
+            ):
+                return record
+        made_by = [record.command for record in records if record.sha256 == digest]
+        record = measured(session, path, notes)
+        if made_by:
+            record = replace(record, command=made_by[0])
+        target = session.run.record_path(name)
+        if target.exists() or (name == MODELS[0] and session.settings.tag):
+            key = fingerprint(digest, list(images), numbers)
+            target = session.run.another_record_path(name, key)
+        write_json(target, record.to_dict())
+        session.peak.reset()
         return record
 
     return session.ranks.run_on_main(current)
@@ -107,13 +132,23 @@ def train_baseline(session: Session, recipe: Recipe, weights: str) -> ModelRecor
         data_summary(session.data),
         initial_weights,
         str(session.precision),
+        *session.settings.normalisation_parts(),
     )
-    path = session.run.checkpoint("baseline", model.spec.stem)
+    path = session.run.checkpoint(MODELS[0], model.spec.stem)
     partial = partial_of(path)
     if session.ranks.broadcast(_key_of(path) == key):
         log.info(f"{path} was trained with these settings before; nothing to do")
         session.discard(partial)
-        return _current_record(session, path, "baseline", ())
+        return _current_record(session, path, MODELS[0], ())
+    data = data_summary(session.data)
+    former = session.ranks.run_on_main(
+        lambda: former_models(session.contents, MODELS[:1], model.spec.stem, key, data)
+    )
+    if former is not None and session.settings.tag is not None:
+        raise BadInput(
+            f"--tag: {session.run.root} holds a dense model with other settings, which all tags"
+            " share; leave out --tag to train another one, or give another --out"
+        )
     model.to(session.device)
     seconds = estimate_seconds(model, session.training(model, recipe))
     log.info(
@@ -122,12 +157,12 @@ def train_baseline(session: Session, recipe: Recipe, weights: str) -> ModelRecor
         f" about {duration(seconds)} here ({session.device.type})"
     )
     history = session.fit(model, recipe, partial, "train")
-    if session.ranks.is_main:
-        write_text(session.run.root / "history.csv", history_csv(history))
-    model.meta.update(key=key, data=data_summary(session.data))
-    record = session.finish(model, "baseline")
+    model.meta.update(key=key, data=data)
+    prepared = session.prepare(model, MODELS[0])
+    with deleted_unless_published([prepared], session.ranks):
+        session.publish([prepared], former, history_csv(history))
     session.discard(partial)
-    return record
+    return prepared.record
 
 
 def _initial_model(session: Session, weights: str) -> Network:
@@ -135,8 +170,8 @@ def _initial_model(session: Session, weights: str) -> Network:
     torch.manual_seed(session.settings.seed)
     model = build(spec)
     model.meta = {
-        "mean": list(session.data.normalisation.mean),
-        "std": list(session.data.normalisation.std),
+        "mean": list(session.settings.mean or session.data.normalisation.mean),
+        "std": list(session.settings.std or session.data.normalisation.std),
         "classes": list(session.data.classes),
         "dataset": session.data.name,
     }
@@ -144,14 +179,14 @@ def _initial_model(session: Session, weights: str) -> Network:
         return model
     if weights == "imagenet":
         state, meta = imagenet_weights(spec.arch)
+        _check_normalisation(session.settings, meta)
         if spec.head == "linear":
             state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(
                 model
             )
-        source = as_vgg(torchvision_weights.from_state_dict(state))
+        source = as_vgg(torchvision_weights.from_state_dict(state, image_size=spec.image_size))
     else:
-        source = as_vgg(checkpoint.load(weights))
-        session.settings.check_spec(source.spec, weights)
+        source = as_vgg(load_model(session.settings, Path(weights)))
         meta = {
             "mean": source.meta["mean"],
             "std": source.meta["std"],
@@ -166,6 +201,15 @@ def _initial_model(session: Session, weights: str) -> Network:
         "notes": [n for n in source.meta.get("notes", []) if n.startswith("head folded")],
     }
     return source
+
+
+def _check_normalisation(settings: Settings, meta: Meta) -> None:
+    for name in ("mean", "std"):
+        given = getattr(settings, name)
+        if given is not None and list(given) != meta[name]:
+            raise BadInput(
+                f"--{name}: torchvision's ImageNet weights need {meta[name]}; leave it out"
+            )
 
 
 def _key_of(path: Path) -> str | None:

@@ -22,16 +22,18 @@ from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.environment import environment
-from tp_vgg.network import checkpoint
 from tp_vgg.report import figures
+from tp_vgg.rundir.comparison import recorded
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare
+from tp_vgg.stages.given import given_network, load_model
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.profile import available_cases
-from tp_vgg.stages.session import load_given, stage
+from tp_vgg.stages.results import Former
+from tp_vgg.stages.session import stage
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +57,11 @@ def benchmark(
         available_cases(options, timing_device)
     contents, paths = _paths(settings, checkpoints)
     run = contents.run
-    models = {name: checkpoint.load(path) for name, path in paths.items()}
+    dense_path = paths.get(MODELS[0])
+    models = {
+        name: load_model(settings, path, quiet=path == dense_path) for name, path in paths.items()
+    }
     check_models(models)
-    for path in checkpoints:
-        settings.check_spec(models[str(path)].spec, path)
     files = {
         name: {"checkpoint": str(path), "sha256": contents.sha256(path)}
         for name, path in paths.items()
@@ -101,12 +104,31 @@ def benchmark(
             latency,
             models={name: {**facts, **files[name]} for name, facts in latency.models.items()},
         )
+        if (former := _former(contents, latency)) is not None:
+            former.give_way()
         write_json(run.latency, latency.to_dict())
         keep_figure(settings, run, "latency", figures.latency(latency))
         journal.remove()
         if not checkpoints and contents.models:
             compare(settings, contents=contents)
     return latency
+
+
+def _former(contents: RunContents, latency: Latency) -> Former | None:
+    """Return the benchmark in ``latency.json`` if it is of other models or cases."""
+    run, former = contents.run, contents.latency
+    if former is None:
+        return None
+    measured = [
+        (
+            sorted(str(facts.get("sha256")) for facts in table.models.values()),
+            sorted({row.case.label for row in table.rows}),
+        )
+        for table in (former, latency)
+    ]
+    if measured[0] == measured[1]:
+        return None
+    return Former(run.work, contents.sha256(run.latency), (run.plot("latency"), run.latency))
 
 
 def _key_parts(options: BenchmarkOptions) -> dict[str, Any]:
@@ -156,11 +178,9 @@ def _paths(
     A file of ``checkpoints`` has its path as its name. Raises :class:`BadInput` if there is nothing
     to time or a path is the dense model's name.
     """
-    given_model = load_given(settings)
-    if given_model is not None:
-        settings = settings.for_spec(given_model.spec)
+    settings, _ = given_network(settings)
     contents = RunContents.of(settings)
-    run, records = contents.run, contents.models
+    run, records = contents.run, recorded(settings, contents)
     dense = settings.checkpoint or run.own_baseline(settings)
     if settings.checkpoint is None and records:
         dense = run.root / records[MODELS[0]].checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_json
-from tp_vgg.rundir.comparison import Comparison, compared, metrics
+from tp_vgg.rundir.comparison import Comparison, compared, metrics, recorded
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
@@ -27,14 +27,14 @@ def compare(
     run directory's models were measured.
     """
     if settings.checkpoint is not None:
-        from tp_vgg.stages.session import load_dense
+        from tp_vgg.stages.given import given_network
 
-        settings = settings.for_spec(load_dense(settings, settings.checkpoint).spec)
-    contents, records = (
-        _measured(settings, checkpoints)
-        if checkpoints
-        else (contents or RunContents.of(settings), None)
-    )
+        settings, _ = given_network(settings)
+    if checkpoints:
+        contents, records = _measured(settings, checkpoints)
+    else:
+        contents = contents or RunContents.of(settings)
+        records = recorded(settings, contents)
     comparison = compared(contents, records)
     write_json(contents.run.work / "metrics.json", metrics(comparison))
     return comparison
@@ -43,18 +43,21 @@ def compare(
 def _measured(
     settings: Settings, checkpoints: tuple[Path, ...]
 ) -> tuple[RunContents, dict[str, ModelRecord]]:
-    from tp_vgg.network.checkpoint import load
-    from tp_vgg.stages.session import check_classes, data_summary, open_session
+    from tp_vgg.stages.given import check_fits, load_model
+    from tp_vgg.stages.measure import measured
+    from tp_vgg.stages.session import open_session
 
-    models = {path: load(path) for path in checkpoints}
+    models = {path: load_model(settings, path) for path in checkpoints}
     with open_session(settings) as session:
-        records = dict(session.contents.models)
-        if records and records[MODELS[0]].data != data_summary(session.data):
+        images = (session.data.name, session.data.fingerprint, len(session.data.test))
+        records = session.contents.models_on(images[-1])
+        records = records or session.contents.models
+        if records and records[MODELS[0]].test_images != images:
             raise BadInput(
-                f"{session.run.root}: its models were measured on other images;"
-                " give the same --dataset and --limit options"
+                f"{session.run.root}: its models were measured on other test images;"
+                " give the same --dataset and --limit-test"
             )
         for path, model in models.items():
-            check_classes(model, session.data, path)
-            records[str(path)] = session.measured(path)
+            check_fits(model, session.data, path)
+            records[str(path)] = measured(session, path)
         return session.contents, records

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
-from tp_vgg.network import checkpoint
 from tp_vgg.network.export import export
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.rundir.layout import check_parent
 from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.given import load_model
 
 
 def export_checkpoint(
@@ -26,8 +26,7 @@ def export_checkpoint(
     ``source``, a directory, has another suffix than a weights format needs, or exists and ``force``
     is false; and as :func:`~tp_vgg.network.export.export` does.
     """
-    model = checkpoint.load(source)
-    settings.check_spec(model.spec, source)
+    model = load_model(settings, source)
     path = output or source.with_suffix(EXPORT_FORMATS[form].suffix)
     if path.exists() and (path.is_dir() or path.samefile(source)):
         raise BadInput(

@@ -101,6 +101,8 @@ class PruningRequest(ABC, Generic[Options, Resolved]):
     options: Options
     show: str | None = None
     """Layer to draw before and after pruning."""
+    force: bool = False
+    """Make the models also if they are there, and delete those of other settings."""
     _resolved: dict[Spec, Resolved] = field(default_factory=dict, compare=False, repr=False)
 
     def resolve(self, spec: Spec) -> Resolved:

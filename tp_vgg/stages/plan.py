@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json
-from tp_vgg.files.fingerprint import text_fingerprint
+from tp_vgg.files.fingerprint import file_fingerprint, text_fingerprint
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
 from tp_vgg.files.schema import read_table
@@ -27,8 +27,9 @@ from tp_vgg.planning.budget import read_budget
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import plan_files
-from tp_vgg.rundir.contents import RunContents, sweep_table
-from tp_vgg.rundir.layout import GIVEN, PLANS, RunDir
+from tp_vgg.rundir.contents import RunContents, check_images, sweep_table
+from tp_vgg.rundir.layout import PLANS, RunDir
+from tp_vgg.rundir.replaced import check_replaced, put_away
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.table import Sensitivity
 
@@ -62,6 +63,10 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     another plan is in the way.
     """
     read_budget(options.budget, options.kind)
+    if settings.checkpoint is not None:
+        from tp_vgg.stages.given import given_network
+
+        settings, _ = given_network(settings)
     contents = RunContents.of(settings)
     run = contents.run
     path = options.output or run.work / PLANS[options.kind]
@@ -70,17 +75,27 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     source, record, table = _sweep(settings, contents, options.kind)
     spec = spec_from_dict(table.spec)
     settings.check_spec(spec, source)
+    check_images(settings, record["data"], source, record["data"]["split"])
     profile = _profile(contents, spec, options)
     sweep_facts = {"weights": record["weights"], "split": record["data"]["split"]}
     result = make_plan(
         table, options.budget, round_to=options.round_to, profile=profile, sweep=sweep_facts
     )
     text = result.file_text
-    if path.exists() and not _holds(path, text) and not options.force:
+    another = path.exists() and not _holds(path, text)
+    if another and not options.force and not contents.wrote(options.kind, path):
         raise BadInput(
-            f"{path}: holds another plan; give --force to replace it, or another --output"
+            f"{path}: is not a plan that `plan` wrote, or was edited since;"
+            " give --force to replace it, or another --output"
         )
+    for warning in table.baseline.chance_warnings(100 / spec.num_classes):
+        log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
+    if not another and path.exists() and contents.plans.get(options.kind) == result:
+        log.info(f"{path}: this plan was made before; nothing to do")
+        return result, path
+    check_replaced(run.work)
     with locked(run.root):
+        former = contents.plans.get(options.kind)
         files = plan_files(run.work)
         files[options.kind] = sorted({*files.get(options.kind, ()), text_fingerprint(text)})
         extras = {
@@ -91,12 +106,13 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
 
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
+            if not options.force and former is not None and former.file_text != text:
+                key = file_fingerprint(path) if another else text_fingerprint(former.file_text)
+                put_away(run.work, key, [path] if another else [], [run.plan])
             # Written before the plan has its name, so that no plan file is without a prediction.
             write_json(run.plan, {**result.to_dict(), **extras})
 
         write_atomic(path, write)
-    for warning in table.baseline.chance_warnings(100 / spec.num_classes):
-        log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
     return result, path
 
 
@@ -164,7 +180,7 @@ def _sweep(
         raise BadInput(
             f"{path}: is of another model than --checkpoint {dense}; sweep that one first"
         )
-    if not run.record_path(GIVEN).is_file():
+    if record["weights"] not in {model.sha256 for model in contents.dense_records}:
         raise BadInput(
             f"{path}: is of other weights than {dense};"
             f" run `python -m tp_vgg sensitivity --kind {kind}` again"

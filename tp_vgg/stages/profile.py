@@ -26,9 +26,10 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.report import figures
 from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.given import given_network
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.outputs import keep_figure
-from tp_vgg.stages.session import load_given, stage
+from tp_vgg.stages.session import stage
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,7 @@ def profile(
     Raises :class:`BadInput` if the device is not available, or can run none of the cases.
     """
     device = pick_device(settings.device)
-    given_model = load_given(settings)
-    if given_model is not None:
-        settings = settings.for_spec(given_model.spec)
+    settings, given_model = given_network(settings)
     run = RunDir.of(settings)
     own_path = run.own_baseline(settings)
     model = given_model or (checkpoint.load(own_path) if own_path else None)

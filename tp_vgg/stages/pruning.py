@@ -17,14 +17,20 @@ from matplotlib.figure import Figure
 
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.machine.device import pick_device
+from tp_vgg.machine.precision import pick_precision
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.ratios import Plan
+from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.defaults import structured_epochs
+from tp_vgg.stages.given import given_network
+from tp_vgg.stages.measure import data_summary
 from tp_vgg.stages.options import PruningRequest, StructuredOptions, UnstructuredOptions
 from tp_vgg.stages.outputs import keep_figure
-from tp_vgg.stages.session import Session, load_given, open_session, ranked
+from tp_vgg.stages.results import Former, finished_models, former_models
+from tp_vgg.stages.session import Session, open_session, ranked
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +49,34 @@ class Pruning(Generic[Resolved]):
     resolved: Resolved
     """The request, resolved against the dense model's spec."""
 
+    def finished(self, names: tuple[str, ...], key: str) -> dict[str, ModelRecord]:
+        """Return the records of the models and of the baseline if all were made before.
+
+        ``key``: that of the settings. Empty unless all models are there. A note in the log says so.
+        """
+        session = self.session
+        records = session.ranks.run_on_main(
+            lambda: finished_models(session.contents, names, key, data_summary(session.data))
+        )
+        if not records:
+            return {}
+        log.info(
+            f"{', '.join(names)}: made with these settings before; nothing to do"
+            " (--force makes them again)"
+        )
+        return {MODELS[0]: self.baseline, **records}
+
+    def former(self, names: tuple[str, ...], key: str, *, force: bool) -> Former | None:
+        """Return the models of other settings that are to give way, or ``None``.
+
+        ``names``: all models that this stage may leave. ``force``: they are deleted, not kept.
+        """
+        session, stem = self.session, self.dense.spec.stem
+        data = data_summary(session.data)
+        return session.ranks.run_on_main(
+            lambda: former_models(session.contents, names, stem, key, data, force=force)
+        )
+
     def draw(self, name: str, figure: Figure) -> Path:
         """Save a figure as ``plots/NAME.png`` and return its path."""
         path = keep_figure(self.session.settings, self.session.run, name, figure)
@@ -60,7 +94,7 @@ def pruning(
     none. Raises :class:`~tp_vgg.errors.BadInput` if the request does not fit the model; for that of
     ``--checkpoint``, before anything is written.
     """
-    given_model = load_given(settings)
+    settings, given_model = given_network(settings)
     if given_model is not None:
         request.resolve(given_model.spec)
     with (
@@ -76,13 +110,24 @@ def work_key(
 ) -> str:
     """Return the key of the records of models that are pruned in this way.
 
-    It is a fingerprint of the dense checkpoint (``baseline``: its SHA-256), the plan, the options,
-    the seed and, for structured pruning, the epochs.
+    It is a fingerprint of the dense checkpoint (``baseline``: its SHA-256), its normalisation if
+    that was given, the plan, the options, the seed and, if the model is trained, the precision
+    unless that is fp32. For structured pruning, the epochs are in it too.
     """
     parts = asdict(options)
-    if isinstance(options, UnstructuredOptions):
-        return fingerprint(baseline, dict(plan.values), parts, settings.seed)
-    parts["recalibrate"] = {"none": False, "recalibrate": True}[parts.pop("repair")]
-    return fingerprint(
-        baseline, dict(plan.values), parts, settings.seed, structured_epochs(settings, options)
+    more: list[object] = settings.normalisation_parts()
+    epochs = (
+        structured_epochs(settings, options)
+        if isinstance(options, StructuredOptions)
+        else options.finetune.epochs
     )
+    if epochs and (precision := _trained_in(settings)) != "torch.float32":
+        more.append(precision)
+    if isinstance(options, UnstructuredOptions):
+        return fingerprint(baseline, dict(plan.values), parts, settings.seed, *more)
+    parts["recalibrate"] = {"none": False, "recalibrate": True}[parts.pop("repair")]
+    return fingerprint(baseline, dict(plan.values), parts, settings.seed, epochs, *more)
+
+
+def _trained_in(settings: Settings) -> str:
+    return str(pick_precision(settings.precision, pick_device(settings.device)))

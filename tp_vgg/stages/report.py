@@ -14,12 +14,13 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.page import Findings, render
-from tp_vgg.rundir.comparison import Comparison, compared
+from tp_vgg.rundir.comparison import Comparison, compared, recorded
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import HISTORIES, MODELS, RunDir
 from tp_vgg.rundir.settings import Settings, flags
 from tp_vgg.stages.findings import drawn_figures
-from tp_vgg.stages.session import load_given, stage
+from tp_vgg.stages.given import given_network
+from tp_vgg.stages.session import stage
 
 
 @stage
@@ -30,15 +31,14 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
     files already is not written again. Raises :class:`BadInput` if nothing has run yet or a
     checkpoint is not that of its record.
     """
-    flag_settings, given_model = settings, load_given(settings)
-    if given_model is not None:
-        settings = settings.for_spec(given_model.spec)
+    flag_settings = settings
+    settings, _ = given_network(settings)
     contents = RunContents.of(settings)
     run = contents.run
     path = run.work / "report.html"
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
-    comparison = compared(contents)
+    comparison = compared(contents, recorded(settings, contents))
     key = _key(flag_settings, run, comparison)
     if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
         return path

@@ -28,6 +28,7 @@ from tp_vgg.sensitivity.table import LEVELS
 from tp_vgg.stages.benchmark import benchmark, benchmarked
 from tp_vgg.stages.compare import compare
 from tp_vgg.stages.defaults import baseline_recipe, duration, structured_epochs
+from tp_vgg.stages.given import check_not_overwritten, given_network
 from tp_vgg.stages.options import (
     BenchmarkOptions,
     StructuredOptions,
@@ -37,11 +38,9 @@ from tp_vgg.stages.options import (
 )
 from tp_vgg.stages.plan import PlanOptions, plan, planned
 from tp_vgg.stages.profile import profile
-from tp_vgg.stages.pruning import work_key
 from tp_vgg.stages.report import report
 from tp_vgg.stages.run_budget import RunOptions, check_attainable
 from tp_vgg.stages.sensitivity import sensitivity
-from tp_vgg.stages.session import check_not_overwritten, load_given
 from tp_vgg.stages.structured import show_structured, structured
 from tp_vgg.stages.train import dense
 from tp_vgg.stages.unstructured import show_unstructured, unstructured
@@ -85,9 +84,9 @@ def run(settings: Settings, options: RunOptions) -> Comparison:
     `plan` did not write. A latency budget is checked after the convs have been profiled.
     """
     pick_device(settings.device)
-    given_model = load_given(settings)
+    settings, given_model = given_network(settings)
+    settings = replace(settings, noted=True)
     if given_model is not None and (path := settings.checkpoint) is not None:
-        settings = settings.for_spec(given_model.spec)
         check_not_overwritten(path, RunDir.of(settings), given_model.spec.stem, MODELS[1:])
     spec = given_model.spec if given_model else expected_spec(settings)
     for kind in KINDS:
@@ -226,7 +225,7 @@ class _Pipeline:
                 self.options.of(kind),
                 self.options.round_to,
                 profile=self.profile(kind),
-                force=True,
+                force=self.options.force,
             )
             return planned(self.settings, RunContents(self.run_dir), options) or plan(
                 self.settings, options
@@ -253,12 +252,11 @@ class _Pipeline:
     def mask(self) -> object:
         """Prune single weights by the plan, unless that model is there already."""
         weights_plan = read_ratios(self.run_dir.work / PLANS["unstructured"], "unstructured")
-        options = UnstructuredOptions()
-        finished = self.has_models(
-            ("unstructured",), lambda dense: work_key(self.settings, dense, weights_plan, options)
-        )
-        return finished or unstructured(
-            self.settings, UnstructuredRequest(lambda _: weights_plan, options)
+        return unstructured(
+            self.settings,
+            UnstructuredRequest(
+                lambda _: weights_plan, UnstructuredOptions(), force=self.options.force
+            ),
         )
 
     def structured(self) -> _Step:
@@ -270,11 +268,9 @@ class _Pipeline:
 
         def prune_and_finetune() -> object:
             channels_plan = read_ratios(self.run_dir.work / PLANS["structured"])
-            finished = self.has_models(
-                names, lambda dense: work_key(self.settings, dense, channels_plan, options)
-            )
-            return finished or structured(
-                self.settings, StructuredRequest(lambda _: channels_plan, options)
+            return structured(
+                self.settings,
+                StructuredRequest(lambda _: channels_plan, options, force=self.options.force),
             )
 
         return _Step(
@@ -283,17 +279,6 @@ class _Pipeline:
             prune_and_finetune,
             lambda sizes: epochs * sizes["train"] * (3 * share + 1),
         )
-
-    def has_models(self, names: tuple[str, ...], key: Callable[[str], str]) -> bool:
-        """Return True if the models are there, pruned from the current dense model.
-
-        ``key`` maps the SHA-256 of the dense checkpoint to the key that their records must have.
-        """
-        with muted():
-            records = RunContents(self.run_dir).models
-        if not {MODELS[0], *names} <= set(records):
-            return False
-        return {records[name].key for name in names} == {key(records[MODELS[0]].sha256)}
 
     def benchmark(self) -> object:
         """Time the models, unless that benchmark is there already."""

@@ -32,6 +32,8 @@ class RunOptions:
     """Epochs of the baseline, if it is not trained yet; ``None``: the default."""
     finetune: Finetune = field(default_factory=Finetune)
     """Fine-tuning of the network with fewer channels."""
+    force: bool = False
+    """Delete models and plans of other settings instead of moving them to ``replaced/``."""
 
     def of(self, kind: Kind) -> dict[str, float]:
         """Return the part of the budget that ``kind`` can meet, or :data:`BUDGET` if none.

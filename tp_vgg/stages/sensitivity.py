@@ -33,14 +33,17 @@ from tp_vgg.pruning.repair import Repair
 from tp_vgg.report import figures
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import RunDir, partial_of
-from tp_vgg.rundir.settings import Settings
+from tp_vgg.rundir.replaced import put_away
+from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
 from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import SENSITIVITY, Sensitivity
 from tp_vgg.stages.baseline import baseline as baseline_of
+from tp_vgg.stages.given import given_network
+from tp_vgg.stages.measure import data_summary
 from tp_vgg.stages.outputs import keep_figure
-from tp_vgg.stages.session import data_summary, load_given, open_session, ranked, stage
+from tp_vgg.stages.session import open_session, ranked, stage
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,8 @@ class _Request:
         if question.repair != "none" or question.needs_gradients:
             limits.append(settings.limit_train)
         seed = question.seed if question.importance == "random" else 0
-        return fingerprint(SENSITIVITY, weights, data, parts, limits, seed)
+        more = settings.normalisation_parts()
+        return fingerprint(SENSITIVITY, weights, data, parts, limits, seed, *more)
 
     def journal_key(self, key: str, precision: str) -> str:
         """Return the key of the sweep's journal.
@@ -103,12 +107,11 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
     writes. Raises :class:`BadInput` if the question does not fit the dense model.
     """
     contents = RunContents.of(settings) if settings.out is not None else None
-    given_model = (
-        None if contents and _swept_before(settings, question, contents) else load_given(settings)
-    )
+    given_model = None
+    if contents is None or not _swept_before(settings, question, contents):
+        settings, given_model = given_network(settings)
     if given_model is not None:
         question.removed(given_model.spec)  # refuses a question that does not fit
-        settings = settings.for_spec(given_model.spec)
     with ranked(settings) as (settings, ranks):
         request = _Request(settings, question, split)
         with ranks.main_first():
@@ -118,7 +121,7 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
                 contents = RunContents(run_dir)
             table = _finished(request, contents, digest, ranks)
         return ranks.broadcast(table) or _sweep(
-            request, given_model or load_given(settings), contents, ranks
+            request, given_model or given_network(settings)[1], contents, ranks
         )
 
 
@@ -196,7 +199,12 @@ class _Files:
         self.figures = {name: figures.sensitivity, f"{name}_cost": figures.sensitivity_cost}
 
     def replace(self, record: dict[str, Any]) -> None:
-        """Write all files, replacing those of an older sweep."""
+        """Write all files; those of a sweep with another key are put away first."""
+        former = read_json(self.record) if self.record.is_file() else None
+        key = (former or {}).get("key")
+        if isinstance(key, str) and key != record["key"]:
+            plots = [self.run.plot(figure) for figure in self.figures]
+            put_away(self.run.work, key, [*plots, self.csv, self.results, self.record])
         # First remove the older record, because its files are overwritten from here on.
         self.record.unlink(missing_ok=True)
         self.write(record)
@@ -281,4 +289,9 @@ def _answers(table: Sensitivity, request: _Request, weights: str, data: str) -> 
 def _data_fingerprint(settings: Settings) -> str:
     if settings.images.local:
         return settings.folder_fingerprint()
-    return load_data(settings.dataset, settings.data_dir, torch.device("cpu")).fingerprint
+    return load_data(
+        settings.dataset,
+        settings.data_dir,
+        torch.device("cpu"),
+        image_size=settings.image_size or IMAGE_SIZE,
+    ).fingerprint

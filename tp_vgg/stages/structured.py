@@ -15,19 +15,20 @@ import torch
 
 from tp_vgg.data.split import Normalisation
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.files.atomic import write_text
 from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.network import Network
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import recalibrate
 from tp_vgg.pruning.equivalence import EQUIVALENCE_IMAGES, EquivalenceCheck
+from tp_vgg.pruning.ratios import unremoved_note
 from tp_vgg.pruning.structured import prune_channels, rank, top_k
 from tp_vgg.report import figures
-from tp_vgg.rundir.layout import partial_of
+from tp_vgg.rundir.layout import MODELS, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe, structured_epochs
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest, StructuredTarget
 from tp_vgg.stages.pruning import Pruning, pruning, work_key
+from tp_vgg.stages.results import Prepared, deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
 
@@ -62,39 +63,52 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
         session, model = job.session, job.dense
         if request.show is not None and session.ranks.is_main:
             _draw(job, options, request.show)
+        key = work_key(session.settings, job.baseline.sha256, job.resolved.plan, options)
+        epochs = structured_epochs(session.settings, options)
+        if not request.force and (
+            records := job.finished(MODELS[2:] if epochs else MODELS[2:3], key)
+        ):
+            return records
+        target = job.resolved.spec
+        if note := unremoved_note(job.resolved.plan, model.spec, target, options.round_to):
+            log.info(note)
+        former = job.former(MODELS[2:], key, force=request.force)
         teacher = fold_batch_norm(model) if options.finetune.distill else None
         trained = model.meta.get("training")
-        key = work_key(settings, job.baseline.sha256, job.resolved.plan, options)
         history: tuple[Epoch, ...] = ()
         steps = list(_steps(job, options))
-        for step in steps:
-            check_note = _prune(session, model, step.target, options)
-            log.info(f"{step.label}: {check_note}" if options.steps > 1 else check_note)
-            model.meta.update(baseline=job.baseline.sha256, key=key)
-            if step.last:
-                pruned = session.finish(model, "structured_pruned", notes=(check_note,))
-            if step.epochs:
-                recipe = finetune_recipe(
-                    session.settings, model.spec, step.epochs, options.finetune, trained
-                )
-                label = (
-                    "fine-tune" if options.steps == 1 else step.label.replace("step", "fine-tune")
-                )
-                earlier_epochs = len(history)
-                history += tuple(
-                    replace(epoch, epoch=earlier_epochs + epoch.epoch)
-                    for epoch in session.fit(model, recipe, step.partial, label, teacher)
-                )
-        records = {"baseline": job.baseline, "structured_pruned": pruned}
-        if history:
-            if session.ranks.is_main:
-                write_text(session.run.work / "structured_history.csv", history_csv(history))
-            records["structured_finetuned"] = session.finish(
-                model, "structured_finetuned", notes=(check_note,)
-            )
+        prepared: list[Prepared] = []
+        with deleted_unless_published(prepared, session.ranks):
+            for step in steps:
+                check_note = _prune(session, model, step.target, options)
+                log.info(f"{step.label}: {check_note}" if options.steps > 1 else check_note)
+                model.meta.update(baseline=job.baseline.sha256, key=key)
+                if step.last:
+                    prepared.append(session.prepare(model, MODELS[2], notes=(check_note,)))
+                    if former is None:
+                        session.publish(prepared)
+                if step.epochs:
+                    recipe = finetune_recipe(
+                        session.settings, model.spec, step.epochs, options.finetune, trained
+                    )
+                    label = (
+                        "fine-tune"
+                        if options.steps == 1
+                        else step.label.replace("step", "fine-tune")
+                    )
+                    earlier_epochs = len(history)
+                    history += tuple(
+                        replace(epoch, epoch=earlier_epochs + epoch.epoch)
+                        for epoch in session.fit(model, recipe, step.partial, label, teacher)
+                    )
+            if history:
+                prepared.append(session.prepare(model, MODELS[3], notes=(check_note,)))
+            waiting = prepared if former is not None else prepared[1:]
+            if waiting:
+                session.publish(waiting, former, history_csv(history) if history else "")
         session.discard(*(step.partial for step in steps if step.epochs))
         log.info("to time the models: python -m tp_vgg benchmark, with the same options")
-        return records
+        return {MODELS[0]: job.baseline, **{one.name: one.record for one in prepared}}
 
 
 @stage

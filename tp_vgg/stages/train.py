@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.network import checkpoint
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline, train_baseline
 from tp_vgg.stages.defaults import baseline_recipe
-from tp_vgg.stages.session import load_given, open_session, ranked, stage
+from tp_vgg.stages.given import given_network, load_model
+from tp_vgg.stages.session import open_session, ranked, stage
 
 
 @stage
@@ -33,9 +33,7 @@ def train(
             "--checkpoint: train makes a dense model; to start from a file give --weights PATH"
         )
     if weights not in ("none", "imagenet"):
-        spec = checkpoint.load(Path(weights)).spec
-        settings.check_spec(spec, weights)
-        settings = settings.for_spec(spec)
+        settings = settings.for_spec(load_model(settings, Path(weights), quiet=True).spec)
     recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)
     with ranked(settings) as (settings, ranks), open_session(settings, ranks=ranks) as session:
         return {"baseline": train_baseline(session, recipe, weights)}
@@ -47,6 +45,6 @@ def dense(settings: Settings, epochs: int | None = None) -> ModelRecord:
 
     See :func:`tp_vgg.stages.baseline.baseline`.
     """
-    given_model = load_given(settings)
+    settings, given_model = given_network(settings)
     with open_session(settings, given_model) as session:
         return baseline(session, given_model, epochs)[1]

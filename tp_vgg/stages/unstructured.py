@@ -11,7 +11,6 @@ import logging
 from pathlib import Path
 
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.files.atomic import write_text
 from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.masks import is_masked
 from tp_vgg.network.network import Network
@@ -20,13 +19,14 @@ from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.pruning.unstructured import mask_global, mask_layers, remove_masks
 from tp_vgg.report import figures
-from tp_vgg.rundir.layout import partial_of
+from tp_vgg.rundir.layout import MODELS, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe
 from tp_vgg.stages.options import UnstructuredOptions, UnstructuredRequest
 from tp_vgg.stages.pruning import Pruning, pruning, work_key
+from tp_vgg.stages.results import deleted_unless_published
 from tp_vgg.stages.session import Session, stage
-from tp_vgg.training.history import history_csv
+from tp_vgg.training.history import Epoch, history_csv
 
 log = logging.getLogger(__name__)
 
@@ -43,39 +43,45 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
     options = request.options
     with pruning(settings, request) as job:
         session, model = job.session, job.dense
-        finetune = options.finetune
-        teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
+        finetune, names = options.finetune, MODELS[1:2]
         if request.show is not None and session.ranks.is_main:
             masked = copy.deepcopy(model)
             _mask(session, masked, job.resolved, options)
             _draw(job, masked, request.show)
+        key = work_key(session.settings, job.baseline.sha256, job.resolved, options)
+        if not request.force and (records := job.finished(names, key)):
+            return records
+        former = job.former(names, key, force=request.force)
+        teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
         masking = _gradual(job.resolved, options)
         if masking is not None:
             masking.begin(model)
         else:
             _mask(session, model, job.resolved, options)
-        path = session.run.checkpoint("unstructured", model.spec.stem)
-        partial, history_path = partial_of(path), session.run.work / "unstructured_history.csv"
+        partial = partial_of(session.run.checkpoint("unstructured", model.spec.stem))
+        history: tuple[Epoch, ...] = ()
         if finetune.epochs:
             recipe = finetune_recipe(
                 session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training")
             )
             history = session.fit(model, recipe, partial, "fine-tune", teacher, masking)
-            if session.ranks.is_main:
-                write_text(history_path, history_csv(history))
-        else:
-            history_path.unlink(missing_ok=True)
         remove_masks(model)
-        key = work_key(settings, job.baseline.sha256, job.resolved, options)
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
-        record = session.finish(model, "unstructured")
+        prepared = session.prepare(model, "unstructured")
+        with deleted_unless_published([prepared], session.ranks):
+            session.publish([prepared], former, history_csv(history) if history else "")
+        record = prepared.record
+        if not any(record.sparsity.values()):
+            log.info(
+                f"no weight is set to zero: {job.resolved.source} is too small for these layers"
+            )
         shares = ", ".join(f"{name} {share:.1%}" for name, share in record.sparsity.items())
         log.info(
             f"zeros by layer: {shares};"
             f" {record.nonzero:,} of {record.params:,} parameters are not zero"
         )
         session.discard(partial)
-        return {"baseline": job.baseline, "unstructured": record}
+        return {MODELS[0]: job.baseline, "unstructured": record}
 
 
 @stage

@@ -1,0 +1,70 @@
+"""Finished results that give way to others are kept in ``replaced/``, one directory per set."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from tp_vgg.errors import BadInput
+from tp_vgg.files.atomic import sync_directory
+from tp_vgg.rundir.layout import REPLACED
+
+log = logging.getLogger(__name__)
+
+LARGE = 10**9
+"""Bytes in ``replaced/`` above which a note says its size."""
+
+
+def put_away(
+    directory: Path, key: str, files: Iterable[Path], copies: Iterable[Path] = ()
+) -> Path | None:
+    """Move a set of finished files out of ``directory`` and log where they are now.
+
+    ``files``: those of the set, in ``directory``; missing ones are skipped. Give the record last,
+    because it says that the others are finished. ``copies``: files that the set shares with others,
+    which are copied. They keep their names and their folders below ``replaced/KEY8``; ``KEY8`` is
+    the beginning of ``key``, with a number if that directory exists. Returns the directory, or
+    ``None`` if there are no files.
+
+    After a crash the files lie in ``directory`` or in ``replaced/KEY8.partial``, which the next set
+    with that key continues.
+    """
+    files = [path for path in dict.fromkeys(files) if path.is_file()]
+    copies = [path for path in copies if path.is_file()]
+    if not files and not copies:
+        return None
+    place = directory / REPLACED / key[:8]
+    unfinished = place.with_name(f"{place.name}.partial")
+    for path in copies:
+        shutil.copy2(path, _place_for(path, directory, unfinished))
+    for path in files:
+        shutil.move(path, _place_for(path, directory, unfinished))
+    number = 2
+    while place.exists():
+        place, number = place.with_name(f"{key[:8]}-{number}"), number + 1
+    unfinished.rename(place)
+    sync_directory(place.parent)
+    names = ", ".join(path.name for path in files or copies if path.suffix != ".png")
+    log.info(f"{place}: holds what was here before ({names}){_size_note(place.parent)}")
+    return place
+
+
+def check_replaced(directory: Path) -> None:
+    """Raise :class:`BadInput` if ``replaced`` in a run directory is not a directory of its own."""
+    path = directory / REPLACED
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise BadInput(f"{path}: is not a directory; former results go there; move it away")
+
+
+def _place_for(path: Path, directory: Path, unfinished: Path) -> Path:
+    inside = path.relative_to(directory) if path.is_relative_to(directory) else Path(path.name)
+    target = unfinished / inside
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _size_note(directory: Path) -> str:
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    return "" if size <= LARGE else f"; {directory} takes {size / 1e9:.1f} GB, delete it if unused"
