@@ -63,6 +63,8 @@ class Findings:
     """The command that prunes this dense network by the file that the page offers."""
     commands: tuple[str, ...]
     """The command lines that made the results, in order."""
+    left_out: tuple[str, ...] = ()
+    """Models of the run directory that are not shown, with the reasons."""
     key: str = ""
     """Fingerprint of all files that the findings were read from; it is noted in the page."""
 
@@ -95,7 +97,9 @@ def render(findings: Findings, *, quiet: bool = True) -> str:
         records=findings.records,
         quoted=findings.quoted,
         case=next((row.case.label for row in findings.quoted.values()), None),
-        summary=summary_sentences(dense, model, findings.quoted.get(shown), findings.latency),
+        summary=summary_sentences(
+            dense, model, findings.quoted.get(shown), findings.latency, findings.left_out
+        ),
         blocks=drawing,
         drawing_width=max(block.x + max(block.width_before, 12) for block in drawing) + GAP,
         drawing_height=HEIGHT,

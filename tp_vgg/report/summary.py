@@ -5,6 +5,7 @@ This module does not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tp_vgg.evaluation.record import ModelRecord
@@ -24,25 +25,32 @@ class Sentence:
 
 
 def summary_sentences(
-    dense: ModelRecord, model: ModelRecord, row: LatencyRow | None, latency: Latency | None
+    dense: ModelRecord,
+    model: ModelRecord,
+    row: LatencyRow | None,
+    latency: Latency | None,
+    left_out: Sequence[str] = (),
 ) -> list[Sentence]:
     """Compare the size, accuracy and time of ``model`` with those of the ``dense`` model.
 
     ``row``: the benchmark row that is quoted for ``model``; ``None`` if it was not timed. The
     sentence on time compares the fastest mode of each model at that batch size and dtype. If
-    ``model`` is ``dense``, the result is one sentence on its accuracy.
+    ``model`` is ``dense``, the result is one sentence on its accuracy. ``left_out``: the models
+    that are not shown, with the reasons.
     """
+    others = f" Not shown: {'; '.join(left_out)}." if left_out else ""
     if model is dense:
         test = dense.test
         return [
             Sentence(
-                "Nothing is pruned yet",
+                "No pruned model can be shown" if left_out else "Nothing is pruned yet",
                 f"The dense network classifies {test.accuracy:.2f} % [{test.low:.2f}, "
-                f"{test.high:.2f}] of {test.n:,} test images correctly. Choose ratios below, then "
-                "run the command there.",
+                f"{test.high:.2f}] of {test.n:,} test images correctly.{others} Choose ratios "
+                "below, then run the command there.",
             )
         ]
-    return [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
+    sentences = [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
+    return [*sentences, *([Sentence("Not all models are shown", others.strip())] if others else [])]
 
 
 def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
@@ -59,7 +67,17 @@ def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
         "Smaller" if kept < dense.params else "Not smaller",
         f"The network has {kept / 1e6:.2f} million {counted} instead of {dense.params / 1e6:.2f} "
         f"million ({kept / dense.params:.3f}×), and {macs}. Its file has {model.bytes / 1e6:.1f} "
-        f"instead of {dense.bytes / 1e6:.1f} MB. These are exact counts.",
+        f"instead of {dense.bytes / 1e6:.1f} MB. These are exact counts.{_form(dense)}",
+    )
+
+
+def _form(dense: ModelRecord) -> str:
+    """Return a sentence on the dense network's own file, if tp_vgg did not write it."""
+    if dense.file_bytes is None:
+        return ""
+    return (
+        " The dense network's size is that of its weights as tp_vgg saves them; the file that it "
+        f"came in has {dense.file_bytes / 1e6:.1f} MB."
     )
 
 

@@ -22,8 +22,8 @@ def render_comparison(comparison: Comparison, form: str = "text") -> str:
 
     Every ratio (``0.500×``) is a model's value divided by that of the first model, the baseline.
     Drops are in percentage points against the baseline on the same test images. In text and
-    Markdown, one line per plan follows, with its prediction and the measured result. JSON is the
-    content of ``metrics.json``.
+    Markdown, the notes on files that tp_vgg did not write follow, and one line per plan, with its
+    prediction and the measured result. JSON is the content of ``metrics.json``.
     """
     if form == "json":
         return json.dumps(metrics(comparison), indent=1, allow_nan=False)
@@ -56,7 +56,12 @@ def render_comparison(comparison: Comparison, form: str = "text") -> str:
         for name, r in comparison.records.items()
     ]
     table = markdown_table(header, rows) if form == "markdown" else text_table(header, rows)
-    return "\n\n".join([table, *(one.line() for one in comparison.plan_outcomes)])
+    notes = [
+        printable(f"{name}: {note}")
+        for name, record in comparison.records.items()
+        for note in (record.notes if record.file_bytes is not None else ())
+    ]
+    return "\n\n".join([table, *notes, *(one.line() for one in comparison.plan_outcomes)])
 
 
 def _speedup(row: LatencyRow | None) -> str:

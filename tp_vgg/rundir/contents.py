@@ -49,6 +49,8 @@ class RunContents:
         self.run = run
         self._cache: dict[tuple[object, ...], Any] = {}
         self._logged: set[str] = set()
+        self.left_out: dict[str, str] = {}
+        """By model, the reason why :meth:`models_on` left it out."""
 
     @classmethod
     def of(cls, settings: Settings) -> RunContents:
@@ -102,6 +104,7 @@ class RunContents:
         baseline = self._baseline(dense, list(pruned.values()))
         records = {MODELS[0]: baseline, **pruned}
         faults = {name: fault for name in records if (fault := self._fault(name, records))}
+        self.left_out = {name: fault for name, fault in faults.items() if name != MODELS[0]}
         for name, fault in faults.items():
             self._log_once(f"{name} {fault}")
         return (

@@ -102,7 +102,7 @@ def _current_record(session: Session, path: Path, name: str, notes: tuple[str, .
             ):
                 return record
         made_by = [record.command for record in records if record.sha256 == digest]
-        record = measured(session, path, notes)
+        record = measured(session, path, notes, as_saved=True)
         if made_by:
             record = replace(record, command=made_by[0])
         target = session.run.record_path(name)

@@ -43,11 +43,11 @@ def compare(
 def _measured(
     settings: Settings, checkpoints: tuple[Path, ...]
 ) -> tuple[RunContents, dict[str, ModelRecord]]:
-    from tp_vgg.stages.given import check_fits, load_model
+    from tp_vgg.stages.given import check_fits, load_any
     from tp_vgg.stages.measure import measured
     from tp_vgg.stages.session import open_session
 
-    models = {path: load_model(settings, path) for path in checkpoints}
+    models = {path: load_any(settings, path) for path in checkpoints}
     with open_session(settings) as session:
         images = (session.data.name, session.data.fingerprint, len(session.data.test))
         records = session.contents.models_on(images[-1])

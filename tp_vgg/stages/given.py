@@ -33,10 +33,20 @@ def load_model(settings: Settings, path: Path, *, quiet: bool = False) -> Networ
     Raises :class:`BadInput` if the file can't be read or a flag contradicts it: ``--arch``,
     ``--head``, ``--image-size``, ``--mean`` or ``--std``.
     """
+    model = load_any(settings, path, quiet=quiet)
+    settings.check_spec(model.spec, path)
+    return model
+
+
+def load_any(settings: Settings, path: Path, *, quiet: bool = False) -> Network:
+    """Load a network as :func:`load_model` does; its architecture may be another than the flags'.
+
+    Raises :class:`BadInput` if the file can't be read or ``--mean``, ``--std`` or
+    ``--image-size`` contradicts it.
+    """
     model = checkpoint.load(
         path, mean=settings.mean, std=settings.std, image_size=settings.image_size
     )
-    settings.check_spec(model.spec, path)
     if not quiet and not settings.noted and checkpoint.is_foreign(model):
         for note in model.meta.get("notes", ()):
             log.info(f"{path}: {note}")

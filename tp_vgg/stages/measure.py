@@ -18,7 +18,7 @@ from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.machine.environment import environment
 from tp_vgg.network import checkpoint
 from tp_vgg.network.count import count_nonzero, layer_sparsity
-from tp_vgg.stages.given import load_model
+from tp_vgg.stages.given import load_any
 
 if TYPE_CHECKING:
     from tp_vgg.stages.session import Session
@@ -30,16 +30,22 @@ LEAK = 2.0
 
 
 def measured(
-    session: Session, path: Path, notes: tuple[str, ...] = (), *, shown_as: Path | None = None
+    session: Session,
+    path: Path,
+    notes: tuple[str, ...] = (),
+    *,
+    shown_as: Path | None = None,
+    as_saved: bool = False,
 ) -> ModelRecord:
     """Measure accuracy, size and cost of the checkpoint at ``path``, loaded from the disk.
 
     ``shown_as``: the path in notes, if it is not ``path``. If the accuracies suggest a fault
     (:meth:`~tp_vgg.evaluation.accuracy.Accuracy.chance_warnings`, :func:`leak_warnings`), a
     note says so in the log and in the record. A file that tp_vgg did not write counts with the
-    size that tp_vgg would give it, so that sizes compare; a note says both.
+    size that tp_vgg would give it, so that sizes compare; a note says both. ``as_saved``: so does a
+    file of another format than ``.pth``.
     """
-    model = load_model(session.settings, path, quiet=True)
+    model = load_any(session.settings, path, quiet=True)
     foreign = checkpoint.is_foreign(model)
     model.to(session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation = Normalisation.of(model.meta)
@@ -50,19 +56,19 @@ def measured(
     chance = 100 * int(session.data.test.labels.bincount().max()) / len(test_hits)
     warnings = test.chance_warnings(chance)
     if foreign and warnings:
-        warnings = [
+        warnings = tuple(
             f"{warning}: perhaps another normalisation (--mean, --std), image size or order of"
             " classes than in its training"
             for warning in warnings
-        ]
-    if "data" not in model.meta:
-        warnings = [*warnings, *leak_warnings(val, test)]
+        )
+    if "data" not in model.meta and "baseline" not in model.meta:
+        warnings = (*warnings, *leak_warnings(val, test))
     for warning in warnings:
         log.info(f"{shown_as or path}: {warning}")
     size, file_size = path.stat().st_size, None
-    if foreign:
+    if foreign or (as_saved and path.suffix in checkpoint.SAFETENSORS):
         size, file_size = checkpoint.saved_bytes(model), size
-        notes = (*notes, size_note(size, file_size, model))
+        notes = (*notes, size_note(size, file_size))
     return ModelRecord(
         checkpoint=os.path.relpath(path.resolve(), session.run.root.resolve()),
         sha256=session.contents.sha256(path),
@@ -87,18 +93,18 @@ def measured(
     )
 
 
-def leak_warnings(val: Accuracy, test: Accuracy) -> list[str]:
+def leak_warnings(val: Accuracy, test: Accuracy) -> tuple[str, ...]:
     """Return a warning if a model is far better on val than on test images; else nothing.
 
     Their 95 % intervals are then apart by two percentage points or more.
     """
     if val.low - test.high < LEAK:
-        return []
-    return [
+        return ()
+    return (
         f"val accuracy {val.accuracy:.2f} % is far above test accuracy {test.accuracy:.2f} %: the"
         " model was probably trained on the val images, or the test images are of another kind;"
-        " drops on val look too small then: quote test, or sweep with --split test"
-    ]
+        " drops on val look too small then: quote test, or sweep with --split test",
+    )
 
 
 def size_note(size: int, file_size: int) -> str:

@@ -102,6 +102,7 @@ def _findings(
                 "mine",
             ]
         ),
+        left_out=tuple(f"{name} {fault}" for name, fault in contents.left_out.items()),
         key=key,
         commands=tuple(dict.fromkeys(line for line in commands if line)),
     )
