@@ -73,9 +73,7 @@ def test_the_same_settings_again_do_nothing(call, at_home: Path, trained: list) 
     assert all_bytes(at_home / "o") == before
 
 
-def test_other_ratios_move_the_former_models_as_one_set(
-    call, at_home: Path, trained: list
-) -> None:
+def test_other_ratios_move_the_former_models_as_one_set(call, at_home: Path, trained: list) -> None:
     prune = ["structured", *trained, "--finetune-epochs", 1]
     assert call(*prune, "--ratio", 0.5)[0] == 0
     former = all_bytes(at_home / "o")
@@ -354,9 +352,7 @@ def test_an_interrupt_between_the_first_two_models_keeps_the_pruned_one(
 
     prune = ["structured", *trained, "--finetune-epochs", 1, "--ratio", 0.5]
     with monkeypatch.context() as patch:
-        patch.setattr(
-            TrainingRun, "train_step", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr(TrainingRun, "train_step", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(*prune)[0] == 130
     assert set(models(call, *trained)) == {"baseline", "structured_pruned"}
     assert call(*prune)[0] == 0

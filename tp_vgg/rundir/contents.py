@@ -29,7 +29,7 @@ from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import MAX_BYTES, plan_files
 from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
-from tp_vgg.rundir.settings import Settings
+from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch, read_history
 
@@ -314,6 +314,21 @@ def expected_spec(settings: Settings) -> Spec:
             settings.check_spec(spec, run.root)
             return spec
     return replace(settings.flag_spec(), num_classes=settings.class_count())
+
+
+def with_image_size(settings: Settings) -> Settings:
+    """Return the settings with an image size: that of the option, else of the baseline, else 32.
+
+    The baseline is that of the record in the run directory. The default run directory of a folder
+    is found only if its images were decoded before.
+    """
+    if settings.image_size is not None:
+        return settings
+    digest, size = settings.known_fingerprint(), IMAGE_SIZE
+    if settings.out is not None or not settings.images.local or digest:
+        record = RunContents(RunDir.of(settings, digest)).record(MODELS[0])
+        size = IMAGE_SIZE if record is None else spec_from_dict(record.spec).image_size
+    return replace(settings, image_size=size)
 
 
 def check_images(

@@ -31,7 +31,7 @@ from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
 from tp_vgg.pruning.repair import Repair
 from tp_vgg.report import figures
-from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.contents import RunContents, with_image_size
 from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.replaced import put_away
 from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
@@ -112,7 +112,7 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
         settings, given_model = given_network(settings)
     if given_model is not None:
         question.removed(given_model.spec)  # refuses a question that does not fit
-    with ranked(settings) as (settings, ranks):
+    with ranked(with_image_size(settings)) as (settings, ranks):
         request = _Request(settings, question, split)
         with ranks.main_first():
             digest = _data_fingerprint(settings)
@@ -120,9 +120,11 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
             if contents is None or contents.run != run_dir:
                 contents = RunContents(run_dir)
             table = _finished(request, contents, digest, ranks)
-        return ranks.broadcast(table) or _sweep(
-            request, given_model or given_network(settings)[1], contents, ranks
-        )
+        if (table := ranks.broadcast(table)) is not None:
+            return table
+        if given_model is None:
+            settings, given_model = given_network(settings)
+        return _sweep(replace(request, settings=settings), given_model, contents, ranks)
 
 
 @stage

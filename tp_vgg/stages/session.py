@@ -29,7 +29,7 @@ from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.gradients import accumulate_gradients
-from tp_vgg.rundir.contents import RunContents, expected_spec
+from tp_vgg.rundir.contents import RunContents, with_image_size
 from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
 from tp_vgg.rundir.replaced import check_replaced
 from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
@@ -235,8 +235,7 @@ def open_session(
     device = pick_device(settings.device)
     peak = PeakMemory(device)
     with ranks.main_first():
-        if settings.image_size is None:
-            settings = replace(settings, image_size=expected_spec(settings).image_size)
+        settings = with_image_size(settings)
         data = load_data(
             settings.dataset,
             settings.data_dir,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.rundir.settings import Settings
+from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
 from tp_vgg.stages.baseline import baseline, train_baseline
 from tp_vgg.stages.defaults import baseline_recipe
 from tp_vgg.stages.given import given_network, load_model
@@ -34,6 +35,8 @@ def train(
         )
     if weights not in ("none", "imagenet"):
         settings = settings.for_spec(load_model(settings, Path(weights), quiet=True).spec)
+    if settings.image_size is None:
+        settings = replace(settings, image_size=IMAGE_SIZE)
     recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)
     with ranked(settings) as (settings, ranks), open_session(settings, ranks=ranks) as session:
         return {"baseline": train_baseline(session, recipe, weights)}
