@@ -26,6 +26,10 @@ continues from there. Which files each
 command leaves: [files](files.md).
 """
 
+SHARED_NOTE = """\
+`export` works on one file and takes only `--arch`, `--head`, `--image-size`, `--mean`, `--std` and
+`--quiet` of them."""
+
 
 def rows(context: click.Context, *, shared: bool) -> list[str]:
     """Return a Markdown table of a command's own or shared options, as lines."""
@@ -59,7 +63,7 @@ def page() -> str:
         own = "\n".join(rows(context, shared=False))
         parts.append(f"## {name}\n\n{help_text.strip()}\n\n```text\n{usage}\n```\n\n{own}\n")
     shared = "\n".join(rows(contexts["report"], shared=True))
-    parts.append(f"## Options of every command\n\n{shared}\n")
+    parts.append(f"## Options of every command\n\n{SHARED_NOTE}\n\n{shared}\n")
     return "\n".join(parts)
 
 

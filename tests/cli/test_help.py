@@ -26,8 +26,11 @@ def test_own_options_come_first_and_the_shared_ones_after(name: str, call) -> No
     own, _, shared = out.partition("Options of every command:")
     options = [one for one in command_of(name).params if isinstance(one, click.Option)]
     assert {one.name for one in options if isinstance(one, SharedOption)} == {
-        "arch", "head", "dataset", "data_dir", "out", "tag", "checkpoint", "device", "precision",
-        "seed", "limit_train", "limit_val", "limit_test", "skip_corrupt", "quiet",
+        "arch", "head", "image_size", "mean", "std", "quiet",
+        *(
+            "dataset", "data_dir", "out", "tag", "checkpoint", "device", "precision", "seed",
+            "limit_train", "limit_val", "limit_test", "skip_corrupt",
+        ) * (name != "export"),  # it has no data and no run directory
     }  # fmt: skip
     for one in options:
         place = shared if isinstance(one, SharedOption) else own
