@@ -121,10 +121,8 @@ def is_foreign(model: Network) -> bool:
 def _is_own(raw: Mapping[Any, Any]) -> bool:
     """Return True for a checkpoint of tp_vgg, damaged or not, among the dicts of other programs."""
     name = raw.get("format")
-    return "format" in raw and (
-        (isinstance(name, str) and name.startswith("tp_vgg"))
-        or {"spec", "kept"} & set(raw) != set()
-    )
+    ours = isinstance(name, str) and name.startswith("tp_vgg")
+    return "format" in raw and (ours or "spec" in raw or "kept" in raw)
 
 
 def _read(path: Path) -> object:

@@ -202,8 +202,10 @@ def _checked_norms(layers: _Layers, convs: Sequence[str], state: State) -> list[
     norms = sorted(layers.norms, key=numbers)
     widths = [layers.norms[name]["running_mean"].numel() for name in norms]
     if len(norms) > len(convs):
+        places = {template(conv.rpartition(".")[0]) for conv in convs}
+        others = [name for name in norms if template(name.rpartition(".")[0]) not in places]
         raise not_a_vgg(
-            state, "batch norm that is behind no conv, such as in the head", norms[len(convs) :]
+            state, "batch norm that is behind no conv, such as in the head", others or norms
         )
     if len(norms) < len(convs):
         raise not_a_vgg(state, "batch norm behind some convs only", norms)
@@ -232,7 +234,7 @@ def _checked_linears(
     if not any(columns in starts for columns, _ in sizes.values()):
         name, (columns, _) = next(iter(sizes.items()))
         raise BadInput(
-            f"state_dict: {ascii(name)[:60]}: {columns} input columns for {channels} channels; "
+            f"state_dict: {ascii(name)[1:-1][:60]}: {columns} input columns for {channels} channels; "
             f"must be {channels} or {channels * 49} (a map of 1x1 or 7x7 behind the last pool)"
         )
     linears = order_linears(sizes, starts, in_order=in_order)
@@ -287,9 +289,7 @@ def _renamed(
         notes.append(f"layers without a bias get one of zeros: {some_names(added['bias'])}")
     if added["scale and shift"]:
         missing = list(dict.fromkeys(added["scale and shift"]))
-        notes.append(
-            f"batch norms without scale or shift get ones and zeros: {some_names(missing)}"
-        )
+        notes.append(f"batch norms without scale and shift get 1 and 0: {some_names(missing)}")
     if tuple(convs) != spec.conv_names:
         notes.append(
             f"convs: {some_names(convs)} read as {some_names(spec.conv_names)} in this order"

@@ -47,9 +47,8 @@ def pooling_note(
     norm_inside = bool(norms) and template(norms[0]) == template(convs[0])
     least = (3 if norm_inside else 2) if is_index and is_last else 1
     if len(varying) == 2:
-        return _grouped(
-            state, convs, [(p[varying[0]], p[varying[1]]) for p in places], depth, least
-        )
+        pairs = [(place[varying[0]], place[varying[1]]) for place in places]
+        return _grouped(state, convs, pairs, depth, least)
     gaps = [b[varying[0]] - a[varying[0]] for a, b in pairwise(places)] if varying else []
     ends, total = set(), 0
     for length in stages[:-1]:

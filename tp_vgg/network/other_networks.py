@@ -15,11 +15,11 @@ _LONGEST = 30
 """Limits on how many names a message shows, and on their characters."""
 _FAMILIES = {
     "a DenseNet": r"denseblock\d+\.",
-    "a ResNet": r"(^|\.)layer[1-4]\.\d+\.(conv\d|bn\d|downsample|shortcut)|\.(downsample|shortcut)\.",
+    "a ResNet": r"\blayer[1-4]\.\d+\.(conv|bn)\d|\.(downsample|shortcut)\.",
     "a vision transformer": r"cls_token|class_token|pos_embed|self_attention|\battn\b|patch_embed",
     "an Inception": r"Mixed_\d|inception\d|branch\d?x\d|branch_pool",
     "a SqueezeNet": r"squeeze\.weight|expand3x3",
-    "an EfficientNet": r"\.se\.|_se_reduce|_depthwise_conv",
+    "a network with squeeze-and-excitation": r"\.se\.|_se_reduce|_depthwise_conv",
     "a ConvNeXt": r"layer_scale|dwconv",
     "a network in quantization-aware training": r"activation_post_process|fake_quant",
     "a network with LoRA adapters": r"lora_[AB]|lora_(up|down)",

@@ -83,7 +83,7 @@ def _normed(name: str, direction: torch.Tensor, length: torch.Tensor) -> torch.T
     summed = [
         place for place in range(direction.ndim) if not length.ndim or length.shape[place] == 1
     ]
-    return direction * (length / direction.norm(dim=summed, keepdim=True))
+    return direction * (length / direction.square().sum(summed, keepdim=True).sqrt())
 
 
 def _refuse_others(state: Mapping[str, torch.Tensor]) -> None:

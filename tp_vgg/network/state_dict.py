@@ -70,7 +70,7 @@ def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
                 f"{field}: dtype {str(value.dtype).removeprefix('torch.')}; "
                 "must be float32 (float64, float16 and bfloat16 are converted)"
             )
-        value = value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        value = value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not value.isfinite().all():
             raise BadInput(f"{field}: holds NaN or infinity")
         if name.endswith("running_var") and value.numel() and value.min() < 0:
@@ -96,7 +96,7 @@ def _counter(field: str, value: torch.Tensor) -> torch.Tensor:
     """Return batch norm's counter as int64 without dimensions."""
     number = float("nan")
     if value.numel() == 1 and not value.is_complex() and value.dtype is not torch.bool:
-        number = float(value)
+        number = float(value.detach())
     if not number.is_integer() or abs(number) >= 1 << 62:
         raise BadInput(f"{field}: must be one whole number")
     return torch.tensor(int(value))

@@ -147,6 +147,6 @@ def triple(name: str, value: Sequence[float], *, positive: bool = False) -> list
 
 def _listed(value: Any) -> str:
     """Return numbers for a message, such as ``0.5,0.5,0.5``."""
-    return (
-        ",".join(f"{number:g}" for number in value) if isinstance(value, Sequence) else str(value)
-    )
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return ",".join(f"{number:g}" for number in value)
