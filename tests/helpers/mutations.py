@@ -57,7 +57,11 @@ class Bases:
             made[suffix] = (directory / f"base{suffix}").read_bytes()
         legacy = io.BytesIO()
         torch.save(model.state_dict(), legacy, _use_new_zipfile_serialization=False)
-        return cls({**made, ".legacy.pth": legacy.getvalue()}, to_dict(model), directory / "canary")
+        made[".legacy.pth"] = legacy.getvalue()
+        other = io.BytesIO()
+        torch.save(model.state_dict(), other, pickle_protocol=4)
+        made[".protocol4.pth"] = other.getvalue()
+        return cls(made, to_dict(model), directory / "canary")
 
 
 def mutate(seed: int, bases: Bases) -> tuple[str, str, bytes]:

@@ -130,7 +130,7 @@ def test_the_tensors_of_others_are_a_plain_state_dict(make_model, tmp_path: Path
         {"format": "pt"},
     )
     again = load(tmp_path / "m.safetensors")
-    assert again.spec == model.spec and "plain state dict" in again.meta["notes"][0]
+    assert again.spec == model.spec and "CIFAR-10's is assumed" in again.meta["notes"][0]
 
 
 def test_meta_that_json_cannot_hold_is_refused(make_model, tmp_path: Path) -> None:

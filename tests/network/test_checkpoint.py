@@ -169,7 +169,6 @@ BAD = {
     "nan": (set_tensor(W, lambda t: t * float("nan")), "NaN or infinity"),
     "inf": (set_tensor("classifier.0.bias", lambda t: t + float("inf")), "NaN or infinity"),
     "negative variance": (set_tensor("features.1.running_var", lambda t: -t), "variance below 0"),
-    "double": (set_tensor(W, torch.Tensor.double), "dtype float64"),
     "complex": (set_tensor(W, lambda t: t.to(torch.complex64)), "dtype complex64"),
     "int": (set_tensor(W, torch.Tensor.int), "dtype int32"),
     "sparse": (set_tensor(W, lambda t: t.view(12, -1).to_sparse()), "must be a dense CPU tensor"),
@@ -179,8 +178,8 @@ BAD = {
     ),
     "meta": (set_tensor(W, lambda t: t.to("meta")), "must be a dense CPU tensor"),
     "counter of wrong type": (
-        set_tensor("features.1.num_batches_tracked", torch.Tensor.float),
-        "one int64 number",
+        set_tensor("features.1.num_batches_tracked", lambda t: t + 0.5),
+        "one whole number",
     ),
     "no normalisation": (lambda raw: raw["meta"].pop("mean"), "meta: mean"),
     "zero deviation": (lambda raw: raw["meta"].update(std=[0.0, 1.0, 1.0]), "meta: std"),

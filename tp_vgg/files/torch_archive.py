@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO
 
 import torch
 
 from tp_vgg.errors import BadInput
+from tp_vgg.files.other_formats import HEAD, other_archive, other_format
+from tp_vgg.files.torch_pickle import CheckingUnpickler
 
 MAX_PICKLE = 16 << 20
 """Size limit in bytes of a pickle of names and shapes; a VGG's has some thousands."""
@@ -32,11 +29,6 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 """Number at the beginning of every file of torch before 1.6."""
 _LEGACY_VERSION = 1001
 """Version number of the format of torch before 1.6."""
-_ITEM_BYTES = {
-    "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8,
-    "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
-}  # fmt: skip
-"""Bytes per element, by the name of torch's storage class without "Storage"."""
 
 
 def read_archive(path: Path) -> object:
@@ -49,16 +41,16 @@ def read_archive(path: Path) -> object:
         raise BadInput("not a regular file")
     with path.open("rb") as file:
         try:
-            _check(file)
+            source = _checked(file)
         except BadInput:
             raise
         except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, *_DAMAGE) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:100]
             raise BadInput(f"can't be read as a checkpoint ({reason!a})") from None
-        file.seek(0)
+        source.seek(0)
         # torch warns about some files before it refuses them.
         with warnings.catch_warnings(action="ignore"):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
 
 
 _DAMAGE = (
@@ -73,51 +65,24 @@ _DAMAGE = (
 """Exceptions that a damaged archive or pickle raises while it is checked."""
 
 
-@dataclass(frozen=True)
-class _StorageClass:
-    """A stand-in for one of torch's storage classes."""
-
-    item_bytes: int
-
-    def __setstate__(self, _state: object) -> NoReturn:
-        raise BadInput("refused: changes a storage class")
-
-
-@dataclass(frozen=True)
-class _Storage:
-    """A stand-in for a storage, the data of one or more tensors."""
-
-    key: str
-    kind: _StorageClass
-    count: int
-    """Number of elements."""
-
-    __setstate__ = _StorageClass.__setstate__
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """A stand-in for a tensor."""
-
-    storage: _Storage
-
-    __setstate__ = _StorageClass.__setstate__
-
-
-def _check(file: BinaryIO) -> None:
-    start = file.read(4)
+def _checked(file: BinaryIO) -> BinaryIO:
+    """Check ``file`` and return it, or a copy that torch reads if it can't read ``file`` itself."""
+    start = file.read(HEAD)
     file.seek(0)
-    if start == b"PK\x03\x04":
-        _check_zip(file)
-    elif start[:1] == b"\x80":
-        _check_legacy(file)
-    else:
-        raise BadInput("can't be read as a checkpoint (neither an archive nor a pickle)")
+    if start.startswith(b"PK\x03\x04"):
+        return _checked_zip(file)
+    if start[:1] == b"\x80":
+        return _checked_legacy(file)
+    what = other_format(start)
+    raise BadInput(what or "can't be read as a checkpoint (neither an archive nor a pickle)")
 
 
-def _check_zip(file: BinaryIO) -> None:
+def _checked_zip(file: BinaryIO) -> BinaryIO:
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
+        what = other_archive(archive.namelist())
+        if what is not None:
+            raise BadInput(what)
         members = {}
         for info in archive.infolist():
             root, _, name = info.filename.partition("/")
@@ -143,11 +108,11 @@ def _check_zip(file: BinaryIO) -> None:
         ):
             raise BadInput("refused: its members are not those of one call of torch.save")
         by_name = {name: info for (_, name), info in members.items()}
-        if "data.pkl" not in by_name or "constants.pkl" in by_name:
-            raise BadInput("refused: not written by torch.save (TorchScript programs are not read)")
+        if "data.pkl" not in by_name:
+            raise BadInput("refused: not written by torch.save")
         if by_name["data.pkl"].file_size > MAX_PICKLE:
             raise BadInput("refused: its pickle is too large")
-        pickled = _CheckingUnpickler(io.BytesIO(archive.read(by_name["data.pkl"])))
+        pickled = CheckingUnpickler(io.BytesIO(archive.read(by_name["data.pkl"])))
         for key, storage in pickled.storages.items():
             data = by_name.get(f"data/{key}")
             if data is None or data.file_size != storage.count * storage.kind.item_bytes:
@@ -156,6 +121,14 @@ def _check_zip(file: BinaryIO) -> None:
                 )
         for info in members.values():
             _check_crc(archive, info)
+        if not pickled.foreign:
+            return file
+        copy = io.BytesIO()
+        with zipfile.ZipFile(copy, "w") as rewritten:
+            for name, info in by_name.items():
+                content = pickled.rewritten() if name == "data.pkl" else archive.read(info)
+                rewritten.writestr(info.filename, content)
+        return copy
 
 
 def _check_crc(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
@@ -164,8 +137,8 @@ def _check_crc(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
             pass
 
 
-def _check_legacy(file: BinaryIO) -> None:
-    """Check a file of torch before 1.6.
+def _checked_legacy(file: BinaryIO) -> BinaryIO:
+    """Check a file of torch before 1.6, and return it or a copy as :func:`_checked`.
 
     It holds five pickles (magic number, version, system, object, keys of the storages), and then
     the length and the bytes of each storage.
@@ -174,10 +147,15 @@ def _check_legacy(file: BinaryIO) -> None:
     file.seek(0)
     beginning = io.BytesIO(file.read(MAX_PICKLE))
     # Each pickle begins where the one before ended.
-    pickles = [_CheckingUnpickler(beginning) for _ in range(5)]
+    first = CheckingUnpickler(beginning)
+    if first.value != _MAGIC:
+        raise BadInput(
+            "refused: a pickle that torch.save did not write; save the state_dict with torch.save"
+        )
+    pickles = [first, *(CheckingUnpickler(beginning) for _ in range(4))]
     magic, version, _, _, keys = (part.value for part in pickles)
     if magic != _MAGIC or version != _LEGACY_VERSION or not isinstance(keys, list):
-        raise BadInput(_OBJECTS)
+        raise BadInput("refused: a pickle that torch.save did not write")
     storages = pickles[3].storages
     if set(keys) != set(storages) or len(keys) != len(storages):
         raise BadInput("damaged: its list of tensor data does not match its tensors")
@@ -192,130 +170,7 @@ def _check_legacy(file: BinaryIO) -> None:
         offset += 8 + storage.count * storage.kind.item_bytes
     if offset != size:
         raise BadInput("damaged: shorter or longer than its tensors")
-
-
-class _CheckingUnpickler(pickle.Unpickler):
-    """A checking unpickler reads one pickle with stand-ins for tensors.
-
-    It refuses every name that it does not know, and imports nothing that the pickle names.
-    """
-
-    def __init__(self, file: io.BytesIO) -> None:
-        self._check_opcodes(file)
-        super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
-        """Storages that the pickle refers to, by key."""
-        self.value: object = self.load()
-
-    @staticmethod
-    def _check_opcodes(file: io.BytesIO) -> None:
-        """Refuse opcodes that ``torch.save`` does not write, and leave ``file`` at its position.
-
-        A memo index above the number of opcodes so far is refused too: the C unpickler allocates a
-        memo as long as the largest index.
-        """
-        start = file.tell()
-        for position, (code, argument, _) in enumerate(pickletools.genops(file)):
-            if "PUT" in code.name and int(argument or 0) > position:
-                raise BadInput("refused: its pickle numbers more objects than it holds")
-            if code.name in (
-                "INST",
-                "OBJ",
-                "NEWOBJ_EX",
-                "STACK_GLOBAL",
-                "EXT1",
-                "EXT2",
-                "EXT4",
-                "NEXT_BUFFER",
-                "BYTEARRAY8",
-            ):
-                raise BadInput(_OBJECTS)
-        file.seek(start)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a name in the pickle; raises :class:`BadInput` without one."""
-        if (module, name) in _STAND_INS:
-            return _STAND_INS[module, name]
-        item_bytes = _ITEM_BYTES.get(name.removesuffix("Storage")) if module == "torch" else None
-        if item_bytes and name.endswith("Storage"):
-            return _StorageClass(item_bytes)
-        if module.partition(".")[0] == "torch" and "_rebuild_" in name:
-            raise BadInput(
-                f"refused: {name!a:.40}: every tensor must be a dense CPU tensor "
-                "(not sparse, quantized or meta)"
-            )
-        raise BadInput(_OBJECTS)
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        """Return the stand-in for the storage that ``pid`` names; refuse any other reference."""
-        if (
-            not isinstance(pid, tuple)
-            or len(pid) not in (5, 6)
-            or pid[0] != "storage"
-            or pid[5:] not in ((), (None,))
-        ):
-            raise BadInput("refused: a reference to something other than tensor data")
-        _, kind, key, _, count = pid[:5]
-        if type(kind) is not _StorageClass or type(key) is not str or not _is_size(count):
-            raise BadInput("refused: a reference to something other than tensor data")
-        storage = _Storage(key, kind, count)
-        if self.storages.setdefault(key, storage) != storage:
-            raise BadInput(
-                f"refused: tensor data {ascii(key)[:40]} is declared with two types or lengths"
-            )
-        return storage
-
-
-class _Ordered(OrderedDict[object, object]):
-    """An OrderedDict with no attribute but the ``_metadata`` (module versions) of a state dict."""
-
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict) or set(state) != {"_metadata"}:
-            raise BadInput(_OBJECTS)
-
-
-_OBJECTS = (
-    "refused: holds pickled objects other than plain types and tensors; save its state_dict instead"
-)
-
-
-def _rebuild(
-    storage: object, offset: object, size: object, stride: object, *rest: object
-) -> _Tensor:
-    """Check the arguments of ``torch._utils._rebuild_tensor_v2`` and return a stand-in."""
-    valid = (
-        type(storage) is _Storage
-        and _is_size(offset)
-        and all(type(sizes) is tuple and all(map(_is_size, sizes)) for sizes in (size, stride))
-        and len(size) == len(stride) <= 8  # type: ignore[arg-type]
-        and len(rest) in (2, 3)
-        and not any(rest[2:])
-    )
-    if not valid:
-        raise BadInput("refused: a tensor that torch.save does not write")
-    assert (
-        isinstance(storage, _Storage)
-        and isinstance(offset, int)
-        and isinstance(size, tuple)
-        and isinstance(stride, tuple)
-    )
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if prod(size) and (last >= storage.count or prod(size) > storage.count):
-        raise BadInput(f"refused: a tensor of {ascii(size)[:40]} reaches outside of its data")
-    return _Tensor(storage)
-
-
-def _parameter(data: object, *_: object) -> object:
-    """Return the tensor of a parameter, in place of ``torch._utils._rebuild_parameter``."""
-    return data
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 48
-
-
-_STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
-    ("collections", "OrderedDict"): _Ordered,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-}
+    if not any(part.foreign for part in pickles):
+        return file
+    file.seek(beginning.tell())
+    return io.BytesIO(b"".join(part.rewritten(None) for part in pickles) + file.read())

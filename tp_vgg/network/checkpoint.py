@@ -6,7 +6,7 @@ It is saved atomically. Loading it validates every field and never runs pickled 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import torch
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic
+from tp_vgg.files.other_formats import HEAD, other_format
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.environment import versions
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.network import Network
 from tp_vgg.network.safetensors_format import from_file, to_bytes
 from tp_vgg.network.spec import Spec
-from tp_vgg.network.state_dict import checked_tensors, filled_network
-from tp_vgg.network.torchvision_weights import from_state_dict
+from tp_vgg.network.state_dict import checked_tensors, dtype_notes, filled_network
+from tp_vgg.network.torchvision_weights import from_state_dict, refuse_contradiction, triple
 from tp_vgg.network.vgg.spec import MAX_WIDTH
 
 FORMAT = "tp_vgg/1"
@@ -72,37 +73,77 @@ def saved_bytes(model: Network) -> int:
     return buffer.tell()
 
 
-def is_foreign(model: Network) -> bool:
-    """Return True if ``model`` was loaded from a file that tp_vgg did not write."""
-    return "versions" not in model.meta
-
-
-def load(path: str | Path, *, mean=None, std=None, image_size=None) -> Network:
+def load(
+    path: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+) -> Network:
     """Load a network onto the CPU, in eval mode, with its ``spec``, ``meta`` and ``kept``.
 
-    The file is one that :func:`save` wrote, or a plain state dict (``.pth`` or ``.safetensors``)
-    with torchvision's names. For a plain state dict, the normalisation is CIFAR-10's, and a 7×7
-    head is folded for 32×32 input; ``meta["notes"]`` says both.
+    The file is one that :func:`save` wrote, or somebody else's state dict of a VGG (``.pth`` or
+    ``.safetensors``), also within a training checkpoint. ``meta["notes"]`` says all that was done
+    to the latter. ``mean`` and ``std`` (of images in [0, 1], three numbers each) and ``image_size``
+    are those that it was trained with, if not CIFAR-10's and 32; for a file of :func:`save`
+    they must be the file's own.
 
     Raises :class:`BadInput`, which names the file and the fault.
     """
     path = Path(path)
+    if (mean is None) != (std is None):
+        missing = "mean" if mean is None else "std"
+        raise BadInput(f"{missing}: missing; give both mean and std (--mean, --std)")
+    mean = None if mean is None else triple("mean", mean)
+    std = None if std is None else triple("std", std, positive=True)
     try:
         raw = _read(path)
-        if isinstance(raw, dict) and "format" in raw:
-            return _from_checkpoint(raw)
-        return from_state_dict(raw)
+        if isinstance(raw, dict) and _is_own(raw):
+            model = _from_checkpoint(raw)
+            given = {"mean": mean, "std": std, "image_size": image_size}
+            refuse_contradiction(
+                {name: value for name, value in given.items() if value is not None},
+                {**model.meta, "image_size": model.spec.image_size},
+            )
+            return model
+        return from_state_dict(
+            raw,
+            mean=mean,
+            std=std,
+            image_size=image_size,
+            in_order=path.suffix not in SAFETENSORS,
+        )
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
 
+def is_foreign(model: Network) -> bool:
+    """Return True if ``model`` was loaded from a file that :func:`save` did not write.
+
+    :func:`save` puts the versions of packages into ``meta``; other files have none there. Of a
+    network that was built and not loaded, it returns True too.
+    """
+    return "versions" not in model.meta
+
+
+def _is_own(raw: Mapping[Any, Any]) -> bool:
+    """Return True for a checkpoint of tp_vgg, damaged or not, among the dicts of other programs."""
+    name = raw.get("format")
+    ours = isinstance(name, str) and name.startswith("tp_vgg")
+    return "format" in raw and (ours or "spec" in raw or "kept" in raw)
+
+
 def _read(path: Path) -> object:
+    if path.is_dir():
+        raise BadInput("a directory, not a regular file; give the checkpoint in it")
     if not path.is_file():
         raise BadInput(
             "not a regular file"
             if path.exists()
             else "no such file; give a checkpoint (.pth, .safetensors or .sparse)"
         )
+    if path.suffix in SAFETENSORS:
+        _refuse_other_formats(path)
     try:
         return from_file(path) if path.suffix in SAFETENSORS else read_archive(path)
     except (MemoryError, BadInput):
@@ -110,6 +151,19 @@ def _read(path: Path) -> object:
     except Exception as error:  # noqa: BLE001  the errors of a broken archive are undocumented
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise BadInput(f"can't be read as a checkpoint ({reason!a})") from None
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Raise :class:`BadInput` if ``path`` is no safetensors file but one of another known kind."""
+    with path.open("rb") as file:
+        start = file.read(HEAD)
+    if start[8:9] == b"{":
+        return
+    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise BadInput("not a safetensors file; if torch.save wrote it, rename it to .pth")
+    what = other_format(start)
+    if what is not None:
+        raise BadInput(what)
 
 
 def _from_checkpoint(raw: dict[str, Any]) -> Network:
@@ -135,6 +189,9 @@ def _from_checkpoint(raw: dict[str, Any]) -> Network:
         value = meta.get(name, [])
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise BadInput(f"meta: {name}: must be a list of strings")
+    notes = dtype_notes(state)
+    if notes:
+        meta = {**meta, "notes": [*meta.get("notes", []), *notes]}
     model = filled_network(spec, checked_tensors(state), meta)
     model.kept = _checked_kept(raw["kept"], spec, meta)
     return model

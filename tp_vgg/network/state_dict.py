@@ -47,12 +47,15 @@ def filled_network(spec: Spec, state: State, meta: dict[str, Any]) -> Network:
     return model.eval()
 
 
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
 def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
     """Return copies of dense, finite tensors: floats as float32, ``num_batches_tracked`` as int64.
 
     Raises :class:`BadInput` for a tensor that is not dense on the CPU, is of another dtype than
-    float32, float16 or bfloat16 (``num_batches_tracked``: one int64), holds NaN or infinity, or is
-    a negative running variance.
+    float32, float64, float16 or bfloat16 (``num_batches_tracked``: one whole number), holds NaN or
+    infinity (in float32), or is a negative running variance.
     """
     clean: State = {}
     for name, value in state.items():
@@ -60,19 +63,40 @@ def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
         if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
             raise BadInput(f"{field}: must be a dense CPU tensor (not sparse, quantized or meta)")
         if name.endswith("num_batches_tracked"):
-            if value.dtype != torch.int64 or value.ndim:
-                raise BadInput(f"{field}: must be one int64 number")
-            clean[name] = value.clone()
+            clean[name] = _counter(field, value)
             continue
-        if value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        if value.dtype not in _FLOATS:
             raise BadInput(
                 f"{field}: dtype {str(value.dtype).removeprefix('torch.')}; "
-                "must be float32 (float16 and bfloat16 are upcast)"
+                "must be float32 (float64, float16 and bfloat16 are converted)"
             )
-        value = value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        value = value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not value.isfinite().all():
             raise BadInput(f"{field}: holds NaN or infinity")
         if name.endswith("running_var") and value.numel() and value.min() < 0:
             raise BadInput(f"{field}: holds a variance below 0")
         clean[name] = value
     return clean
+
+
+def dtype_notes(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return a note per dtype that :func:`checked_tensors` converts to float32."""
+    dtypes = {
+        value.dtype for name, value in state.items() if not name.endswith("num_batches_tracked")
+    }
+    verbs = {
+        torch.float64: "rounded from float64",
+        torch.float16: "upcast from float16",
+        torch.bfloat16: "upcast from bfloat16",
+    }
+    return [f"weights {verb} to float32" for dtype, verb in verbs.items() if dtype in dtypes]
+
+
+def _counter(field: str, value: torch.Tensor) -> torch.Tensor:
+    """Return batch norm's counter as int64 without dimensions."""
+    number = float("nan")
+    if value.numel() == 1 and not value.is_complex() and value.dtype is not torch.bool:
+        number = float(value.detach())
+    if not number.is_integer() or abs(number) >= 1 << 62:
+        raise BadInput(f"{field}: must be one whole number")
+    return torch.tensor(int(value))

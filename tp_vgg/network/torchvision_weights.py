@@ -1,18 +1,20 @@
-"""These functions build a VGG from weights under torchvision's names."""
+"""These functions build a VGG from weights that tp_vgg did not write."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.files.bitmask import State
+from tp_vgg.data.split import CIFAR10_MEAN, CIFAR10_STD
+from tp_vgg.errors import BadInput, WorkFailed, shown
+from tp_vgg.network.foreign import foreign_vgg
 from tp_vgg.network.network import Meta, Network
-from tp_vgg.network.state_dict import checked_tensors, filled_network
+from tp_vgg.network.state_dict import filled_network
+from tp_vgg.network.unwrapped import unwrapped
 from tp_vgg.network.vgg.fold import can_fold_head, fold_head_columns
-from tp_vgg.network.vgg.spec import STAGES, VGGSpec
 
 
 def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], Meta]:
@@ -40,61 +42,111 @@ def imagenet_weights(arch: str) -> tuple[dict[str, torch.Tensor], Meta]:
     }
 
 
-def from_state_dict(state: object, image_size: int = 32) -> Network:
-    """Return the network of a plain state dict with torchvision's names, in eval mode.
+def from_state_dict(
+    raw: object,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    in_order: bool = True,
+) -> Network:
+    """Return the network of a plain state dict, in eval mode.
 
-    The spec follows from names and shapes. The normalisation is taken to be CIFAR-10's and the
-    image size to be 32; a head with a 7×7 pool is folded (:func:`fold_head_columns`).
-    ``meta["notes"]`` says so. Raises :class:`BadInput` if ``state`` is not the state dict of a VGG.
+    ``raw`` is the state dict or a dict around it (:func:`~tp_vgg.network.unwrapped.unwrapped`). The
+    spec follows from names and shapes (:func:`~tp_vgg.network.foreign.foreign_vgg`). ``mean`` and
+    ``std`` are those of the file, else CIFAR-10's, unless they are given; the image size is 32,
+    unless it is given. A head whose 7×7 pool only repeats a 1×1 map is folded
+    (:func:`fold_head_columns`). ``meta["notes"]`` says all that was done or assumed.
+
+    Raises :class:`BadInput` if this is not the state dict of a VGG, or if ``mean`` and ``std``
+    contradict those in the file.
     """
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    ):
-        raise BadInput("neither a tp_vgg checkpoint nor a plain state dict of tensors")
-    checked = checked_tensors(state)
-    spec = _infer_spec(checked)
-    notes = ["plain state dict: normalisation assumed to be CIFAR-10's, image size 32"]
+    contents = unwrapped(raw)
+    vgg = foreign_vgg(contents.state, in_order=in_order)
+    spec = replace(vgg.spec, image_size=32 if image_size is None else image_size)
+    inside = vgg.normalisation or (contents.mean, contents.std)
+    meta, notes = _normalisation(mean, std, *inside)
+    if image_size is None:
+        notes.append("image size: 32 is assumed; give image_size (--image-size) if it was another")
+    else:
+        notes.append(f"image size: {image_size}, as given")
+    notes += [*contents.notes, *vgg.notes]
+    if len(contents.classes) == spec.num_classes:
+        meta["classes"] = list(contents.classes)
+        notes.append("names of the classes: taken from the file")
     if can_fold_head(spec):
         first = f"{spec.linear_names[0]}.weight"
-        checked[first] = fold_head_columns(checked[first])
+        vgg.state[first] = fold_head_columns(vgg.state[first])
         spec = replace(spec, pool=1)
         notes.append(
             f"head folded: {first} summed over the 49 equal columns of its 7x7 pool "
-            "(exact at 32x32)"
+            f"(exact at {spec.image_size}x{spec.image_size})"
         )
-    return filled_network(spec, checked, {"notes": notes})
+    return filled_network(spec, vgg.state, {**meta, "notes": notes})
 
 
-def _infer_spec(state: State) -> VGGSpec:
-    """Infer the spec from the names and shapes of a plain state dict."""
-    convs = _ordered(state, r"features\.(\d+)\.weight", ndim=4)
-    linears = _ordered(state, r"classifier(?:\.(\d+))?\.weight", ndim=2)
-    if len(convs) not in (depth - 3 for depth in STAGES) or not linears:
-        raise BadInput(
-            f"state_dict: {len(convs)} convs and {len(linears)} linears under torchvision's names; "
-            "not a VGG-11, 13, 16 or 19"
-        )
-    last = convs[-1].shape[0]
-    columns = linears[0].shape[1]
-    if columns not in (last, last * 49):
-        raise BadInput(
-            f"state_dict: classifier: {columns} input columns for {last} channels; "
-            f"must be {last} or {last * 49}"
-        )
-    return VGGSpec(
-        widths=tuple(conv.shape[0] for conv in convs),
-        batch_norm=any(name.endswith("running_mean") for name in state),
-        pool=7 if columns == last * 49 else 1,
-        hidden=tuple(linear.shape[0] for linear in linears[:-1]),
-        num_classes=linears[-1].shape[0],
-    )
+def _normalisation(
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    own_mean: list[float] | None,
+    own_std: list[float] | None,
+) -> tuple[Meta, list[str]]:
+    """Return the mean and std of the images as meta data, and a note on where they come from.
 
-
-def _ordered(state: State, pattern: str, ndim: int) -> list[torch.Tensor]:
-    """Return the ``ndim``-dimensional tensors whose names match, by the index in their names."""
-    matches = [
-        (int(match.group(1) or 0), value)
-        for name, value in state.items()
-        if (match := re.fullmatch(pattern, name)) and value.ndim == ndim
+    ``own_mean`` and ``own_std`` are those of the file, if it has any.
+    """
+    own = None if own_mean is None or own_std is None else {"mean": own_mean, "std": own_std}
+    if own is not None:
+        for name, value in own.items():
+            triple(f"{name} in the file", value, positive=name == "std")
+        if max(own_mean or ()) > 1:
+            raise BadInput(
+                f"mean in the file: {_listed(own['mean'])} is of pixels in 0..255; "
+                "divide mean and std by 255 and save the state_dict alone"
+            )
+    if mean is not None and std is not None:
+        meta: Meta = {"mean": list(mean), "std": list(std)}
+        refuse_contradiction(meta, own or {})
+        origin = "as given"
+    elif own is not None:
+        meta, origin = dict(own), "taken from the file"
+    else:
+        meta = {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}
+        return meta, [
+            f"normalisation: CIFAR-10's is assumed (mean {_listed(CIFAR10_MEAN)}, std "
+            f"{_listed(CIFAR10_STD)}); give mean and std (--mean, --std) if it was trained with "
+            "others"
+        ]
+    return meta, [
+        f"normalisation: mean {_listed(meta['mean'])}, std {_listed(meta['std'])}, {origin}"
     ]
-    return [value for _, value in sorted(matches, key=lambda pair: pair[0])]
+
+
+def refuse_contradiction(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise :class:`BadInput` if a given value is not the one that the file itself has."""
+    for name, value in given.items():
+        if name in own and own[name] != value:
+            raise BadInput(
+                f"{name}: {_listed(value)} given, but the file says {_listed(own[name])}; "
+                f"leave {name} (--{name.replace('_', '-')}) out"
+            )
+
+
+def triple(name: str, value: Sequence[float], *, positive: bool = False) -> list[float]:
+    """Return three finite numbers as floats; raises :class:`BadInput` for anything else."""
+    try:
+        numbers = [] if isinstance(value, str | bytes) else [float(number) for number in value]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 3 or not all(abs(number) < 1e6 for number in numbers):
+        raise BadInput(f"{name}: must be three finite numbers, got {shown(value)}")
+    if positive and min(numbers) <= 0:
+        raise BadInput(f"{name}: must be three numbers above 0, got {shown(value)}")
+    return numbers
+
+
+def _listed(value: Any) -> str:
+    """Return numbers for a message, such as ``0.5,0.5,0.5``."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return ",".join(f"{number:g}" for number in value)

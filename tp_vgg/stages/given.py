@@ -10,7 +10,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.rundir.layout import RunDir
-from tp_vgg.rundir.settings import Settings
+from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ def load_any(settings: Settings, path: Path, *, quiet: bool = False) -> Network:
     Raises :class:`BadInput` if the file can't be read or ``--mean``, ``--std`` or
     ``--image-size`` contradicts it.
     """
-    model = checkpoint.load(
-        path, mean=settings.mean, std=settings.std, image_size=settings.image_size
-    )
+    # 32 is what is assumed anyway, and the settings may have got it from the file itself.
+    size = None if settings.image_size == IMAGE_SIZE else settings.image_size
+    model = checkpoint.load(path, mean=settings.mean, std=settings.std, image_size=size)
     if not quiet and not settings.noted and checkpoint.is_foreign(model):
         for note in model.meta.get("notes", ()):
             log.info(f"{path}: {note}")

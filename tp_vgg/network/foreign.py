@@ -1,0 +1,302 @@
+"""The tensors of somebody else's VGG are brought under torchvision's names here.
+
+Layers are told apart by the shapes of their tensors, and ordered by the numbers in their names. A
+file does not say where maps are pooled. The numbers have to show it: the index of a conv in a
+``Sequential`` rises by more behind a pool, or convs are grouped by stage. Otherwise the file is
+refused, because the logits could be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+
+from tp_vgg.errors import BadInput
+from tp_vgg.files.bitmask import State
+from tp_vgg.network.foreign_layout import numbers, order_linears, pooling_note, template
+from tp_vgg.network.other_networks import looks_like, not_a_vgg, some_names
+from tp_vgg.network.reparametrised import baked
+from tp_vgg.network.state_dict import checked_tensors, dtype_notes
+from tp_vgg.network.vgg.spec import STAGES, VGGSpec
+
+_WRAPPER_MODULES = {
+    "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
+}  # fmt: skip
+"""Modules that DataParallel, ``torch.compile`` and others put around one; they compute nothing."""
+_COUNTERS = {"total_ops", "total_params", "n_averaged"}
+"""Buffers of a profiler (thop) and of ``torch.optim.swa_utils.AveragedModel``."""
+_LOSSES = ("criterion.", "loss.", "loss_fn.", "loss_func.")
+_STATISTICS = {"running_mean", "running_var"}
+_DEPTHS = {depth - 3: depth for depth in STAGES}
+
+
+@dataclass(frozen=True)
+class ForeignVGG:
+    """A foreign VGG is the network of a plain state dict, under torchvision's names."""
+
+    spec: VGGSpec
+    """Its spec; the image size is not known from tensors."""
+    state: State
+    notes: tuple[str, ...]
+    """What was done to the file's tensors and names."""
+    normalisation: tuple[list[float], list[float]] | None
+    """Mean and std, if the network normalises its images itself."""
+
+
+@dataclass
+class _Layers:
+    """Layers by name, in the order of the file, with their tensors."""
+
+    convs: dict[str, State] = field(default_factory=dict)
+    norms: dict[str, State] = field(default_factory=dict)
+    linears: dict[str, State] = field(default_factory=dict)
+
+
+def foreign_vgg(state: Mapping[str, torch.Tensor], *, in_order: bool = True) -> ForeignVGG:
+    """Return the VGG whose tensors ``state`` holds under any names.
+
+    ``in_order``: the names come in the order of the layers, as in a file of torch (not so in one
+    of safetensors). Raises :class:`BadInput` if ``state`` is not the state dict of a VGG, if a
+    layer has no counterpart in one, or if it can't be told where maps are pooled.
+    """
+    notes: list[str] = []
+    tensors = _without_extras(_without_wrappers(state, notes), notes)
+    notes += dtype_notes(tensors)
+    try:
+        tensors, baking = baked(checked_tensors(tensors))
+    except BadInput:
+        if looks_like(state):
+            raise not_a_vgg(state, "") from None
+        raise
+    notes += baking
+    normalisation = _own_normalisation(tensors)
+    prefix = _common_prefix(list(tensors))
+    if prefix:
+        notes.append(f"names: {ascii(prefix)[:60]} in front of every name removed")
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    layers = _layers(tensors)
+    convs, norms = _checked_convs(layers, tensors, notes)
+    linears = _checked_linears(layers, convs, tensors, in_order)
+    spec = _spec(layers, convs, norms, linears)
+    return ForeignVGG(
+        spec, _renamed(layers, (convs, norms, linears), spec, notes), tuple(notes), normalisation
+    )
+
+
+def _without_wrappers(state: Mapping[str, torch.Tensor], notes: list[str]) -> State:
+    """Return ``state`` without the names of modules that only wrap another one."""
+    clean: State = {}
+    removed: dict[str, None] = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        removed |= dict.fromkeys(part for part in parts if part in _WRAPPER_MODULES)
+        new = ".".join(part for part in parts if part not in _WRAPPER_MODULES)
+        if new in clean:
+            raise not_a_vgg(state, "two tensors of one name", [new, name])
+        clean[new] = value
+    if removed:
+        notes.append("names: " + " and ".join(f"'{part}.'" for part in removed) + " removed")
+    return clean
+
+
+def _without_extras(state: State, notes: list[str]) -> State:
+    """Return ``state`` without counters and the tensors of a loss, which the logits don't need."""
+    extras = [
+        name for name in state if name.rpartition(".")[2] in _COUNTERS or name.startswith(_LOSSES)
+    ]
+    if extras:
+        notes.append(f"dropped, not part of the network: {some_names(extras)}")
+    return {name: value for name, value in state.items() if name not in set(extras)}
+
+
+def _own_normalisation(state: State) -> tuple[list[float], list[float]] | None:
+    """Take the buffers ``mean`` and ``std``, of three values each, out of ``state``."""
+    places = {
+        last: name
+        for name, value in state.items()
+        if (last := name.rpartition(".")[2]) in ("mean", "std") and value.numel() == 3
+    }
+    if len(places) < 2:
+        return None
+    mean, std = (state.pop(places[last]).flatten().tolist() for last in ("mean", "std"))
+    return mean, std
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """Return the modules that all names lie in, such as ``net.``."""
+    shared: list[str] = []
+    for parts in zip(*(name.split(".")[:-2] for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "".join(f"{part}." for part in shared)
+
+
+def _layers(state: State) -> _Layers:
+    """Tell layers apart by their tensors; raises :class:`BadInput` for any other layer."""
+    modules: dict[str, State] = {}
+    for name, value in state.items():
+        module, _, last = name.rpartition(".")
+        modules.setdefault(module, {})[last] = value
+    layers = _Layers()
+    odd: list[str] = []
+    for module, tensors in modules.items():
+        weight = tensors.get("weight")
+        ndim = weight.ndim if weight is not None else 0
+        if ndim in (2, 4) and set(tensors) <= {"weight", "bias"}:
+            (layers.convs if ndim == 4 else layers.linears)[module] = tensors
+        elif set(tensors) >= _STATISTICS and set(tensors) <= {
+            *_STATISTICS, "weight", "bias", "num_batches_tracked"
+        }:  # fmt: skip
+            layers.norms[module] = tensors
+        elif ndim == 1 and set(tensors) <= {"weight", "bias"} and "bias" in tensors:
+            raise not_a_vgg(
+                state,
+                "a norm without running statistics; batch norm needs track_running_stats=True",
+                [f"{module}.weight"],
+            )
+        else:
+            odd += [f"{module}.{last}" if module else last for last in tensors]
+    if odd:
+        raise not_a_vgg(state, "tensors of no layer of a VGG", odd)
+    return layers
+
+
+def _checked_convs(layers: _Layers, state: State, notes: list[str]) -> tuple[list[str], list[str]]:
+    """Return the names of the convs and of the batch norms behind them, in order."""
+    count = len(layers.convs)
+    if count not in _DEPTHS:
+        raise not_a_vgg(
+            state,
+            f"{count} convs and {len(layers.linears)} linears, where a VGG has 8, 10, 13 or 16 "
+            "convs",
+        )
+    convs = sorted(layers.convs, key=numbers)
+    weights = [layers.convs[name]["weight"] for name in convs]
+    for name, weight in zip(convs, weights, strict=True):
+        if weight.shape[2:] != (3, 3):
+            raise not_a_vgg(state, f"a kernel of {tuple(weight.shape[2:])}", [name])
+    if weights[0].shape[1] != 3:
+        raise not_a_vgg(state, f"images of {weights[0].shape[1]} channels, must be 3", convs[:1])
+    for (first, before), (second, behind) in pairwise(zip(convs, weights, strict=True)):
+        if before.shape[0] != behind.shape[1]:
+            raise not_a_vgg(
+                state,
+                f"{behind.shape[1]} channels into a conv behind one of {before.shape[0]}",
+                [first, second],
+            )
+    norms = _checked_norms(layers, convs, state)
+    note = pooling_note(state, convs, norms, _DEPTHS[count])
+    if note:
+        notes.append(note)
+    return convs, norms
+
+
+def _checked_norms(layers: _Layers, convs: Sequence[str], state: State) -> list[str]:
+    """Return the batch norms in the order of ``convs``, one behind each, or none at all."""
+    if not layers.norms:
+        return []
+    norms = sorted(layers.norms, key=numbers)
+    widths = [layers.norms[name]["running_mean"].numel() for name in norms]
+    if len(norms) > len(convs):
+        places = {template(conv.rpartition(".")[0]) for conv in convs}
+        others = [name for name in norms if template(name.rpartition(".")[0]) not in places]
+        raise not_a_vgg(
+            state, "batch norm that is behind no conv, such as in the head", others or norms
+        )
+    if len(norms) < len(convs):
+        raise not_a_vgg(state, "batch norm behind some convs only", norms)
+    if widths != [layers.convs[name]["weight"].shape[0] for name in convs]:
+        raise not_a_vgg(state, "batch norms as wide as other convs", norms)
+    step = 1 if len({template(name) for name in (*convs, *norms)}) == 1 else 0
+    for conv, norm in zip(convs, norms, strict=True):
+        *stage, place = numbers(conv) or (0,)
+        if (numbers(norm) or (0,)) != (*stage, place + step):
+            raise not_a_vgg(state, "batch norm that is not directly behind its conv", [conv, norm])
+    return norms
+
+
+def _checked_linears(
+    layers: _Layers, convs: Sequence[str], state: State, in_order: bool
+) -> list[str]:
+    """Return the names of the linears in order; each reads what the one before gives."""
+    if not layers.linears:
+        raise not_a_vgg(state, "no linear layer behind the convs", convs[-1:])
+    sizes = {
+        name: (tensors["weight"].shape[1], tensors["weight"].shape[0])
+        for name, tensors in layers.linears.items()
+    }
+    channels = layers.convs[convs[-1]]["weight"].shape[0]
+    starts = (channels, channels * 49)
+    if not any(columns in starts for columns, _ in sizes.values()):
+        name, (columns, _) = next(iter(sizes.items()))
+        raise BadInput(
+            f"state_dict: {ascii(name)[1:-1][:60]}: {columns} input columns for {channels} channels; "
+            f"must be {channels} or {channels * 49} (a map of 1x1 or 7x7 behind the last pool)"
+        )
+    linears = order_linears(sizes, starts, in_order=in_order)
+    if linears is None:
+        raise not_a_vgg(
+            state, "linears that do not read each other in one clear order", list(sizes)
+        )
+    return linears
+
+
+def _spec(
+    layers: _Layers, convs: Sequence[str], norms: Sequence[str], linears: Sequence[str]
+) -> VGGSpec:
+    widths = tuple(layers.convs[name]["weight"].shape[0] for name in convs)
+    outputs = [layers.linears[name]["weight"].shape[0] for name in linears]
+    columns = layers.linears[linears[0]]["weight"].shape[1]
+    return VGGSpec(
+        widths=widths,
+        batch_norm=bool(norms),
+        pool=1 if columns == widths[-1] else 7,
+        hidden=tuple(outputs[:-1]),
+        num_classes=outputs[-1],
+    )
+
+
+def _renamed(
+    layers: _Layers,
+    names: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    spec: VGGSpec,
+    notes: list[str],
+) -> State:
+    """Return all tensors under torchvision's names; those that a layer lacks are added."""
+    state: State = {}
+    convs, norms, linears = names
+    behind = [f"features.{int(name.rpartition('.')[2]) + 1}" for name in spec.conv_names]
+    added: dict[str, list[str]] = {"bias": [], "scale and shift": []}
+    for kind, old, new in (
+        (layers.convs, convs, spec.conv_names),
+        (layers.norms, norms, behind),
+        (layers.linears, linears, spec.linear_names),
+    ):
+        for name, target in zip(old, new, strict=kind is not layers.norms):
+            tensors = kind[name]
+            norm = kind is layers.norms
+            size = tensors["running_mean"].numel() if norm else tensors["weight"].shape[0]
+            for part, fill in (("weight", 1.0), ("bias", 0.0)):
+                if part not in tensors:
+                    tensors[part] = torch.full((size,), fill)
+                    added["scale and shift" if norm else "bias"].append(name)
+            state |= {f"{target}.{part}": value for part, value in tensors.items()}
+    if added["bias"]:
+        notes.append(f"layers without a bias get one of zeros: {some_names(added['bias'])}")
+    if added["scale and shift"]:
+        missing = list(dict.fromkeys(added["scale and shift"]))
+        notes.append(f"batch norms without scale and shift get 1 and 0: {some_names(missing)}")
+    if tuple(convs) != spec.conv_names:
+        notes.append(
+            f"convs: {some_names(convs)} read as {some_names(spec.conv_names)} in this order"
+        )
+    if tuple(linears) != spec.linear_names:
+        notes.append(
+            f"head: {some_names(linears)} read as {some_names(spec.linear_names)} in this order, "
+            "with ReLU between them"
+        )
+    return state
