@@ -146,6 +146,52 @@ def test_a_kill_costs_at_most_the_step_in_hand(
         shutil.rmtree(home)
 
 
+def held(directory: Path) -> set[bytes]:
+    """What the finished checkpoints, tables and records in a directory hold, wherever they lie."""
+    return {
+        path.read_bytes()
+        for path in directory.rglob("*")
+        if path.suffix in (".pth", ".csv", ".json") and ".partial." not in path.name
+    }
+
+
+@pytest.mark.parametrize("args", ["structured"], indirect=True)
+@pytest.mark.parametrize("times", [0.25, *(pytest.param(n, marks=pytest.mark.slow) for n in (2,))])
+def test_a_kill_while_former_models_give_way_loses_neither(
+    times: float, args: list[Any], server: Server, tmp_path: Path, record_property: Any
+) -> None:
+    """At any moment the former set is whole, in its place or in ``replaced/``."""
+    kills = math.ceil(times * KILLS["structured"])
+    record_property("cases", kills)
+    first, straight = tmp_path / "first", tmp_path / "straight"
+    first.mkdir()
+    former_args = [*args, "--finetune-epochs", "2", "--seed", "1"]
+    assert server(former_args, first)["status"] == 0
+    former = held(first / "o")
+    shutil.copytree(first, straight)
+    done = server(args, straight)
+    assert done["status"] == 0, done["err"]
+    expected = settled(straight / "o")
+    (place,) = (straight / "o/replaced").iterdir()
+    assert former <= held(straight / "o")
+    rng = np.random.default_rng(int(times))
+    # The models get their names at the end.
+    moments = [*range(done["points"] - 30, done["points"] - 30 + kills // 2)]
+    moments += rng.choice(np.arange(1, done["points"] + 1), kills - len(moments)).tolist()
+    for at in moments:
+        home = tmp_path / str(at)
+        shutil.copytree(first, home, dirs_exist_ok=True)
+        killed = server(args, home, {"kind": "kill", "at": int(at)})
+        assert killed["status"] == -9, killed
+        _sound(home / "o")
+        assert former <= held(home / "o"), at
+        again = server(args, home)
+        assert again["status"] == 0, (at, again["err"])
+        assert former <= held(home / "o"), at
+        assert settled(home / "o") == expected, at
+        shutil.rmtree(home)
+
+
 @pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "EROFS", "limit"])
 @pytest.mark.parametrize(
     "args", ["sensitivity", pytest.param("structured", marks=pytest.mark.long)], indirect=True

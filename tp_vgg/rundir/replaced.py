@@ -13,6 +13,7 @@ from tp_vgg.rundir.layout import REPLACED
 
 log = logging.getLogger(__name__)
 
+_PARTIAL = ".partial"
 LARGE = 10**9
 """Bytes in ``replaced/`` above which a note says its size."""
 
@@ -28,27 +29,32 @@ def put_away(
     the beginning of ``key``, with a number if that directory exists. Returns the directory, or
     ``None`` if there are no files.
 
-    After a crash the files lie in ``directory`` or in ``replaced/KEY8.partial``, which the next set
-    with that key continues.
+    After a crash the files lie in ``directory`` or in ``replaced/KEY8.partial``. The next set with
+    that key goes on there, and :func:`settle` gives the directory its name.
     """
     files = [path for path in dict.fromkeys(files) if path.is_file()]
     copies = [path for path in copies if path.is_file()]
     if not files and not copies:
         return None
-    place = directory / REPLACED / key[:8]
-    unfinished = place.with_name(f"{place.name}.partial")
+    unfinished = directory / REPLACED / f"{key[:8]}{_PARTIAL}"
     for path in copies:
         shutil.copy2(path, _place_for(path, directory, unfinished))
     for path in files:
-        shutil.move(path, _place_for(path, directory, unfinished))
-    number = 2
-    while place.exists():
-        place, number = place.with_name(f"{key[:8]}-{number}"), number + 1
-    unfinished.rename(place)
-    sync_directory(place.parent)
+        target = _place_for(path, directory, unfinished)
+        if path.is_relative_to(directory):
+            path.replace(target)
+        else:  # perhaps on another disk
+            shutil.move(path, target)
+    place = _named(unfinished)
     names = ", ".join(path.name for path in files or copies if path.suffix != ".png")
     log.info(f"{place}: holds what was here before ({names}){_size_note(place.parent)}")
     return place
+
+
+def settle(directory: Path) -> None:
+    """Give the sets in ``directory`` their names that a crash has left with a partial one."""
+    for path in sorted((directory / REPLACED).glob(f"*{_PARTIAL}")):
+        _named(path)
 
 
 def check_replaced(directory: Path) -> None:
@@ -56,6 +62,17 @@ def check_replaced(directory: Path) -> None:
     path = directory / REPLACED
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise BadInput(f"{path}: is not a directory; former results go there; move it away")
+
+
+def _named(unfinished: Path) -> Path:
+    """Rename ``KEY8.partial`` to ``KEY8``, with a number if that is there, and return the path."""
+    place = first = unfinished.with_name(unfinished.name.removesuffix(_PARTIAL))
+    number = 2
+    while place.exists():
+        place, number = first.with_name(f"{first.name}-{number}"), number + 1
+    unfinished.replace(place)
+    sync_directory(place.parent)
+    return place
 
 
 def _place_for(path: Path, directory: Path, unfinished: Path) -> Path:

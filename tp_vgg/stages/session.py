@@ -31,7 +31,7 @@ from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.gradients import accumulate_gradients
 from tp_vgg.rundir.contents import RunContents, with_image_size
 from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
-from tp_vgg.rundir.replaced import check_replaced
+from tp_vgg.rundir.replaced import check_replaced, settle
 from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
 from tp_vgg.stages.given import check_fits, check_not_overwritten, load_model
 from tp_vgg.stages.measure import measured
@@ -112,14 +112,16 @@ class Session:
             return
         if former is not None:
             former.give_way()
+        settle(self.run.work)
         history_path = self.run.history(prepared[-1].name)
         if history_path is not None and history:
             write_text(history_path, history)
         elif history_path is not None:
             history_path.unlink(missing_ok=True)
         for model in prepared:
-            rename(model.file, model.path)
+            # The record is first: a file without one would be taken for a result of its own.
             write_json(self.run.record_path(model.name), model.record.to_dict())
+            rename(model.file, model.path)
 
     def discard(self, *partials: Path) -> None:
         """Delete partial files whose work is finished; only the main process does."""
