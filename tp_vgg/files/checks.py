@@ -46,7 +46,7 @@ def choice(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise :class:`BadInput` unless ``value`` is one of the ``allowed`` strings, in their case."""
     if not isinstance(value, str) or value not in allowed:
         text = shown(str(value) if isinstance(value, str) else value)
-        raise BadInput(f"{name}: {text} is not one of {', '.join(allowed)}")
+        raise BadInput(f"{name} {text} is not one of {', '.join(allowed)}")
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -55,7 +55,7 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
     if type(number) is not int or number < low or (high is not None and number > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         got = shown(number) if isinstance(number, int | float | str) else type_name(number)
-        raise BadInput(f"{name}: must be a whole number {limits}, got {got}")
+        raise BadInput(f"{name}: {got}: must be a whole number {limits}")
     return number
 
 

@@ -78,7 +78,9 @@ def measure_latency(
         sequence("dtypes", dtypes, "['fp32']", text("dtypes")),
         sequence("batch_sizes", batch_sizes, "[1, 64]", plain_number),
     )
-    blocks = None if trials is None else whole_number("trials", trials, FEWEST_TRIALS)
+    blocks = plain_number(trials)
+    if blocks is not None and type(blocks) is not int:
+        whole_number("trials", blocks, FEWEST_TRIALS)
     cores = None if threads is None else whole_number("threads", threads, 1)
     settings = BenchmarkSettings(cases, blocks, probes=probes)
     if not isinstance(device, str | torch.device):

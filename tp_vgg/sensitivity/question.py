@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from tp_vgg.errors import BadInput
 from tp_vgg.files.checks import choice, sequence, text, whole_number
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA, Kind, check_importance
@@ -64,6 +65,8 @@ class SweepQuestion:
         choice("precision", precision, get_args(Precision))
         choice("importance", importance, CRITERIA)
         names = None
+        if isinstance(layers, str):
+            raise BadInput(f"layers: {layers!r} is one name; give a list of names")
         if layers is not None:
             names = sequence("layers", layers, "['features.0', 'features.4']", text("layers"))
         fractions = sequence("levels", levels, "[0.1, 0.5, 0.9]", lambda level: level)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import choice, plain_number
+from tp_vgg.files.checks import plain_number
 from tp_vgg.network.layers import LayerRow
 
 Head = Literal["torchvision", "linear"]
@@ -92,8 +92,10 @@ class VGGSpec:
         ``pool=7`` gives torchvision's unfolded head; the linear head's pool is always 1. Raises
         :class:`BadInput` for an unknown ``arch`` or ``head``.
         """
-        choice("arch", arch, ARCHS)
-        choice("head", head, HEADS)
+        if arch not in ARCHS:
+            raise BadInput(f"arch: {arch!r} is not one of {', '.join(ARCHS)}")
+        if head not in HEADS:
+            raise BadInput(f"head: {head!r} is not one of {', '.join(HEADS)}")
         depth = int(arch.removeprefix("vgg").removesuffix("_bn"))
         widths = tuple(
             w for w, n in zip(STAGE_WIDTHS, STAGES[depth], strict=True) for _ in range(n)
