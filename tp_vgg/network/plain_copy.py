@@ -106,6 +106,17 @@ def _bake(module: nn.Module) -> None:
             if isinstance(hook, WeightNorm | SpectralNorm):
                 hook.remove(part)
                 del part._forward_pre_hooks[key]
-        for name in list(getattr(part, "parametrizations", ())):
-            if parametrize.is_parametrized(part, name):
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+        if parametrize.is_parametrized(part):
+            _bake_parametrizations(part)
+
+
+def _bake_parametrizations(part: nn.Module) -> None:
+    """Replace the parametrizations of a copied module by their values.
+
+    torch's ``remove_parametrizations`` changes the module's class, which the original shares.
+    """
+    values = {name: getattr(part, name).detach().clone() for name in part.parametrizations}  # type: ignore[union-attr]
+    part.__class__ = parametrize.type_before_parametrizations(part)
+    del part._modules["parametrizations"]
+    for name, value in values.items():
+        part.register_parameter(name, nn.Parameter(value))

@@ -69,7 +69,7 @@ def named_tensors(module: nn.Module, spec: VGGSpec) -> State:
         for name, fill in fills.items():
             value = getattr(layer, name)
             if value is None:
-                value = torch.full((size or layer.num_features,), fill)  # type: ignore[arg-type]
+                value = torch.full((size or layer.num_features,), float(fill))  # type: ignore[arg-type]
             used.add(id(value))
             state[f"{prefix}.{name}"] = value.detach()
 
