@@ -94,6 +94,10 @@ def compiled_in_place(model) -> None:
     model.compile(backend="eager")
 
 
+def compiled_forward(model) -> None:
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
 def parallel_features(model) -> None:
     model.features = nn.DataParallel(model.features)
 
@@ -158,7 +162,7 @@ def frozen_and_training(model) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        compiled_in_place, parallel_features, compiled_classifier, weight_norm, old_weight_norm,
+        compiled_in_place, compiled_forward, parallel_features, compiled_classifier, weight_norm, old_weight_norm,
         spectral_norm, old_spectral_norm, other_dropout, not_in_place, observed, without_bias,
         batch_norm_without_scale, counted_by_thop, float_counter, in_channels_last,
         frozen_and_training,
@@ -506,7 +510,7 @@ def test_a_pruned_and_masked_network_comes_back(name: str, tmp_path: Path) -> No
 def test_an_unreadable_hook_is_refused_in_one_line(make_model, tmp_path: Path) -> None:
     class Logger:
         def __init__(self) -> None:
-            self.file = Path("/dev/null").open("w")
+            self.file = Path("/dev/null").open("w")  # noqa: SIM115
 
         def hook(self, *_: object) -> None:
             """Do nothing."""

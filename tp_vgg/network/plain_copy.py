@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,8 +47,7 @@ def plain_copy(module: nn.Module) -> nn.Module:
     """
     module = unwrapped(module)
     for name, part in module.named_modules():
-        forward = vars(part).get("forward")
-        if forward is not None and not isinstance(forward, types.MethodType):
+        if inner_name(part) is None and _own_function(part) not in (None, type(part).forward):
             raise BadInput(
                 f"{name or 'model'}: its forward was replaced by a function, which can't be saved; "
                 "give the model as it was before"
@@ -71,9 +70,27 @@ def plain_copy(module: nn.Module) -> nn.Module:
         raise BadInput(
             f"model: can't be copied ({reason}); remove the hooks and attributes that hold it"
         ) from None
+    for part in duplicate.modules():
+        if _own_function(part) is not None:  # it is compiled, and bound to the original
+            del part.__dict__["forward"]
     duplicate.eval()
     _bake(duplicate)
     return duplicate
+
+
+def _own_function(part: nn.Module) -> Callable[..., Any] | None:
+    """Return the function that replaces the ``forward`` of this object; None if there is none.
+
+    Behind ``torch.compile`` it is the function that was compiled. A bound method is no function: it
+    is copied together with its object.
+    """
+    forward = vars(part).get("forward")
+    if forward is None or isinstance(forward, types.MethodType):
+        return None
+    method = getattr(forward, "_torchdynamo_orig_callable", forward)
+    own = getattr(method, "__self__", None) is part
+    function: Callable[..., Any] = method.__func__ if own else method
+    return function
 
 
 def _tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
