@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,14 +27,18 @@ def thin():
             for key, config in torchvision.models.vgg.cfgs.items()
         }
         patch.setattr("torchvision.models.vgg.cfgs", cfgs)
-        real = nn.Linear
-
-        def narrow(inputs: int, outputs: int, **options):
-            inputs = {512 * 49: 64 * 49, 4096: 48}.get(inputs, inputs)
-            return real(inputs, 48 if outputs == 4096 else outputs, **options)
-
-        patch.setattr("torchvision.models.vgg.nn.Linear", narrow)
+        patch.setattr("torchvision.models.vgg.nn", SimpleNamespace(**vars(nn)))
+        patch.setattr("torchvision.models.vgg.nn.Linear", Narrow)
         yield
+
+
+class Narrow(nn.Linear):
+    """A linear layer of torchvision's head at a fraction of its width."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        inputs = {512 * 49: 64 * 49, 4096: 48}.get(inputs, inputs)
+        super().__init__(inputs, 48 if outputs == 4096 else outputs)
+        self.__class__ = nn.Linear
 
 
 def theirs(arch: str = "vgg11_bn", classes: int = 1000) -> nn.Module:
@@ -168,8 +173,8 @@ def test_another_module_that_computes_a_vgg_will_do() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: torchvision.models.resnet18(), "ResNet: 0 convs.*torch-pruning directly"),
-        (lambda: torchvision.models.alexnet(), "AlexNet: 5 convs.*not a VGG"),
+        (torchvision.models.resnet18, "ResNet: 0 convs.*torch-pruning directly"),
+        (torchvision.models.squeezenet1_0, "SqueezeNet: 26 convs.*not a VGG"),
         (lambda: nn.Linear(2, 2), "Linear: .*not a VGG"),
         (lambda: "vgg11", "must be a torch.nn.Module, got a string"),
         (lambda: theirs().state_dict(), "got an OrderedDict"),
@@ -205,22 +210,22 @@ def test_options_that_do_not_fit_are_refused(options: dict, said: str) -> None:
         tp_vgg.from_torchvision(theirs(), **options)
 
 
-@pytest.mark.parametrize(
-    "door",
-    [
-        lambda model, path: tp_vgg.save(model, path),
-        lambda model, path: tp_vgg.prune_structured(model, {"features.0": 0.5}),
-        lambda model, path: tp_vgg.prune_unstructured(model, 0.5),
-        lambda model, path: tp_vgg.measure_latency({"a": model}),
-        lambda model, path: tp_vgg.sweep(
-            model, Split(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([0]))
-        ),
-    ],
-    ids=["save", "structured", "unstructured", "latency", "sweep"],
-)
-def test_every_door_names_the_way(door, tmp_path: Path) -> None:
+DOORS = {
+    "save": lambda model, path: tp_vgg.save(model, path),
+    "structured": lambda model, _: tp_vgg.prune_structured(model, {"features.0": 0.5}),
+    "unstructured": lambda model, _: tp_vgg.prune_unstructured(model, 0.5),
+    "latency": lambda model, _: tp_vgg.measure_latency({"a": model}),
+    "sweep": lambda model, _: tp_vgg.sweep(
+        model, Split(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([0]))
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_names_the_way(door: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"give tp_vgg\.from_torchvision\(model\)$"):
-        door(theirs(), tmp_path / "m.pth")
-    with pytest.raises(BadInput, match="for other networks use torch-pruning directly$"):
-        door(torchvision.models.resnet18(), tmp_path / "m.pth")
+        DOORS[door](theirs(), tmp_path / "m.pth")
+    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    with pytest.raises(BadInput, match=r"for other networks use torch-pruning directly$"):
+        DOORS[door](other, tmp_path / "m.pth")
     assert not list(tmp_path.iterdir())
