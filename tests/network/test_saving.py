@@ -163,7 +163,8 @@ def frozen_and_training(model) -> None:
     "change",
     [
         compiled_in_place, compiled_forward, parallel_features, compiled_classifier,
-        weight_norm, old_weight_norm, spectral_norm, old_spectral_norm, other_dropout, not_in_place, observed, without_bias,
+        weight_norm, old_weight_norm, spectral_norm,
+        old_spectral_norm, other_dropout, not_in_place, observed, without_bias,
         batch_norm_without_scale, counted_by_thop, float_counter, in_channels_last,
         frozen_and_training,
     ],

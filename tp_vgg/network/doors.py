@@ -13,6 +13,7 @@ from tp_vgg.network.network import Network
 from tp_vgg.network.plain_copy import inner_name, plain_copy
 from tp_vgg.network.same_logits import check_same_logits
 from tp_vgg.network.spec import Spec
+from tp_vgg.network.vgg.rebuild import described
 
 UNMASK = (
     "remove them first: torch.nn.utils.prune.remove(module, name) keeps the zeros, "
@@ -108,6 +109,8 @@ def _way(model: nn.Module) -> str:
     holder = next((key for key, part in model.named_modules() if isinstance(part, Network)), None)
     if holder is not None:
         return f"it holds one: give model.{holder}"
-    if isinstance(getattr(model, "features", None), nn.Module):
-        return "give tp_vgg.from_torchvision(model)"
-    return "tp_vgg prunes VGG-11 to VGG-19; for other networks use torch-pruning directly"
+    try:
+        described(model, 32)
+    except BadInput:
+        return "tp_vgg prunes VGG-11 to VGG-19; for other networks use torch-pruning directly"
+    return "give tp_vgg.from_torchvision(model)"
