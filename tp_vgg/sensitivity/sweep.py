@@ -71,12 +71,12 @@ def sweep(
     network = network_of(model)
     question.removed(network.spec)
     place = None if journal is None else file_path("journal", journal)
+    unmasked_network(network)
     check_split("split", split, network)
     sample = None
     if recalibrate is not None:
         check_split("recalibrate", recalibrate, network)
         sample = calibration_sample(recalibrate)
-    unmasked_network(network)
     check_built(network)
     resolved = ResolvedSweep.of(question, network, sample)
     key = resolved.key(network, split)
@@ -96,6 +96,11 @@ def check_split(name: str, split: object, model: Network) -> None:
         )
     if not len(split):
         raise BadInput(f"{name}: has no images")
+    device = next(model.parameters()).device
+    if split.labels.device != device:
+        raise BadInput(
+            f"{name}: on {split.labels.device}, the model on {device}; move one of them with .to()"
+        )
     height, width = split.images.shape[2:]
     side = model.spec.image_size
     if (height, width) != (side, side):
@@ -109,11 +114,6 @@ def check_split(name: str, split: object, model: Network) -> None:
         raise BadInput(
             f"{name}: labels: from {low} to {high}; the network has {classes} classes, numbered "
             f"from 0 to {classes - 1}"
-        )
-    device = next(model.parameters()).device
-    if split.labels.device != device:
-        raise BadInput(
-            f"{name}: on {split.labels.device}, the model on {device}; move one of them with .to()"
         )
 
 
