@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -132,7 +132,8 @@ def _bake_parametrizations(part: nn.Module) -> None:
 
     torch's ``remove_parametrizations`` changes the module's class, which the original shares.
     """
-    values = {name: getattr(part, name).detach().clone() for name in part.parametrizations}  # type: ignore[union-attr]
+    parametrizations = cast(nn.ModuleDict, part.parametrizations)
+    values = {name: getattr(part, name).detach().clone() for name in parametrizations}
     part.__class__ = parametrize.type_before_parametrizations(part)
     del part._modules["parametrizations"]
     for name, value in values.items():
