@@ -225,7 +225,7 @@ def test_a_foreign_model_at_chance_is_told_what_that_suggests(
     call, at_home: Path, plain: list
 ) -> None:
     torch.save(build(SMALL).state_dict(), at_home / "plain.pth")
-    status, out, err = call("structured", *plain, *PRUNE)
+    status, _, err = call("structured", *plain, *PRUNE)
     assert status == 0
     assert "can't be told from chance" in err
     assert "perhaps another normalisation (--mean, --std), image size or order of classes" in err

@@ -177,7 +177,7 @@ def test_other_training_images_hide_nothing(
             "unstructured",
             "structured_pruned",
         }
-    status, out, err = call("report", *trained)
+    status, _, err = call("report", *trained)
     assert status == 0, err
     assert "Nothing is pruned yet" not in (at_home / "o/report.html").read_text()
 
@@ -332,7 +332,7 @@ def test_an_interrupt_between_the_two_models_keeps_the_former_set(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingRun, "train_step", interrupting)
-        status, out, err = call(*prune, "--ratio", 0.25)
+        status, out, _ = call(*prune, "--ratio", 0.25)
     assert (status, out) == (130, "")
     kept = {name: raw for name, raw in all_bytes(at_home / "o").items() if "partial" not in name}
     assert kept == former
@@ -404,7 +404,7 @@ def test_plan_finds_the_sweep_of_the_same_checkpoint(
     assert (root / "ratios.json").is_file()
     assert call("structured", *job, "--ratios", root / "ratios.json", *PRUNE)[0] == 0
     for command in (["compare"], ["report"], ["structured", "--ratio", 0.5, "--dry-run"]):
-        status, out, err = call(*command, *job)
+        status, _, err = call(*command, *job)
         assert status == 0, err
 
 
