@@ -234,8 +234,9 @@ def _checked_linears(
     if not any(columns in starts for columns, _ in sizes.values()):
         name, (columns, _) = next(iter(sizes.items()))
         raise BadInput(
-            f"state_dict: {ascii(name)[1:-1][:60]}: {columns} input columns for {channels} "
-            f"channels; must be {channels} or {channels * 49} (a map of 1x1 or 7x7 behind the last pool)"
+            f"state_dict: {ascii(name)[1:-1][:60]}: {columns} input columns for {channels}"
+            f" channels; must be {channels} or {channels * 49}"
+            " (a map of 1x1 or 7x7 behind the last pool)"
         )
     linears = order_linears(sizes, starts, in_order=in_order)
     if linears is None:
