@@ -28,11 +28,12 @@ from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.environment import environment
 from tp_vgg.machine.precision import exact_fp32
 from tp_vgg.network.checkpoint import load
+from tp_vgg.network.masks import remove_masks
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.pruning.structured import rank, remove_channels
-from tp_vgg.pruning.unstructured import mask_layers, remove_masks
+from tp_vgg.pruning.unstructured import mask_layers
 from tp_vgg.report.text_table import text_table
 from tp_vgg.sensitivity.chain import Chain, fused_layers_of, with_channels_in_order
 from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer

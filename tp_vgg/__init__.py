@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tp_vgg.latency.benchmark import measure_latency
     from tp_vgg.network.checkpoint import load, save
+    from tp_vgg.network.from_torchvision import from_torchvision
     from tp_vgg.network.vgg.model import build
     from tp_vgg.network.vgg.spec import VGGSpec
     from tp_vgg.planning.make_plan import make_plan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "VGGSpec": "tp_vgg.network.vgg.spec",
     "build": "tp_vgg.network.vgg.model",
+    "from_torchvision": "tp_vgg.network.from_torchvision",
     "load": "tp_vgg.network.checkpoint",
     "save": "tp_vgg.network.checkpoint",
     "read_ratios": "tp_vgg.pruning.ratios",
@@ -37,6 +39,7 @@ _MODULE_OF = {
 __all__ = [
     "VGGSpec",
     "build",
+    "from_torchvision",
     "load",
     "make_plan",
     "measure_latency",

@@ -15,9 +15,10 @@ from helpers.training import fit
 
 from tp_vgg.errors import WorkFailed
 from tp_vgg.machine.precision import fp32_flags
+from tp_vgg.network.masks import remove_masks
 from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.pruning.ratios import Plan
-from tp_vgg.pruning.unstructured import mask_layers, remove_masks
+from tp_vgg.pruning.unstructured import mask_layers
 from tp_vgg.training import run as training_run
 from tp_vgg.training.recipe import Recipe
 from tp_vgg.training.run import TrainingRun

@@ -14,11 +14,11 @@ from helpers.training import fit
 from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluation.evaluate import accuracy
 from tp_vgg.machine.precision import has_fast_bf16
-from tp_vgg.network.masks import is_masked
+from tp_vgg.network.masks import is_masked, remove_masks
 from tp_vgg.network.vgg.model import build
 from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.pruning.ratios import Plan
-from tp_vgg.pruning.unstructured import mask_layers, remove_masks
+from tp_vgg.pruning.unstructured import mask_layers
 from tp_vgg.training import run as training_run
 from tp_vgg.training.recipe import Recipe
 from tp_vgg.training.run import TrainingRun

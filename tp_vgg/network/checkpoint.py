@@ -5,23 +5,33 @@ It is saved atomically. Loading it validates every field and never runs pickled 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic
+from tp_vgg.files.checks import file_path
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.environment import versions
+from tp_vgg.network.doors import network_of
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.network import Network
+from tp_vgg.network.plain_copy import plain_copy, unwrapped
+from tp_vgg.network.plain_meta import plain_kept, plain_meta
 from tp_vgg.network.safetensors_format import from_file, to_bytes
+from tp_vgg.network.same_logits import check_same_logits
 from tp_vgg.network.spec import Spec
 from tp_vgg.network.state_dict import checked_tensors, filled_network
 from tp_vgg.network.torchvision_weights import from_state_dict
+from tp_vgg.network.vgg.rebuild import described, named_tensors
 from tp_vgg.network.vgg.spec import MAX_WIDTH
+
+log = logging.getLogger(__name__)
 
 FORMAT = "tp_vgg/1"
 """The format name in every checkpoint; a file with another one is refused."""
@@ -34,13 +44,17 @@ def save(model: Network, path: str | Path) -> None:
 
     ``.safetensors``: one safetensors file. ``.sparse``: the same with the zeros as a bit mask, so
     the more zeros, the smaller the file. Any other suffix: a file that
-    ``torch.load(path, weights_only=True)`` opens without tp_vgg. All formats are lossless.
+    ``torch.load(path, weights_only=True)`` opens without tp_vgg. All formats keep every bit of
+    float32 weights. ``model`` is not changed.
 
-    Raises :class:`BadInput` if ``path`` is a directory, and for the safetensors formats if ``meta``
-    holds a value that JSON can't represent.
+    Only what :func:`load` accepts is written; see :func:`to_dict` for what is brought into that
+    form. Raises :class:`BadInput` for the rest, and if ``path`` is a directory.
     """
-    path = Path(path)
-    checkpoint = to_dict(model)
+    path = file_path("path", path)
+    try:
+        checkpoint = to_dict(model)
+    except BadInput as error:
+        raise BadInput(f"{path}: not saved: {error}") from None
     if path.suffix in SAFETENSORS:
         raw = to_bytes(checkpoint, sparse=path.suffix == ".sparse")
         write_atomic(path, lambda file: file.write(raw))
@@ -49,19 +63,72 @@ def save(model: Network, path: str | Path) -> None:
 
 
 def to_dict(model: Network) -> dict[str, Any]:
-    """Return the checkpoint of ``model``: plain types, and contiguous CPU copies of its tensors."""
-    state = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
-    }
-    meta = {**model.meta, "versions": versions(("tp-vgg", "torch", "torchvision", "torch-pruning"))}
-    return {
+    """Return the checkpoint of ``model``: plain types, and contiguous CPU copies of its tensors.
+
+    What loses nothing is done: the wrappers of ``torch.compile``, ``DataParallel``, DDP and
+    ``AveragedModel`` are left out, masks of ``torch.nn.utils.prune`` and parametrizations are
+    baked into the weights, floats are cast to float32, ``meta`` is made plain, and widths and
+    classes are those of the modules.
+
+    Raises :class:`BadInput` for what :func:`load` refuses, such as NaN, and if the network that the
+    checkpoint builds does not give the logits of ``model``: the first module that differs is named.
+    """
+    network = network_of(unwrapped(model) if isinstance(model, nn.Module) else model)
+    meta = plain_meta(network.meta)
+    checkpoint, loaded = checkpoint_of(
+        network, network.spec.image_size, meta, plain_kept(network.kept)
+    )
+    _check_adapted(network.spec, loaded.spec, meta)
+    return checkpoint
+
+
+def checkpoint_of(
+    module: nn.Module, image_size: int, meta: Mapping[str, Any], kept: Mapping[str, Any]
+) -> tuple[dict[str, Any], Network]:
+    """Return the checkpoint of a module that is laid out as a VGG, and the network it loads as.
+
+    Raises :class:`BadInput` if the network is refused by the checks of :func:`load`, or does not
+    give the module's logits.
+    """
+    plain = plain_copy(module)
+    spec = described(plain, image_size)
+    checkpoint: dict[str, Any] = {
         "format": FORMAT,
-        "spec": model.spec.to_dict(),
-        "state_dict": state,
-        "kept": model.kept,
-        "meta": meta,
+        "spec": spec.to_dict(),
+        "state_dict": named_tensors(plain, spec),
+        "kept": plain_kept(kept),
+        "meta": {
+            **plain_meta(meta),
+            "versions": versions(("tp-vgg", "torch", "torchvision", "torch-pruning")),
+        },
     }
+    loaded = _from_checkpoint(checkpoint)
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {name: state[name] for name in loaded.state_dict()}
+    try:
+        check_same_logits(plain, loaded)
+    except BadInput as error:
+        raise BadInput(
+            f"{error}; build the network from a tp_vgg.VGGSpec, or write this one as a program "
+            "with tp_vgg.network.export.export(model, path, 'torch')"
+        ) from None
+    return checkpoint, loaded
+
+
+def _check_adapted(spec: Spec, realised: Spec, meta: Mapping[str, Any]) -> None:
+    """Check ``meta`` if the modules have another number of classes than the spec of the model."""
+    if realised == spec:
+        return
+    classes = meta.get("classes", [])
+    if realised.num_classes != spec.num_classes and len(classes) not in (0, realised.num_classes):
+        raise BadInput(
+            f"meta: classes: {len(classes)} names, and the last linear gives "
+            f"{realised.num_classes} classes; set model.meta['classes'] to their names"
+        )
+    log.info(
+        f"saved as {realised.arch} with the widths {[*realised.prunable.values()]} and "
+        f"{realised.num_classes} classes of its modules, which differ from its spec"
+    )
 
 
 def load(path: str | Path) -> Network:

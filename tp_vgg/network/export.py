@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import io
 import json
@@ -12,15 +11,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.atomic import write_atomic
+from tp_vgg.files.checks import choice, file_path
 from tp_vgg.network import checkpoint
+from tp_vgg.network.doors import network_of
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.network.network import Network
+from tp_vgg.network.plain_copy import plain_copy
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a logit, as a fraction of the largest logit.
@@ -31,7 +33,7 @@ _BATCHES = (1, 2, 16)
 _INPUT, _OUTPUT = "images", "logits"
 
 
-def export(model: Network, path: Path, form: str) -> float:
+def export(model: Network, path: str | Path, form: str) -> float:
     """Write ``model`` to ``path`` in another format, if the result passes a check.
 
     ``form`` is a key of :data:`~tp_vgg.network.formats.EXPORT_FORMATS`:
@@ -44,9 +46,11 @@ def export(model: Network, path: Path, form: str) -> float:
     the model's bit for bit. Returns 0.
 
     The file appears whole or not at all. Raises :class:`WorkFailed` if the check fails,
-    :class:`BadInput` if a package is missing.
+    :class:`BadInput` if a package is missing or ``form`` is unknown.
     """
-    model = copy.deepcopy(model).cpu().eval()
+    path = file_path("path", path)
+    choice("form", form, EXPORT_FORMATS)
+    model = cast(Network, plain_copy(network_of(model)))
     if EXPORT_FORMATS[form].program:
         raw = to_onnx(model) if form == "onnx" else _to_program(model)
         run = _onnx_runner(raw) if form == "onnx" else _program_runner(raw)
@@ -173,7 +177,7 @@ def _check_same(model: Network, written: Path, path: Path) -> None:
     reloaded, expected = checkpoint.load(written), checkpoint.to_dict(model)
     state = reloaded.state_dict()
     same = all(_same_bits(value, state[name]) for name, value in expected["state_dict"].items())
-    if not same or reloaded.spec != model.spec or reloaded.kept != model.kept:
+    if not same or reloaded.spec.to_dict() != expected["spec"] or reloaded.kept != expected["kept"]:
         raise WorkFailed(
             f"{path}: reloaded, it holds other weights, widths or kept channels "
             "than the model that was saved; the file is not kept"

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils import prune
 
 
 def is_masked(module: nn.Module) -> bool:
     """Return True if a weight mask is attached to ``module`` itself, children not counted."""
     return hasattr(module, "weight_mask")
+
+
+def masked_tensors(module: nn.Module) -> list[str]:
+    """Return the names of the tensors of ``module`` itself that have a mask, such as ``weight``."""
+    return [
+        hook._tensor_name
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, prune.BasePruningMethod)
+    ]
+
+
+def has_masks(model: nn.Module) -> bool:
+    """Return True if a tensor of ``model`` or of one of its modules has a mask."""
+    return any(masked_tensors(module) for module in model.modules())
+
+
+def remove_masks(model: nn.Module) -> None:
+    """Replace the masks of ``model`` by exact zeros in plain weights, in place."""
+    for module in model.modules():
+        for name in masked_tensors(module):
+            prune.remove(module, name)
+            module.get_parameter(name).data.add_(0.0)  # a masked negative weight is −0.0
 
 
 def detach_masked_weights(model: nn.Module) -> None:

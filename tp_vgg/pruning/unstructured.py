@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,16 +11,21 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.network.masks import is_masked
+from tp_vgg.files.checks import choice, plain_number
+from tp_vgg.network.doors import network_of
+from tp_vgg.network.masks import is_masked, remove_masks
 from tp_vgg.network.network import Network, prunable_layers
 from tp_vgg.pruning.ratios import Plan, resolve_sparsity
+
+Scope = Literal["layer", "global"]
+"""Weights are ranked within each layer, or over all layers together."""
 
 
 def prune_unstructured(
     model: Network,
     sparsity: float | Plan | Mapping[str, float],
     *,
-    scope: Literal["layer", "global"] = "layer",
+    scope: Scope = "layer",
 ) -> None:
     """Set the smallest weights of ``model`` to exact zeros, in place, without fine-tuning.
 
@@ -28,21 +33,58 @@ def prune_unstructured(
     hidden linear layer or, with ``scope="global"``, to all of them ranked together. A plan or a
     mapping gives one number for each layer that it names.
 
-    Raises :class:`BadInput` for unknown layers, values outside [0, 1), a plan that would zero a
-    whole layer, and ``scope="global"`` with more than one number; :class:`WorkFailed` if the global
-    ranking would zero a whole layer.
+    Zeros that are there already count, masks of ``torch.nn.utils.prune`` included, which are
+    removed and their zeros kept. So 0.7 asked of a layer with half of its weights zero gives 0.7,
+    and 0.3 leaves it at 0.5.
+
+    Raises :class:`BadInput`, and changes nothing, for unknown layers, values outside [0, 1), a plan
+    that would zero a whole layer, another ``scope``, ``scope="global"`` with more than one number,
+    and a model that its spec does not describe; :class:`WorkFailed` if the global ranking would
+    zero a whole layer.
     """
+    choice("scope", scope, get_args(Scope))
+    network = network_of(model)
+    value = plain_number(sparsity)
     if scope == "global":
-        if not isinstance(sparsity, int | float):
+        if isinstance(value, Plan | Mapping):
             raise BadInput("scope: global ranks all layers together and takes one number")
-        mask_global(model, sparsity)
-    elif isinstance(sparsity, int | float):
-        mask_layers(model, Plan.uniform(sparsity, tuple(model.spec.prunable), "sparsity"))
+        plan = Plan.uniform(value, (), "sparsity")
+    elif isinstance(value, Plan | Mapping):
+        plan = value if isinstance(value, Plan) else Plan.of(value, "sparsity")
     else:
-        mask_layers(
-            model, sparsity if isinstance(sparsity, Plan) else Plan.of(sparsity, "sparsity")
-        )
-    remove_masks(model)
+        plan = Plan.uniform(value, tuple(network.spec.prunable), "sparsity")
+    resolve_sparsity(plan, network.spec)
+    check_prunable(network)
+    remove_masks(network)
+    if scope == "global":
+        mask_global(network, float(value))
+    else:
+        mask_layers(network, plan)
+    remove_masks(network)
+
+
+def check_prunable(model: Network) -> None:
+    """Raise :class:`BadInput` unless each prunable layer has the weight that the spec describes."""
+    shapes = {row.name: (row.out_width, row.in_width) for row in model.spec.rows}
+    for name in model.spec.prunable:
+        try:
+            layer = model.get_submodule(name)
+        except AttributeError:
+            raise BadInput(f"model: {name}: missing; {model.spec.arch} has a layer there") from None
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            raise BadInput(f"model: {name}: {type(layer).__name__}, its spec has a layer there")
+        if not {"weight", "weight_orig"} & set(layer._parameters):
+            raise BadInput(
+                f"model: {name}: its weight is computed from other tensors (a parametrization); "
+                "remove that first: torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        if layer.weight.is_meta:
+            raise BadInput(f"model: {name}: its weight is on the meta device, without values")
+        if tuple(layer.weight.shape[:2]) != shapes[name]:
+            raise BadInput(
+                f"model: {name}: weight of shape {list(layer.weight.shape)}, its spec says "
+                f"{list(shapes[name])}; set model.spec to the VGGSpec of the modules"
+            )
 
 
 Scores = Mapping[str, torch.Tensor]
@@ -140,11 +182,3 @@ def maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:
         if not is_masked(layer):
             layer.weight.data = layer.weight.data.contiguous()
     return layers
-
-
-def remove_masks(model: nn.Module) -> None:
-    """Replace the masks of ``model`` by exact zeros in plain weights, in place."""
-    for module in model.modules():
-        if is_masked(module):
-            prune.remove(module, "weight")
-            module.get_parameter("weight").data.add_(0.0)  # a masked negative weight is −0.0

@@ -13,12 +13,12 @@ from pathlib import Path
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_text
 from tp_vgg.network.families import fold_batch_norm
-from tp_vgg.network.masks import is_masked
+from tp_vgg.network.masks import is_masked, remove_masks
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.gradients import taylor_scores
 from tp_vgg.pruning.gradual import Gradual
 from tp_vgg.pruning.ratios import Plan
-from tp_vgg.pruning.unstructured import mask_global, mask_layers, remove_masks
+from tp_vgg.pruning.unstructured import mask_global, mask_layers
 from tp_vgg.report import figures
 from tp_vgg.rundir.layout import partial_of
 from tp_vgg.rundir.settings import Settings

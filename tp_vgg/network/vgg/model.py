@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from tp_vgg.data.split import CIFAR10_MEAN, CIFAR10_STD
+from tp_vgg.errors import BadInput
+from tp_vgg.files.checks import type_name
 from tp_vgg.network.network import Meta, Network
 from tp_vgg.network.vgg.spec import VGGSpec
 
@@ -55,7 +57,15 @@ class VGG(Network):
 
 
 def build(spec: VGGSpec) -> VGG:
-    """Return a freshly initialised VGG of ``spec`` in training mode, on the default device."""
+    """Return a freshly initialised VGG of ``spec`` in training mode, on the default device.
+
+    Raises :class:`BadInput` if ``spec`` is not a :class:`VGGSpec`.
+    """
+    if not isinstance(spec, VGGSpec):
+        raise BadInput(
+            f"spec: must be a tp_vgg.VGGSpec, got {type_name(spec)}; "
+            "tp_vgg.VGGSpec.preset('vgg11_bn') is one"
+        )
     model = VGG(spec)
     init_weights(model)
     return model

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tp_vgg.errors import BadInput, shown
+from tp_vgg.files.checks import plain_number
 from tp_vgg.network.layers import LayerRow
 
 Head = Literal["torchvision", "linear"]
@@ -58,7 +59,9 @@ class VGGSpec:
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
                 raise BadInput(f"spec: {name}: must be a list of integers, got {shown(value)}")
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, tuple(map(plain_number, value)))
+        for name in ("pool", "num_classes", "image_size"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         if not isinstance(self.batch_norm, bool):
             raise BadInput(f"spec: batch_norm: must be true or false, got {shown(self.batch_norm)}")
         if len(self.widths) not in _DEPTH_OF:

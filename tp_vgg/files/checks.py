@@ -1,0 +1,89 @@
+"""Arguments of public functions are checked here; each refusal names the argument and the fix.
+
+This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tp_vgg.errors import BadInput, shown
+
+T = TypeVar("T")
+
+
+def plain_number(value: Any) -> Any:
+    """Return a scalar of NumPy or torch as Python's own number; other values as they are."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def type_name(value: object) -> str:
+    """Return the type of ``value`` in words, with an article, for messages."""
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        bytes: "bytes",
+        list: "a list",
+        tuple: "a tuple",
+        set: "a set",
+        dict: "an object",
+        type(None): "null",
+    }
+    kind = type(value)
+    if kind in names:
+        return names[kind]
+    return f"{'an' if kind.__name__[:1] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
+
+
+def choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise :class:`BadInput` unless ``value`` is one of the ``allowed`` strings, in their case."""
+    if not isinstance(value, str) or value not in allowed:
+        text = shown(str(value) if isinstance(value, str) else value)
+        raise BadInput(f"{name} {text} is not one of {', '.join(allowed)}")
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return ``value`` as an int; raise :class:`BadInput` unless it is one in [low, high]."""
+    number = plain_number(value)
+    if type(number) is not int or number < low or (high is not None and number > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        got = shown(number) if isinstance(number, int | float | str) else type_name(number)
+        raise BadInput(f"{name}: {got}: must be a whole number {limits}")
+    return number
+
+
+def sequence(name: str, values: Any, example: str, convert: Callable[[Any], T]) -> tuple[T, ...]:
+    """Return the elements of ``values``, each put through ``convert``.
+
+    Raises :class:`BadInput`, which shows the ``example``, for one value or a mapping instead of a
+    list.
+    """
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        got = f"{shown(values)}, {type_name(values)}"
+        raise BadInput(f"{name}: must be a list such as {example}, got {got}")
+    return tuple(convert(value) for value in values)
+
+
+def text(name: str) -> Callable[[Any], str]:
+    """Return a function that returns a string, and raises :class:`BadInput` for anything else."""
+
+    def checked(value: Any) -> str:
+        if not isinstance(value, str):
+            raise BadInput(f"{name}: must be strings, got {shown(value)}, {type_name(value)}")
+        return str(value)
+
+    return checked
+
+
+def file_path(name: str, value: object) -> Path:
+    """Return ``value`` as a path; raise :class:`BadInput` unless it is a string or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise BadInput(f"{name}: must be the name of a file, got {type_name(value)}")
+    return Path(value)
