@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tp_vgg.errors import BadInput
+from tp_vgg.files.checks import type_name
+
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 """Mean and standard deviation of CIFAR-10's channels, for pixels in [0, 1]."""
@@ -67,12 +70,19 @@ class Normaliser:
 
 @dataclass(frozen=True)
 class Split:
-    """A split holds images and their labels, both on the same device."""
+    """A split holds images and their labels, both on the same device.
+
+    Raises :class:`BadInput` for another shape or dtype.
+    """
 
     images: torch.Tensor
     """uint8 [N, 3, S, S] in channels_last memory; S is 32 in all data sets."""
     labels: torch.Tensor
     """int64 [N]."""
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        _check_labels(self.labels, self.images)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,6 +96,54 @@ class Split:
     def blocks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (images, labels) in order, ``size`` at a time; the last block may be smaller."""
         yield from zip(self.images.split(size), self.labels.split(size), strict=True)
+
+
+def _check_images(images: object) -> None:
+    if not isinstance(images, torch.Tensor):
+        fix = "; torch.from_numpy(images) makes it one" if isinstance(images, np.ndarray) else ""
+        raise BadInput(
+            f"images: must be a tensor, uint8 [N, 3, S, S], got {type_name(images)}{fix}"
+        )
+    shape = list(images.shape)
+    if images.ndim != 4 or images.shape[1] != 3:
+        fix = ""
+        if images.ndim == 4 and images.shape[3] == 3:
+            fix = "; move the channels with images.permute(0, 3, 1, 2)"
+        elif images.ndim == 3 and images.shape[0] == 3:
+            fix = "; make one image a batch with images[None]"
+        elif images.ndim == 4 and images.shape[1] == 1:
+            fix = "; repeat gray with images.expand(-1, 3, -1, -1)"
+        raise BadInput(f"images: must be uint8 [N, 3, S, S], got {shape}{fix}")
+    if images.dtype != torch.uint8:
+        fix = "convert them to uint8 from 0 to 255, before any normalisation"
+        if images.is_floating_point():
+            fix += ": (images * 255).round().to(torch.uint8) for pixels in [0, 1]"
+        raise BadInput(f"images: {_dtype(images)}; {fix}")
+
+
+def _check_labels(labels: object, images: torch.Tensor) -> None:
+    if not isinstance(labels, torch.Tensor):
+        raise BadInput(
+            f"labels: must be a tensor, int64 [N], got {type_name(labels)}; "
+            "torch.as_tensor(labels) makes it one"
+        )
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise BadInput(
+            f"labels: must be int64 [{len(images)}], one per image, got {list(labels.shape)}"
+        )
+    if labels.dtype != torch.int64:
+        fix = "give the numbers of the classes"
+        if not labels.is_floating_point() and labels.dtype != torch.bool:
+            fix += ": labels.long()"
+        raise BadInput(f"labels: {_dtype(labels)} instead of int64; {fix}")
+    if labels.device != images.device:
+        raise BadInput(
+            f"labels: on {labels.device}, the images on {images.device}; move one with .to()"
+        )
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:

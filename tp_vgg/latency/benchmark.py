@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from tp_vgg.errors import BadInput
+from tp_vgg.files.checks import plain_number, sequence, text, type_name, whole_number
 from tp_vgg.latency.interleave import Throttled, interleave
 from tp_vgg.latency.modes import PreparedForward, Unavailable, check_available, prepare
 from tp_vgg.latency.probes import busy_of, free_memory_after_case, steps_of
 from tp_vgg.latency.schedule import SIMPLE, BenchmarkSettings, arithmetic, why_not
 from tp_vgg.latency.table import (
     BATCH_SIZES,
+    FEWEST_TRIALS,
     MODES,
     BenchmarkCase,
     Latency,
@@ -33,7 +35,10 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.precision import fp32_flags
 from tp_vgg.network.count import layer_sparsity
+from tp_vgg.network.doors import check_built, network_of, unmasked_network
+from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network
+from tp_vgg.network.plain_copy import plain_copy
 from tp_vgg.stats import quartiles
 
 _CONTROL, _EAGER = "control", "dense in eager mode"
@@ -50,7 +55,7 @@ def measure_latency(
     dtypes: Sequence[str] = ("fp32", "bf16"),
     batch_sizes: Sequence[int] = BATCH_SIZES,
     trials: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     threads: int | None = None,
     probes: bool = True,
     quiet: bool = True,
@@ -64,11 +69,49 @@ def measure_latency(
     that are quoted and fall short of their MAC ratio are tested for slightly smaller widths that
     are faster (:func:`tp_vgg.latency.probes.steps_of`).
 
-    Raises :class:`BadInput` if there are no models or they take images of different sizes, and for
-    an unknown mode, dtype or device, or a number out of range.
+    A model with weight masks is timed as a copy with the masks' zeros. Raises :class:`BadInput` if
+    there are no models or they take images of different sizes, for a model that its spec does not
+    describe, and for an unknown mode, dtype or device, or a number out of range.
     """
-    settings = BenchmarkSettings(cases_of(modes, dtypes, batch_sizes), trials, probes=probes)
-    return measure(models, settings, TimingDevice.of(pick_device(device), threads), quiet=quiet)
+    cases = cases_of(
+        sequence("modes", modes, "['eager']", text("modes")),
+        sequence("dtypes", dtypes, "['fp32']", text("dtypes")),
+        sequence("batch_sizes", batch_sizes, "[1, 64]", plain_number),
+    )
+    blocks = plain_number(trials)
+    if blocks is not None and type(blocks) is not int:
+        whole_number("trials", blocks, FEWEST_TRIALS)
+    cores = None if threads is None else whole_number("threads", threads, 1)
+    settings = BenchmarkSettings(cases, blocks, probes=probes)
+    if not isinstance(device, str | torch.device):
+        raise BadInput(f"device: must be auto, cpu, cuda or cuda:N, got {type_name(device)}")
+    chosen_device = pick_device(str(device))
+    networks = _checked_models(models)
+    return measure(networks, settings, TimingDevice.of(chosen_device, cores), quiet=quiet)
+
+
+def _checked_models(models: Mapping[str, Network]) -> dict[str, Network]:
+    """Return ``models``; of those with weight masks, copies with the masks' zeros.
+
+    Raises :class:`BadInput` for anything that is not a network with the modules of its spec.
+    """
+    if not isinstance(models, Mapping):
+        raise BadInput(
+            f"models: must map names to networks, such as {{'dense': model}}, "
+            f"got {type_name(models)}"
+        )
+    networks: dict[str, Network] = {}
+    for name, model in models.items():
+        text("models: the names")(name)
+        where = f"models: {name}"
+        network = network_of(model, where)
+        if has_masks(network):
+            network = cast(Network, plain_copy(network))
+        networks[name] = unmasked_network(network, where, dtype="any")
+    check_models(networks)
+    for name, network in networks.items():
+        check_built(network, f"models: {name}")
+    return networks
 
 
 def check_models(models: Mapping[str, Network]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tp_vgg.errors import BadInput
+from tp_vgg.files.checks import plain_number, type_name, whole_number
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlannedLayer, PlanResult, Prediction
@@ -72,6 +73,11 @@ def make_plan(
     sparsities, for a ``round_to`` below 1, for layers that form no chain, and for a layer with
     over 4096 widths to choose from.
     """
+    if not isinstance(table, Sensitivity):
+        raise BadInput(f"table: must be the result of tp_vgg.sweep, got {type_name(table)}")
+    round_to = plain_number(round_to)
+    if type(round_to) is not int:
+        whole_number("--round-to", round_to, 1)
     limits = read_budget(budget, table.kind)
     request = _Request(table, limits, round_to, profile, dict(sweep or {}))
     request.check()

@@ -12,10 +12,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
+from tp_vgg.files.checks import choice, file_path, plain_number, sequence, type_name
 from tp_vgg.files.fingerprint import text_fingerprint
 from tp_vgg.files.read import read_json
 from tp_vgg.network.spec import Spec, conv_names
@@ -38,11 +40,27 @@ class Plan:
     def of(cls, values: Mapping[str, float], source: str) -> Plan:
         """Make a plan from a mapping of layer names to fractions.
 
-        Raises :class:`BadInput` if a value is not a number in [0, 1).
+        Scalars of NumPy and torch are numbers too. Raises :class:`BadInput` if a value is not a
+        number in [0, 1).
         """
-        for layer, value in values.items():
-            _check_value(source, layer, value)
-        return cls({layer: float(value) for layer, value in values.items()}, source)
+        if not isinstance(values, Mapping):
+            raise BadInput(
+                f'{source}: must be an object such as {{"features.0": 0.3}}, '
+                f"got {type_name(values)}"
+            )
+        for layer in values:
+            if not isinstance(layer, str):
+                raise BadInput(
+                    f"{source}: {shown(layer)}: {type_name(layer)}, not the name of a layer such "
+                    "as 'features.0'"
+                )
+        return cls(
+            {
+                layer: fraction(f"{source}: {_shown(layer)}", value)
+                for layer, value in values.items()
+            },
+            source,
+        )
 
     @classmethod
     def uniform(cls, value: float, layers: tuple[str, ...], source: str) -> Plan:
@@ -50,8 +68,7 @@ class Plan:
 
         Raises :class:`BadInput` if it is not a number in [0, 1).
         """
-        _check_value(source, "every layer", value)
-        return cls(dict.fromkeys(layers, value), source)
+        return cls(dict.fromkeys(layers, fraction(f"{source}: every layer", value)), source)
 
 
 def read_ratios(
@@ -66,7 +83,11 @@ def read_ratios(
 
     Raises :class:`BadInput`, with a message of one line, for the first fault.
     """
-    path = Path(path)
+    choice("kind", kind, get_args(Kind))
+    directories = sequence(
+        "plan_dirs", plan_dirs, "[Path('runs/a')]", partial(file_path, "plan_dirs")
+    )
+    path = file_path("path", path)
     text = _read_text(path)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -99,10 +120,10 @@ def read_ratios(
         ) from None
     if not isinstance(data, dict):
         raise BadInput(
-            f'{path}: must be an object such as {{"features.0": 0.3}}, got {_json_type(data)}'
+            f'{path}: must be an object such as {{"features.0": 0.3}}, got {type_name(data)}'
         )
     plan = Plan.of(data, str(path))
-    _check_kind(path, text, kind, plan_dirs)
+    _check_kind(path, text, kind, directories)
     return plan
 
 
@@ -227,10 +248,14 @@ def _read_text(path: Path) -> str:
         raise BadInput(f"{path}: not JSON (not UTF-8 text)") from None
 
 
-def _check_value(source: str, layer: str, value: object) -> None:
-    where = f"{source}: {_shown(layer)}"
+def fraction(where: str, value: object) -> float:
+    """Return a number in [0, 1) as a float, from Python, NumPy or torch.
+
+    Raises :class:`BadInput` for anything else; the message begins with ``where``.
+    """
+    value = plain_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInput(f"{where}: must be a number in [0, 1), got {_json_type(value)}")
+        raise BadInput(f"{where}: must be a number in [0, 1), got {type_name(value)}")
     if value >= 1:
         raise BadInput(
             f"{where}: {_short(value)} is too large: 1 or more would leave nothing; "
@@ -240,6 +265,7 @@ def _check_value(source: str, layer: str, value: object) -> None:
         raise BadInput(f"{where}: {_short(value)} is negative; give a fraction in [0, 1)")
     if not math.isfinite(value):
         raise BadInput(f"{where}: must be finite; give a fraction in [0, 1)")
+    return float(value)
 
 
 def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) -> None:
@@ -256,17 +282,6 @@ def _check_kind(path: Path, text: str, kind: Kind, plan_dirs: tuple[Path, ...]) 
             f"{path}: `plan` wrote it for {other} pruning; "
             f"give it to `python -m tp_vgg {other} --ratios`"
         )
-
-
-def _json_type(value: object) -> str:
-    names = {
-        bool: "a boolean",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-        type(None): "null",
-    }
-    return names.get(type(value), "a number")
 
 
 def _shown(layer: str) -> str:

@@ -6,7 +6,7 @@ Nothing else in tp_vgg imports torch_pruning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.network.masks import is_masked
+from tp_vgg.files.checks import choice, whole_number
+from tp_vgg.network.doors import UNMASK, check_built, network_of, unmasked_network
+from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network, prunable_layers, realised_spec
 from tp_vgg.network.spec import Spec, narrowed
 from tp_vgg.pruning.criteria import CRITERIA, check_importance
@@ -53,14 +55,24 @@ def prune_structured(
     equivalence check and the scores of ``random``. See :func:`prune_channels`.
 
     Raises :class:`BadInput` and :class:`WorkFailed` as :func:`prune_channels` and
-    :func:`~tp_vgg.pruning.ratios.resolve` do.
+    :func:`~tp_vgg.pruning.ratios.resolve` do; :class:`BadInput`, which changes nothing, also for a
+    model that is not in float32 or that its spec does not describe, and for a criterion that needs
+    gradients without any.
     """
+    choice("importance", importance, CRITERIA)
     plan = ratios if isinstance(ratios, Plan) else Plan.of(ratios, "ratios")
+    seed = whole_number("seed", seed, 0)
+    multiple = whole_number("round_to", round_to, 1)
+    target = resolve(plan, network_of(model).spec, multiple)
+    unmasked_network(model)
+    check_importance(importance, model.spec, plan.values)
+    _check_gradients(model, importance, list(plan.values))
+    check_built(model)
     size = model.spec.image_size
     noise = torch.randn(
         EQUIVALENCE_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(seed)
     )
-    return prune_channels(model, resolve(plan, model.spec, round_to), noise, importance, seed)
+    return prune_channels(model, target, noise, importance, seed)
 
 
 def prune_channels(
@@ -150,6 +162,7 @@ def _rank(
     import torch_pruning as tp
 
     check_importance(importance, model.spec, layers)
+    _check_gradients(model, importance, layers)
     scorer = getattr(tp.importance, CRITERIA[importance].scorer)(**CRITERIA[importance].options)
     scores = {}
     with torch.random.fork_rng(devices=[]):
@@ -172,6 +185,19 @@ def _rank(
                     )
                 scores[name] = score.detach().cpu()
     return scores
+
+
+def _check_gradients(model: Network, importance: str, layers: Sequence[str]) -> None:
+    """Raise :class:`BadInput` if the criterion reads gradients and a ranked layer has none."""
+    if not CRITERIA[importance].needs_gradients:
+        return
+    for name in layers:
+        if model.get_submodule(name).get_parameter("weight").grad is None:
+            raise BadInput(
+                f"importance: {importance} reads gradients, and {name} has none; first run "
+                "loss.backward(), or tp_vgg.pruning.gradients.accumulate_gradients"
+                "(model, split, normalisation)"
+            )
 
 
 def _record_kept(model: Network, before: Spec, kept: Mapping[str, list[int]]) -> None:
@@ -209,11 +235,8 @@ def _remove(graph: Any, model: Network, kept: Mapping[str, list[int]]) -> None:
 
 
 def _refuse_masks(model: Network) -> None:
-    if any(is_masked(module) for module in model.modules()):
-        raise BadInput(
-            "the model has weight masks; remove them (torch.nn.utils.prune.remove) "
-            "before removing channels"
-        )
+    if has_masks(model):
+        raise BadInput(f"model: has weight masks; {UNMASK}")
 
 
 def _graph(model: Network) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tp_vgg.errors import BadInput
+from tp_vgg.files.checks import choice, sequence, text, whole_number
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA, Kind, check_importance
-from tp_vgg.pruning.ratios import removals
+from tp_vgg.pruning.ratios import fraction, removals
 from tp_vgg.pruning.repair import Repair, check_repair
 from tp_vgg.sensitivity.table import LEVELS
 
@@ -44,6 +45,41 @@ class SweepQuestion:
     (:func:`~tp_vgg.machine.precision.screening_pays`), else ``fp32``.
     """
 
+    @classmethod
+    def of(
+        cls,
+        kind: Kind,
+        levels: Iterable[float],
+        layers: Iterable[str] | None,
+        importance: str,
+        repair: Repair,
+        seed: int,
+        precision: Precision,
+    ) -> SweepQuestion:
+        """Return the question of a Python caller, whose types are checked here.
+
+        ``levels`` and ``layers`` may be any iterables, and numbers those of NumPy or torch. Raises
+        :class:`BadInput` for a string in place of a list, and for other types.
+        """
+        choice("kind", kind, get_args(Kind))
+        choice("precision", precision, get_args(Precision))
+        choice("importance", importance, CRITERIA)
+        names = None
+        if isinstance(layers, str):
+            raise BadInput(f"layers: {layers!r} is one name; give a list of names")
+        if layers is not None:
+            names = sequence("layers", layers, "['features.0', 'features.4']", text("layers"))
+        fractions = sequence("levels", levels, "[0.1, 0.5, 0.9]", lambda level: level)
+        return cls(
+            kind,
+            tuple(fraction("--levels", level) for level in fractions),
+            names,
+            importance,
+            repair,
+            whole_number("seed", seed, 0),
+            precision,
+        )
+
     @property
     def needs_gradients(self) -> bool:
         """Return True if the importance reads the gradients in the parameters."""
@@ -59,11 +95,8 @@ class SweepQuestion:
         The layers are in the network's order. Raises :class:`BadInput` if the kind, the precision,
         a layer, a level, the importance or the repair does not fit ``spec``.
         """
-        if self.kind not in get_args(Kind) or self.precision not in get_args(Precision):
-            raise BadInput(
-                f"kind {self.kind!r}, precision {self.precision!r}: "
-                f"give one of {get_args(Kind)} and one of {get_args(Precision)}"
-            )
+        choice("kind", self.kind, get_args(Kind))
+        choice("precision", self.precision, get_args(Precision))
         check_repair(self.repair, spec)
         removed = removals(self.kind, spec, sorted(self.levels), self.named(spec).layers)
         check_importance(self.importance, spec, removed, self.kind)

@@ -8,13 +8,14 @@ from pathlib import Path
 from tp_vgg.data.split import Split
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.files.checks import file_path, type_name
 from tp_vgg.files.journal import Journal
 from tp_vgg.machine.distributed import ALONE, Ranks
 from tp_vgg.machine.precision import exact_fp32
+from tp_vgg.network.doors import check_built, network_of, unmasked_network
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.pruning.repair import Repair
 from tp_vgg.sensitivity.engine import Engine
 from tp_vgg.sensitivity.hit_table import HitTable
 from tp_vgg.sensitivity.question import Precision, SweepQuestion
@@ -55,21 +56,65 @@ def sweep(
     stop. ``quiet``: no progress bar.
 
     Raises :class:`BadInput` for a kind, layers, levels, an importance or a precision that do not
-    fit, a model with weight masks, no batch norm to recalibrate, or a split without images.
+    fit, a model with weight masks or that its spec does not describe, no batch norm to recalibrate,
+    or a split without images, of images of another size or with labels that are no class.
     """
-    if isinstance(layers, str):
-        raise BadInput(f"layers: {layers!r} is one name; give a list of names")
-    names = None if layers is None else tuple(layers)
-    repair: Repair = "none" if recalibrate is None else "recalibrate"
-    question = SweepQuestion(kind, tuple(levels), names, importance, repair, seed, precision)
-    sample = None if recalibrate is None else calibration_sample(recalibrate)
-    resolved = ResolvedSweep.of(question, model, sample)
-    if not len(split):
-        raise BadInput("split: has no images to evaluate on")
-    key = resolved.key(model, split)
-    return run(
-        model, split, resolved, key, Journal(Path(journal), key) if journal else None, quiet=quiet
+    question = SweepQuestion.of(
+        kind,
+        levels,
+        layers,
+        importance,
+        "none" if recalibrate is None else "recalibrate",
+        seed,
+        precision,
     )
+    network = network_of(model)
+    question.removed(network.spec)
+    place = None if journal is None else file_path("journal", journal)
+    unmasked_network(network)
+    check_split("split", split, network)
+    sample = None
+    if recalibrate is not None:
+        check_split("recalibrate", recalibrate, network)
+        sample = calibration_sample(recalibrate)
+    check_built(network)
+    resolved = ResolvedSweep.of(question, network, sample)
+    key = resolved.key(network, split)
+    return run(
+        network, split, resolved, key, None if place is None else Journal(place, key), quiet=quiet
+    )
+
+
+def check_split(name: str, split: object, model: Network) -> None:
+    """Raise :class:`BadInput` unless ``split`` is a :class:`Split` that ``model`` can classify.
+
+    It must have images of the size that the model takes, on its device, and labels of its classes.
+    """
+    if not isinstance(split, Split):
+        raise BadInput(
+            f"{name}: must be a tp_vgg.data.Split(images, labels), got {type_name(split)}"
+        )
+    if not len(split):
+        raise BadInput(f"{name}: has no images")
+    device = next(model.parameters()).device
+    if split.labels.device != device:
+        raise BadInput(
+            f"{name}: on {split.labels.device}, the model on {device}; move one of them with .to()"
+        )
+    height, width = split.images.shape[2:]
+    side = model.spec.image_size
+    if (height, width) != (side, side):
+        raise BadInput(
+            f"{name}: images of {height}x{width} pixels; the network takes {side}x{side}: resize "
+            "them, or give a network whose spec has their image_size"
+        )
+    low, high = int(split.labels.min()), int(split.labels.max())
+    classes = model.spec.num_classes
+    if low < 0 or high >= classes:
+        raise BadInput(
+            f"{name}: labels: from {low} to {high}; the network has {classes} classes, numbered "
+            f"from 0 to {classes - 1}"
+        )
 
 
 def run(
