@@ -34,6 +34,6 @@ CATALOGUE: Mapping[str, DataSetKind] = {
 
 def kind_of(name: str) -> DataSetKind:
     """Return the kind of the data set ``name``; raise :class:`BadInput` for an unknown name."""
-    if not isinstance(name, str) or name not in CATALOGUE:
+    if name not in CATALOGUE:
         raise BadInput(f"{name!r}: is not a data set; give one of {', '.join(CATALOGUE)}")
     return CATALOGUE[name]

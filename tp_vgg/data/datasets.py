@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,7 @@ import torch
 from tp_vgg.data.catalogue import kind_of
 from tp_vgg.data.folder import SIZE, channel_statistics, read_folder
 from tp_vgg.data.split import SPLIT_SEED, Normalisation, Split, stratified
-from tp_vgg.errors import BadInput, WorkFailed, shown
-from tp_vgg.files.checks import file_path, plain_number, sequence, whole_number
+from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -48,8 +46,8 @@ class DataSet:
 
 def load_data(
     name: str,
-    data_dir: str | Path,
-    device: str | torch.device,
+    data_dir: Path,
+    device: torch.device,
     *,
     limits: tuple[int | None, int | None, int | None] = (None, None, None),
     quiet: bool = False,
@@ -65,12 +63,9 @@ def load_data(
     images that can't be decoded, and if a split is empty; :class:`WorkFailed` if a download fails.
     """
     kind_of(name)
-    root = file_path("data_dir", data_dir)
-    place = _device(device)
-    limits = _limits(limits)
     readers: dict[str, Callable[[], DataSet]] = {
-        "cifar10": lambda: _cifar10(root),
-        "folder": lambda: _folder(root, quiet, skip_corrupt),
+        "cifar10": lambda: _cifar10(data_dir),
+        "folder": lambda: _folder(data_dir, quiet, skip_corrupt),
         "digits": lambda: _digits(),
     }
     data = readers[name]()
@@ -79,7 +74,7 @@ def load_data(
             split
             if limit is None
             else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)),
-            place,
+            device,
         )
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)
     ]
@@ -95,23 +90,6 @@ def load_data(
         if present < total:
             log.info(f"{name}: {total - present} of {total} classes have no image in {split_name}")
     return replace(data, train=train, val=val, test=test)
-
-
-def _device(device: object) -> torch.device:
-    try:
-        return torch.device(device)  # type: ignore[call-overload, no-any-return]
-    except (RuntimeError, TypeError):
-        raise BadInput(f"device: {shown(device)}: is not one of cpu, cuda, cuda:N") from None
-
-
-def _limits(limits: Any) -> tuple[int | None, int | None, int | None]:
-    counts = sequence("limits", limits, "(None, None, 100)", plain_number)
-    if len(counts) != 3:
-        raise BadInput(f"limits: {len(counts)} of them; give three, for train, val and test")
-    train, val, test = (
-        None if count is None else whole_number("limits", count, 1) for count in counts
-    )
-    return train, val, test
 
 
 def _digits() -> DataSet:
