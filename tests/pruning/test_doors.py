@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tp_vgg
-from tp_vgg.data import Split, load_data
+from tp_vgg.data import Split
 from tp_vgg.errors import BadInput
 from tp_vgg.latency import benchmark
 from tp_vgg.network.count import layer_sparsity
@@ -172,8 +172,6 @@ def test_modes_dtypes_and_formats_are_closed(value, tmp_path) -> None:
         export(lively(), tmp_path / "m", value)
     with pytest.raises(BadInput, match=r"kind .*is not one of structured, unstructured"):
         tp_vgg.read_ratios("examples/ratios.json", value)
-    with pytest.raises(BadInput, match="not a data set; give one of cifar10, folder, digits"):
-        load_data(value, "data", "cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -400,24 +398,6 @@ def test_what_makes_no_plan_is_refused(options: dict, said: str) -> None:
     assert tp_vgg.make_plan(table, {"macs": np.float32(1)}, round_to=np.int64(1)).ratios is not None
     with pytest.raises(BadInput, match=said):
         tp_vgg.make_plan(**{"table": table, "budget": {"macs": 0.9}, **options})
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"device": "CPU"}, "device: 'CPU'"),
-        ({"device": None}, "device: None"),
-        ({"data_dir": 3}, "data_dir: must be the name"),
-        ({"limits": (1, 2)}, "limits: 2 of them; give three"),
-        ({"limits": 100}, "limits: must be a list"),
-        ({"limits": (None, None, 0)}, "limits: 0: must be a whole number of at least 1"),
-        ({"limits": (None, None, True)}, "limits: True"),
-        ({"limits": (None, None, "9")}, "limits: '9'"),
-    ],
-)
-def test_what_loads_no_data_is_refused(options: dict, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
-        load_data(**{"name": "digits", "data_dir": "data", "device": "cpu", **options})
 
 
 def test_a_spec_takes_numbers_of_numpy_and_build_takes_a_spec() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import cast
 
 import torch
 from torch import nn
@@ -64,17 +63,16 @@ def named_tensors(module: nn.Module, spec: VGGSpec) -> State:
     used: set[int] = set()
     state: State = {}
 
-    def put(prefix: str, layer: nn.Module, fills: dict[str, float]) -> None:
-        size = cast(torch.Tensor, layer.weight).shape[0] if layer.weight is not None else 0
+    def put(prefix: str, layer: nn.Module, width: int, fills: dict[str, float]) -> None:
         for name, fill in fills.items():
             value = getattr(layer, name)
             if value is None:
-                value = torch.full((size or layer.num_features,), float(fill))  # type: ignore[arg-type]
+                value = torch.full((width,), float(fill))
             used.add(id(value))
             state[f"{prefix}.{name}"] = value.detach()
 
     for name, conv in zip(spec.conv_names, convs, strict=True):
-        put(name, conv, {"weight": 0, "bias": 0})
+        put(name, conv, conv.out_channels, {"weight": 0, "bias": 0})
     for name, norm in zip(spec.conv_names, norms, strict=False):
         following = f"features.{int(name.rpartition('.')[2]) + 1}"
         if norm.running_mean is None or norm.running_var is None:
@@ -82,14 +80,15 @@ def named_tensors(module: nn.Module, spec: VGGSpec) -> State:
                 f"{following}: batch norm without running statistics; "
                 "build it with track_running_stats=True"
             )
-        put(following, norm, {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1})
+        fills = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+        put(following, norm, norm.num_features, fills)
         count = norm.num_batches_tracked
         used.add(id(count))
         state[f"{following}.num_batches_tracked"] = (
             torch.tensor(0) if count is None else count.detach().to(torch.int64)
         )
     for name, linear in zip(spec.linear_names, linears, strict=True):
-        put(name, linear, {"weight": 0, "bias": 0})
+        put(name, linear, linear.out_features, {"weight": 0, "bias": 0})
     for name, value in chain(module.named_parameters(), module.named_buffers()):
         if id(value) not in used and name.rpartition(".")[2] not in _COUNTED:
             raise BadInput(
