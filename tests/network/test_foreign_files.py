@@ -602,7 +602,10 @@ REFUSED = {
         with_(**{"features.0.weight_mask": torch.ones(8, 3, 3, 3)}),
         "'?features.0.weight_mask'?: the layer computes",
     ),
-    "no running statistics": (no_statistics, "needs track_running_stats=True: 'features.1.weight'"),
+    "no running statistics": (
+        no_statistics,
+        "needs track_running_stats=True.*: 'features.1.weight'",
+    ),
     "batch norm in the head": (
         lambda: Net(head=head(between=[lambda: nn.BatchNorm1d(20), nn.ReLU])).state_dict(),
         "batch norm that is behind no conv, such as in the head: 'classifier.1'",
@@ -718,9 +721,8 @@ OTHERS = {
 def test_files_of_other_programs_are_named(case: str, tmp_path: Path) -> None:
     make, said = OTHERS[case]
     (tmp_path / "m.pth").write_bytes(make())
-    with pytest.raises(BadInput, match=rf"m\.pth: (an? |NumPy |refused: ).*|{said}") as refusal:
+    with pytest.raises(BadInput, match=said):
         load(tmp_path / "m.pth")
-    assert re.search(said, str(refusal.value)), str(refusal.value)
 
 
 def test_a_torch_file_under_the_name_of_safetensors_is_named(file) -> None:

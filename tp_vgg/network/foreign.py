@@ -155,7 +155,8 @@ def _layers(state: State) -> _Layers:
         elif ndim == 1 and set(tensors) <= {"weight", "bias"} and "bias" in tensors:
             raise not_a_vgg(
                 state,
-                "a norm without running statistics; batch norm needs track_running_stats=True",
+                "a norm without running statistics; batch norm needs track_running_stats=True, and "
+                "state_dict() saves them",
                 [f"{module}.weight"],
             )
         else:
@@ -233,8 +234,9 @@ def _checked_linears(
     starts = (channels, channels * 49)
     if not any(columns in starts for columns, _ in sizes.values()):
         name, (columns, _) = next(iter(sizes.items()))
+        field = f"state_dict: {ascii(name)[1:-1][:60]}"
         raise BadInput(
-            f"state_dict: {ascii(name)[1:-1][:60]}: {columns} input columns for {channels} channels; "
+            f"{field}: {columns} input columns for {channels} channels; "
             f"must be {channels} or {channels * 49} (a map of 1x1 or 7x7 behind the last pool)"
         )
     linears = order_linears(sizes, starts, in_order=in_order)

@@ -48,7 +48,7 @@ def pooling_note(
     least = (3 if norm_inside else 2) if is_index and is_last else 1
     if len(varying) == 2:
         pairs = [(place[varying[0]], place[varying[1]]) for place in places]
-        return _grouped(state, convs, pairs, depth, least)
+        return _grouped(state, convs, norms, pairs, depth, least)
     gaps = [b[varying[0]] - a[varying[0]] for a, b in pairwise(places)] if varying else []
     ends, total = set(), 0
     for length in stages[:-1]:
@@ -59,12 +59,13 @@ def pooling_note(
     if len(varying) != 1 or inside != {least} or len(behind) != 1 or min(behind) <= least:
         raise _unclear(state, convs, depth)
     as_torchvision = is_index and is_last and behind == {least + 1}
-    return None if as_torchvision and norm_inside == bool(norms) else _assumed(depth)
+    return None if as_torchvision and norm_inside == bool(norms) else _assumed(depth, norms)
 
 
 def _grouped(
     state: Mapping[str, torch.Tensor],
     convs: Sequence[str],
+    norms: Sequence[str],
     places: Sequence[tuple[int, int]],
     depth: int,
     least: int,
@@ -74,7 +75,7 @@ def _grouped(
     gaps = {b - a for group in groups for a, b in pairwise(group)}
     if tuple(map(len, groups)) != STAGES[depth] or gaps != {least}:
         raise _unclear(state, convs, depth)
-    return _assumed(depth)
+    return _assumed(depth, norms)
 
 
 def _unclear(state: Mapping[str, torch.Tensor], convs: Sequence[str], depth: int) -> Exception:
@@ -83,13 +84,14 @@ def _unclear(state: Mapping[str, torch.Tensor], convs: Sequence[str], depth: int
     )
 
 
-def _assumed(depth: int) -> str:
+def _assumed(depth: int, norms: Sequence[str]) -> str:
     convs, total = [], 0
     for length in STAGES[depth]:
         total += length
         convs.append(str(total))
+    behind = "batch norm and then ReLU" if norms else "ReLU"
     return (
-        f"layout: VGG-{depth}'s is assumed (ReLU behind each conv, a 2x2 max-pool behind convs "
+        f"layout: VGG-{depth}'s is assumed ({behind} behind each conv, a 2x2 max-pool behind convs "
         f"{', '.join(convs)}; what else lies there is taken as dropout)"
     )
 

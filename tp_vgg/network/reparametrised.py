@@ -50,6 +50,9 @@ def baked(state: Mapping[str, torch.Tensor]) -> tuple[State, list[str]]:
             plain[name] = value
     plain = {name: value for name, value in plain.items() if name not in used}
     _refuse_others(plain)
+    for name, value in plain.items():
+        if not value.isfinite().all():
+            raise BadInput(f"state_dict: {ascii(name)[:80]}: holds NaN or infinity")
     notes = []
     if masked:
         zeros = 1 - kept / max(elements, 1)
