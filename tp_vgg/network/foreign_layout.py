@@ -44,6 +44,9 @@ def pooling_note(
     # layer without tensors that changes the logits, such as InstanceNorm.
     is_index = all(re.search(r"(^|\.)\d+$", name) for name in convs)
     is_last = bool(varying) and varying[-1] == len(places[0]) - 1
+    # A first index above 0 means a layer without tensors in front, such as a pool.
+    if any(number for number, pure in zip(places[0], _pure(convs[0]), strict=True) if pure):
+        raise _unclear(state, convs, depth)
     norm_inside = bool(norms) and template(norms[0]) == template(convs[0])
     least = (3 if norm_inside else 2) if is_index and is_last else 1
     if len(varying) == 2:
@@ -62,6 +65,11 @@ def pooling_note(
     return None if as_torchvision and norm_inside == bool(norms) else _assumed(depth, norms)
 
 
+def _pure(name: str) -> list[bool]:
+    """Tell for each number in ``name`` whether it is an index, and not the end of a word."""
+    return [part.isdecimal() for part in name.split(".") for _ in re.findall(r"\d+", part)]
+
+
 def _grouped(
     state: Mapping[str, torch.Tensor],
     convs: Sequence[str],
@@ -73,7 +81,13 @@ def _grouped(
     """Return the note on convs that are grouped by stage, as ``block1.0`` or ``conv1_1`` are."""
     groups = [[inner for _, inner in group] for _, group in groupby(places, key=lambda p: p[0])]
     gaps = {b - a for group in groups for a, b in pairwise(group)}
-    if tuple(map(len, groups)) != STAGES[depth] or gaps != {least}:
+    steps = {b - a for a, b in pairwise(dict(places))}
+    if (
+        tuple(map(len, groups)) != STAGES[depth]
+        or gaps != {least}
+        or len({group[0] for group in groups}) > 1
+        or steps not in ({1}, {2})
+    ):
         raise _unclear(state, convs, depth)
     return _assumed(depth, norms)
 
