@@ -170,7 +170,7 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
             elif value.ndim > 1 and "mask" not in name and value.numel() > 3:
                 fan = value[0].numel()
                 value.normal_(0, (2 / fan) ** 0.5, generator=generator)
-            elif value.ndim == 1 and value.is_floating_point() and value.numel() > 3:
+            elif value.ndim == 1 and value.is_floating_point() and "mask" not in name:
                 value.normal_(0.3, 0.3, generator=generator)
     return model.eval()
 
@@ -277,6 +277,10 @@ AUTHORS = {
     "caffe's names": (lambda: Staged(caffe), "layout.*convs: 'conv1_1', 'conv2_1', 'conv3_1'"),
     "a Sequential per stage": (lambda: Staged(blocked), "layout.*convs: 'block1.0'"),
     "named in stages": (lambda: Staged(named), "layout.*convs: 'stage1.conv1'"),
+    "Sequentials in a Sequential": (
+        lambda: seq(flat(blocks()), nn.Flatten(), head([nn.Dropout])),
+        "convs: '0.0', '0.4', '0.8', ... read as",
+    ),
     "double": (lambda: Net().double(), "rounded from float64 to float32"),
     "half": (lambda: Net().half(), "upcast from float16 to float32"),
     "bfloat16": (lambda: Net().bfloat16(), "upcast from bfloat16 to float32"),
@@ -314,6 +318,12 @@ def test_an_authors_network_loads_with_its_logits_and_a_note(case: str, file) ->
     author = author.to({"double": torch.float64, "half": torch.float16}.get(case, torch.float32))
     author = author.bfloat16() if case == "bfloat16" else author
     check(load(file(author.state_dict())), author, note)
+
+
+def test_masks_may_be_bool(file) -> None:
+    author = masked(Net())
+    state = {k: v.bool() if k.endswith("_mask") else v for k, v in author.state_dict().items()}
+    check(load(file(state)), author, "masks")
 
 
 @pytest.mark.parametrize("case", ["torchvision", "masks", "dropout first", "caffe's names", "fc"])
@@ -602,7 +612,10 @@ REFUSED = {
         with_(**{"features.0.weight_mask": torch.ones(8, 3, 3, 3)}),
         "'?features.0.weight_mask'?: the layer computes",
     ),
-    "no running statistics": (no_statistics, "needs track_running_stats=True: 'features.1.weight'"),
+    "no running statistics": (
+        no_statistics,
+        "needs track_running_stats=True.*: 'features.1.weight'",
+    ),
     "batch norm in the head": (
         lambda: Net(head=head(between=[lambda: nn.BatchNorm1d(20), nn.ReLU])).state_dict(),
         "batch norm that is behind no conv, such as in the head: 'classifier.1'",
@@ -612,6 +625,24 @@ REFUSED = {
     "InstanceNorm": (instance_norm, "do not show a VGG-11's pools"),
     "a pool inside of a stage": (lambda: shifted(11), "do not show a VGG-11's pools"),
     "two pools behind a stage": (lambda: shifted(7), "do not show a VGG-11's pools"),
+    "a layer before the first conv": (
+        lambda: Net(seq(nn.MaxPool2d(2), *flat(blocks()))).state_dict(),
+        "do not show a VGG-11's pools.*: 'features.1', 'features.5'",
+    ),
+    "a layer before the network": (
+        lambda: seq(nn.InstanceNorm2d(3), Net()).state_dict(),
+        "another layer in front, such as a normalisation; save the VGG's own state_dict",
+    ),
+    "a pool before each stage's convs": (
+        lambda: Staged(
+            lambda number, stage: {
+                f"block{number}": seq(nn.Identity(), *blocked(number, stage)[f"block{number}"])
+                if number > 1
+                else blocked(number, stage)["block1"]
+            }
+        ).state_dict(),
+        "do not show a VGG-11's pools",
+    ),
     "convs named one after the other": (flat_names, "do not show a VGG-11's pools.*'conv1', 'co"),
     "PReLU": (
         with_(**{"features.2.weight": torch.ones(1)}),
@@ -718,9 +749,8 @@ OTHERS = {
 def test_files_of_other_programs_are_named(case: str, tmp_path: Path) -> None:
     make, said = OTHERS[case]
     (tmp_path / "m.pth").write_bytes(make())
-    with pytest.raises(BadInput, match=rf"m\.pth: (an? |NumPy |refused: ).*|{said}") as refusal:
+    with pytest.raises(BadInput, match=said):
         load(tmp_path / "m.pth")
-    assert re.search(said, str(refusal.value)), str(refusal.value)
 
 
 def test_a_torch_file_under_the_name_of_safetensors_is_named(file) -> None:

@@ -11,7 +11,6 @@ import codecs
 import io
 import pickle
 import pickletools
-import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, NoReturn
 import torch
 
 from tp_vgg.errors import BadInput
+from tp_vgg.files.left_out import DTYPES, HARMLESS, LeftOut, NumpyDtype, objects
 
 _ITEM_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8,
@@ -75,16 +75,6 @@ class _Tensor:
     __setstate__ = StorageClass.__setstate__
 
 
-class _LeftOut:
-    """A stand-in for a harmless object or class that is neither a plain type nor a tensor."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _state: object) -> None:
-        pass
-
-
 class CheckingUnpickler(pickle.Unpickler):
     """A checking unpickler reads one pickle with stand-ins for tensors.
 
@@ -133,9 +123,9 @@ class CheckingUnpickler(pickle.Unpickler):
             return _STAND_INS[module, name]
         if module == "torch" and name.endswith("Storage") and name[:-7] in _ITEM_BYTES:
             return StorageClass(name[:-7])
-        if (module, name) in _HARMLESS or (module == "torch" and name in _DTYPES):
+        if (module, name) in HARMLESS or (module == "torch" and name in DTYPES):
             self.foreign = True
-            return _HARMLESS.get((module, name), _LeftOut)
+            return HARMLESS.get((module, name), LeftOut)
         if module.partition(".")[0] == "torch" and "_rebuild_" in name:
             raise BadInput(
                 f"refused: {name!a:.40}: every tensor must be a dense CPU tensor of float32 "
@@ -184,7 +174,7 @@ class _Rewriter(pickle.Pickler):
             return torch._utils._rebuild_tensor_v2, (*place, False, OrderedDict())
         if type(obj) is _Ordered or type(obj) is OrderedDict:
             return OrderedDict, (), None, None, iter(obj.items())
-        if type(obj) in (_LeftOut, _NumpyDtype) or obj in (_LeftOut, _NumpyDtype):
+        if type(obj) in (LeftOut, NumpyDtype) or obj in (LeftOut, NumpyDtype):
             return OrderedDict, ()
         if any(obj is name for name in _WRITTEN):
             return NotImplemented
@@ -199,15 +189,6 @@ class _Ordered(OrderedDict[object, object]):
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict) or set(state) != {"_metadata"}:
             raise BadInput(objects())
-
-
-def objects(name: str = "") -> str:
-    """Return the message that a pickle holds more than data; ``name`` is the first such name."""
-    what = f" ({ascii(name)[:60]})" if name else ""
-    return (
-        f"refused: holds pickled objects other than plain types and tensors{what}, as "
-        "torch.save(model) writes; save its state_dict instead: torch.save(model.state_dict(), ...)"
-    )
 
 
 def _rebuild(
@@ -252,69 +233,3 @@ _STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
-
-
-class _NumpyDtype:
-    """A stand-in for a NumPy dtype."""
-
-    def __init__(self, code: object = "", *_: object) -> None:
-        self.code = code
-
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, tuple) or state[1:2] == (">",):
-            raise BadInput(objects("numpy.dtype"))
-
-
-def _numpy_number(dtype: object, data: object = b"") -> object:
-    """Return a NumPy number as a plain one, and any other NumPy scalar as a left-out object."""
-    form = {"f8": "<d", "f4": "<f", "f2": "<e", "b1": "?"}
-    form |= {f"i{n}": f"<{c}" for n, c in zip((1, 2, 4, 8), "bhiq", strict=True)}
-    form |= {f"u{n}": f"<{c}" for n, c in zip((1, 2, 4, 8), "BHIQ", strict=True)}
-    code = form.get(str(dtype.code)) if isinstance(dtype, _NumpyDtype) else None
-    if code is None or not isinstance(data, bytes) or len(data) != struct.calcsize(code):
-        return _LeftOut()
-    return struct.unpack(code, data)[0]
-
-
-def _encoded(text: object, encoding: object = "") -> object:
-    """Return the bytes that protocol 2 writes as Latin-1 text, in place of ``_codecs.encode``."""
-    if type(text) is not str or encoding != "latin1":
-        raise BadInput(objects("_codecs.encode"))
-    return text.encode("latin1")
-
-
-def _plain_dict(*_: object) -> dict[object, object]:
-    return {}
-
-
-_DTYPES = {
-    name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype | torch.layout)
-}
-_HARMLESS: dict[tuple[str, str], Callable[..., object]] = {
-    **{
-        (module, name): _LeftOut
-        for module in ("builtins", "__builtin__")
-        for name in ("bool", "complex", "dict", "float", "frozenset", "int", "list", "set", "str")
-    },
-    **{
-        (module, f"{kind}{system}Path"): _LeftOut
-        for module in ("pathlib", "pathlib._local")
-        for kind in ("", "Pure")
-        for system in ("Posix", "Windows")
-    },
-    **{
-        (f"numpy.{core}.multiarray", name): stand_in
-        for core in ("core", "_core")
-        for name, stand_in in (("scalar", _numpy_number), ("_reconstruct", _LeftOut))
-    },
-    ("numpy", "dtype"): _NumpyDtype,
-    ("numpy", "ndarray"): _LeftOut,
-    ("_codecs", "encode"): _encoded,
-    ("collections", "defaultdict"): _plain_dict,
-    ("collections", "Counter"): _LeftOut,
-    ("argparse", "Namespace"): _LeftOut,
-    ("datetime", "datetime"): _LeftOut,
-    ("torch", "Size"): _LeftOut,
-    ("torch", "device"): _LeftOut,
-}
-"""Stand-ins for what training scripts save beside the weights."""

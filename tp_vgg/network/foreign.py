@@ -8,6 +8,7 @@ refused, because the logits could be wrong.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,18 +18,17 @@ import torch
 from tp_vgg.errors import BadInput
 from tp_vgg.files.bitmask import State
 from tp_vgg.network.foreign_layout import numbers, order_linears, pooling_note, template
+from tp_vgg.network.foreign_names import (
+    common_prefix,
+    own_normalisation,
+    without_extras,
+    without_wrappers,
+)
 from tp_vgg.network.other_networks import looks_like, not_a_vgg, some_names
 from tp_vgg.network.reparametrised import baked
 from tp_vgg.network.state_dict import checked_tensors, dtype_notes
 from tp_vgg.network.vgg.spec import STAGES, VGGSpec
 
-_WRAPPER_MODULES = {
-    "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
-}  # fmt: skip
-"""Modules that DataParallel, ``torch.compile`` and others put around one; they compute nothing."""
-_COUNTERS = {"total_ops", "total_params", "n_averaged"}
-"""Buffers of a profiler (thop) and of ``torch.optim.swa_utils.AveragedModel``."""
-_LOSSES = ("criterion.", "loss.", "loss_fn.", "loss_func.")
 _STATISTICS = {"running_mean", "running_var"}
 _DEPTHS = {depth - 3: depth for depth in STAGES}
 
@@ -63,8 +63,12 @@ def foreign_vgg(state: Mapping[str, torch.Tensor], *, in_order: bool = True) -> 
     layer has no counterpart in one, or if it can't be told where maps are pooled.
     """
     notes: list[str] = []
-    tensors = _without_extras(_without_wrappers(state, notes), notes)
+    tensors = without_extras(without_wrappers(state, notes), notes)
     notes += dtype_notes(tensors)
+    tensors = {
+        name: value.float() if name.endswith("_mask") and value.dtype is torch.bool else value
+        for name, value in tensors.items()
+    }
     try:
         tensors, baking = baked(checked_tensors(tensors))
     except BadInput:
@@ -72,8 +76,12 @@ def foreign_vgg(state: Mapping[str, torch.Tensor], *, in_order: bool = True) -> 
             raise not_a_vgg(state, "") from None
         raise
     notes += baking
-    normalisation = _own_normalisation(tensors)
-    prefix = _common_prefix(list(tensors))
+    normalisation = own_normalisation(tensors)
+    prefix = common_prefix(list(tensors))
+    if normalisation is None and re.search(r"\b[1-9]\d*\.", prefix):
+        raise not_a_vgg(
+            state, "another layer in front, such as a normalisation; save the VGG's own state_dict"
+        )
     if prefix:
         notes.append(f"names: {ascii(prefix)[:60]} in front of every name removed")
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
@@ -84,55 +92,6 @@ def foreign_vgg(state: Mapping[str, torch.Tensor], *, in_order: bool = True) -> 
     return ForeignVGG(
         spec, _renamed(layers, (convs, norms, linears), spec, notes), tuple(notes), normalisation
     )
-
-
-def _without_wrappers(state: Mapping[str, torch.Tensor], notes: list[str]) -> State:
-    """Return ``state`` without the names of modules that only wrap another one."""
-    clean: State = {}
-    removed: dict[str, None] = {}
-    for name, value in state.items():
-        parts = name.split(".")
-        removed |= dict.fromkeys(part for part in parts if part in _WRAPPER_MODULES)
-        new = ".".join(part for part in parts if part not in _WRAPPER_MODULES)
-        if new in clean:
-            raise not_a_vgg(state, "two tensors of one name", [new, name])
-        clean[new] = value
-    if removed:
-        notes.append("names: " + " and ".join(f"'{part}.'" for part in removed) + " removed")
-    return clean
-
-
-def _without_extras(state: State, notes: list[str]) -> State:
-    """Return ``state`` without counters and the tensors of a loss, which the logits don't need."""
-    extras = [
-        name for name in state if name.rpartition(".")[2] in _COUNTERS or name.startswith(_LOSSES)
-    ]
-    if extras:
-        notes.append(f"dropped, not part of the network: {some_names(extras)}")
-    return {name: value for name, value in state.items() if name not in set(extras)}
-
-
-def _own_normalisation(state: State) -> tuple[list[float], list[float]] | None:
-    """Take the buffers ``mean`` and ``std``, of three values each, out of ``state``."""
-    places = {
-        last: name
-        for name, value in state.items()
-        if (last := name.rpartition(".")[2]) in ("mean", "std") and value.numel() == 3
-    }
-    if len(places) < 2:
-        return None
-    mean, std = (state.pop(places[last]).flatten().tolist() for last in ("mean", "std"))
-    return mean, std
-
-
-def _common_prefix(names: Sequence[str]) -> str:
-    """Return the modules that all names lie in, such as ``net.``."""
-    shared: list[str] = []
-    for parts in zip(*(name.split(".")[:-2] for name in names), strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return "".join(f"{part}." for part in shared)
 
 
 def _layers(state: State) -> _Layers:
@@ -155,7 +114,8 @@ def _layers(state: State) -> _Layers:
         elif ndim == 1 and set(tensors) <= {"weight", "bias"} and "bias" in tensors:
             raise not_a_vgg(
                 state,
-                "a norm without running statistics; batch norm needs track_running_stats=True",
+                "a norm without running statistics; batch norm needs track_running_stats=True, and "
+                "state_dict() saves them",
                 [f"{module}.weight"],
             )
         else:
@@ -233,10 +193,10 @@ def _checked_linears(
     starts = (channels, channels * 49)
     if not any(columns in starts for columns, _ in sizes.values()):
         name, (columns, _) = next(iter(sizes.items()))
+        field = f"state_dict: {ascii(name)[1:-1][:60]}"
         raise BadInput(
-            f"state_dict: {ascii(name)[1:-1][:60]}: {columns} input columns for {channels}"
-            f" channels; must be {channels} or {channels * 49}"
-            " (a map of 1x1 or 7x7 behind the last pool)"
+            f"{field}: {columns} input columns for {channels} channels; "
+            f"must be {channels} or {channels * 49} (a map of 1x1 or 7x7 behind the last pool)"
         )
     linears = order_linears(sizes, starts, in_order=in_order)
     if linears is None:

@@ -44,11 +44,14 @@ def pooling_note(
     # layer without tensors that changes the logits, such as InstanceNorm.
     is_index = all(re.search(r"(^|\.)\d+$", name) for name in convs)
     is_last = bool(varying) and varying[-1] == len(places[0]) - 1
+    # A first index above 0 means a layer without tensors in front, such as a pool.
+    if any(number for number, pure in zip(places[0], _pure(convs[0]), strict=True) if pure):
+        raise _unclear(state, convs, depth)
     norm_inside = bool(norms) and template(norms[0]) == template(convs[0])
     least = (3 if norm_inside else 2) if is_index and is_last else 1
     if len(varying) == 2:
         pairs = [(place[varying[0]], place[varying[1]]) for place in places]
-        return _grouped(state, convs, pairs, depth, least)
+        return _grouped(state, convs, norms, pairs, depth, least)
     gaps = [b[varying[0]] - a[varying[0]] for a, b in pairwise(places)] if varying else []
     ends, total = set(), 0
     for length in stages[:-1]:
@@ -59,12 +62,18 @@ def pooling_note(
     if len(varying) != 1 or inside != {least} or len(behind) != 1 or min(behind) <= least:
         raise _unclear(state, convs, depth)
     as_torchvision = is_index and is_last and behind == {least + 1}
-    return None if as_torchvision and norm_inside == bool(norms) else _assumed(depth)
+    return None if as_torchvision and norm_inside == bool(norms) else _assumed(depth, norms)
+
+
+def _pure(name: str) -> list[bool]:
+    """Tell for each number in ``name`` whether it is an index, and not the end of a word."""
+    return [part.isdecimal() for part in name.split(".") for _ in re.findall(r"\d+", part)]
 
 
 def _grouped(
     state: Mapping[str, torch.Tensor],
     convs: Sequence[str],
+    norms: Sequence[str],
     places: Sequence[tuple[int, int]],
     depth: int,
     least: int,
@@ -72,9 +81,15 @@ def _grouped(
     """Return the note on convs that are grouped by stage, as ``block1.0`` or ``conv1_1`` are."""
     groups = [[inner for _, inner in group] for _, group in groupby(places, key=lambda p: p[0])]
     gaps = {b - a for group in groups for a, b in pairwise(group)}
-    if tuple(map(len, groups)) != STAGES[depth] or gaps != {least}:
+    steps = {b - a for a, b in pairwise(dict(places))}
+    if (
+        tuple(map(len, groups)) != STAGES[depth]
+        or gaps != {least}
+        or len({group[0] for group in groups}) > 1
+        or steps not in ({1}, {2})
+    ):
         raise _unclear(state, convs, depth)
-    return _assumed(depth)
+    return _assumed(depth, norms)
 
 
 def _unclear(state: Mapping[str, torch.Tensor], convs: Sequence[str], depth: int) -> Exception:
@@ -83,13 +98,14 @@ def _unclear(state: Mapping[str, torch.Tensor], convs: Sequence[str], depth: int
     )
 
 
-def _assumed(depth: int) -> str:
+def _assumed(depth: int, norms: Sequence[str]) -> str:
     convs, total = [], 0
     for length in STAGES[depth]:
         total += length
         convs.append(str(total))
+    behind = "batch norm and then ReLU" if norms else "ReLU"
     return (
-        f"layout: VGG-{depth}'s is assumed (ReLU behind each conv, a 2x2 max-pool behind convs "
+        f"layout: VGG-{depth}'s is assumed ({behind} behind each conv, a 2x2 max-pool behind convs "
         f"{', '.join(convs)}; what else lies there is taken as dropout)"
     )
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 import torch
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 
 _SHOWN = 3
 _LONGEST = 30
@@ -47,7 +47,7 @@ def some_names(names: Iterable[object]) -> str:
     """Return the first names for a message: ASCII, at most three, each of limited length."""
     listed = list(names)
     texts = [
-        text if len(text := ascii(name)) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+        text if len(text := shown(name)) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
         for name in islice(listed, _SHOWN)
     ]
     return ", ".join(texts) + (", ..." if len(listed) > _SHOWN else "")

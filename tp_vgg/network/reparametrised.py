@@ -37,7 +37,9 @@ def baked(state: Mapping[str, torch.Tensor]) -> tuple[State, list[str]]:
         length = state.get(name.removesuffix(norm[1]) + norm[0]) if norm else None
         if mask is not None:
             if mask.shape != value.shape or base in state:
-                raise BadInput(f"state_dict: {ascii(base)[:80]}{_MASK}: does not fit its tensor")
+                raise BadInput(
+                    f"state_dict: {ascii(base)[1:-1][:80]}{_MASK}: does not fit its tensor"
+                )
             plain[base] = value * mask
             used.add(f"{base}{_MASK}")
             masked, kept = masked + 1, kept + int(plain[base].count_nonzero())
@@ -50,6 +52,9 @@ def baked(state: Mapping[str, torch.Tensor]) -> tuple[State, list[str]]:
             plain[name] = value
     plain = {name: value for name, value in plain.items() if name not in used}
     _refuse_others(plain)
+    for name, value in plain.items():
+        if not value.isfinite().all():
+            raise BadInput(f"state_dict: {ascii(name)[:80]}: holds NaN or infinity")
     notes = []
     if masked:
         zeros = 1 - kept / max(elements, 1)

@@ -53,7 +53,7 @@ def unwrapped(raw: object) -> Contents:
         others = [key for key in raw if key != name]
         beside |= {key: raw[key] for key in others if isinstance(key, str)}
         path = f"{path}.{name}" if path else name
-        rivals = [key for key in others if _reaches_weights(raw[key])]
+        rivals = [key for key in _reaching(raw) if key != name]
         notes.append(
             f"state dict: taken from {ascii(path)[:60]}"
             + (f"; the file also has {some_names(rivals)}, not read" if rivals else "")
@@ -83,18 +83,18 @@ def unwrapped(raw: object) -> Contents:
 
 def _wrapper(raw: Mapping[Any, Any]) -> str | None:
     """Return the name of the entry that holds the state dict; None if ``raw`` itself may be it."""
+    reaching = _reaching(raw)
     for name in WRAPPERS:
-        if name in raw and _reaches_weights(raw[name]):
+        if name in reaching:
             return name
     if _has_weights(raw):
         return None
-    unknown = [name for name in raw if isinstance(name, str) and _reaches_weights(raw[name])]
-    if len(unknown) > 1:
+    if len(reaching) > 1:
         raise BadInput(
-            f"several state dicts: {some_names(unknown)}; save the network's one alone: "
+            f"several state dicts: {some_names(reaching)}; save the network's one alone: "
             "torch.save(model.state_dict(), ...)"
         )
-    return unknown[0] if unknown else None
+    return reaching[0] if reaching else None
 
 
 def _has_weights(value: object) -> bool:
@@ -105,16 +105,27 @@ def _has_weights(value: object) -> bool:
     )
 
 
-def _reaches_weights(value: object, levels: int = _LEVELS - 1) -> bool:
-    return _has_weights(value) or (
-        levels > 0
-        and isinstance(value, dict)
-        and "param_groups" not in value
-        and any(
-            isinstance(name, str) and _reaches_weights(entry, levels - 1)
-            for name, entry in value.items()
-        )
-    )
+def _reaching(raw: Mapping[Any, Any]) -> list[str]:
+    """Return the names of the entries that are a state dict, or a dict around one."""
+    verdicts: dict[tuple[int, int], bool] = {}
+
+    def reaches(value: object, levels: int) -> bool:
+        if not isinstance(value, dict) or "param_groups" in value:
+            return False
+        key = (id(value), levels)  # an entry may be there many times
+        if key not in verdicts:
+            verdicts[key] = _has_weights(value) or (
+                levels > 1
+                and any(
+                    isinstance(name, str) and reaches(entry, levels - 1)
+                    for name, entry in value.items()
+                )
+            )
+        return verdicts[key]
+
+    return [
+        name for name, value in raw.items() if isinstance(name, str) and reaches(value, _LEVELS)
+    ]
 
 
 def _what(raw: object) -> str:
