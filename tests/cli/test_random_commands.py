@@ -14,7 +14,7 @@ import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ import pytest
 import torch
 from helpers import quick
 from helpers.commands import QUICK, one_line
-from helpers.finished_results import contents, finished, run_directory
+from helpers.finished_results import Result, contents, finished, run_directory
 from helpers.hostility import in_time
 from helpers.networks import SMALL, lively
 from helpers.random_commands import Line, draw
@@ -188,9 +188,9 @@ def lay_inputs() -> None:
         path.write_text(text)
     Path("empty").write_bytes(b"")
     Path("notes.txt").write_text("my notes\n")
-    thin = lively(SMALL)
-    torch.save(thin.state_dict(), "foreign.pth")
-    save(lively(SMALL, seed=1), "other.pth")
+    spec = replace(SMALL, hidden=())
+    torch.save(lively(spec).state_dict(), "foreign.pth")
+    save(lively(spec, seed=1), "other.pth")
     Path("torn.pth").write_bytes(Path("other.pth").read_bytes()[:5000])
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 6)):
@@ -212,22 +212,31 @@ def executed(args: list[str]) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
-def faults_of(line: Line, home: Path, told: Counter[str]) -> Iterator[str]:
-    """Run a line in ``home`` and yield what it did wrong."""
+def tried(line: Line, home: Path) -> tuple[int, str, list[str]]:
+    """Run a line in ``home``; return its status, the end of stderr, and what it did wrong."""
     before = contents(home)
     results = finished(home, before)
     try:
         status, out, err = executed(line.args)
     except BaseException as error:  # noqa: BLE001  KeyboardInterrupt and SystemExit too
-        told["traceback"] += 1
-        yield "".join(traceback.format_exception(error)[-3:])
-        status, out, err = 70, "", ""
-    told[f"{line.command} {status}"] += 1
+        raised = "".join(traceback.format_exception(error)[-3:])
+        return 70, raised, [raised, *_done_wrong(line, 70, home, before, results)]
+    faults = [*_said_wrong(line, status, out, err)]
+    faults += _done_wrong(line, status, home, before, results)
+    return status, (err.splitlines() or [""])[-1][:300], faults
+
+
+def _done_wrong(
+    line: Line,
+    status: int,
+    home: Path,
+    before: Mapping[str, str],
+    results: Mapping[Result, set[str]],
+) -> Iterator[str]:
     after = contents(home)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    yield from _said_wrong(line, status, out, err)
     if status == 2 and (wrong := {n for n in changed if not fnmatch.fnmatch(n, TEMPORARY)}):
-        yield f"refused ({err.strip()[:200]}), but changed {sorted(wrong)}"
+        yield f"refused, but changed {sorted(wrong)}"
     still = finished(home, after)
     for result in sorted(results.keys() - still.keys(), key=str):
         if not _forced(line, results[result]):
@@ -254,13 +263,13 @@ def _said_wrong(line: Line, status: int, out: str, err: str) -> Iterator[str]:
         if line.value("--format") == "json" and line.command == "compare":
             json.loads(out)
     elif status in (1, 2):
-        if len(errors) != 1 or not err.endswith(errors[0]) or len(one_line(errors[0])) > 1000:
+        if len(errors) != 1 or not err.endswith(errors[0]) or not one_line(errors[0]):
             yield f"status {status} without one line of error at the end: {err[-600:]!a}"
         if status == 2 and out:
             yield f"refused, with stdout {out[:300]!a}"
         if status == 1 and not any(reason in err for reason in WORK_FAILED):
             yield f"failed at work: {err.strip()[-300:]}"
-    elif status != 70:
+    else:
         yield f"status {status}: {err.strip()[-300:]}"
 
 
@@ -312,8 +321,10 @@ def test_no_random_line_ends_in_a_traceback_or_loses_a_result(
     wrong, script = [], [f"# seed {seed}, from the state {state!r}"]
     for number in range(1, LINES + 1):
         line = draw(rng, sorted(contents(home)))
-        faults = list(faults_of(line, home, told))
-        script += [str(line), *(f"# {text}" for fault in faults for text in fault.splitlines())]
+        status, said, faults = tried(line, home)
+        told[f"{line.command} {status}"] += 1
+        script += [str(line), f"# status {status}: {said}"]
+        script += [f"# {text}" for fault in faults for text in fault.splitlines()]
         wrong += [f"line {number}: {line}\n    {fault}" for fault in faults]
     for outcome, times in sorted(told.items()):
         record_property(outcome, times)

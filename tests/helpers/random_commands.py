@@ -22,6 +22,8 @@ BASE = {
 """Options of most lines."""
 CHANGED = 0.08
 """Share of lines in which one of these options is drawn, and share in which it is left out."""
+SPOILED = 0.35
+"""Share of lines with a bad value."""
 WEIGHTS = {
     "structured": 6, "unstructured": 4, "train": 3, "sensitivity": 4, "plan": 6, "benchmark": 4,
     "compare": 2, "report": 1, "export": 2, "run": 2,
@@ -49,7 +51,8 @@ TEXTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("features.1", "classifier", "features.4,", "*", "features.4;features.8", "ALL"),
     ),
     "--budget": (
-        ("macs=0.5", "params=0.6", "macs=0.9", "drop=5", "macs=0.8", "sparsity=0.5", "latency=1"),
+        ("macs=0.5", "params=0.6", "macs=0.9", "macs=0.7", "drop=5", "macs=0.8", "sparsity=0.5",
+         "latency=1"),
         ("macs", "macs=", "macs=0", "macs=2", "macs=nan", "flops=0.5", "drop=-1", "=0.5",
          "macs=0.0001", "sparsity=1", "macs=0.5,params=0.5", "macs=1e999", "latency=inf"),
     ),
@@ -95,8 +98,8 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """(Good, bad) values of paths; see :func:`_filled` for those in braces."""
 ONE_OF = {"structured": ("--ratios", "--ratio"), "unstructured": ("--ratios", "--sparsity")}
 """Options of which nearly every line has exactly one."""
-ALWAYS = {"benchmark": ("--modes", "--batch-sizes", "--trials")}
-"""Options whose default makes much work."""
+ALWAYS = {"benchmark": ("--modes", "--batch-sizes", "--trials"), "plan": ("--round-to",)}
+"""Options whose default makes much work, or does not suit the small networks of the tests."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,8 @@ def draw(rng: random.Random, files: Sequence[str]) -> Line:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     params = {_name(param): param for param in command.params}
-    spoiled = rng.random() < 0.35
     chosen = _chosen(rng, name, params)
-    bad = set(rng.sample(chosen, min(len(chosen), rng.choice((1, 1, 2))))) if spoiled else set()
+    bad = _spoiled(rng, chosen) if rng.random() < SPOILED else set()
     options = []
     for option in chosen:
         if option in BASE and option not in bad and rng.random() > CHANGED:
@@ -162,23 +164,27 @@ def _chosen(rng: random.Random, command: str, params: dict[str, click.Parameter]
     own = [o for o in further if type(params[o]).__name__ != "SharedOption"] or further
     for _ in range(rng.choice(OPTIONS)):
         chosen.append(rng.choice(own if rng.random() < 0.6 else further))
-    if "--tag" in params and rng.random() < 0.2:
-        chosen.append("--tag")
+    chosen += [o for o in ("--tag", "--force") if o in params and rng.random() < 0.2]
     required = [option for option, param in params.items() if param.required]
-    chosen += [option for option in required if rng.random() < 0.95]
+    chosen += [option for option in required if rng.random() < 0.97]
     chosen += ALWAYS.get(command, ())
     chosen = list(dict.fromkeys(chosen))
     rng.shuffle(chosen)
     return chosen
 
 
+def _spoiled(rng: random.Random, chosen: list[str]) -> set[str]:
+    """Return the one or two parameters of a line that get bad values."""
+    special = [option for option in chosen if option not in BASE]
+    choices = special if special and rng.random() < 0.75 else chosen
+    return {rng.choice(choices) for _ in range(rng.choice((1, 1, 2)))}
+
+
 def _values(rng: random.Random, param: click.Parameter, bad: bool) -> list[str]:
     """Return the values of a parameter, mostly one; a flag's is its name."""
-    count = 1
-    if param.nargs == -1:
-        count = rng.choice((1, 1, 2))
-    elif param.multiple or bad:
-        count = rng.choice((1, 1, 1, 2))  # a repeated option's last value counts
+    # Of an option that is repeated without need, the last value counts.
+    repeated = 0.3 if param.nargs == -1 or bad else 0.15 if param.multiple else 0.02
+    count = 2 if rng.random() < repeated else 1
     return [rng.choice(_candidates(param, bad)) for _ in range(count)]
 
 
@@ -223,14 +229,13 @@ def _numbers(name: str, kind: click.ParamType, bad: bool) -> list[str]:
 
 
 def _filled(rng: random.Random, value: str, files: Sequence[str]) -> str | None:
-    """Replace a placeholder by the path of such a file, if there is one.
+    """Replace a placeholder by the path of such a file; ``None`` leaves the option out.
 
     ``{plan}``: of a run directory; ``{profile}``: a latency profile; ``{checkpoint}``: any that can
-    be loaded; ``{omitted}``: the option is left out (``None``).
+    be loaded; ``{omitted}``: none.
     """
-    if value == "{omitted}":
-        return None
     found = {
+        "{omitted}": [],
         "{plan}": [f for f in files if f.endswith(("ratios.json", "sparsity.json"))],
         "{profile}": [f for f in files if "/profiles/" in f],
         "{checkpoint}": [
@@ -238,7 +243,7 @@ def _filled(rng: random.Random, value: str, files: Sequence[str]) -> str | None:
             *(f for f in files if f.endswith(".pth") and f not in BAD_CHECKPOINTS),
         ],
     }.get(value, [value])
-    return rng.choice(found or ["missing"])
+    return rng.choice(found) if found else None
 
 
 def _words(rng: random.Random, param: click.Parameter, value: str) -> tuple[str, ...]:
