@@ -80,7 +80,8 @@ def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def dtype_notes(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return a note per dtype that :func:`checked_tensors` converts to float32."""
+    """Return a note per dtype that :func:`checked_tensors` converts, and one for the counters."""
+    counters = [value for name, value in state.items() if name.endswith("num_batches_tracked")]
     dtypes = {
         value.dtype for name, value in state.items() if not name.endswith("num_batches_tracked")
     }
@@ -89,7 +90,10 @@ def dtype_notes(state: Mapping[str, torch.Tensor]) -> list[str]:
         torch.float16: "upcast from float16",
         torch.bfloat16: "upcast from bfloat16",
     }
-    return [f"weights {verb} to float32" for dtype, verb in verbs.items() if dtype in dtypes]
+    notes = [f"weights {verb} to float32" for dtype, verb in verbs.items() if dtype in dtypes]
+    if any(value.dtype is not torch.int64 or value.ndim for value in counters):
+        notes.append("batch norm's num_batches_tracked converted to one int64 number each")
+    return notes
 
 
 def _counter(field: str, value: torch.Tensor) -> torch.Tensor:
