@@ -21,12 +21,13 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
 
 
 def paired_difference(
-    lost: int, gained: int, n: int, confidence: float = 0.95
+    lost: float, gained: float, n: int, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return an interval for the accuracy difference ``(lost − gained) / n`` of two models.
 
     Both models see the same ``n`` images. ``lost`` counts the images that only the first model gets
-    right, ``gained`` those that only the second gets right. The bounds are fractions in [−1, 1].
+    right, ``gained`` those that only the second gets right; expected counts may be fractions. The
+    bounds are fractions in [−1, 1].
 
     Source: Bonett & Price 2012, the adjusted Wald interval for paired proportions, clipped to
     [−1, 1]; scipy has none.

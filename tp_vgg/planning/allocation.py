@@ -53,6 +53,34 @@ class Prediction:
     """Fraction of zeros in the weights of the layers that a plan can name; 0 if structured."""
     latency_share: float | None = None
     """Sum of the convs' times in the profile divided by the dense model's; ``None`` without one."""
+    drop_low: float | None = None
+    """Lower end of the drop's narrowest interval; ``None`` in plans of older versions.
+
+    See :func:`~tp_vgg.planning.drop_margin.drop_interval`: it is that of the images alone, and says
+    nothing of the error of the prediction."""
+    drop_high: float | None = None
+    """Upper end of that interval."""
+
+
+@dataclass(frozen=True)
+class LeastDrop:
+    """A least drop says how the taken plan compares with the smallest predicted drop.
+
+    Points are percentage points of accuracy.
+    """
+
+    prediction: Prediction
+    """The plan within the budget that predicts the smallest drop."""
+    more: float
+    """Points by which the taken plan predicts a larger drop."""
+    more_low: float
+    """Lower end of the narrowest interval of ``more``."""
+    more_high: float
+    """Upper end of that interval."""
+    margin: float
+    """Most points more that a plan was allowed, see :func:`~tp_vgg.planning.drop_margin.margin`."""
+    macs_gap: int
+    """By how many MACs a plan within the margin may be larger; 0 if none is."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +99,10 @@ class PlanResult:
     """All layers that were swept, in the order of the network."""
     prediction: Prediction
     gap: float
-    """By how much the best plan may be below this one; 0 if the search was exhaustive.
+    """By how much the best plan may be below the one found; 0 if the search was exhaustive.
 
-    In the unit of the minimised quantity: percentage points for the drop, else parameters, MACs,
-    microseconds, or weights that are not zero."""
+    In the unit of the minimised quantity: percentage points for the drop (below that of
+    ``least_drop``), else parameters, MACs, microseconds, or weights that are not zero."""
     recalibrated: bool
     """True if the sweep gave batch norm new statistics: the prediction is for ``--recalibrate``."""
     sweep: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +114,11 @@ class PlanResult:
     """The latency profile: ``key``, ``device``, ``dtype``, ``batch_size``, ``dense_us``.
 
     ``dense_us`` is the sum of the dense convs in microseconds. ``None`` without a profile."""
+    least_drop: LeastDrop | None = None
+    """The smallest drop that a plan predicts, if ``minimised`` is ``drop``.
+
+    The plan is then the one that keeps most MACs among those whose drop the sweep's images can't
+    tell from it. ``None`` in plans of older versions, which took the smallest drop."""
 
     @property
     def ratios(self) -> dict[str, float]:

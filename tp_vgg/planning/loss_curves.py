@@ -101,3 +101,8 @@ class LossCurves:
     def drop_of(self, loss: float) -> float:
         """Convert a loss to a drop in percentage points."""
         return (self.accuracy - self.chance) * -math.expm1(-loss)
+
+    def loss_within(self, drop: float) -> float:
+        """Return the largest loss whose :meth:`drop_of` is at most ``drop``; it may be infinite."""
+        above_chance = self.accuracy - self.chance
+        return -math.log1p(-drop / above_chance) if drop < above_chance else math.inf

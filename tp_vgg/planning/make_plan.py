@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.checks import plain_number, type_name, whole_number
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import PlannedLayer, PlanResult, Prediction
+from tp_vgg.planning.allocation import LeastDrop, PlannedLayer, PlanResult, Prediction
 from tp_vgg.planning.budget import BudgetKind, read_budget
 from tp_vgg.planning.constrained_path import (
     CAP,
-    ChoiceCosts,
     NotFound,
-    Solution,
     constrained_shortest_path,
 )
+from tp_vgg.planning.drop_margin import drop_interval, margin
+from tp_vgg.planning.largest_path import largest_path
+from tp_vgg.planning.multipliers import ChoiceCosts, Solution
 from tp_vgg.planning.problem import Problem, structured, unstructured
 from tp_vgg.pruning.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.sensitivity.table import Sensitivity
@@ -33,6 +32,9 @@ GAP = 0.01
 """Largest gap to the best plan, in percentage points, with which the search stops early."""
 CAPS = (CAP, 8 * CAP)
 """Labels per layer that the search may keep; the second if the first leaves too large a gap."""
+ENOUGH = 5e-5
+"""Share of the dense model's MACs with which the search for most MACs stops early: half of the last
+digit that is printed."""
 
 
 def make_plan(
@@ -43,7 +45,13 @@ def make_plan(
     profile: Staircase | None = None,
     sweep: Mapping[str, Any] | None = None,
 ) -> PlanResult:
-    """Find the plan with the smallest predicted drop within ``budget``.
+    """Find the plan that keeps most MACs among those with the smallest predicted drop.
+
+    First the smallest predicted drop within ``budget`` is found. A drop that is a little larger is
+    as good, if the images of the sweep can't tell it from the smallest
+    (:func:`~tp_vgg.planning.drop_margin.margin`: its interval includes 0, and it is at most 0.2
+    points larger). Of the plans with such a drop, the one that keeps most MACs is taken, and of
+    equal ones that with most parameters (:func:`~tp_vgg.planning.largest_path.largest_path`).
 
     With ``drop`` in the budget, find the smallest network whose predicted drop stays within it. The
     smallest is the one with the least of the first cost named beside ``drop``, or with the fewest
@@ -65,7 +73,8 @@ def make_plan(
     those of several layers add up. The search
     (:func:`~tp_vgg.planning.constrained_path.constrained_shortest_path`) is exact over these
     numbers, since the layers form a chain: the cost of a layer depends only on its own width and on
-    that of the layer before.
+    that of the layer before. The search for the most MACs is exact too if there are at most 200,000
+    plans; else it may stop at 0.00005 of the dense model's MACs below the most, and says so.
 
     Raises :class:`BadInput` if the budget is not valid or if no plan from this sweep can meet it;
     its subclass :class:`Undecided` if the search leaves that open. Raises :class:`BadInput` as well
@@ -78,29 +87,22 @@ def make_plan(
     round_to = plain_number(round_to)
     if type(round_to) is not int:
         whole_number("--round-to", round_to, 1)
-    limits = read_budget(budget, table.kind)
-    request = _Request(table, limits, round_to, profile, dict(sweep or {}))
-    request.check()
-    problem = (
-        structured(table, round_to, profile) if table.kind == "structured" else unstructured(table)
-    )
-    costs = [name for name in limits if name != "drop"]
-    objective = "drop" if "drop" not in limits else costs[0] if costs else "params"
-    bounded = [name for name in limits if math.isfinite(problem.limit(name, limits[name]))]
-    choice_costs = [
-        np.stack([costs_of[name] for name in (objective, *bounded)]) for costs_of in problem.chain
-    ]
-    ceilings = [problem.limit(name, limits[name]) for name in bounded]
-    try:
-        solution = _search(choice_costs, ceilings, problem, objective)
-    except NotFound:
-        raise Undecided(
-            f"--budget: found no plan that meets {_budget_text(limits)} at once,"
-            " though there may be one; loosen one"
-        ) from None
-    if solution is None:
-        raise BadInput(_unreachable(problem, bounded, limits))
-    return _plan_result(request, problem, solution, objective)
+    request = _Request(table, read_budget(budget, table.kind), round_to, profile, dict(sweep or {}))
+    cheapest = _cheapest(request)
+    if cheapest.objective != "drop":
+        return _plan_result(request, cheapest, cheapest.solution.choice)
+    return _keep_most(request, cheapest)
+
+
+def check_budget(
+    table: Sensitivity,
+    budget: Mapping[str, float],
+    *,
+    round_to: int = 8,
+    profile: Staircase | None = None,
+) -> None:
+    """Raise what :func:`make_plan` raises if it finds no plan; the plan itself is not made."""
+    _cheapest(_Request(table, read_budget(budget, table.kind), round_to, profile, {}))
 
 
 class Undecided(BadInput):
@@ -133,13 +135,77 @@ class _Request:
             raise BadInput("--round-to: must be 1 or more")
 
 
-def _plan_result(
-    request: _Request, problem: Problem, solution: Solution, objective: BudgetKind
-) -> PlanResult:
-    table = request.table
+@dataclass(frozen=True)
+class _Cheapest:
+    """A cheapest holds the solution with the least of the objective, and its problem."""
+
+    problem: Problem
+    objective: BudgetKind
+    bounded: tuple[BudgetKind, ...]
+    """The names in the budget that limit a cost."""
+    ceilings: tuple[float, ...]
+    """The largest sums of these costs."""
+    solution: Solution
+
+
+def _cheapest(request: _Request) -> _Cheapest:
+    """Find the least of the objective within the budget.
+
+    Raises :class:`BadInput` if there is none, or :class:`Undecided`.
+    """
+    request.check()
+    table, limits = request.table, request.budget
+    problem = (
+        structured(table, request.round_to, request.profile)
+        if table.kind == "structured"
+        else unstructured(table)
+    )
+    costs = [name for name in limits if name != "drop"]
+    objective: BudgetKind = "drop" if "drop" not in limits else costs[0] if costs else "params"
+    bounded = [name for name in limits if math.isfinite(problem.limit(name, limits[name]))]
+    ceilings = [problem.limit(name, limits[name]) for name in bounded]
+    try:
+        solution = _search(problem.stack(objective, *bounded), ceilings, problem, objective)
+    except NotFound:
+        raise Undecided(
+            f"--budget: found no plan that meets {_budget_text(limits)} at once,"
+            " though there may be one; loosen one"
+        ) from None
+    if solution is None:
+        raise BadInput(_unreachable(problem, bounded, limits))
+    return _Cheapest(problem, objective, tuple(bounded), tuple(ceilings), solution)
+
+
+def _keep_most(request: _Request, cheapest: _Cheapest) -> PlanResult:
+    """Return the plan with most MACs, then parameters, whose drop is within the margin."""
+    problem, n = cheapest.problem, request.table.baseline.n
+    start = cheapest.solution.choice
+    least = _prediction(problem, start, n)
+    most = margin(n)
+    loss = problem.curves.loss_within(least.drop + most)
+    if math.isinf(loss):  # at chance level a loss may have any size
+        loss = 1 + sum(float(costs["drop"].max()) for costs in problem.chain)
+    largest = largest_path(
+        problem.stack("drop", *cheapest.bounded),
+        (loss, *cheapest.ceilings),
+        problem.stack("macs", "params"),
+        start,
+        enough=ENOUGH * problem.dense["macs"],
+    )
+    result = _plan_result(request, cheapest, largest.choice)
+    more = max(result.prediction.drop - least.drop, 0.0)
+    low, high = drop_interval(more, n)
+    return replace(
+        result,
+        least_drop=LeastDrop(least, more, low, high, most, largest.bound - largest.size),
+    )
+
+
+def _plan_result(request: _Request, cheapest: _Cheapest, choice: Sequence[int]) -> PlanResult:
+    table, problem, solution = request.table, cheapest.problem, cheapest.solution
     left = {
         row.name: options[i]
-        for row, options, i in zip(problem.spec.rows, problem.options, solution.choice, strict=True)
+        for row, options, i in zip(problem.spec.rows, problem.options, choice, strict=True)
     }
     full = table.sizes
     layers = tuple(
@@ -161,12 +227,12 @@ def _plan_result(
     return PlanResult(
         kind=table.kind,
         budget=request.budget,
-        minimised=objective,
+        minimised=cheapest.objective,
         round_to=request.round_to,
         importance=table.importance,
         layers=layers,
-        prediction=_prediction(problem, solution),
-        gap=problem.points(solution) if objective == "drop" else solution.gap,
+        prediction=_prediction(problem, choice, table.baseline.n),
+        gap=problem.points(solution) if cheapest.objective == "drop" else solution.gap,
         recalibrated=table.recalibrated,
         sweep={
             "key": table.key,
@@ -178,9 +244,10 @@ def _plan_result(
     )
 
 
-def _prediction(problem: Problem, solution: Solution) -> Prediction:
-    sums = problem.sums(solution.choice)
+def _prediction(problem: Problem, choice: Sequence[int], n: int) -> Prediction:
+    sums = problem.sums(choice)
     drop = problem.curves.drop_of(sums["drop"])
+    low, high = drop_interval(drop, n)
     return Prediction(
         drop=drop,
         accuracy=problem.curves.accuracy - drop,
@@ -190,6 +257,8 @@ def _prediction(problem: Problem, solution: Solution) -> Prediction:
         macs_share=sums["macs"] / problem.dense["macs"],
         sparsity=1 - sums["sparsity"] / problem.dense["sparsity"] if "sparsity" in sums else 0.0,
         latency_share=sums["latency"] / problem.dense["latency"] if "latency" in sums else None,
+        drop_low=low,
+        drop_high=high,
     )
 
 

@@ -17,8 +17,8 @@ from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.layers import LayerRow
 from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.planning.budget import BudgetKind
-from tp_vgg.planning.constrained_path import Solution
 from tp_vgg.planning.loss_curves import LossCurves
+from tp_vgg.planning.multipliers import Solution
 from tp_vgg.sensitivity.table import Sensitivity
 
 SPARSITY_STEP = 0.005
@@ -59,6 +59,10 @@ class Problem:
     def points(self, solution: Solution) -> float:
         """Return the gap of a solution that minimises the loss, in percentage points of drop."""
         return self.curves.drop_of(solution.totals[0]) - self.curves.drop_of(solution.bound)
+
+    def stack(self, *names: BudgetKind) -> list[np.ndarray]:
+        """Return the named costs of each row, [names, options before, options of this row]."""
+        return [np.stack([costs[name] for name in names]) for costs in self.chain]
 
     def sums(self, choice: Sequence[int]) -> dict[BudgetKind, float]:
         """Sum each cost over the network for a choice (index of the option of each row)."""

@@ -198,7 +198,11 @@ def _initial_model(session: Session, weights: str) -> Network:
     source.meta = {
         **model.meta,
         **meta,
-        "notes": [n for n in source.meta.get("notes", []) if n.startswith("head folded")],
+        "notes": [
+            note
+            for note in source.meta.get("notes", [])
+            if weights != "imagenet" or note.startswith("head folded")
+        ],
     }
     return source
 

@@ -10,7 +10,7 @@ from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.budget import read_budget
-from tp_vgg.planning.make_plan import Undecided, make_plan
+from tp_vgg.planning.make_plan import Undecided, check_budget
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
@@ -64,7 +64,7 @@ def check_attainable(
     budget = {name: value for name, value in options.of(kind).items() if name not in unchecked}
     try:
         if budget:
-            make_plan(table, budget, round_to=options.round_to, profile=profile)
+            check_budget(table, budget, round_to=options.round_to, profile=profile)
     except Undecided:
         return
     except BadInput:
