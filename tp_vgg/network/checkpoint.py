@@ -13,6 +13,7 @@ import torch
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic
+from tp_vgg.files.read import as_path
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.environment import versions
 from tp_vgg.network.families import spec_from_dict
@@ -39,7 +40,7 @@ def save(model: Network, path: str | Path) -> None:
     Raises :class:`BadInput` if ``path`` is a directory, and for the safetensors formats if ``meta``
     holds a value that JSON can't represent.
     """
-    path = Path(path)
+    path = as_path(path)
     checkpoint = to_dict(model)
     if path.suffix in SAFETENSORS:
         raw = to_bytes(checkpoint, sparse=path.suffix == ".sparse")
@@ -73,7 +74,7 @@ def load(path: str | Path) -> Network:
 
     Raises :class:`BadInput`, which names the file and the fault.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         raw = _read(path)
         if isinstance(raw, dict) and "format" in raw:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.fingerprint import text_fingerprint
-from tp_vgg.files.read import read_json
+from tp_vgg.files.read import as_path, read_json
 from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.pruning.criteria import Kind
 
@@ -66,7 +66,7 @@ def read_ratios(
 
     Raises :class:`BadInput`, with a message of one line, for the first fault.
     """
-    path = Path(path)
+    path = as_path(path)
     text = _read_text(path)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
