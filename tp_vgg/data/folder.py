@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tp_vgg.data.folder_cache import CACHE, Folder, read_cache, read_header, write_cache
 from tp_vgg.data.listing import SPLITS, Listing, alike, check_same_classes
 from tp_vgg.data.listing import list_split as _list
 from tp_vgg.errors import BadInput, WorkFailed, shown
-from tp_vgg.files.atomic import write_atomic
 from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.machine.console import progress_bar
 
@@ -27,33 +25,11 @@ log = logging.getLogger(__name__)
 
 SIZE = 32
 """Side in pixels of the images of every data set, by default."""
-CACHE = ".tp_vgg-cache.safetensors"
-"""File name of the cache in the folder."""
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 """Formats that are tried on a file, whatever its name.
 
 Pillow's other decoders are rarely used and have had holes (CVE-2026-25990 in PSD)."""
 _FORMAT = "4"  # part of the cache's key: raise it to make older caches invalid
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder holds the decoded images and labels of both splits."""
-
-    arrays: dict[str, np.ndarray]
-    """``train_images`` and ``test_images``: uint8 [N, S, S, 3]; ``*_labels``: int64 [N]."""
-    classes: tuple[str, ...]
-    """Names of the class directories; a label is an index into them."""
-    fingerprint: str
-    """SHA-256 (hex) over pixels, labels and class names."""
-    mean: tuple[float, ...]
-    """Mean of each channel of the training images, in [0, 1]."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel of the training images, for pixels in [0, 1]."""
-    corrupt: int = 0
-    """Files that could not be decoded and were left out."""
-    resized: bool = False
-    """True if an image had another size before."""
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -70,7 +46,7 @@ def cached_fingerprint(root: Path, size: int, *, skip_corrupt: bool = False) -> 
     Neither images nor pixels are read. Raises :class:`BadInput` as
     :func:`read_folder` does, but not for images.
     """
-    header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
+    header = read_header(root / CACHE, _key(_listings(root), size, skip_corrupt))
     return header["fingerprint"] if header else None
 
 
@@ -123,7 +99,7 @@ def read_folder(
 def _decoded(root: Path, size: int, quiet: bool, skip_corrupt: bool) -> Folder:
     listing = _listings(root)
     key = _key(listing, size, skip_corrupt)
-    folder = _read_cache(root / CACHE, key)
+    folder = read_cache(root / CACHE, key)
     if folder is not None:
         return folder
     names = tuple(listing["train"])
@@ -155,7 +131,7 @@ def _decoded(root: Path, size: int, quiet: bool, skip_corrupt: bool) -> Folder:
     digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
     statistics = channel_statistics(arrays["train_images"])
     folder = Folder(arrays, names, digest, *statistics, corrupt, sizes != {(size, size)})
-    _write_cache(root / CACHE, folder, key)
+    write_cache(root / CACHE, folder, key)
     return folder
 
 
@@ -259,55 +235,3 @@ def _rgb(image: Image.Image) -> Image.Image:
     elif "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns if it goes directly to RGB
     return image.convert("RGB")
-
-
-def _header(path: Path, key: str) -> dict[str, str] | None:
-    """Return the cache's metadata, or ``None`` if it is missing, damaged or of another ``key``."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "numpy") as file:
-            meta: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None
-    return meta if meta.get("key") == key else None
-
-
-def _read_cache(path: Path, key: str) -> Folder | None:
-    from safetensors.numpy import load_file
-
-    meta = _header(path, key)
-    if meta is None:
-        return None
-    classes, mean, std = (tuple(json.loads(meta[name])) for name in ("classes", "mean", "std"))
-    return Folder(
-        load_file(path),
-        classes,
-        meta["fingerprint"],
-        mean,
-        std,
-        int(meta["corrupt"]),
-        meta.get("resized") == "True",  # older caches do not say it
-    )
-
-
-def _write_cache(path: Path, folder: Folder, key: str) -> None:
-    from safetensors.numpy import save
-
-    lists = {name: json.dumps(getattr(folder, name)) for name in ("classes", "mean", "std")}
-    meta = {
-        "key": key,
-        "fingerprint": folder.fingerprint,
-        "corrupt": str(folder.corrupt),
-        "resized": str(folder.resized),
-        **lists,
-    }
-    try:
-        write_atomic(path, lambda file: file.write(save(folder.arrays, meta)))
-    except OSError as error:
-        log.info(
-            f"the decoded images could not be cached in {path.parent} ({error.strerror}); "
-            "the next start decodes again"
-        )
