@@ -484,7 +484,7 @@ def test_what_is_no_network_is_refused(model: object, said: str, tmp_path: Path)
 
 @pytest.mark.parametrize("path", [None, 3, io.BytesIO()], ids=["none", "number", "file"])
 def test_a_path_is_a_name(path: object, make_model) -> None:
-    with pytest.raises(BadInput, match="path: must be the name of a file"):
+    with pytest.raises(BadInput, match=r"path: .* is not a path"):
         save(make_model(), path)
 
 

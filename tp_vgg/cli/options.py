@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,26 @@ from tp_vgg.stages.options import Finetune
 from tp_vgg.training.recipe import SCHEDULES
 
 Function = Callable[..., Any]
-PATH = click.Path(path_type=Path)
+
+
+class FilePath(click.Path):
+    """A path has text; Python would take an empty one for the current directory."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert the text to a path; fail if it is empty, blank or holds a NUL byte."""
+        text = os.fsdecode(value)
+        if not text.strip():
+            self.fail("the path is empty; give the name of a file or directory.", param, ctx)
+        if "\0" in text:
+            self.fail("a path can't hold a NUL byte.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = FilePath(path_type=Path)
+NAME_OR_PATH = FilePath()
+"""A path that may be a fixed name too, such as that of a preset; it stays a text."""
 
 
 class WholeNumber(click.IntRange):

@@ -6,7 +6,7 @@ import click
 
 from tp_vgg.cli import is_main_process, print_table
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, common_options, training_options
+from tp_vgg.cli.options import COUNT, NAME_OR_PATH, common_options, training_options
 from tp_vgg.rundir.settings import Settings
 
 
@@ -21,6 +21,7 @@ from tp_vgg.rundir.settings import Settings
 )
 @option(
     "--weights",
+    type=NAME_OR_PATH,
     default="none",
     metavar="{none,imagenet,PATH}",
     help="Weights to start from: random, torchvision's for ImageNet, or a file's.",

@@ -5,10 +5,11 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 
 
 @dataclass(frozen=True)
@@ -37,5 +38,9 @@ CATALOGUE: Mapping[str, DataSetKind] = {
 def kind_of(name: str) -> DataSetKind:
     """Return the kind of the data set ``name``; raise :class:`BadInput` for an unknown name."""
     if not isinstance(name, str) or name not in CATALOGUE:
-        raise BadInput(f"{name!r}: is not a data set; give one of {', '.join(CATALOGUE)}")
+        close = difflib.get_close_matches(str(name).lower(), CATALOGUE, 1)
+        nearest = f" (nearest: {close[0]})" if close else ""
+        raise BadInput(
+            f"{shown(name)}: is not a data set; give one of {', '.join(CATALOGUE)}{nearest}"
+        )
     return CATALOGUE[name]

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from tp_vgg.data.catalogue import kind_of
-from tp_vgg.data.folder import SIZE, channel_statistics, read_folder
+from tp_vgg.data.cifar10 import cifar10_parts
+from tp_vgg.data.folder import SIZE, channel_statistics, check_room, read_folder
 from tp_vgg.data.split import SPLIT_SEED, Normalisation, Split, stratified
-from tp_vgg.errors import BadInput, WorkFailed, shown
-from tp_vgg.files.checks import file_path, plain_number, sequence, whole_number
+from tp_vgg.errors import BadInput, shown
 from tp_vgg.files.fingerprint import fingerprint
+from tp_vgg.files.read import as_path
+from tp_vgg.machine.device import pick_device
 
 log = logging.getLogger(__name__)
 
+SMALLEST, LARGEST = 8, 1024
+"""Bounds of the side of images in pixels."""
+BLOCK = 1000
+"""Number of images that are resized at a time."""
 MAX_VAL = 5000
 """Largest number of images that are split off from the training images for val."""
 
@@ -43,7 +48,14 @@ class DataSet:
     flip: bool
     """True if a mirrored image keeps its class (digits do not)."""
     fingerprint: str
-    """SHA-256 (hex) over the pixels, labels and class names of all images, whatever the limits."""
+    """SHA-256 (hex) over the pixels, labels and class names of all images, whatever the limits.
+
+    It differs for each size of the images."""
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the images in pixels."""
+        return self.train.images.shape[-1]
 
 
 def load_data(
@@ -54,32 +66,43 @@ def load_data(
     limits: tuple[int | None, int | None, int | None] = (None, None, None),
     quiet: bool = False,
     skip_corrupt: bool = False,
-    image_size: int = 32,
+    image_size: int = SIZE,
 ) -> DataSet:
     """Load the data set ``name`` from ``data_dir`` onto ``device``.
 
     ``limits`` are the largest numbers of images in train, val and test; a larger split is cut to a
     stratified subset. ``quiet`` hides the progress bar. ``skip_corrupt`` leaves out the images of a
     folder that can't be decoded. Their number, and classes without an image in a split, are logged.
+    ``image_size`` is the side of the images in pixels. They are resized to it if they have another,
+    which is logged for ``cifar10`` and ``folder``.
 
-    Raises :class:`BadInput` for an unknown name, for a folder without the expected layout or with
-    images that can't be decoded, and if a split is empty; :class:`WorkFailed` if a download fails.
+    Raises :class:`BadInput` for an unknown name, a wrong limit or size, for a folder without the
+    expected layout or with images that can't be decoded, for a broken copy of CIFAR-10, and if a
+    split is empty; :class:`WorkFailed` if a download fails.
     """
     kind_of(name)
-    root = file_path("data_dir", data_dir)
-    place = _device(device)
-    limits = _limits(limits)
+    root = as_path(data_dir, "data_dir")
+    place = pick_device(device) if isinstance(device, str) else device
+    _check_limits(limits)
+    _check_size(image_size)
     readers: dict[str, Callable[[], DataSet]] = {
         "cifar10": lambda: _cifar10(root),
-        "folder": lambda: _folder(root, quiet, skip_corrupt),
-        "digits": lambda: _digits(),
+        "folder": lambda: _folder(root, quiet, skip_corrupt, image_size),
+        "digits": lambda: _digits(image_size),
     }
     data = readers[name]()
+    native = data.image_size
+    if native != image_size:
+        log.info(f"{name}: images are resized from {native}x{native} to {image_size}x{image_size}")
+        data = replace(data, fingerprint=fingerprint(data.fingerprint, image_size))
     limited = [
         _place(
-            split
-            if limit is None
-            else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)),
+            _resized(
+                split
+                if limit is None
+                else split.take(stratified(split.labels.numpy(), limit, SPLIT_SEED)),
+                image_size,
+            ),
             place,
         )
         for split, limit in zip((data.train, data.val, data.test), limits, strict=True)
@@ -98,31 +121,37 @@ def load_data(
     return replace(data, train=train, val=val, test=test)
 
 
-def _device(device: object) -> torch.device:
-    try:
-        return torch.device(device)  # type: ignore[call-overload, no-any-return]
-    except (RuntimeError, TypeError):
-        raise BadInput(f"device: {shown(device)}: is not one of cpu, cuda, cuda:N") from None
+def _check_limits(limits: object) -> None:
+    if not isinstance(limits, tuple | list) or len(limits) != 3:
+        raise BadInput(
+            f"limits: {shown(limits)}: give three, for train, val and test; None for all images"
+        )
+    for split, limit in zip(("train", "val", "test"), limits, strict=True):
+        if limit is not None and not _is_whole(limit, 0):
+            raise BadInput(
+                f"limits: {split}: {shown(limit)} is not a whole number of images; None for all"
+            )
 
 
-def _limits(limits: Any) -> tuple[int | None, int | None, int | None]:
-    counts = sequence("limits", limits, "(None, None, 100)", plain_number)
-    if len(counts) != 3:
-        raise BadInput(f"limits: {len(counts)} of them; give three, for train, val and test")
-    train, val, test = (
-        None if count is None else whole_number("limits", count, 1) for count in counts
-    )
-    return train, val, test
+def _check_size(size: object) -> None:
+    if not _is_whole(size, SMALLEST, LARGEST):
+        raise BadInput(
+            f"image_size: {shown(size)} is not a whole number from {SMALLEST} to {LARGEST}"
+        )
 
 
-def _digits() -> DataSet:
-    """Load scikit-learn's digits (8×8, values 0 to 16), enlarged to ``SIZE``; a fifth is test."""
+def _is_whole(value: object, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
+
+
+def _digits(size: int = SIZE) -> DataSet:
+    """Load scikit-learn's digits (8×8, values 0 to 16), enlarged to ``size``; a fifth is test."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float()[:, None].mul_(255 / 16)
     enlarged = (
-        torch.nn.functional.interpolate(scans, (SIZE, SIZE), mode="bilinear")
+        torch.nn.functional.interpolate(scans, (size, size), mode="bilinear")
         .round_()
         .to(torch.uint8)
     )
@@ -144,17 +173,7 @@ def _digits() -> DataSet:
 
 
 def _cifar10(data_dir: Path) -> DataSet:
-    from torchvision.datasets import CIFAR10
-
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            parts = [CIFAR10(str(data_dir), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise WorkFailed(
-            f"CIFAR-10 could not be downloaded ({reason}); "
-            "put it in a directory and give --data-dir, or try --dataset digits"
-        ) from None
+    parts = cifar10_parts(data_dir)
     train, test = (
         Split(
             torch.from_numpy(np.ascontiguousarray(part.data)).permute(0, 3, 1, 2),
@@ -167,8 +186,8 @@ def _cifar10(data_dir: Path) -> DataSet:
     )
 
 
-def _folder(root: Path, quiet: bool, skip_corrupt: bool) -> DataSet:
-    folder = read_folder(root, SIZE, quiet, skip_corrupt=skip_corrupt)
+def _folder(root: Path, quiet: bool, skip_corrupt: bool, size: int) -> DataSet:
+    folder = read_folder(root, size, quiet, skip_corrupt=skip_corrupt)
     arrays = {name: torch.from_numpy(array) for name, array in folder.arrays.items()}
     train, test = (
         Split(arrays[f"{s}_images"].permute(0, 3, 1, 2), arrays[f"{s}_labels"])
@@ -211,6 +230,19 @@ def _with_val(
         flip=flip,
         fingerprint=digest or fingerprint(list(classes), *parts, *labels),
     )
+
+
+def _resized(split: Split, size: int) -> Split:
+    """Return ``split`` with images of that side: antialiased bilinear, a block at a time."""
+    if split.images.shape[-1] == size:
+        return split
+    check_room(len(split), size)
+    images = torch.empty((len(split), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    for start in range(0, len(split), BLOCK):
+        images[start : start + BLOCK] = torch.nn.functional.interpolate(
+            split.images[start : start + BLOCK], (size, size), mode="bilinear", antialias=True
+        )
+    return Split(images, split.labels)
 
 
 def _place(split: Split, device: torch.device) -> Split:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import stat
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tp_vgg.errors import BadInput
-from tp_vgg.files.atomic import write_atomic
+from tp_vgg.data.folder_cache import CACHE, Folder, read_cache, read_header, write_cache
+from tp_vgg.data.listing import SPLITS, Listing, alike, check_same_classes
+from tp_vgg.data.listing import list_split as _list
+from tp_vgg.errors import BadInput, WorkFailed, shown
 from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.machine.console import progress_bar
 
@@ -26,37 +24,30 @@ log = logging.getLogger(__name__)
 
 
 SIZE = 32
-"""Side in pixels of every image of every data set."""
-CACHE = ".tp_vgg-cache.safetensors"
-"""File name of the cache in the folder."""
-SPLITS = ("train", "test")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Suffixes of the files that are read as images: those of torchvision's ImageFolder."""
+"""Side in pixels of the images of every data set, by default."""
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 """Formats that are tried on a file, whatever its name.
 
 Pillow's other decoders are rarely used and have had holes (CVE-2026-25990 in PSD)."""
 _FORMAT = "4"  # part of the cache's key: raise it to make older caches invalid
-_Listings = dict[str, dict[str, list[tuple[str, int, int]]]]
-"""(path, bytes, mtime in ns) of every image, by split and class."""
 
 
-@dataclass(frozen=True)
-class Folder:
-    """A folder holds the decoded images and labels of both splits."""
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the classes in ``root``, in the order of the labels; no image is opened.
 
-    arrays: dict[str, np.ndarray]
-    """``train_images`` and ``test_images``: uint8 [N, S, S, 3]; ``*_labels``: int64 [N]."""
-    classes: tuple[str, ...]
-    """Names of the class directories; a label is an index into them."""
-    fingerprint: str
-    """SHA-256 (hex) over pixels, labels and class names."""
-    mean: tuple[float, ...]
-    """Mean of each channel of the training images, in [0, 1]."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel of the training images, for pixels in [0, 1]."""
-    corrupt: int = 0
-    """Files that could not be decoded and were left out."""
+    Raises :class:`BadInput` as :func:`read_folder` does, but not for images.
+    """
+    return tuple(_listings(root)["train"])
+
+
+def cached_fingerprint(root: Path, size: int, *, skip_corrupt: bool = False) -> str | None:
+    """Return the fingerprint of :func:`read_folder` from the cache; None if there is no valid one.
+
+    Neither images nor pixels are read. Raises :class:`BadInput` as
+    :func:`read_folder` does, but not for images.
+    """
+    header = read_header(root / CACHE, _key(_listings(root), size, skip_corrupt))
+    return header["fingerprint"] if header else None
 
 
 def folder_fingerprint(
@@ -66,11 +57,9 @@ def folder_fingerprint(
 
     Otherwise all images are decoded. Raises :class:`BadInput` as :func:`read_folder` does.
     """
-    header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
     return (
-        header["fingerprint"]
-        if header
-        else read_folder(root, size, quiet, skip_corrupt=skip_corrupt).fingerprint
+        cached_fingerprint(root, size, skip_corrupt=skip_corrupt)
+        or _decoded(root, size, quiet, skip_corrupt).fingerprint
     )
 
 
@@ -81,52 +70,86 @@ def read_folder(
 
     Each split has one directory per class. Every image becomes 8-bit RGB; its shorter side is
     resized to ``size`` pixels, and the central square is kept. The cache is valid while names,
-    sizes and times of all files stay the same.
+    sizes and times of all files stay the same. Notes say if images were resized or left out.
 
     Raises :class:`BadInput` for a missing split, for a class without images, for classes that
     differ between the splits, and for files that can't be decoded (the first is named, the others
     are counted). With ``skip_corrupt`` such files are left out and their number is logged, as long
     as each class keeps an image in each split.
     """
-    listing = _listings(root)
-    names = tuple(listing["train"])
-    key = _key(listing, size, skip_corrupt)
-    folder = _read_cache(root / CACHE, key)
-    if folder is None:
-        arrays, corrupt = {}, 0
-        for split in SPLITS:
-            paths = [
-                root / split / name / entry[0] for name in names for entry in listing[split][name]
-            ]
-            images, reasons = _decode(paths, size, f"decoding {split}", quiet)
-            if reasons and not skip_corrupt:
-                first = min(reasons)
-                others = f", nor can {len(reasons) - 1} more" if len(reasons) > 1 else ""
-                raise BadInput(
-                    f"{paths[first]}: can't be decoded ({reasons[first]}){others}; "
-                    "repair or remove, or give --skip-corrupt"
-                )
-            labels = np.repeat(np.arange(len(names)), [len(listing[split][name]) for name in names])
-            if reasons:
-                decoded = np.setdiff1d(np.arange(len(paths)), list(reasons))
-                for empty_class in np.setdiff1d(labels, labels[decoded])[:1]:
-                    raise BadInput(
-                        f"--data-dir: {root / split / names[empty_class]}: "
-                        "none of its images can be decoded"
-                    )
-                images, labels = images[decoded], labels[decoded]
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
-            corrupt += len(reasons)
-        digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
-        folder = Folder(arrays, names, digest, *channel_statistics(arrays["train_images"]), corrupt)
-        _write_cache(root / CACHE, folder, key)
+    folder = _decoded(root, size, quiet, skip_corrupt)
+    if folder.resized:
+        log.info(
+            f"images of {root} are resized to {size}x{size} (shorter side, then the central square)"
+        )
     if folder.corrupt:
         decoded_count = sum(len(folder.arrays[f"{split}_labels"]) for split in SPLITS)
         log.info(
             f"{folder.corrupt} of {folder.corrupt + decoded_count} images in {root} "
             "can't be decoded and are left out"
         )
+    for names in alike(folder.classes):
+        log.info(
+            f"{root}: {' and '.join(map(shown, names))} are different classes, "
+            "but differ in case or blanks alone"
+        )
     return folder
+
+
+def _decoded(root: Path, size: int, quiet: bool, skip_corrupt: bool) -> Folder:
+    listing = _listings(root)
+    key = _key(listing, size, skip_corrupt)
+    folder = read_cache(root / CACHE, key)
+    if folder is not None:
+        return folder
+    names = tuple(listing["train"])
+    arrays: dict[str, np.ndarray] = {}
+    sizes: set[tuple[int, int]] = set()
+    corrupt = 0
+    check_room(sum(len(files) for split in SPLITS for files in listing[split].values()), size)
+    for split in SPLITS:
+        paths = [root / split / name / entry[0] for name in names for entry in listing[split][name]]
+        images, reasons = _decode(paths, size, f"decoding {split}", quiet, sizes)
+        if reasons and not skip_corrupt:
+            first = min(reasons)
+            others = f", nor can {len(reasons) - 1} more" if len(reasons) > 1 else ""
+            raise BadInput(
+                f"{paths[first]}: can't be decoded ({reasons[first]}){others}; "
+                "repair or remove, or give --skip-corrupt"
+            )
+        labels = np.repeat(np.arange(len(names)), [len(listing[split][name]) for name in names])
+        if reasons:
+            decoded = np.setdiff1d(np.arange(len(paths)), list(reasons))
+            for empty_class in np.setdiff1d(labels, labels[decoded])[:1]:
+                raise BadInput(
+                    f"--data-dir: {root / split / names[empty_class]}: "
+                    "none of its images can be decoded"
+                )
+            images, labels = images[decoded], labels[decoded]
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
+        corrupt += len(reasons)
+    digest = fingerprint(list(names), *(arrays[k].data for k in sorted(arrays)))
+    statistics = channel_statistics(arrays["train_images"])
+    folder = Folder(arrays, names, digest, *statistics, corrupt, sizes != {(size, size)})
+    write_cache(root / CACHE, folder, key)
+    return folder
+
+
+def check_room(count: int, size: int) -> None:
+    """Raise :class:`WorkFailed` if ``count`` images of side ``size`` do not fit into memory."""
+    needed = count * 3 * size**2
+    if needed < 1 << 30:
+        return  # before torch is imported
+    import torch
+
+    from tp_vgg.machine.memory import free_memory
+
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        raise WorkFailed(
+            f"{count:,} images of {size}x{size} take {needed >> 20:,} MiB of memory, and "
+            f"{free >> 20:,} are free; give a smaller --image-size, or use fewer images"
+        )
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -146,63 +169,27 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     return tuple(np.round(mean, 4).tolist()), tuple(np.round(std, 4).tolist())
 
 
-def _listings(root: Path) -> _Listings:
+def _listings(root: Path) -> dict[str, Listing]:
     listing = {split: _list(root, split) for split in SPLITS}
-    unshared = sorted(set(listing["train"]) ^ set(listing["test"]))
-    if unshared:
-        raise BadInput(
-            f"{root}: train/ and test/ must have the same classes; only one has {unshared[0]!a}"
-        )
+    check_same_classes(root, listing)
     return listing
 
 
-def _key(listing: _Listings, size: int, skip_corrupt: bool) -> str:
+def _key(listing: dict[str, Listing], size: int, skip_corrupt: bool) -> str:
     return fingerprint(_FORMAT, size, skip_corrupt, listing)
 
 
-def _list(root: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
-    """Return (path, bytes, mtime in ns) of each class's images, in the order of ImageFolder.
-
-    Raises :class:`BadInput` if the split or its classes are missing, or a class has no images.
-    """
-    base = root / split
-    if not base.is_dir():
-        raise BadInput(
-            f"--data-dir: {root} has no {split}/ directory; expected {split}/CLASS/IMAGE in it"
-        )
-    files_by_class: dict[str, list[tuple[str, int, int]]] = {}
-    for name in sorted(entry.name for entry in os.scandir(base) if entry.is_dir()):
-        files = sorted(_files(base / name), key=lambda file: file[0].rpartition("/")[::2])
-        if not files:
-            raise BadInput(f"--data-dir: {base / name} has no images ({', '.join(EXTENSIONS)})")
-        files_by_class[name] = files
-    if not files_by_class:
-        raise BadInput(f"--data-dir: {base} has no class directories; expected {split}/CLASS/IMAGE")
-    return files_by_class
-
-
-def _files(base: Path, under: str = "") -> Iterator[tuple[str, int, int]]:
-    """Yield (path relative to ``base``, bytes, mtime in ns) of every image in it, at any depth.
-
-    A dangling symbolic link with an image's suffix raises :class:`OSError`.
-    """
-    with os.scandir(base / under) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _files(base, f"{under}{entry.name}/")
-            elif entry.name.lower().endswith(EXTENSIONS) and stat.S_ISREG(
-                (status := entry.stat()).st_mode
-            ):
-                yield f"{under}{entry.name}", status.st_size, status.st_mtime_ns
-
-
 def _decode(
-    paths: list[Path], size: int, label: str, quiet: bool
+    paths: list[Path],
+    size: int,
+    label: str,
+    quiet: bool,
+    sizes: set[tuple[int, int]] | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Return the images, uint8 [N, S, S, 3], and a reason for each that can't be decoded.
 
     Reasons are keyed by index; the pixels at such an index are undefined. ``label`` names the
-    progress bar, which ``quiet`` hides.
+    progress bar, which ``quiet`` hides. The (width, height) that images had are added to ``sizes``.
     """
     from PIL import Image, ImageOps
 
@@ -212,9 +199,12 @@ def _decode(
     def decode(index: int) -> None:
         try:
             with Image.open(paths[index], formats=IMAGE_FORMATS) as image:
+                pixels = _rgb(image)
                 images[index] = np.asarray(
-                    ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
+                    ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)
                 )
+                if sizes is not None:
+                    sizes.add(pixels.size)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reasons[index] = (
                 ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
@@ -245,55 +235,3 @@ def _rgb(image: Image.Image) -> Image.Image:
     elif "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns if it goes directly to RGB
     return image.convert("RGB")
-
-
-def _header(path: Path, key: str) -> dict[str, str] | None:
-    """Return the cache's metadata, or ``None`` if it is missing, damaged or of another ``key``."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "numpy") as file:
-            meta: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None
-    return meta if meta.get("key") == key else None
-
-
-def _read_cache(path: Path, key: str) -> Folder | None:
-    from safetensors.numpy import load_file
-
-    meta = _header(path, key)
-    if meta is None:
-        return None
-    classes, mean, std = (tuple(json.loads(meta[name])) for name in ("classes", "mean", "std"))
-    return Folder(load_file(path), classes, meta["fingerprint"], mean, std, int(meta["corrupt"]))
-
-
-def _write_cache(path: Path, folder: Folder, key: str) -> None:
-    from safetensors.numpy import save
-
-    lists = {name: json.dumps(getattr(folder, name)) for name in ("classes", "mean", "std")}
-    meta = {"key": key, "fingerprint": folder.fingerprint, "corrupt": str(folder.corrupt), **lists}
-    try:
-        write_atomic(path, lambda file: file.write(save(folder.arrays, meta)))
-    except OSError as error:
-        log.info(
-            f"the decoded images could not be cached in {path.parent} ({error.strerror}); "
-            "the next start decodes again"
-        )
-
-
-def cached_fingerprint(root: Path, size: int, *, skip_corrupt: bool = False) -> str | None:
-    """Return :func:`folder_fingerprint` if the cache is valid, else ``None``."""
-    try:
-        header = _header(root / CACHE, _key(_listings(root), size, skip_corrupt))
-    except BadInput:
-        return None
-    return header["fingerprint"] if header else None
-
-
-def class_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the class directories; no image is opened."""
-    return tuple(_listings(root)["train"])

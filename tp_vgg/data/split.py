@@ -76,7 +76,7 @@ class Split:
     """
 
     images: torch.Tensor
-    """uint8 [N, 3, S, S] in channels_last memory; S is 32 in all data sets."""
+    """uint8 [N, 3, S, S] in channels_last memory; S is the data set's image size, 32 by default."""
     labels: torch.Tensor
     """int64 [N]."""
 

@@ -67,7 +67,12 @@ def _umask() -> int:
 
 
 def sync_directory(directory: Path) -> None:
-    """Sync a directory to the disk, so that the names of new files survive a crash."""
+    """Sync a directory to the disk, so that the names of new files survive a crash.
+
+    Windows can't open a directory; its file system records names by itself.
+    """
+    if os.name == "nt":
+        return
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

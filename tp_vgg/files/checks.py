@@ -5,9 +5,7 @@ This module does not import torch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tp_vgg.errors import BadInput, shown
@@ -80,10 +78,3 @@ def text(name: str) -> Callable[[Any], str]:
         return str(value)
 
     return checked
-
-
-def file_path(name: str, value: object) -> Path:
-    """Return ``value`` as a path; raise :class:`BadInput` unless it is a string or a path."""
-    if not isinstance(value, str | os.PathLike):
-        raise BadInput(f"{name}: must be the name of a file, got {type_name(value)}")
-    return Path(value)

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 
 MAX_JSON = 64 << 20
 """Size limit of a JSON file in bytes; the record of a long sweep has some thousands."""
 _MAX_DEPTH = 20
 """Limit on the levels of nesting in a JSON file; the innermost values count as a level."""
+
+
+def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """Return ``path`` as a :class:`Path`, which an empty text must not become: that would be ".".
+
+    Raises :class:`BadInput`, which calls it ``name``, if it is not a path, is empty or blank, or
+    holds a NUL byte.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise BadInput(f"{name}: {shown(path)} is not a path; give the name of a file or directory")
+    text = os.fspath(path)
+    if not text.strip() or "\0" in text:
+        raise BadInput(
+            f"{name}: {'is empty' if not text.strip() else 'holds a NUL byte'}; "
+            "give the name of a file or directory"
+        )
+    return Path(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -17,16 +17,25 @@ def free_memory(device: torch.device) -> int:
     """Return the number of bytes that can still be allocated on ``device``.
 
     On CUDA it is the GPU's free memory. On a CPU it is the available memory of the system (half of
-    its physical memory if /proc/meminfo is missing), or what a container's limit leaves, if less.
+    its physical memory if /proc/meminfo is missing, 2 GiB if that is unknown too), or what a
+    container's limit leaves, if less.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    available = _physical_memory() // 2
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 available = int(line.split()[1]) * 1024
     return int(min(available, _container_leaves(Path("/sys/fs/cgroup"))))
+
+
+def _physical_memory() -> int:
+    """Return the bytes of memory of the machine; 4 GiB if the system does not tell (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
 
 
 def _container_leaves(group: Path) -> float:
@@ -47,6 +56,7 @@ class PeakMemory:
 
     On CUDA it is the memory that torch has allocated on the device. On a CPU it is the resident
     size of the process; if the system can't reset that peak, it counts from the process's start.
+    It is 0 on Windows, where it is not measured.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,7 +104,9 @@ def _peak_resident() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

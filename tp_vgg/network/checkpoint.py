@@ -16,8 +16,8 @@ from torch import nn
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic
-from tp_vgg.files.checks import file_path
 from tp_vgg.files.other_formats import HEAD, other_format
+from tp_vgg.files.read import as_path
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.environment import versions
 from tp_vgg.network.doors import network_of
@@ -52,7 +52,7 @@ def save(model: Network, path: str | Path) -> None:
     Only what :func:`load` accepts is written; see :func:`to_dict` for what is brought into that
     form. Raises :class:`BadInput` for the rest, and if ``path`` is a directory.
     """
-    path = file_path("path", path)
+    path = as_path(path)
     try:
         checkpoint = to_dict(model)
     except BadInput as error:
@@ -157,7 +157,7 @@ def load(
 
     Raises :class:`BadInput`, which names the file and the fault.
     """
-    path = Path(path)
+    path = as_path(path)
     if (mean is None) != (std is None):
         missing = "mean" if mean is None else "std"
         raise BadInput(f"{missing}: missing; give both mean and std (--mean, --std)")

@@ -17,7 +17,8 @@ import torch
 
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.atomic import write_atomic
-from tp_vgg.files.checks import choice, file_path
+from tp_vgg.files.checks import choice
+from tp_vgg.files.read import as_path
 from tp_vgg.network import checkpoint
 from tp_vgg.network.doors import network_of
 from tp_vgg.network.formats import EXPORT_FORMATS
@@ -48,7 +49,7 @@ def export(model: Network, path: str | Path, form: str) -> float:
     The file appears whole or not at all. Raises :class:`WorkFailed` if the check fails,
     :class:`BadInput` if a package is missing or ``form`` is unknown.
     """
-    path = file_path("path", path)
+    path = as_path(path)
     choice("form", form, EXPORT_FORMATS)
     model = cast(Network, plain_copy(network_of(model)))
     if EXPORT_FORMATS[form].program:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import choice, file_path, plain_number, sequence, type_name
+from tp_vgg.files.checks import choice, plain_number, sequence, type_name
 from tp_vgg.files.fingerprint import text_fingerprint
-from tp_vgg.files.read import read_json
+from tp_vgg.files.read import as_path, read_json
 from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.pruning.criteria import Kind
 
@@ -85,9 +85,9 @@ def read_ratios(
     """
     choice("kind", kind, get_args(Kind))
     directories = sequence(
-        "plan_dirs", plan_dirs, "[Path('runs/a')]", partial(file_path, "plan_dirs")
+        "plan_dirs", plan_dirs, "[Path('runs/a')]", partial(as_path, name="plan_dirs")
     )
-    path = file_path("path", path)
+    path = as_path(path)
     text = _read_text(path)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

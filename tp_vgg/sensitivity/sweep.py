@@ -8,8 +8,9 @@ from pathlib import Path
 from tp_vgg.data.split import Split
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy
-from tp_vgg.files.checks import file_path, type_name
+from tp_vgg.files.checks import type_name
 from tp_vgg.files.journal import Journal
+from tp_vgg.files.read import as_path
 from tp_vgg.machine.distributed import ALONE, Ranks
 from tp_vgg.machine.precision import exact_fp32
 from tp_vgg.network.doors import check_built, network_of, unmasked_network
@@ -70,7 +71,7 @@ def sweep(
     )
     network = network_of(model)
     question.removed(network.spec)
-    place = None if journal is None else file_path("journal", journal)
+    place = None if journal is None else as_path(journal, "journal")
     unmasked_network(network)
     check_split("split", split, network)
     sample = None
