@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def plan_from(
             f"give either --ratios FILE or {option} VALUE, or only --show LAYER (to draw)"
         )
     if file is not None:
+        check_file("--ratios", file)
         roots = [*Path("runs").glob("*/"), *([settings.out] if settings.out else [])]
         places = [place for root in roots for place in (root, *root.glob("*/"))]
         plan = read_ratios(file, kind, plan_dirs=tuple(places))
@@ -103,6 +105,8 @@ def settings_from(options: dict[str, Any]) -> Settings:
         raise BadInput(
             f"--tag: {tag!r} must be a plain directory name of letters, digits, '.', '_' and '-'"
         )
+    if tag is not None and len(os.fsencode(tag)) > 200:
+        raise BadInput(f"--tag: {shown(tag)} is too long for a directory's name")
     if tag in RESERVED_DIRS:
         raise BadInput(
             f"--tag: {tag!r} is reserved for a directory of tp_vgg's own; give another name"

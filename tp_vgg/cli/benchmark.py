@@ -8,7 +8,13 @@ import click
 
 from tp_vgg.cli.arguments import check_file, listed
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, PATH, WholeNumber, common_options, tensorboard_option
+from tp_vgg.cli.options import (
+    MOST_THREADS,
+    PATH,
+    WholeNumber,
+    common_options,
+    tensorboard_option,
+)
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cases_of
 from tp_vgg.report.tables import render_benchmark, render_profile
@@ -41,7 +47,13 @@ from tp_vgg.stages.options import BenchmarkOptions
     show_default="17, or 9 if they take long; with --profile 5",
     help="Blocks per case. 9, 17 and 25 make the best 95 % intervals.",
 )
-@option("--threads", type=COUNT, metavar="N", show_default="torch's", help="Threads on the CPU.")
+@option(
+    "--threads",
+    type=WholeNumber(1, MOST_THREADS),
+    metavar="N",
+    show_default="torch's",
+    help="Threads on the CPU.",
+)
 @option(
     "--hot",
     "reuse_input",

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from tp_vgg.cli.arguments import settings_from
 from tp_vgg.cli.command import option, shared_option
 from tp_vgg.data.catalogue import CATALOGUE
+from tp_vgg.errors import shown
 from tp_vgg.machine.console import muted
 from tp_vgg.network.vgg.spec import ARCHS, HEADS
 from tp_vgg.rundir.settings import Settings
@@ -25,18 +26,28 @@ from tp_vgg.training.recipe import SCHEDULES
 Function = Callable[..., Any]
 
 
+LONGEST_NAME, LONGEST_PATH = 255, 4000
+"""Largest sizes in bytes of one name and of a whole path, as most file systems have them."""
+MOST_THREADS = max(os.cpu_count() or 1, 64)
+"""Largest number of threads that may be asked for; some thousands stall a machine."""
+
+
 class FilePath(click.Path):
     """A path has text; Python would take an empty one for the current directory."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert the text to a path; fail if it is empty, blank or holds a NUL byte."""
+        """Convert the text to a path; fail if no file can have such a name."""
         text = os.fsdecode(value)
         if not text.strip():
             self.fail("the path is empty; give the name of a file or directory.", param, ctx)
         if "\0" in text:
             self.fail("a path can't hold a NUL byte.", param, ctx)
+        if len(os.fsencode(text)) > LONGEST_PATH or any(
+            len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts
+        ):
+            self.fail(f"the path {shown(text)} is too long for a file system.", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import COUNT, NAME_OR_PATH, common_options, training_options
 from tp_vgg.rundir.settings import Settings
@@ -40,6 +43,9 @@ def command(
     Example: python -m tp_vgg train --dataset digits
     Two processes: torchrun --nproc-per-node 2 -m tp_vgg train --dataset digits
     """
+    if weights not in ("none", "imagenet"):
+        check_file("--weights", Path(weights))
+
     from tp_vgg.stages.train import train
 
     records = train(settings, epochs=epochs, lr=lr, batch_size=batch_size, weights=weights)

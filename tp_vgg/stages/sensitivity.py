@@ -201,10 +201,10 @@ class _Files:
         self.figures = {name: figures.sensitivity, f"{name}_cost": figures.sensitivity_cost}
 
     def replace(self, record: dict[str, Any]) -> None:
-        """Write all files; those of a sweep with another key are put away first."""
-        former = read_json(self.record) if self.record.is_file() else None
-        key = (former or {}).get("key")
-        if isinstance(key, str) and key != record["key"]:
+        """Write all files; those of another sweep are put away first."""
+        former = (read_json(self.record) if self.record.is_file() else None) or {}
+        key, precision = former.get("key"), former.get("precision")
+        if isinstance(key, str) and (key, precision) != (record["key"], record["precision"]):
             plots = [self.run.plot(figure) for figure in self.figures]
             put_away(self.run.work, key, [*plots, self.csv, self.results, self.record])
         # First remove the older record, because its files are overwritten from here on.
