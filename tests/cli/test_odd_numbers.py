@@ -170,7 +170,7 @@ def test_a_split_without_some_classes_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    load_data("folder", pictures(tmp_path / "p", list("abcdefgh"), 2, 1), CPU)
+    load_data("folder", pictures(tmp_path / "p", list("abcdefgh"), 2, 1, side=32), CPU)
     assert caplog.messages == ["folder: 7 of 8 classes have no image in val"]
     caplog.clear()
     load_data("digits", tmp_path, CPU, limits=(4, None, None))

@@ -17,7 +17,7 @@ from tp_vgg.files.lock import locked
 from tp_vgg.machine import memory
 
 WINDOWS = """
-import os, sys
+import asyncio, os, sys  # asyncio of Linux needs os.sysconf
 for name in ("fcntl", "resource", "termios", "pwd", "grp", "pty", "tty"):
     sys.modules[name] = None
 for name in ("sysconf", "sched_getaffinity", "geteuid", "getuid", "fork", "O_DIRECTORY"):
