@@ -17,14 +17,14 @@ import numpy as np
 from tp_vgg.planning.multipliers import CUTS, SLACK, ChoiceCosts, Tables, price
 from tp_vgg.planning.pareto_front import pareto
 
-EFFORTS = (1 << 16, 1 << 18)
+EFFORTS = (1 << 15, 1 << 18)
 """Most pairs of label and option per layer in each pass; the solution of a pass lets the next
 discard more."""
 FEW = 200_000
 """If there are at most this many choices in all, no label is left out for lack of room."""
 ROOM = 8
 """Labels per kept one that are compared with each other; the others have worse bounds."""
-ROUNDS = 8
+ROUNDS = 6
 """Most rounds of the search for multipliers that only sort labels or discard some."""
 CHUNK = 1 << 20
 """Most pairs of label and option that are evaluated at once, which limits the memory."""
@@ -43,19 +43,13 @@ class Largest:
 
 
 def largest_path(
-    choice_costs: ChoiceCosts,
-    limits: Sequence[float],
-    sizes: ChoiceCosts,
-    start: Sequence[int],
-    *,
-    enough: float,
+    costs: ChoiceCosts, limits: Sequence[float], start: Sequence[int], *, enough: float
 ) -> Largest:
     """Maximise the first of two sizes, then the second, within the limits on all costs.
 
-    ``choice_costs``: as for ``constrained_shortest_path``, but component 0 is limited too.
-    ``limits``: the largest allowed sum of each component.
-    ``sizes``: the sizes [2, options of the layer before, options of this layer] of each layer,
-    whole numbers.
+    ``costs``: as for ``constrained_shortest_path``, but component 0 is limited too, and the last
+    two components are the sizes, whole numbers.
+    ``limits``: the largest allowed sum of each of the other components.
     ``start``: the choice of a solution within the limits; the result is no smaller.
     ``enough``: the search ends once no solution can be larger by more than this, unless there are
     at most :data:`FEW` choices. Then it ends once no other solution can be larger in the first
@@ -69,9 +63,9 @@ def largest_path(
     labels that can reach most of the first size, and of those half for the most of the second and
     half at random (with a fixed seed).
     """
-    search = _Search.of(choice_costs, limits, sizes)
-    few = math.prod(costs.shape[2] for costs in choice_costs) <= FEW
-    widest = max(costs.shape[2] for costs in choice_costs)
+    search = _Search.of(costs, limits)
+    counts = [layer.shape[2] for layer in costs]
+    few, widest = math.prod(counts) <= FEW, max(counts)
     best = _Best(tuple(start), *search.sizes_of(start))
     left_out = best
     for cap in (*(max(effort // widest, 1) for effort in EFFORTS), *([FEW] if few else [])):
@@ -127,18 +121,20 @@ class _Search:
     """True if the first size is limited itself."""
 
     @classmethod
-    def of(cls, choice_costs: ChoiceCosts, limits: Sequence[float], sizes: ChoiceCosts) -> _Search:
+    def of(cls, costs: ChoiceCosts, limits: Sequence[float]) -> _Search:
         upper = np.asarray(limits, float)
         upper = upper + SLACK * np.abs(upper)
-        costs = [np.concatenate(parts) for parts in zip(choice_costs, sizes, strict=True)]
-        near = price(choice_costs, upper[1:], ROUNDS)[1]
+        near = price([layer[:-2] for layer in costs], upper[1:], ROUNDS)[1]
         first, second = (
-            price([np.concatenate([-c[[size]], c[:-2]]) for c in costs], upper, rounds)[1]
+            price([np.concatenate([-layer[[size]], layer[:-2]]) for layer in costs], upper, rounds)[
+                1
+            ]
             for size, rounds in ((-2, CUTS), (-1, ROUNDS))
         )
         assert near is not None and first is not None and second is not None, "start is within"
         subset_sum = any(
-            all(np.array_equal(c[limited], c[-2]) for c in costs) for limited in range(len(upper))
+            all(np.array_equal(layer[limited], layer[-2]) for layer in costs)
+            for limited in range(len(upper))
         )
         return cls(costs, upper, near, (first, second), subset_sum)
 

@@ -180,9 +180,8 @@ def _keep_most(request: _Request, cheapest: _Cheapest) -> PlanResult:
     if math.isinf(loss):  # at chance level a loss may have any size
         loss = 1 + sum(float(costs["drop"].max()) for costs in problem.chain)
     largest = largest_path(
-        problem.stack("drop", *cheapest.bounded),
+        problem.stack("drop", *cheapest.bounded, "macs", "params"),
         (loss, *cheapest.ceilings),
-        problem.stack("macs", "params"),
         start,
         enough=ENOUGH * problem.dense["macs"],
     )
