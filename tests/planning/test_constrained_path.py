@@ -9,11 +9,11 @@ import pytest
 
 from tp_vgg.planning.constrained_path import (
     NotFound,
-    Solution,
-    _front,
-    _front_of_two,
     constrained_shortest_path,
 )
+from tp_vgg.planning.largest_path import largest_path
+from tp_vgg.planning.multipliers import Solution
+from tp_vgg.planning.pareto_front import front_of_more, front_of_two
 
 
 def random_chain(
@@ -113,8 +113,50 @@ def test_none_is_said_only_where_there_is_none(cap: int) -> None:
 def test_a_front_keeps_the_first_of_equals_and_nothing_beaten() -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 6, (500, 2)).astype(float)
-    kept = _front(rows, width=32)
-    assert (_front_of_two(rows) == kept).all()
+    kept = front_of_more(rows, width=32)
+    assert (front_of_two(rows) == kept).all()
     for i, row in enumerate(rows):
         beaten = any((rows[j] <= row).all() for j in range(i))
         assert kept[i] == (not beaten)
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["free", "size limited too"])
+@pytest.mark.parametrize("limits", [1, 2, 3])
+def test_the_largest_equals_enumeration_on_random_chains(limits: int, limited: bool) -> None:
+    """100 chains each; sizes with many ties, of which the second size decides."""
+    rng = np.random.default_rng(limits)
+    larger = ties = 0
+    for trial in range(100):
+        chain = random_chain(rng, limits=limits - 1, coupled=trial % 3 > 0, whole=trial % 2 > 0)
+        sizes = [rng.integers(0, 5, (2, *costs.shape[1:])).astype(float) for costs in chain]
+        if limited:
+            chain = [np.concatenate([c, s[:1]]) for c, s in zip(chain, sizes, strict=True)]
+        every = [np.concatenate(parts) for parts in zip(chain, sizes, strict=True)]
+        paths = all_paths(every)
+        limit = np.quantile(list(paths.values()), rng.uniform(0.3, 0.9), axis=0)[:-2]
+        within = {c: s for c, s in paths.items() if (s[:-2] <= limit).all()}
+        if not within:
+            continue
+        start = min(within, key=lambda choice: within[choice][0])
+        found = largest_path(every, limit, start, enough=0)
+        best = max(tuple(sums[-2:]) for sums in within.values())
+        assert found.choice in within
+        assert tuple(within[found.choice][-2:]) == best
+        assert found.size == found.bound == best[0]
+        larger += best > tuple(within[start][-2:])
+        ties += len({tuple(s[-2:]) for s in within.values() if s[-2] == best[0]}) > 1
+    assert larger > 20 and ties > 5
+
+
+def test_the_largest_of_many_is_near_the_limit_and_says_how_near() -> None:
+    """With 100 options in each of 8 layers not all sums can be tried; the bound holds anyway."""
+    rng = np.random.default_rng(0)
+    sizes = [rng.integers(0, 10**6, (2, 1 if i == 0 else 100, 100)).astype(float) for i in range(8)]
+    chain = [np.concatenate([rng.random((1, *s.shape[1:])), s[:1], s]) for s in sizes]
+    start = constrained_shortest_path([costs[:2] for costs in chain], [4e6])
+    assert start is not None
+    found = largest_path(chain, [start.totals[0] + 2, 4e6], start.choice, enough=100)
+    sums = total(chain, found.choice)
+    assert sums[0] <= start.totals[0] + 2 and sums[1] == found.size <= found.bound <= 4e6
+    assert found.bound - found.size <= 100
+    assert found == largest_path(chain, [start.totals[0] + 2, 4e6], start.choice, enough=100)

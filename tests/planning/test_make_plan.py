@@ -22,37 +22,49 @@ from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning import make_plan as allocate
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.constrained_path import NotFound
+from tp_vgg.planning.drop_margin import drop_interval, margin
 from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, removals, resolve, resolve_sparsity
 from tp_vgg.sensitivity.table import Point, Sensitivity
+from tp_vgg.stats import paired_difference
 
 SPEC = VGGSpec((8, 16, 16, 24, 24, 24, 32, 32), hidden=(16,))
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-DENSE = 900
-N = 1000
 
 
 def table(
-    spec: VGGSpec, kind: Kind = "structured", seed: int = 0, layers: tuple[str, ...] | None = None
+    spec: VGGSpec,
+    kind: Kind = "structured",
+    seed: int = 0,
+    layers: tuple[str, ...] | None = None,
+    *,
+    n: int = 1000,
+    dense: float = 0.9,
+    steep: float = 1,
 ) -> Sensitivity:
-    """A sweep shaped like real ones: drops rise with the level, with some noise."""
+    """A sweep shaped like real ones: drops rise with the level, with some noise.
+
+    ``dense`` is the dense model's share of right answers; with ``steep=0`` no drop is seen.
+    """
     rng = np.random.default_rng(seed)
     points = []
+    right = round(dense * n)
     for layer, removed in removals(kind, spec, LEVELS, layers).items():
-        height, power = rng.uniform(50, 800), rng.uniform(1, 4)
+        height, power = rng.uniform(0.05, 0.8), rng.uniform(1, 4)
         for level, count in zip(LEVELS, removed, strict=True):
-            correct = int(np.clip(DENSE - height * level**power + rng.normal(0, 3), 0, N))
-            a = Accuracy.of(correct, N)
-            drop = 100 * (DENSE - correct) / N
+            lost = steep * (height * n * level**power + rng.normal(0, 3))
+            correct = int(np.clip(right - lost, 0, n))
+            a = Accuracy.of(correct, n)
+            drop = 100 * (right - correct) / n
             points.append(
                 Point(
-                    layer, level, count, correct, N, a.accuracy, a.low, a.high, drop, drop, drop, 0
+                    layer, level, count, correct, n, a.accuracy, a.low, a.high, drop, drop, drop, 0
                 )
             )
     return Sensitivity(
-        "key", kind, "l1", "fp32", spec.to_dict(), Accuracy.of(DENSE, N), tuple(points)
+        "key", kind, "l1", "fp32", spec.to_dict(), Accuracy.of(right, n), tuple(points)
     )
 
 
@@ -126,12 +138,128 @@ def test_no_network_is_better(budget: Mapping[str, float], seed: int) -> None:
     first = "drop" if "drop" not in budget else "macs" if "macs" in budget else "params"
     assert found.minimised == first
     assert ours in within
-    assert costs[first](ours) == pytest.approx(min(map(costs[first], within)), abs=1e-9)
+    if first == "drop":
+        least = found.least_drop
+        assert least is not None
+        assert least.prediction.drop == pytest.approx(min(map(costs["drop"], within)), abs=1e-9)
+    else:
+        assert found.least_drop is None
+        assert costs[first](ours) == pytest.approx(min(map(costs[first], within)), abs=1e-9)
     said = found.prediction
     assert (said.params, said.macs) == (ours.params(), ours.macs())
     assert said.drop == pytest.approx(predicted(curves, SPEC, ours))
     assert said.macs_share == ours.macs() / SPEC.macs()
     assert found.gap == pytest.approx(0, abs=1e-9)
+
+
+def kept_most(
+    candidates: list[tuple[VGGSpec, float]], n: int
+) -> tuple[float, set[tuple[int, int]]]:
+    """The smallest drop, and the (MACs, parameters) that are best near it, by enumeration."""
+    least = min(drop for _, drop in candidates)
+    near = [
+        (network.macs(), network.params())
+        for network, drop in candidates
+        if drop - least <= 0.2 + 1e-9
+        and paired_difference(max(drop - least, 0) * n / 100, 0, n)[0] <= 1e-12
+    ]
+    return least, {max(near)}
+
+
+@pytest.mark.parametrize("budget", [b for b in BUDGETS if "drop" not in b], ids=str)
+@pytest.mark.parametrize("n", [50, 1000, 20_000])
+@pytest.mark.parametrize("steep", [1, 0.05, 0], ids=["steep", "shallow", "no drop"])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_plan_is_the_largest_of_those_that_the_images_cannot_tell_apart(
+    budget: Mapping[str, float], n: int, steep: float, seed: int
+) -> None:
+    sweep = table(SPEC, seed=seed, n=n, steep=steep)
+    curves, found = LossCurves.of(sweep), make_plan(sweep, budget)
+    dense = {"macs": SPEC.macs(), "params": SPEC.params()}
+    within = [
+        (network, predicted(curves, SPEC, network))
+        for network in networks(SPEC, 8, ("classifier.0",))
+        if all(
+            getattr(network, name)() <= value * dense[name] + 1e-9 for name, value in budget.items()
+        )
+    ]
+    least, best = kept_most(within, n)
+    said = found.least_drop
+    assert said is not None
+    assert said.prediction.drop == pytest.approx(least, abs=1e-9)
+    assert {(found.prediction.macs, found.prediction.params)} == best
+    assert chosen(SPEC, found).macs() == found.prediction.macs
+    assert said.macs_gap == 0
+    assert said.more == pytest.approx(found.prediction.drop - least, abs=1e-9)
+    assert said.more <= said.margin + 1e-7 <= 0.2 + 2e-7
+    assert said.more_low <= 1e-9 and said.more_low <= said.more <= said.more_high
+    assert said.prediction.macs <= found.prediction.macs
+
+
+@pytest.mark.parametrize("steep", [0.05, 0], ids=["shallow", "no drop"])
+@pytest.mark.parametrize("share", [0.95, 0.8, 0.5])
+@pytest.mark.parametrize("dense", [0.9, 0.1, 0.05], ids=["trained", "chance", "below"])
+def test_a_budget_is_used_up_if_no_drop_is_seen(share: float, dense: float, steep: float) -> None:
+    """VGG-11: a plan for 0.95 and one for 0.8 differ by what was asked."""
+    spec = VGGSpec.preset("vgg11_bn", "linear")
+    kept = make_plan(table(spec, n=143, dense=dense, steep=steep), {"macs": share}).prediction
+    assert share - 1e-4 < kept.macs_share <= share
+    assert dense > 0.1 or kept.drop == 0
+    zeroed = table(spec, "unstructured", n=143, dense=dense, steep=steep)
+    kept = make_plan(zeroed, {"macs": share}).prediction
+    assert share - 1e-4 < kept.macs_share <= share
+
+
+@pytest.mark.parametrize("budget", [{"params": 0.6}, {"latency": 0.7}, {"sparsity": 0.6}], ids=str)
+def test_so_are_budgets_of_other_costs(budget: Mapping[str, float]) -> None:
+    """With no drop, the plan keeps the most MACs that the budget leaves room for."""
+    kind: Kind = "unstructured" if "sparsity" in budget else "structured"
+    times = profile(SPEC) if "latency" in budget else None
+    sweep = table(SPEC, kind, steep=0)
+    found = make_plan(sweep, budget, profile=times)
+    # The same search with a drop budget that all plans meet, for the least of MACs, is below.
+    least = make_plan(sweep, {"macs": 1, "drop": 100, **budget}, profile=times)
+    assert least.prediction.macs < found.prediction.macs
+    for share in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        try:
+            other = make_plan(sweep, {"macs": share, **budget}, profile=times)
+        except BadInput:
+            continue
+        assert other.prediction.macs <= found.prediction.macs + found.least_drop.macs_gap
+
+
+@pytest.mark.parametrize("n", [1, 10, 143, 1000, 2645, 2646, 5000, 50_000, 10**6])
+def test_one_ceiling_holds_both_conditions(n: int) -> None:
+    """Intervals of smaller differences include 0 and those of larger ones do not."""
+    most = margin(n)
+    assert 0 < most <= 0.2
+    differences = np.linspace(0, 1, 400)
+    lows = [drop_interval(points, n)[0] for points in differences]
+    signs = [low <= 0 for low in lows]
+    assert signs == sorted(signs, reverse=True), "once above 0, it stays there"
+    for points, includes in zip(differences, signs, strict=True):
+        if points <= most - 1e-6:
+            assert includes
+        elif points > most + 1e-6:
+            assert points > 0.2 or not includes
+    assert most == 0.2 or drop_interval(most + 1e-6, n)[0] > 0
+
+
+def test_the_interval_is_the_narrowest_of_all_with_the_same_difference() -> None:
+    low, high = drop_interval(100 * 7 / 500, 500)
+    for gained in (1, 5, 50):
+        wider = paired_difference(7 + gained, gained, 500)
+        assert 100 * wider[0] < low and high < 100 * wider[1]
+
+
+def test_a_larger_margin_never_keeps_less() -> None:
+    """Fewer images tell less apart: for the same curves, more MACs may be kept."""
+    sweep = table(SPEC, n=200_000)
+    kept = []
+    for n in (200_000, 20_000, 2000):
+        scaled = replace(sweep, baseline=replace(sweep.baseline, correct=round(0.9 * n), n=n))
+        kept.append(make_plan(scaled, {"macs": 0.6}).prediction.macs)
+    assert kept == sorted(kept)
 
 
 def test_latency_steps_decide() -> None:
@@ -156,9 +284,10 @@ def test_latency_steps_decide() -> None:
         n for n in networks(SPEC, 8, ("classifier.0",)) if time(n) <= 0.7 * time(SPEC) * (1 + 1e-9)
     ]
     assert found.prediction.latency_share == pytest.approx(time(ours) / time(SPEC))
-    assert predicted(curves, SPEC, ours) == pytest.approx(
-        min(predicted(curves, SPEC, n) for n in within)
-    )
+    least, best = kept_most([(n, predicted(curves, SPEC, n)) for n in within], sweep.baseline.n)
+    assert found.least_drop is not None
+    assert found.least_drop.prediction.drop == pytest.approx(least)
+    assert {(ours.macs(), ours.params())} == best
     assert found.profile is not None
     assert found.profile["device"] == "a device"
     other = replace(times, spec=SMALL.to_dict())
@@ -237,7 +366,7 @@ def test_sparsities_meet_their_budget(budget: Mapping[str, float]) -> None:
 
 def test_a_larger_budget_never_loses_more() -> None:
     drops = [
-        make_plan(table(SPEC), {"macs": share}).prediction.drop
+        make_plan(table(SPEC), {"macs": share}).least_drop.prediction.drop
         for share in (0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
     ]
     assert drops == sorted(drops, reverse=True)
@@ -332,6 +461,15 @@ def test_travels_as_json() -> None:
     data = found.to_dict()
     assert PlanResult.from_dict(data) == found
     assert data["kind"] == "structured"
+    older = {name: value for name, value in data.items() if name != "least_drop"}
+    older["prediction"] = {
+        name: value
+        for name, value in data["prediction"].items()
+        if name not in ("drop_low", "drop_high")
+    }
+    read = PlanResult.from_dict(older)
+    assert (read.least_drop, read.prediction.drop_low) == (None, None)
+    assert read.ratios == found.ratios
     for change in ({"format": "x"}, {"layers": [{}]}, {"prediction": {}}, {"kind": "other"}):
         with pytest.raises((TypeError, KeyError, ValueError)):
             PlanResult.from_dict({**data, **change})

@@ -61,7 +61,8 @@ def command(
 ) -> None:
     """Turn a budget into per-layer ratios or sparsities; after `sensitivity`, before pruning.
 
-    The plan has the smallest predicted drop within the budget. It comes from the sweep of
+    The plan has the smallest predicted drop within the budget, or one that the sweep's images can't
+    tell from it, at most 0.2 points larger: of these it keeps most MACs. It comes from the sweep of
     `sensitivity`, and for latency= from the table of `benchmark --profile`. With drop= it is the
     smallest network within that drop: by the first other budget, or else by parameters. Predicted
     drops are before fine-tuning; `compare` shows them beside the measured ones.

@@ -33,7 +33,7 @@ def margin(n: int) -> float:
     if drop_interval(MOST, n)[0] <= 0:
         return MOST
     within, beyond = 0.0, MOST
-    for _ in range(50):
+    for _ in range(30):
         middle = (within + beyond) / 2
         if drop_interval(middle, n)[0] <= 0:
             within = middle

@@ -17,14 +17,14 @@ import numpy as np
 from tp_vgg.planning.multipliers import CUTS, SLACK, ChoiceCosts, Tables, price
 from tp_vgg.planning.pareto_front import pareto
 
-EFFORTS = (1 << 16, 1 << 18)
+EFFORTS = (1 << 15, 1 << 18)
 """Most pairs of label and option per layer in each pass; the solution of a pass lets the next
 discard more."""
 FEW = 200_000
 """If there are at most this many choices in all, no label is left out for lack of room."""
 ROOM = 8
 """Labels per kept one that are compared with each other; the others have worse bounds."""
-ROUNDS = 8
+ROUNDS = 6
 """Most rounds of the search for multipliers that only sort labels or discard some."""
 CHUNK = 1 << 20
 """Most pairs of label and option that are evaluated at once, which limits the memory."""
@@ -43,23 +43,17 @@ class Largest:
 
 
 def largest_path(
-    choice_costs: ChoiceCosts,
-    limits: Sequence[float],
-    sizes: ChoiceCosts,
-    start: Sequence[int],
-    *,
-    enough: float,
+    costs: ChoiceCosts, limits: Sequence[float], start: Sequence[int], *, enough: float
 ) -> Largest:
     """Maximise the first of two sizes, then the second, within the limits on all costs.
 
-    ``choice_costs``: as for ``constrained_shortest_path``, but component 0 is limited too.
-    ``limits``: the largest allowed sum of each component.
-    ``sizes``: the sizes [2, options of the layer before, options of this layer] of each layer,
-    whole numbers.
+    ``costs``: as for ``constrained_shortest_path``, but component 0 is limited too, and the last
+    two components are the sizes, whole numbers.
+    ``limits``: the largest allowed sum of each of the other components.
     ``start``: the choice of a solution within the limits; the result is no smaller.
-    ``enough``: the search ends once no solution can be larger by more than this, unless there are
-    at most :data:`FEW` choices. Then it ends once no other solution can be larger in the first
-    size, or as large and larger in the second.
+    ``enough``: the search ends once no solution can be larger by more than this, so that ``start``
+    itself may be the result; unless there are at most :data:`FEW` choices. Then it ends once no
+    other solution can be larger in the first size, or as large and larger in the second.
 
     A label is discarded if another one at the same option is as large and costs no more, or if its
     bounds show that it ends outside of the limits or is no larger than the best solution known.
@@ -69,16 +63,47 @@ def largest_path(
     labels that can reach most of the first size, and of those half for the most of the second and
     half at random (with a fixed seed).
     """
-    search = _Search.of(choice_costs, limits, sizes)
-    few = math.prod(costs.shape[2] for costs in choice_costs) <= FEW
-    widest = max(costs.shape[2] for costs in choice_costs)
-    best = _Best(tuple(start), *search.sizes_of(start))
+    counts = [layer.shape[2] for layer in costs]
+    few, widest = math.prod(counts) <= FEW, max(counts)
+    upper = np.asarray(limits, float)
+    upper = upper + SLACK * np.abs(upper)
+    first = _size_tables(costs, upper, -2, CUTS)
+    best = _Best(tuple(start), *_sizes_of(costs, start))
+    bound = int(_reach(first, -2, costs[0][:, 0].T, 0, np.arange(counts[0])).max())
+    if not few and bound <= best.first + enough:
+        return Largest(best.choice, best.first, max(best.first, bound))
+    search = _Search.of(costs, upper, first)
     left_out = best
     for cap in (*(max(effort // widest, 1) for effort in EFFORTS), *([FEW] if few else [])):
         best, left_out = search.walk(best, cap, max(enough, 1.0))
         if left_out.key <= best.key or (not few and left_out.first <= best.first + enough):
             break
-    return Largest(best.choice, best.first, max(best.first, left_out.first))
+    return Largest(best.choice, best.first, max(best.first, min(left_out.first, bound)))
+
+
+def _sizes_of(costs: ChoiceCosts, choice: Sequence[int]) -> tuple[int, int]:
+    """Return both sizes of a solution."""
+    steps = zip(costs, (0, *choice), choice, strict=False)
+    first, second = np.sum([layer[-2:, i, j] for layer, i, j in steps], axis=0)
+    return round(first), round(second)
+
+
+def _size_tables(costs: ChoiceCosts, limits: np.ndarray, size: int, rounds: int) -> Tables:
+    """Return the tables that bound a size, negated, within all limits."""
+    negated = [np.concatenate([-layer[[size]], layer[:-2]]) for layer in costs]
+    tables = price(negated, limits, rounds)[1]
+    assert tables is not None, "there is a solution within the limits"
+    return tables
+
+
+def _reach(
+    tables: Tables, size: int, sums: np.ndarray, layer: int, options: np.ndarray
+) -> np.ndarray:
+    """Return upper bounds [n] on the size of every solution that continues these labels."""
+    totals = np.concatenate([-sums[:, [size]], sums[:, :-2]], axis=1)
+    least = tables.bounds(totals, layer, options)
+    # Sizes are whole numbers; a bound may be off by what floats lose.
+    return np.asarray(np.floor(-least + SLACK * np.abs(least) + 1e-6))
 
 
 @dataclass(frozen=True)
@@ -127,26 +152,15 @@ class _Search:
     """True if the first size is limited itself."""
 
     @classmethod
-    def of(cls, choice_costs: ChoiceCosts, limits: Sequence[float], sizes: ChoiceCosts) -> _Search:
-        upper = np.asarray(limits, float)
-        upper = upper + SLACK * np.abs(upper)
-        costs = [np.concatenate(parts) for parts in zip(choice_costs, sizes, strict=True)]
-        near = price(choice_costs, upper[1:], ROUNDS)[1]
-        first, second = (
-            price([np.concatenate([-c[[size]], c[:-2]]) for c in costs], upper, rounds)[1]
-            for size, rounds in ((-2, CUTS), (-1, ROUNDS))
-        )
-        assert near is not None and first is not None and second is not None, "start is within"
+    def of(cls, costs: ChoiceCosts, limits: np.ndarray, first: Tables) -> _Search:
+        near = price([layer[:-2] for layer in costs], limits[1:], ROUNDS)[1]
+        assert near is not None, "there is a solution within the limits"
         subset_sum = any(
-            all(np.array_equal(c[limited], c[-2]) for c in costs) for limited in range(len(upper))
+            all(np.array_equal(layer[limited], layer[-2]) for layer in costs)
+            for limited in range(len(limits))
         )
-        return cls(costs, upper, near, (first, second), subset_sum)
-
-    def sizes_of(self, choice: Sequence[int]) -> tuple[int, int]:
-        """Return both sizes of a solution."""
-        steps = zip(self.costs, (0, *choice), choice, strict=False)
-        first, second = np.sum([costs[-2:, i, j] for costs, i, j in steps], axis=0)
-        return round(first), round(second)
+        most = (first, _size_tables(costs, limits, -1, ROUNDS))
+        return cls(costs, limits, near, most, subset_sum)
 
     def walk(self, best: _Best, cap: int, step: float) -> tuple[_Best, _Best]:
         """Extend labels through all layers, of which at most ``cap`` per layer are kept.
@@ -202,7 +216,9 @@ class _Search:
             near = self.near.bounds(sums[fits, :-2], layer, options[fits])
             fits = fits[near <= self.limits[0]]
             parents, options, sums = parents[fits], options[fits], sums[fits]
-            reach = self._reach(sums, layer, options)
+            reach = np.stack(
+                [_reach(self.most[i], i - 2, sums, layer, options) for i in (0, 1)], axis=1
+            )
             better = (reach[:, 0] > best.first) | (
                 (reach[:, 0] == best.first) & (reach[:, 1] > best.second)
             )
@@ -213,16 +229,6 @@ class _Search:
                 for name in ("parents", "options", "sums", "reach")
             )
         )
-
-    def _reach(self, sums: np.ndarray, layer: int, options: np.ndarray) -> np.ndarray:
-        """Return upper bounds [n, 2] on the sizes of every solution that continues these labels."""
-        reach = np.empty((len(sums), 2))
-        for i, tables in enumerate(self.most):
-            totals = np.concatenate([-sums[:, [i - 2]], sums[:, :-2]], axis=1)
-            least = tables.bounds(totals, layer, options)
-            # Sizes are whole numbers; a bound may be off by what floats lose.
-            reach[:, i] = np.floor(-least + SLACK * np.abs(least) + 1e-6)
-        return reach
 
     def _undominated(self, labels: _Labels, layer: int) -> np.ndarray:
         """Return a mask [n] of the labels that no other one at the same option dominates.

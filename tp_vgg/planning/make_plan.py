@@ -13,8 +13,7 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.files.checks import plain_number, type_name, whole_number
 from tp_vgg.latency.profile import Staircase
-from tp_vgg.network.spec import Spec
-from tp_vgg.planning.allocation import LeastDrop, PlannedLayer, PlanResult, Prediction
+from tp_vgg.planning.allocation import LeastDrop, PlanResult
 from tp_vgg.planning.budget import BudgetKind, read_budget
 from tp_vgg.planning.constrained_path import (
     CAP,
@@ -24,8 +23,8 @@ from tp_vgg.planning.constrained_path import (
 from tp_vgg.planning.drop_margin import drop_interval, margin
 from tp_vgg.planning.largest_path import largest_path
 from tp_vgg.planning.multipliers import ChoiceCosts, Solution
+from tp_vgg.planning.predict import planned_layers, predict, profile_facts
 from tp_vgg.planning.problem import Problem, structured, unstructured
-from tp_vgg.pruning.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.sensitivity.table import Sensitivity
 
 GAP = 0.01
@@ -180,15 +179,14 @@ def _keep_most(request: _Request, cheapest: _Cheapest) -> PlanResult:
     """Return the plan with most MACs, then parameters, whose drop is within the margin."""
     problem, n = cheapest.problem, request.table.baseline.n
     start = cheapest.solution.choice
-    least = _prediction(problem, start, n)
+    least = predict(problem, start, n)
     most = margin(n)
     loss = problem.curves.loss_within(least.drop + most)
     if math.isinf(loss):  # at chance level a loss may have any size
         loss = 1 + sum(float(costs["drop"].max()) for costs in problem.chain)
     largest = largest_path(
-        problem.stack("drop", *cheapest.bounded),
+        problem.stack("drop", *cheapest.bounded, "macs", "params"),
         (loss, *cheapest.ceilings),
-        problem.stack("macs", "params"),
         start,
         enough=ENOUGH * problem.dense["macs"],
     )
@@ -203,26 +201,10 @@ def _keep_most(request: _Request, cheapest: _Cheapest) -> PlanResult:
 
 def _plan_result(request: _Request, cheapest: _Cheapest, choice: Sequence[int]) -> PlanResult:
     table, problem, solution = request.table, cheapest.problem, cheapest.solution
-    left = {
-        row.name: options[i]
-        for row, options, i in zip(problem.spec.rows, problem.options, choice, strict=True)
-    }
-    full = table.sizes
-    layers = tuple(
-        PlannedLayer(
-            layer,
-            _shortest_ratio(full[layer] - left[layer], full[layer]),
-            full[layer],
-            left[layer],
-            float(problem.curves.drop(layer, 1 - left[layer] / full[layer])),
-        )
-        for layer in table.layers
-    )
-    _check_resolves(layers, problem.spec, table)
     profile = (
         None
         if request.profile is None
-        else _profile_facts(request.profile, problem.dense["latency"])
+        else profile_facts(request.profile, problem.dense["latency"])
     )
     return PlanResult(
         kind=table.kind,
@@ -230,8 +212,8 @@ def _plan_result(request: _Request, cheapest: _Cheapest, choice: Sequence[int]) 
         minimised=cheapest.objective,
         round_to=request.round_to,
         importance=table.importance,
-        layers=layers,
-        prediction=_prediction(problem, choice, table.baseline.n),
+        layers=planned_layers(table, problem, choice),
+        prediction=predict(problem, choice, table.baseline.n),
         gap=problem.points(solution) if cheapest.objective == "drop" else solution.gap,
         recalibrated=table.recalibrated,
         sweep={
@@ -241,24 +223,6 @@ def _plan_result(request: _Request, cheapest: _Cheapest, choice: Sequence[int]) 
             **request.sweep,
         },
         profile=profile,
-    )
-
-
-def _prediction(problem: Problem, choice: Sequence[int], n: int) -> Prediction:
-    sums = problem.sums(choice)
-    drop = problem.curves.drop_of(sums["drop"])
-    low, high = drop_interval(drop, n)
-    return Prediction(
-        drop=drop,
-        accuracy=problem.curves.accuracy - drop,
-        params=round(sums["params"]),
-        macs=round(sums["macs"]),
-        params_share=sums["params"] / problem.dense["params"],
-        macs_share=sums["macs"] / problem.dense["macs"],
-        sparsity=1 - sums["sparsity"] / problem.dense["sparsity"] if "sparsity" in sums else 0.0,
-        latency_share=sums["latency"] / problem.dense["latency"] if "latency" in sums else None,
-        drop_low=low,
-        drop_high=high,
     )
 
 
@@ -286,39 +250,6 @@ def _search(
         ):
             break
     return solution
-
-
-def _profile_facts(profile: Staircase, dense_us: float) -> dict[str, Any]:
-    return {
-        "key": profile.key,
-        "device": profile.environment["device"],
-        "dtype": profile.dtype,
-        "batch_size": profile.batch_size,
-        "dense_us": dense_us,
-    }
-
-
-def _shortest_ratio(removed: int, size: int) -> float:
-    """Return the shortest decimal whose product with ``size`` rounds to ``removed``.
-
-    The product is within 0.49 of it, so that every rule of rounding agrees.
-    """
-    for digits in range(1, 18):
-        ratio = round(removed / size, digits)
-        if abs(ratio * size - removed) < 0.49 and ratio < 1:
-            return ratio
-    return removed / size
-
-
-def _check_resolves(layers: Sequence[PlannedLayer], spec: Spec, table: Sensitivity) -> None:
-    """Assert that the ratios, resolved as pruning does it, give the planned counts."""
-    plan = Plan.of({row.layer: row.ratio for row in layers}, "plan")
-    if table.kind == "structured":
-        left: Mapping[str, int] = resolve(plan, spec).prunable
-    else:
-        zeroed, full = resolve_sparsity(plan, spec), table.sizes
-        left = {layer: full[layer] - zeros for layer, zeros in zeroed.items()}
-    assert all(left[row.layer] == row.after for row in layers), (left, layers)
 
 
 def _unreachable(

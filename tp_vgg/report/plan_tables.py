@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from tp_vgg.network.spec import Spec
@@ -23,7 +24,9 @@ def render_plan(plan: PlanResult) -> str:
     """Render a plan as a table with one line per layer, and its prediction below.
 
     ``kept`` is the fraction of the layer's channels or weights that is left. ``drop alone`` is the
-    predicted drop in percentage points if only this layer is pruned.
+    predicted drop in percentage points if only this layer is pruned. Intervals are the narrowest at
+    95 % that drops measured on as many images can have
+    (:func:`~tp_vgg.planning.drop_margin.drop_interval`).
     """
     structured, prediction = plan.kind == "structured", plan.prediction
     rows = [
@@ -54,17 +57,42 @@ def render_plan(plan: PlanResult) -> str:
     lines.append(f"budget {budget}; predicted: {', '.join(sizes)}")
     split = f"{plan.sweep['split']} images" if plan.sweep.get("split") else "images"
     lines.append(
-        f"predicted drop before fine-tuning: {prediction.drop:+.2f} points,"
+        f"predicted drop before fine-tuning: {prediction.drop:+.2f} points"
+        f"{_interval(prediction.drop_low, prediction.drop_high)},"
         f" to {prediction.accuracy:.2f} % (on {plan.sweep['n']} {split}, by the sweep)"
     )
-    unit = _GAP_UNITS[plan.minimised]
-    limit = (
-        f"the best plan is at most {plan.gap:.3g} {unit} lower"
+    return "\n".join([*lines, *_choice(plan)])
+
+
+def _choice(plan: PlanResult) -> list[str]:
+    """Return the lines that say what was minimised, and why this plan was taken."""
+    best = (
+        f"the best plan is at most {plan.gap:.3g} {_GAP_UNITS[plan.minimised]} lower"
         if plan.gap
         else "no plan within the budget predicts less"
     )
-    lines.append(f"minimised: {plan.minimised}; {limit}")
-    return "\n".join(lines)
+    minimised = f"minimised: {plan.minimised}; {best}"
+    least = plan.least_drop
+    if least is None:
+        return [minimised]
+    prediction, smallest, n = plan.prediction, least.prediction, plan.sweep["n"]
+    share = least.macs_gap * prediction.macs_share / prediction.macs
+    more_macs = f"over {math.ceil(1e6 * share) / 1e6:.6f}× more" if least.macs_gap else "more"
+    most = f"no plan within {least.margin:.2g} points of it keeps {more_macs} MACs"
+    if (smallest.macs, smallest.params) == (prediction.macs, prediction.params):
+        return [minimised, f"taken: the plan with that drop; {most}"]
+    return [
+        minimised,
+        f"smallest predicted drop within the budget: {smallest.drop:+.2f} points"
+        f"{_interval(smallest.drop_low, smallest.drop_high)}, at MACs {smallest.macs_share:.4f}×,"
+        f" params {smallest.params_share:.4f}×",
+        f"taken: {least.more:+.2f} points more{_interval(least.more_low, least.more_high)}, which"
+        f" {n} images can't tell from none, at MACs {prediction.macs_share:.4f}×; {most}",
+    ]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
 
 
 def render_sensitivity(table: Sensitivity) -> str:
