@@ -46,6 +46,7 @@ FORCED = {
     "structured": ("*_structured_pruned*.pth", "*records/structured_[pf]*.json"),
     "unstructured": ("*unstructured_pruned_*.pth", "*records/unstructured.json"),
 }
+FORCED["run"] = tuple(pattern for patterns in FORCED.values() for pattern in patterns)
 """Files that a line with ``--force`` may replace, by command."""
 BASELINE = ("*_finetuned.pth", "records/baseline.json", "history.csv", "*.partial.pth")
 """Files of a baseline, which a tagged line makes if there is none."""
@@ -71,7 +72,7 @@ def small_work() -> Iterator[None]:
         patch.setattr("tp_vgg.stages.run.BENCHMARK", once)
         patch.setattr("tp_vgg.stages.run.PROFILE", once)
         patch.setattr("tp_vgg.training.trainer.SAVE_EVERY", 0.0)
-        patch.setattr("torchvision.datasets.CIFAR10", unreachable)
+        patch.setattr("torchvision.datasets.CIFAR10.download", unreachable)
         patch.setattr("torch.hub.load_state_dict_from_url", unreachable)
         patch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
         patch.setattr(torch, "compile", unreachable)  # it takes half a minute

@@ -267,4 +267,4 @@ def _ranked(reach: np.ndarray, step: float) -> np.ndarray:
     tie_breaks = (-reach[:, 1], np.random.default_rng(0).permutation(len(reach)))
     for turn, tie_break in enumerate(tie_breaks):
         places[turn, np.lexsort((tie_break, first))] = 2 * np.arange(len(reach)) + turn
-    return places.min(axis=0).argsort()
+    return np.asarray(places.min(axis=0).argsort())
