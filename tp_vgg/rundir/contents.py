@@ -213,14 +213,12 @@ class RunContents:
 
         For a kind without a plan of the tag, the plan in ``root`` is used.
         """
-        parts = [
-            part
-            for path in (self.run.root / "plan.json", self.run.plan)
-            for part in self._plan_parts(path)
-        ]
-        return {
-            plan.kind: plan for part in parts if (plan := table_of(PlanResult, part)) is not None
-        }
+        return {**self._plans(self.run.root / "plan.json"), **self.own_plans}
+
+    @property
+    def own_plans(self) -> dict[Kind, PlanResult]:
+        """Return the plans in ``plan.json``, by kind; those in ``root`` do not count for a tag."""
+        return self._plans(self.run.plan)
 
     def other_plan(self, kind: Kind) -> dict[str, Any] | None:
         """Return the plan in ``plan.json`` that is not of ``kind``, as read from JSON.
@@ -266,6 +264,10 @@ class RunContents:
             return () if path is None else read_history(read_text(path, MAX_JSON))
         except (OSError, TypeError, ValueError):
             return ()
+
+    def _plans(self, path: Path) -> dict[Kind, PlanResult]:
+        plans = (table_of(PlanResult, part) for part in self._plan_parts(path))
+        return {plan.kind: plan for plan in plans if plan is not None}
 
     def _plan_parts(self, path: Path) -> list[dict[str, Any]]:
         try:

@@ -90,12 +90,12 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
         )
     for warning in table.baseline.chance_warnings(100 / spec.num_classes):
         log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
-    if not another and path.exists() and contents.plans.get(options.kind) == result:
+    if not another and path.exists() and contents.own_plans.get(options.kind) == result:
         log.info(f"{path}: this plan was made before; nothing to do")
         return result, path
     check_replaced(run.work)
     with locked(run.root):
-        former = contents.plans.get(options.kind)
+        former = contents.own_plans.get(options.kind)
         files = plan_files(run.work)
         files[options.kind] = sorted({*files.get(options.kind, ()), text_fingerprint(text)})
         extras = {
