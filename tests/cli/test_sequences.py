@@ -480,3 +480,161 @@ def test_plan_refuses_a_limit_that_its_sweep_was_not_made_with(
     assert (status, out) == (2, "")
     assert "holds results on 40 val images, but --limit-val 10 was given" in one_line(err)
     assert call(*plan, "--limit-val", 40)[0] == 0
+
+
+def job_of(path: Path) -> list:
+    return ["--dataset", "digits", *QUICK[4:], "--checkpoint", path, "--out", "o"]
+
+
+def test_a_sweep_of_larger_images_is_found_again(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
+    save(make_model(replace(SMALL, image_size=40)), tmp_path / "a.pth")
+    sweep = ["sensitivity", "--kind", "structured", *job_of(tmp_path / "a.pth")]
+    sweep += ["--levels", "0.5", "--layers", "features.0"]
+    assert call(*sweep)[0] == 0
+    status, _, err = call(*sweep)
+    assert (status, "nothing to do" in err) == (0, True)
+    again = [*QUICK[:2], *QUICK[4:], "--out", "o"]
+    status, _, err = call("compare", *again, tmp_path / "a.pth")
+    assert status == 0, err
+
+
+def test_a_checkpoint_that_was_moved_is_measured_again(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
+    save(make_model(), tmp_path / "a.pth")
+    assert call("structured", *job_of(tmp_path / "a.pth"), "--ratio", 0.5, *PRUNE)[0] == 0
+    (tmp_path / "a.pth").rename(tmp_path / "b.pth")
+    moved = job_of(tmp_path / "b.pth")
+    status, _, err = call("structured", *moved, "--ratio", 0.5, *PRUNE)
+    assert (status, "nothing to do" in err) == (0, True)
+    for args in (moved, [*QUICK[:2], *QUICK[4:], "--out", "o"]):
+        assert set(models(call, *args)) == {"baseline", "structured_pruned"}
+
+
+def test_models_of_two_checkpoints_are_shown_by_naming_one(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
+    first, second = (tmp_path / f"{name}.pth" for name in "ab")
+    save(make_model(), first)
+    save(make_model(SMALL, seed=5), second)
+    assert call("unstructured", *job_of(first), "--sparsity", 0.5)[0] == 0
+    assert call("structured", *job_of(second), "--ratio", 0.5, *PRUNE)[0] == 0
+    assert set(models(call, *job_of(first))) == {"baseline", "unstructured"}
+    assert set(models(call, *job_of(second))) == {"baseline", "structured_pruned"}
+    status, _, err = call("compare", *job_of(first)[:-4], "--out", "o")
+    assert status == 0
+    assert "unstructured was pruned from another baseline: left out; `compare --checkpoint" in err
+    assert "a.pth` shows it" in err
+
+
+def test_numbers_that_the_file_holds_change_nothing(
+    call, at_home: Path, make_model, tmp_path: Path
+) -> None:
+    model = make_model()
+    model.meta.update(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.25])
+    save(model, tmp_path / "a.pth")
+    numbers = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.25"]
+    assert call("unstructured", *job_of(tmp_path / "a.pth"), "--sparsity", 0.5, *numbers)[0] == 0
+    assert call("structured", *job_of(tmp_path / "a.pth"), "--ratio", 0.5, *PRUNE)[0] == 0
+    status, _, err = call("unstructured", *job_of(tmp_path / "a.pth"), "--sparsity", 0.5)
+    assert (status, "nothing to do" in err) == (0, True)
+    assert set(models(call, *job_of(tmp_path / "a.pth"))) == {
+        "baseline",
+        "unstructured",
+        "structured_pruned",
+    }
+
+
+def test_a_plan_whose_prediction_was_written_over_is_kept_too(
+    call, at_home: Path, trained: list
+) -> None:
+    sweep = ["sensitivity", "--kind", "structured", *trained, "--layers", "all"]
+    assert call(*sweep, "--levels", "0.25,0.5,0.75")[0] == 0
+    plan = ["plan", *trained, "--round-to", 1]
+    assert call(*plan, "--budget", "macs=0.6")[0] == 0
+    first = (at_home / "o/ratios.json").read_bytes()
+    assert call(*plan, "--budget", "macs=0.3", "--output", "b.json")[0] == 0
+    assert (at_home / "o/ratios.json").read_bytes() == first
+    assert call(*plan, "--budget", "macs=0.3")[0] == 0
+    assert (at_home / "o/ratios.json").read_bytes() == Path("b.json").read_bytes() != first
+    assert first in {path.read_bytes() for path in (at_home / "o").rglob("*.json")}
+
+
+def test_a_key_in_a_record_is_no_path(call, at_home: Path, trained: list) -> None:
+    assert call("structured", *trained, "--ratio", 0.5, *PRUNE)[0] == 0
+    path = at_home / "o/records/structured_pruned.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "key": "../../up"}))
+    assert call("structured", *trained, "--ratio", 0.25, *PRUNE)[0] == 0
+    assert {entry.name for entry in at_home.iterdir()} == {"o"}
+    assert (at_home / "o/replaced/unknown" / PRUNED).is_file()
+
+
+@pytest.mark.parametrize("tag", ["a.baseline.partial", "x.partial.y"])
+def test_a_tag_that_looks_unfinished_is_refused(tag: str, call, at_home: Path) -> None:
+    status, _, err = call("structured", *QUICK, "--ratio", 0.5, "--tag", tag)
+    assert (status, "--tag" in one_line(err)) == (2, True)
+    assert files(at_home) == set()
+
+
+def test_a_file_that_is_not_written_may_be_the_checkpoint(
+    call, at_home: Path, trained: list
+) -> None:
+    assert call("unstructured", *trained, "--sparsity", 0.5)[0] == 0
+    status, _, err = call(
+        "structured", *trained, "--ratio", 0.5, *PRUNE, "--checkpoint", f"o/{MASKED}"
+    )
+    assert status == 0, err
+    status, _, err = call(
+        "unstructured", *trained, "--sparsity", 0.9, "--checkpoint", f"o/{MASKED}"
+    )
+    assert (status, "would be written over" in one_line(err)) == (2, True)
+
+
+def test_options_without_effect_are_named_and_change_nothing(
+    call, at_home: Path, trained: list
+) -> None:
+    assert call("unstructured", *trained, "--sparsity", 0.5)[0] == 0
+    status, _, err = call("unstructured", *trained, "--sparsity", 0.5, "--lr", 0.1, "--no-distill")
+    assert status == 0
+    assert "--lr, --distill: without effect, since --finetune-epochs is 0" in err
+    assert "nothing to do" in err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["compare", "other.pth", "--out", "n"],
+        ["train", "--weights", "thin.pth", "--out", "n"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_file_that_does_not_fit_leaves_no_directory(
+    args: list, call, at_home: Path, make_model
+) -> None:
+    save(make_model(replace(SMALL, num_classes=4)), at_home / "other.pth")
+    save(make_model(replace(SMALL, num_classes=4)), at_home / "thin.pth")
+    status, _, err = call(*args, *QUICK[:2], *QUICK[4:])
+    assert status == 2
+    one_line(err.splitlines(keepends=True)[-1])
+    assert files(at_home) == {"other.pth", "thin.pth"}
+
+
+def test_run_goes_past_a_plan_of_the_user_with_force_alone(
+    call, at_home: Path, small: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tp_vgg.errors import WorkFailed
+    from tp_vgg.stages import run as pipeline
+
+    def work(*_: object) -> None:
+        raise WorkFailed("at work")
+
+    monkeypatch.setattr(pipeline, "dense", work)
+    (at_home / "o").mkdir()
+    (at_home / "o/ratios.json").write_text('{"features.0": 0.5}')
+    run = ["run", *small, "--out", "o", "--round-to", 1]
+    status, _, err = call(*run)
+    assert (status, "give --force to replace it" in one_line(err)) == (2, True)
+    status, _, err = call(*run, "--force")
+    assert (status, err.endswith("error: at work\n")) == (1, True)

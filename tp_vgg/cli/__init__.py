@@ -124,11 +124,6 @@ def _fail(status: int, message: str) -> int:
     return status
 
 
-def is_main_process() -> bool:
-    """Return True in the process that prints: the only one, or the first of torchrun's."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def print_table(records: Any) -> None:
     """Print the closing table of a stage on stdout."""
     from tp_vgg.report.tables import render_comparison

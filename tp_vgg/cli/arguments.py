@@ -107,6 +107,8 @@ def settings_from(options: dict[str, Any]) -> Settings:
         )
     if tag is not None and len(os.fsencode(tag)) > 200:
         raise BadInput(f"--tag: {shown(tag)} is too long for a directory's name")
+    if tag is not None and ".partial" in tag:
+        raise BadInput(f"--tag: {tag!r} looks like an unfinished file; give another name")
     if tag in RESERVED_DIRS:
         raise BadInput(
             f"--tag: {tag!r} is reserved for a directory of tp_vgg's own; give another name"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import PATH, common_options
 from tp_vgg.report.tables import TABLE_FORMATS, render_comparison
@@ -31,4 +32,6 @@ def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> Non
     \b
     Example: python -m tp_vgg compare --dataset digits --format markdown
     """
+    for path in checkpoints:
+        check_file("CHECKPOINT", path)
     click.echo(render_comparison(compare(settings, checkpoints), form))

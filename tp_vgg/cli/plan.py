@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from tp_vgg.cli.arguments import budget_from, check_file
 from tp_vgg.cli.command import Command, option
@@ -72,6 +73,9 @@ def command(
     """
     budget = budget_from(budgets)
     read_budget(budget, kind)
+    source = click.get_current_context().get_parameter_source("round_to")
+    if kind == "unstructured" and source is ParameterSource.COMMANDLINE:
+        log.info("--round-to: without effect, since single weights have no width to round")
     if profile is not None:
         check_file("--profile", profile)
 

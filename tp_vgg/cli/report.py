@@ -7,6 +7,8 @@ import click
 from tp_vgg.cli.command import Command
 from tp_vgg.cli.options import common_options
 from tp_vgg.errors import printable
+from tp_vgg.rundir.comparison import check_anything
+from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.settings import Settings
 
 
@@ -18,6 +20,9 @@ def command(settings: Settings) -> None:
     \b
     Example: python -m tp_vgg report --dataset digits
     """
+    if settings.checkpoint is None:
+        check_anything(RunContents.of(settings))
+
     from tp_vgg.stages.report import report
 
     path = report(settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -18,7 +18,9 @@ from tp_vgg.cli.options import (
     round_to_option,
 )
 from tp_vgg.errors import BadInput
+from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.settings import Settings
+from tp_vgg.stages.run_budget import RunOptions
 
 
 @click.command("run", cls=Command)
@@ -62,7 +64,9 @@ def command(
     \b
     Example: python -m tp_vgg run --dataset digits --budget macs=0.5
     """
-    budget = budget_from(budgets)
+    options = RunOptions(budget_from(budgets), round_to, epochs, **chosen)
+    for kind in get_args(Kind):
+        options.of(kind)  # refuses a budget that is not valid
     if "LOCAL_RANK" in os.environ:
         raise BadInput(
             "run: is one process; use torchrun with train, sensitivity, structured or unstructured"
@@ -70,6 +74,5 @@ def command(
 
     from tp_vgg.report.tables import render_comparison
     from tp_vgg.stages.run import run
-    from tp_vgg.stages.run_budget import RunOptions
 
-    click.echo(render_comparison(run(settings, RunOptions(budget, round_to, epochs, **chosen))))
+    click.echo(render_comparison(run(settings, options)))

@@ -6,11 +6,11 @@ from typing import Literal
 
 import click
 
-from tp_vgg.cli import is_main_process
 from tp_vgg.cli.arguments import listed
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import common_options, tensorboard_option
 from tp_vgg.errors import BadInput
+from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA, Kind
 from tp_vgg.pruning.repair import Repair
 from tp_vgg.report.plan_tables import render_sensitivity

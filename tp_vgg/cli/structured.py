@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli import print_table
 from tp_vgg.cli.arguments import plan_from
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
@@ -21,6 +21,7 @@ from tp_vgg.cli.options import (
     round_to_option,
 )
 from tp_vgg.errors import printable
+from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.ratios import unremoved_note
 from tp_vgg.report.plan_tables import render_dry_run

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli import print_table
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import COUNT, NAME_OR_PATH, common_options, training_options
+from tp_vgg.errors import BadInput
+from tp_vgg.machine.console import is_main_process
 from tp_vgg.rundir.settings import Settings
 
 
@@ -43,6 +45,14 @@ def command(
     Example: python -m tp_vgg train --dataset digits
     Two processes: torchrun --nproc-per-node 2 -m tp_vgg train --dataset digits
     """
+    if settings.checkpoint is not None:
+        raise BadInput(
+            "--checkpoint: train makes a dense model; to start from a file give --weights PATH"
+        )
+    if weights == "imagenet" and settings.mean is not None:
+        raise BadInput(
+            "--mean, --std: torchvision's ImageNet weights have their own; leave them out"
+        )
     if weights not in ("none", "imagenet"):
         check_file("--weights", Path(weights))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tp_vgg.cli import is_main_process, print_table
+from tp_vgg.cli import print_table
 from tp_vgg.cli.arguments import plan_from
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
@@ -17,6 +17,7 @@ from tp_vgg.cli.options import (
     force_option,
 )
 from tp_vgg.errors import BadInput, printable
+from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
 from tp_vgg.rundir.contents import expected_spec
 from tp_vgg.rundir.settings import Settings

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from tp_vgg.errors import BadInput, shown
 
+IMAGE_SIZE = 32
+"""Side in pixels to which images are brought, unless another one is asked for."""
+
 
 @dataclass(frozen=True)
 class DataSetKind:

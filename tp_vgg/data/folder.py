@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.data.folder_cache import CACHE, Folder, read_cache, read_header, write_cache
 from tp_vgg.data.listing import SPLITS, Listing, alike, check_same_classes
 from tp_vgg.data.listing import list_split as _list
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-SIZE = 32
+SIZE = IMAGE_SIZE
 """Side in pixels of the images of every data set, by default."""
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 """Formats that are tried on a file, whatever its name.

@@ -36,7 +36,7 @@ class ModelRecord:
     macs: int
     """Multiply-accumulates of conv and linear layers for one image."""
     bytes: int
-    """Size of the checkpoint file."""
+    """Size of the checkpoint file, or of a foreign one as tp_vgg would write it."""
     spec: dict[str, Any]
     sparsity: dict[str, float]
     """Fraction of exact zeros in the weight of each conv and linear layer."""
@@ -51,7 +51,7 @@ class ModelRecord:
     """The command line that made the model; empty if made from Python."""
     notes: tuple[str, ...] = ()
     normalisation: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """``mean`` and ``std`` of the images, for pixels in [0, 1]; empty in older records."""
+    """``--mean`` and ``--std``, for a file that does not hold its own; else empty."""
     file_bytes: int | None = None
     """Size of a file that tp_vgg did not write; ``bytes`` is then its size as tp_vgg writes it."""
 

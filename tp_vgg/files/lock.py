@@ -49,7 +49,7 @@ def locked(directory: Path) -> Iterator[None]:
         for path in (
             path for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}*.partial")
         ):
-            if _TEMPORARY.fullmatch(path.name):
+            if _TEMPORARY.fullmatch(path.name) and not path.is_dir():
                 path.unlink(missing_ok=True)
         yield
 

@@ -7,6 +7,7 @@ stderr; a program that imports tp_vgg configures the logger ``tp_vgg``. No torch
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -72,3 +73,8 @@ def muted(quiet: bool = True) -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
+
+
+def is_main_process() -> bool:
+    """Return True in the process that prints: the only one, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"

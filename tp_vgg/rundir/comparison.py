@@ -46,17 +46,19 @@ class Comparison:
 
 
 def recorded(settings: Settings, contents: RunContents) -> dict[str, ModelRecord]:
-    """Return the models of a run directory that were measured on the images of the settings.
+    """Return the models of a run directory that the options name.
 
-    Without ``--limit-test`` these are the most test images that there are. Raises
-    :class:`BadInput` if the options name other images than those of all records.
+    These are the models of ``--checkpoint``, if it is given, measured on ``--limit-test`` images;
+    without that option, on the most test images that there are. Raises :class:`BadInput` if the
+    options name other images than those of all records.
     """
+    dense = (settings.checkpoint, settings.normalisation_record())
     if settings.limit_test is not None:
-        records = contents.models_on(settings.limit_test)
+        records = contents.models_of(settings.limit_test, *dense)
         if records:
             check_images(settings, records[MODELS[0]].data, contents.run.root)
             return records
-    records = contents.models
+    records = contents.models_of(None, *dense)
     if records:
         check_images(settings, records[MODELS[0]].data, contents.run.root)
     return records
@@ -70,12 +72,22 @@ def compared(contents: RunContents, records: dict[str, ModelRecord] | None = Non
     """
     records = contents.models if records is None else records
     if not records:
-        raise BadInput(
-            f"{contents.run.work}: nothing to compare yet;"
-            " run `python -m tp_vgg run` or `train` with the same options first"
-        )
+        raise _nothing_yet(contents)
     latency = contents.latency
     return Comparison(records, latency, plan_outcomes(contents.plans, records, latency))
+
+
+def check_anything(contents: RunContents) -> None:
+    """Raise :class:`BadInput` if there is nothing to compare yet; no checkpoint is read."""
+    if not contents.dense_records:
+        raise _nothing_yet(contents)
+
+
+def _nothing_yet(contents: RunContents) -> BadInput:
+    return BadInput(
+        f"{contents.run.work}: nothing to compare yet;"
+        " run `python -m tp_vgg run` or `train` with the same options first"
+    )
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:

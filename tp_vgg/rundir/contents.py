@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.fingerprint import file_fingerprint
@@ -29,7 +30,7 @@ from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import MAX_BYTES, plan_files
 from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
-from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch, read_history
 
@@ -50,7 +51,7 @@ class RunContents:
         self._cache: dict[tuple[object, ...], Any] = {}
         self._logged: set[str] = set()
         self.left_out: dict[str, str] = {}
-        """By model, the reason why :meth:`models_on` left it out."""
+        """By model, the reason why :meth:`models_of` left it out."""
 
     @classmethod
     def of(cls, settings: Settings) -> RunContents:
@@ -89,15 +90,27 @@ class RunContents:
         images. Records that are left out are logged once. The result is empty if there is no
         baseline, or if the baseline itself is left out.
         """
-        return self.models_on(None)
+        return self.models_of()
 
-    def models_on(self, test_images: int | None) -> dict[str, ModelRecord]:
-        """Return :attr:`models` as measured on that many test images; ``None``: the most."""
+    def models_of(
+        self,
+        test_images: int | None = None,
+        checkpoint: Path | None = None,
+        normalisation: Mapping[str, tuple[float, ...]] | None = None,
+    ) -> dict[str, ModelRecord]:
+        """Return :attr:`models` as measured on that many test images, of that dense checkpoint.
+
+        ``None`` means the most test images, and any dense checkpoint. ``normalisation``: that of
+        the checkpoint (:meth:`~tp_vgg.rundir.settings.Settings.normalisation_record`).
+        """
+        digest = None if checkpoint is None else self.sha256(checkpoint)
         pruned = {name: record for name in MODELS[1:] if (record := self.record(name)) is not None}
         dense = [
             record
             for record in self.dense_records
-            if test_images is None or record.test.n == test_images
+            if test_images in (None, record.test.n)
+            and digest in (None, record.sha256)
+            and (digest is None or record.normalisation == (normalisation or {}))
         ]
         if not dense:
             return {}
@@ -120,7 +133,7 @@ class RunContents:
         that is last in the order of the tables, and then the run directory's own.
         """
         order = {record.comparable: position for position, record in enumerate(pruned)}
-        current = [record for record in dense if not self._file_fault(record)] or dense
+        current = [record for record in dense if not self.file_fault(record)] or dense
         return max(
             current,
             key=lambda record: (
@@ -130,8 +143,8 @@ class RunContents:
             ),
         )
 
-    def _file_fault(self, record: ModelRecord) -> str:
-        """Return the reason why a record does not describe its file; empty if it does."""
+    def file_fault(self, record: ModelRecord) -> str:
+        """Return the reason why a record does not describe a file as it is; empty if it does."""
         path = self.run.root / record.checkpoint
         if not path.is_file() or self.sha256(path) != record.sha256:
             return (
@@ -143,7 +156,7 @@ class RunContents:
     def _fault(self, name: str, records: Mapping[str, ModelRecord]) -> str:
         """Return the reason why a record can't stand beside the baseline's; empty if it can."""
         record, baseline = records[name], records[MODELS[0]]
-        if fault := self._file_fault(record):
+        if fault := self.file_fault(record):
             return fault
         if record is baseline:
             return ""
@@ -153,7 +166,12 @@ class RunContents:
         ):
             return "is of another architecture than the baseline: left out; run its stage again"
         if record.baseline != baseline.sha256:
-            return "was pruned from another baseline: left out; run its stage again"
+            other = next((one for one in self.dense_records if one.sha256 == record.baseline), None)
+            return "was pruned from another baseline: left out; " + (
+                "run its stage again"
+                if other is None
+                else f"`compare --checkpoint {self.run.root / other.checkpoint}` shows it"
+            )
         if record.test_images != baseline.test_images:
             return (
                 f"was measured on other test images than the baseline (n = {record.test.n}, not"
@@ -248,14 +266,21 @@ class RunContents:
         )
 
     def profiles(self, spec: Spec) -> dict[Path, Staircase]:
-        """Return the latency profiles of this very network, by file."""
-        folder = self.run.root / "profiles"
-        files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-        return {
-            path: table
-            for path in files
-            if (table := read_table(path, Staircase)) and table.spec == spec.to_dict()
-        }
+        """Return the latency profiles of this very network, by file.
+
+        For a tag without a profile of its own, they are those in ``root``.
+        """
+        for directory in dict.fromkeys((self.run.work, self.run.root)):
+            files = sorted((directory / "profiles").glob("*.json"))
+            tables = {path: read_table(path, Staircase) for path in files}
+            profiles = {
+                path: table
+                for path, table in tables.items()
+                if table is not None and table.spec == spec.to_dict()
+            }
+            if profiles:
+                return profiles
+        return {}
 
     def history(self, model: str) -> tuple[Epoch, ...]:
         """Return the epochs of a model's training; empty if its history is missing or damaged."""
@@ -319,17 +344,17 @@ def expected_spec(settings: Settings) -> Spec:
 
 
 def with_image_size(settings: Settings) -> Settings:
-    """Return the settings with an image size: that of the option, else of the baseline, else 32.
+    """Return the settings with an image size: that of the option, else of the dense model, else 32.
 
-    The baseline is that of the record in the run directory. The default run directory of a folder
-    is found only if its images were decoded before.
+    The dense model is the first one that has a record in the run directory. The default run
+    directory of a folder is found only if its images were decoded before.
     """
     if settings.image_size is not None:
         return settings
     digest, size = settings.known_fingerprint(), IMAGE_SIZE
     if settings.out is not None or not settings.images.local or digest:
-        record = RunContents(RunDir.of(settings, digest)).record(MODELS[0])
-        size = IMAGE_SIZE if record is None else spec_from_dict(record.spec).image_size
+        for record in RunContents(RunDir.of(settings, digest)).dense_records[:1]:
+            size = spec_from_dict(record.spec).image_size
     return replace(settings, image_size=size)
 
 
@@ -346,6 +371,12 @@ def check_images(
         raise BadInput(
             f"{source}: holds results on {dataset}, but --dataset {settings.dataset} was given;"
             " give that data set or another --out"
+        )
+    digest = settings.known_fingerprint() if "data_dir" in settings.explicit else None
+    if digest is not None and digest != data.get("fingerprint"):
+        raise BadInput(
+            f"{source}: holds results on other images than those in --data-dir"
+            f" {settings.data_dir}; give that directory or another --out"
         )
     limit = {"val": settings.limit_val, "test": settings.limit_test}[split]
     if limit is not None and isinstance(number, int) and number > limit:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.errors import BadInput
 from tp_vgg.network.families import STEMS
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
+from tp_vgg.rundir.settings import Settings
 
 MODELS = ("baseline", "unstructured", "structured_pruned", "structured_finetuned")
 """The models of ``metrics.json``, in the order of the tables."""

@@ -36,7 +36,8 @@ def put_away(
     copies = [path for path in copies if path.is_file()]
     if not files and not copies:
         return None
-    unfinished = directory / REPLACED / f"{key[:8]}{_PARTIAL}"
+    name = key[:8] if key.isalnum() else "unknown"  # a record may hold any text
+    unfinished = directory / REPLACED / f"{name}{_PARTIAL}"
     for path in copies:
         shutil.copy2(path, _place_for(path, directory, unfinished))
     for path in files:

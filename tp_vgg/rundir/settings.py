@@ -6,13 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tp_vgg.data.catalogue import DataSetKind, kind_of
+from tp_vgg.data.catalogue import IMAGE_SIZE, DataSetKind, kind_of
 from tp_vgg.errors import BadInput
 from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.spec import VGGSpec
-
-IMAGE_SIZE = 32
-"""Side in pixels to which images are brought, if neither an option nor a checkpoint says more."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +110,14 @@ class Settings:
         return replace(self, arch=spec.arch, head=spec.head, image_size=spec.image_size)
 
     def normalisation_record(self) -> dict[str, tuple[float, ...]]:
-        """Return ``--mean`` and ``--std`` for a record; empty without them.
+        """Return ``--mean`` and ``--std`` for a record; empty without a ``--checkpoint`` and them.
 
         They are part of the dense model's identity: the same file with others is another model.
+        :func:`tp_vgg.stages.given.given_network` leaves them out if the file holds its own.
         """
-        return {} if self.mean is None or self.std is None else {"mean": self.mean, "std": self.std}
+        if self.checkpoint is None or self.mean is None or self.std is None:
+            return {}
+        return {"mean": self.mean, "std": self.std}
 
     def normalisation_parts(self) -> list[object]:
         """Return what ``--mean`` and ``--std`` add to the key of a result; nothing without them."""

@@ -15,11 +15,10 @@ from tp_vgg.files.atomic import write_json
 from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
 from tp_vgg.network import checkpoint, torchvision_weights
 from tp_vgg.network.families import as_vgg
-from tp_vgg.network.network import Meta, Network
+from tp_vgg.network.network import Network
 from tp_vgg.network.torchvision_weights import imagenet_weights
 from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.rundir.layout import GIVEN, MODELS, partial_of
-from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import baseline_recipe, duration
 from tp_vgg.stages.given import check_fits, load_model
 from tp_vgg.stages.measure import data_summary, measured
@@ -74,9 +73,15 @@ def baseline(
 
 def _own_record(session: Session, path: Path, model: Network) -> ModelRecord:
     trained_on = model.meta.get("data")
-    if trained_on in (None, data_summary(session.data)):
+    if not isinstance(trained_on, dict) or trained_on == data_summary(session.data):
         return _current_record(session, path, MODELS[0], ())
-    note = f"the baseline was trained with other --limit options or images ({trained_on})"
+    now = data_summary(session.data)
+    differences = ", ".join(
+        f"{name} {trained_on.get(name)} then, {value} now"
+        for name, value in now.items()
+        if trained_on.get(name) != value and name != "fingerprint"
+    )
+    note = f"the baseline was trained with other images ({differences or 'of the same number'})"
     log.info(note)
     return _current_record(session, path, MODELS[0], (note,))
 
@@ -85,7 +90,8 @@ def _current_record(session: Session, path: Path, name: str, notes: tuple[str, .
     """Return the record of the dense model at ``path``; measure it if there is none.
 
     ``name``: that of its record. A record is one of these weights, test images and normalisation.
-    One that is of others stays as it is; the new one is then written beside it.
+    One that is of others stays as it is, and the new one is written beside it, unless the file of
+    the first one is gone or was replaced.
     """
 
     def current() -> ModelRecord:
@@ -93,7 +99,12 @@ def _current_record(session: Session, path: Path, name: str, notes: tuple[str, .
         digest = session.contents.sha256(path)
         images = (data.name, data.fingerprint, len(data.test))
         numbers = session.settings.normalisation_record()
-        records = session.contents.dense_records
+        contents = session.contents
+        records = [
+            record
+            for record in contents.dense_records
+            if not contents.file_fault(record) and not _is_outdated(record)
+        ]
         for record in records:
             if (record.sha256, record.test_images, record.normalisation) == (
                 digest,
@@ -105,8 +116,9 @@ def _current_record(session: Session, path: Path, name: str, notes: tuple[str, .
         record = measured(session, path, notes, as_saved=True)
         if made_by:
             record = replace(record, command=made_by[0])
-        target = session.run.record_path(name)
-        if target.exists() or (name == MODELS[0] and session.settings.tag):
+        target, first = session.run.record_path(name), contents.record(name)
+        in_use = first is not None and not contents.file_fault(first) and not _is_outdated(first)
+        if in_use or (name == MODELS[0] and session.settings.tag):
             key = fingerprint(digest, list(images), numbers)
             target = session.run.another_record_path(name, key)
         write_json(target, record.to_dict())
@@ -114,6 +126,22 @@ def _current_record(session: Session, path: Path, name: str, notes: tuple[str, .
         return record
 
     return session.ranks.run_on_main(current)
+
+
+def _normalisation_parts(session: Session) -> list[object]:
+    """Return what ``--mean`` and ``--std`` add to the key of a training; nothing if by default."""
+    mean, std = session.settings.mean, session.settings.std
+    default = session.data.normalisation
+    if mean is None or std is None or (mean, std) == (default.mean, default.std):
+        return []
+    return [[*mean, *std]]
+
+
+def _is_outdated(record: ModelRecord) -> bool:
+    """Return True for a record of a foreign file from before its size was told from its form."""
+    return record.file_bytes is None and any(
+        note.startswith("plain state dict:") for note in record.notes
+    )
 
 
 def train_baseline(session: Session, recipe: Recipe, weights: str) -> ModelRecord:
@@ -132,7 +160,7 @@ def train_baseline(session: Session, recipe: Recipe, weights: str) -> ModelRecor
         data_summary(session.data),
         initial_weights,
         str(session.precision),
-        *session.settings.normalisation_parts(),
+        *_normalisation_parts(session),
     )
     path = session.run.checkpoint(MODELS[0], model.spec.stem)
     partial = partial_of(path)
@@ -179,7 +207,6 @@ def _initial_model(session: Session, weights: str) -> Network:
         return model
     if weights == "imagenet":
         state, meta = imagenet_weights(spec.arch)
-        _check_normalisation(session.settings, meta)
         if spec.head == "linear":
             state = {n: v for n, v in state.items() if n.startswith("features")} | _fresh_head(
                 model
@@ -205,15 +232,6 @@ def _initial_model(session: Session, weights: str) -> Network:
         ],
     }
     return source
-
-
-def _check_normalisation(settings: Settings, meta: Meta) -> None:
-    for name in ("mean", "std"):
-        given = getattr(settings, name)
-        if given is not None and list(given) != meta[name]:
-            raise BadInput(
-                f"--{name}: torchvision's ImageNet weights need {meta[name]}; leave it out"
-            )
 
 
 def _key_of(path: Path) -> str | None:

@@ -115,7 +115,7 @@ def benchmark(
 
 
 def _former(contents: RunContents, latency: Latency) -> Former | None:
-    """Return the benchmark in ``latency.json`` if it is of other models or cases."""
+    """Return the benchmark in ``latency.json`` if other models, cases or machines were timed."""
     run, former = contents.run, contents.latency
     if former is None:
         return None
@@ -123,6 +123,8 @@ def _former(contents: RunContents, latency: Latency) -> Former | None:
         (
             sorted(str(facts.get("sha256")) for facts in table.models.values()),
             sorted({row.case.label for row in table.rows}),
+            table.environment,
+            table.conditions.get("hot"),
         )
         for table in (former, latency)
     ]

@@ -43,21 +43,21 @@ def compare(
 def _measured(
     settings: Settings, checkpoints: tuple[Path, ...]
 ) -> tuple[RunContents, dict[str, ModelRecord]]:
-    from tp_vgg.stages.given import check_fits, load_any
+    from tp_vgg.stages.given import load_any
     from tp_vgg.stages.measure import measured
     from tp_vgg.stages.session import open_session
 
     models = {path: load_any(settings, path) for path in checkpoints}
-    with open_session(settings) as session:
+    with open_session(settings, others=models) as session:
         images = (session.data.name, session.data.fingerprint, len(session.data.test))
-        records = session.contents.models_on(images[-1])
-        records = records or session.contents.models
+        dense = (settings.checkpoint, settings.normalisation_record())
+        records = session.contents.models_of(images[-1], *dense)
+        records = records or session.contents.models_of(None, *dense)
         if records and records[MODELS[0]].test_images != images:
             raise BadInput(
                 f"{session.run.root}: its models were measured on other test images;"
-                " give the same --dataset and --limit-test"
+                " give the same --dataset, --limit-test and --image-size"
             )
-        for path, model in models.items():
-            check_fits(model, session.data, path)
+        for path in models:
             records[str(path)] = measured(session, path)
         return session.contents, records

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.data.datasets import DataSet
 from tp_vgg.errors import BadInput
+from tp_vgg.machine.console import is_main_process
 from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.rundir.layout import RunDir
-from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
+from tp_vgg.rundir.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +21,15 @@ log = logging.getLogger(__name__)
 def given_network(settings: Settings) -> tuple[Settings, Network | None]:
     """Load the model of ``--checkpoint``, if it was given, and adapt the settings to its spec.
 
-    The settings then name the same run directory for each command. Raises :class:`BadInput` as
-    :func:`load_model` does.
+    The settings then name the same run directory for each command, and hold ``--mean`` and
+    ``--std`` only if they say more than the file. Raises :class:`BadInput` as :func:`load_model`
+    does.
     """
     if settings.checkpoint is None:
         return settings, None
-    model = load_model(settings, settings.checkpoint)
+    model = load_model(settings, settings.checkpoint, quiet=not is_main_process())
+    if not checkpoint.is_foreign(model):
+        settings = replace(settings, mean=None, std=None)
     return settings.for_spec(model.spec), model
 
 

@@ -95,6 +95,8 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
         return result, path
     check_replaced(run.work)
     with locked(run.root):
+        if (path.exists() and not _holds(path, text)) != another:
+            raise BadInput(f"{path}: another command has just written it; give the command again")
         former = contents.own_plans.get(options.kind)
         files = plan_files(run.work)
         files[options.kind] = sorted({*files.get(options.kind, ()), text_fingerprint(text)})
@@ -106,9 +108,10 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
 
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
-            if not options.force and former is not None and former.file_text != text:
-                key = file_fingerprint(path) if another else text_fingerprint(former.file_text)
-                put_away(run.work, key, [path] if another else [], [run.plan])
+            if another and not options.force:
+                put_away(run.work, file_fingerprint(path), [path], [run.plan])
+            elif former is not None and former.file_text != text and not options.force:
+                put_away(run.work, text_fingerprint(former.file_text), [], [run.plan])
             # Written before the plan has its name, so that no plan file is without a prediction.
             write_json(run.plan, {**result.to_dict(), **extras})
 

@@ -98,16 +98,19 @@ def _profile_case(
         STAIRCASE, spec.to_dict(), asdict(case), asdict(grid), trials, machine, *method
     )
     name = "".join(c if c.isalnum() else "-" for c in machine["device"].lower())
-    path = run.root / "profiles" / f"{name}-{case.dtype}-b{case.batch_size}-{key[:8]}.json"
+    file = f"{name}-{case.dtype}-b{case.batch_size}-{key[:8]}.json"
     widths = grid.of(spec)
-    finished = read_table(path, Staircase)
-    if (
-        finished is not None
-        and finished.key == key
-        and {layer: finished.widths(layer) for layer in finished.layers} == widths
-    ):
-        log.info(f"{path}: was profiled before; delete it to measure again")
-        return finished
+    for directory in (run.work, run.root):
+        path = directory / "profiles" / file
+        finished = read_table(path, Staircase)
+        if (
+            finished is not None
+            and finished.key == key
+            and {layer: finished.widths(layer) for layer in finished.layers} == widths
+        ):
+            log.info(f"{path}: was profiled before; delete it to measure again")
+            return finished
+    path = run.work / "profiles" / file
     journal = Journal(partial_of(path).with_suffix(".jsonl"), key)
     points: dict[str, list[Timed]] = {}
     for entry in journal.entries:

@@ -27,7 +27,7 @@ from tp_vgg.stages.baseline import baseline as baseline_of
 from tp_vgg.stages.defaults import structured_epochs
 from tp_vgg.stages.given import given_network
 from tp_vgg.stages.measure import data_summary
-from tp_vgg.stages.options import PruningRequest, StructuredOptions, UnstructuredOptions
+from tp_vgg.stages.options import Finetune, PruningRequest, StructuredOptions, UnstructuredOptions
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.results import Former, finished_models, former_models
 from tp_vgg.stages.session import Session, open_session, ranked
@@ -86,23 +86,38 @@ class Pruning(Generic[Resolved]):
 
 @contextmanager
 def pruning(
-    settings: Settings, request: PruningRequest[Any, Resolved]
+    settings: Settings, request: PruningRequest[Any, Resolved], writes: tuple[str, ...] = ()
 ) -> Iterator[Pruning[Resolved]]:
     """Open a session with the dense model and the resolved request, for the duration of the block.
 
-    The dense model is that of :func:`tp_vgg.stages.baseline.baseline`, which trains one if there is
-    none. Raises :class:`~tp_vgg.errors.BadInput` if the request does not fit the model; for that of
+    ``writes``: the models that the stage writes. The dense model is that of
+    :func:`tp_vgg.stages.baseline.baseline`, which trains one if there is none. Raises
+    :class:`~tp_vgg.errors.BadInput` if the request does not fit the model; for that of
     ``--checkpoint``, before anything is written.
     """
     settings, given_model = given_network(settings)
     if given_model is not None:
         request.resolve(given_model.spec)
+    _note_unused(request.options)
     with (
         ranked(settings) as (settings, ranks),
-        open_session(settings, given_model, ranks) as session,
+        open_session(settings, given_model, ranks, writes) as session,
     ):
         dense, baseline = baseline_of(session, given_model)
         yield Pruning(session, dense, baseline, request.resolve(dense.spec))
+
+
+def _note_unused(options: StructuredOptions | UnstructuredOptions) -> None:
+    """Log the options of fine-tuning that were given though there is none."""
+    epochs = options.finetune.epochs
+    default = Finetune(epochs)
+    unused = [
+        f"--{name.replace('_', '-')}"
+        for name in Finetune.__dataclass_fields__
+        if getattr(options.finetune, name) != getattr(default, name)
+    ]
+    if epochs == 0 and unused:
+        log.info(f"{', '.join(unused)}: without effect, since --finetune-epochs is 0")
 
 
 def work_key(
@@ -111,8 +126,9 @@ def work_key(
     """Return the key of the records of models that are pruned in this way.
 
     It is a fingerprint of the dense checkpoint (``baseline``: its SHA-256), its normalisation if
-    that was given, the plan, the options, the seed and, if the model is trained, the precision
-    unless that is fp32. For structured pruning, the epochs are in it too.
+    that was given, the plan, the options that have an effect, the seed and, if the model is
+    trained, the precision unless that is the device's own. For structured pruning, the epochs are
+    in it too.
     """
     parts = asdict(options)
     more: list[object] = settings.normalisation_parts()
@@ -121,13 +137,13 @@ def work_key(
         if isinstance(options, StructuredOptions)
         else options.finetune.epochs
     )
-    if epochs and (precision := _trained_in(settings)) != "torch.float32":
-        more.append(precision)
+    if epochs and settings.precision != "auto":
+        device = pick_device(settings.device)
+        precision = pick_precision(settings.precision, device)
+        more += [str(precision)] if precision != pick_precision("auto", device) else []
+    if not epochs:
+        parts["finetune"] = asdict(Finetune(options.finetune.epochs))
     if isinstance(options, UnstructuredOptions):
         return fingerprint(baseline, dict(plan.values), parts, settings.seed, *more)
     parts["recalibrate"] = {"none": False, "recalibrate": True}[parts.pop("repair")]
     return fingerprint(baseline, dict(plan.values), parts, settings.seed, epochs, *more)
-
-
-def _trained_in(settings: Settings) -> str:
-    return str(pick_precision(settings.precision, pick_device(settings.device)))

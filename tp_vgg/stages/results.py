@@ -57,8 +57,7 @@ class Former:
 def deleted_unless_published(prepared: Sequence[Prepared], ranks: Ranks) -> Iterator[None]:
     """Delete the files of prepared models that have no name yet when the block ends.
 
-    That is so after an error or Ctrl-C: a rerun makes them again, since the former models are
-    still in their places. The main process alone deletes.
+    That is so after an error or Ctrl-C; a rerun makes them again. The main process alone deletes.
     """
     try:
         yield

@@ -130,13 +130,16 @@ class _Pipeline:
     run_dir: RunDir
 
     def check_plans(self) -> None:
-        """Raise :class:`BadInput` for a plan file that `plan` did not write: a user made it."""
-        for kind in KINDS:
+        """Raise :class:`BadInput` for a plan file that `plan` did not write: a user made it.
+
+        With ``--force`` it is replaced.
+        """
+        for kind in KINDS if not self.options.force else ():
             path = self.run_dir.work / PLANS[kind]
             if path.exists() and not RunContents(self.run_dir).wrote(kind):
                 raise BadInput(
                     f"{path}: is not a plan that `plan` wrote;"
-                    " move it away, or give a --tag or another --out"
+                    " move it away, give --force to replace it, or give a --tag or another --out"
                 )
 
     def steps(self) -> list[_Step]:
@@ -144,7 +147,7 @@ class _Pipeline:
         timed = "latency" in self.options.of("structured")
         page = self.run_dir.work / "report.html"
         return [
-            *([_Step("profile", self.run_dir.root / "profiles", self.time_convs)] if timed else []),
+            *([_Step("profile", self.run_dir.work / "profiles", self.time_convs)] if timed else []),
             self.baseline(),
             *(self.show("unstructured"), self.sweep("unstructured"), self.plan("unstructured")),
             _Step("unstructured pruning", self.run_dir.record_path("unstructured"), self.mask),
@@ -227,9 +230,16 @@ class _Pipeline:
                 profile=self.profile(kind),
                 force=self.options.force,
             )
-            return planned(self.settings, RunContents(self.run_dir), options) or plan(
-                self.settings, options
-            )
+            contents = RunContents(self.run_dir)
+            if not planned(self.settings, contents, options):
+                return plan(self.settings, options)
+            former = contents.plans[kind]
+            if former.minimised == "drop" and former.least_drop is None:
+                log.info(
+                    f"the plan in {self.run_dir.plan} is of an earlier version, which removed more"
+                    " than the budget asks for if that costs no drop; `plan` makes it anew"
+                )
+            return True
 
         return _Step(f"{kind} plan", self.run_dir.work / PLANS[kind], solve)
 

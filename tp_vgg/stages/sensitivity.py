@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.data.datasets import load_data
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json, write_text
@@ -34,7 +35,7 @@ from tp_vgg.report import figures
 from tp_vgg.rundir.contents import RunContents, with_image_size
 from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.replaced import put_away
-from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import run
@@ -108,7 +109,10 @@ def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val
     """
     contents = RunContents.of(settings) if settings.out is not None else None
     given_model = None
-    if contents is None or not _swept_before(settings, question, contents):
+    spec = _spec_swept_before(settings, question, contents) if contents else None
+    if spec is not None:
+        settings = settings.for_spec(spec)
+    else:
         settings, given_model = given_network(settings)
     if given_model is not None:
         question.removed(given_model.spec)  # refuses a question that does not fit
@@ -132,7 +136,7 @@ def _sweep(
     request: _Request, given_model: Network | None, contents: RunContents, ranks: Ranks
 ) -> Sensitivity:
     settings = request.settings
-    with open_session(settings, given_model, ranks, writes=(), contents=contents) as session:
+    with open_session(settings, given_model, ranks, contents=contents) as session:
         dense, baseline = baseline_of(session, given_model)
         request = request.named(dense.spec)
         question = request.question
@@ -165,24 +169,26 @@ def _sweep(
         return table
 
 
-def _swept_before(settings: Settings, question: SweepQuestion, contents: RunContents) -> bool:
-    """Return True if the run directory's record is of a sweep of the file ``--checkpoint``.
+def _spec_swept_before(
+    settings: Settings, question: SweepQuestion, contents: RunContents
+) -> Spec | None:
+    """Return the spec in the run directory's record, if that is of the file ``--checkpoint``.
 
-    The record's spec is then that of the file, which need not be loaded yet. Raises
-    :class:`BadInput` if the question or a flag does not fit that spec.
+    It is then the spec of the file, which need not be loaded yet. Raises :class:`BadInput` if the
+    question or a flag does not fit it.
     """
-    if settings.checkpoint is None:
-        return False
+    if settings.checkpoint is None or settings.mean is not None:
+        return None
     record = read_json(_Files(settings, contents.run, question.kind).record) or {}
     if record.get("weights") != contents.sha256(settings.checkpoint):
-        return False
+        return None
     try:
         spec = spec_from_dict(record["spec"])
     except (KeyError, BadInput):
-        return False
+        return None
     question.removed(spec)
     settings.check_spec(spec, settings.checkpoint)
-    return True
+    return spec
 
 
 class _Files:

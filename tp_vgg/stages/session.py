@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.data.datasets import DataSet, load_data
 from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import WorkFailed
-from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import rename, write_json, write_text
 from tp_vgg.files.lock import locked
 from tp_vgg.machine.console import muted
@@ -30,9 +30,9 @@ from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.gradients import accumulate_gradients
 from tp_vgg.rundir.contents import RunContents, with_image_size
-from tp_vgg.rundir.layout import MODELS, RunDir, partial_of
+from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.replaced import check_replaced, settle
-from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.given import check_fits, check_not_overwritten, load_model
 from tp_vgg.stages.measure import measured
 from tp_vgg.stages.outputs import scalars
@@ -67,15 +67,6 @@ class Session:
     def run(self) -> RunDir:
         """Return the run directory."""
         return self.contents.run
-
-    def finish(self, model: Network, name: str, *, notes: tuple[str, ...] = ()) -> ModelRecord:
-        """Save ``model`` as the run directory's ``name``, measure it and return its record.
-
-        See :meth:`prepare`; the file and the record get their names at once.
-        """
-        prepared = self.prepare(model, name, notes=notes)
-        self.publish([prepared])
-        return prepared.record
 
     def prepare(self, model: Network, name: str, *, notes: tuple[str, ...] = ()) -> Prepared:
         """Save ``model`` under a temporary name and measure it, until :meth:`publish`.
@@ -220,19 +211,22 @@ def open_session(
     settings: Settings,
     dense: Network | None = None,
     ranks: Ranks = ALONE,
-    writes: tuple[str, ...] = MODELS[1:],
+    writes: tuple[str, ...] = (),
     contents: RunContents | None = None,
+    others: Mapping[Path, Network] | None = None,
 ) -> Iterator[Session]:
     """Load the data and hold the lock on the run directory for the duration of one stage.
 
     ``settings``: adapted to ``dense``, the model of ``--checkpoint`` (:func:`given_network`).
     ``ranks``: the processes that share the stage; the main one loads the data first and holds the
     lock. ``writes``: the models that the stage writes. ``contents``: the contents of the run
-    directory, if the command has read them already.
+    directory, if the command has read them already. ``others``: more networks, by file, that must
+    fit the data.
 
-    Raises :class:`BadInput` if the machine lacks the device, the data can't be read, ``dense`` is
-    for other images or classes, its file is one that the stage would overwrite, or another command
-    holds the lock. Nothing is written to the run directory then.
+    Raises :class:`BadInput` if the machine lacks the device, the data can't be read, ``dense`` or
+    one of the ``others`` is for other images or classes, the file of ``dense`` is one that the
+    stage would overwrite, or another command holds the lock. Nothing is written to the run
+    directory then.
     """
     device = pick_device(settings.device)
     peak = PeakMemory(device)
@@ -252,6 +246,8 @@ def open_session(
     if dense is not None and settings.checkpoint is not None:
         check_fits(dense, data, settings.checkpoint)
         check_not_overwritten(settings.checkpoint, run, dense.spec.stem, writes)
+    for path, model in (others or {}).items():
+        check_fits(model, data, path)
     with locked(run.root) if ranks.is_main else nullcontext():
         if contents is None or contents.run != run:
             contents = RunContents(run)

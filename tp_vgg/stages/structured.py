@@ -59,7 +59,7 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
     fails.
     """
     options = request.options
-    with pruning(settings, request) as job:
+    with pruning(settings, request, MODELS[2:]) as job:
         session, model = job.session, job.dense
         if request.show is not None and session.ranks.is_main:
             _draw(job, options, request.show)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.rundir.settings import IMAGE_SIZE, Settings
+from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import baseline, train_baseline
 from tp_vgg.stages.defaults import baseline_recipe
 from tp_vgg.stages.given import given_network, load_model
@@ -26,15 +27,18 @@ def train(
     """Train the baseline of the run directory and return its record, by model name.
 
     ``epochs``, ``lr``, ``batch_size``: ``None`` means the default. ``weights``: ``none`` (random
-    initial weights), ``imagenet``, or the path of a file. Raises :class:`BadInput` if the settings
-    have a ``--checkpoint``, and if the file can't be read or does not fit.
+    initial weights), ``imagenet``, or the path of a file. Raises :class:`BadInput` if the file
+    can't be read or does not fit.
     """
-    if settings.checkpoint is not None:
-        raise BadInput(
-            "--checkpoint: train makes a dense model; to start from a file give --weights PATH"
-        )
     if weights not in ("none", "imagenet"):
-        settings = settings.for_spec(load_model(settings, Path(weights), quiet=True).spec)
+        spec = load_model(settings, Path(weights), quiet=True).spec
+        settings = settings.for_spec(spec)
+        full_width = spec.prunable == settings.flag_spec().prunable
+        if spec.num_classes != settings.class_count() and not full_width:
+            raise BadInput(
+                f"--weights: {weights}: has {spec.num_classes} classes and widths other than"
+                f" {spec.arch}'s; a new last layer needs a full-width file"
+            )
     if settings.image_size is None:
         settings = replace(settings, image_size=IMAGE_SIZE)
     recipe = baseline_recipe(settings, settings.flag_spec(), epochs, lr, batch_size)

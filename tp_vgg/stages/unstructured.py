@@ -41,7 +41,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
     fine-tuning fails.
     """
     options = request.options
-    with pruning(settings, request) as job:
+    with pruning(settings, request, MODELS[1:2]) as job:
         session, model = job.session, job.dense
         finetune, names = options.finetune, MODELS[1:2]
         if request.show is not None and session.ranks.is_main:
