@@ -17,7 +17,7 @@ import numpy as np
 from tp_vgg.planning.multipliers import CUTS, SLACK, ChoiceCosts, Tables, price
 from tp_vgg.planning.pareto_front import pareto
 
-EFFORTS = (1 << 15, 1 << 18)
+EFFORTS = (1 << 15, 1 << 17)
 """Most pairs of label and option per layer in each pass; the solution of a pass lets the next
 discard more."""
 FEW = 200_000
@@ -51,9 +51,10 @@ def largest_path(
     two components are the sizes, whole numbers.
     ``limits``: the largest allowed sum of each of the other components.
     ``start``: the choice of a solution within the limits; the result is no smaller.
-    ``enough``: the search ends once no solution can be larger by more than this, so that ``start``
-    itself may be the result; unless there are at most :data:`FEW` choices. Then it ends once no
-    other solution can be larger in the first size, or as large and larger in the second.
+    ``enough``: if there are more than :data:`FEW` choices, first sizes that are proved to be within
+    this of the largest count as equal: the search ends with one of them, ``start`` before others.
+    Otherwise it ends once no other solution can be larger in the first size, or as large and larger
+    in the second.
 
     A label is discarded if another one at the same option is as large and costs no more, or if its
     bounds show that it ends outside of the limits or is no larger than the best solution known.
@@ -75,7 +76,8 @@ def largest_path(
     search = _Search.of(costs, upper, first)
     left_out = best
     for cap in (*(max(effort // widest, 1) for effort in EFFORTS), *([FEW] if few else [])):
-        best, left_out = search.walk(best, cap, max(enough, 1.0))
+        target = math.inf if few else bound - enough
+        best, left_out = search.walk(best, cap, max(enough, 1.0), target)
         if left_out.key <= best.key or (not few and left_out.first <= best.first + enough):
             break
     return Largest(best.choice, best.first, max(best.first, min(left_out.first, bound)))
@@ -162,11 +164,12 @@ class _Search:
         most = (first, _size_tables(costs, limits, -1, ROUNDS))
         return cls(costs, limits, near, most, subset_sum)
 
-    def walk(self, best: _Best, cap: int, step: float) -> tuple[_Best, _Best]:
+    def walk(self, best: _Best, cap: int, step: float, target: float) -> tuple[_Best, _Best]:
         """Extend labels through all layers, of which at most ``cap`` per layer are kept.
 
         Return the best solution and the most that labels that were left out can reach. ``step``:
         reaches of the first size that differ by less count as equal if labels are left out.
+        ``target``: from this first size on, the second decides.
         """
         start = np.zeros((1, len(self.limits) + 2))
         labels = _Labels(np.zeros(1, int), np.zeros(1, int), start, start[:, -2:])
@@ -191,7 +194,8 @@ class _Search:
             labels = labels.at(np.flatnonzero(kept))
             trail.append(labels)
         sums = labels.sums
-        at = int(np.lexsort((sums[:, 0], -sums[:, -1], -sums[:, -2]))[0])
+        first = np.minimum(sums[:, -2], target)
+        at = int(np.lexsort((sums[:, 0], -sums[:, -2], -sums[:, -1], -first))[0])
         first, second = sums[at, -2:]
         choice = []
         for step_back in reversed(trail):
@@ -267,4 +271,5 @@ def _ranked(reach: np.ndarray, step: float) -> np.ndarray:
     tie_breaks = (-reach[:, 1], np.random.default_rng(0).permutation(len(reach)))
     for turn, tie_break in enumerate(tie_breaks):
         places[turn, np.lexsort((tie_break, first))] = 2 * np.arange(len(reach)) + turn
-    return np.asarray(places.min(axis=0).argsort())
+    order: np.ndarray = places.min(axis=0).argsort()
+    return order

@@ -32,8 +32,8 @@ GAP = 0.01
 CAPS = (CAP, 8 * CAP)
 """Labels per layer that the search may keep; the second if the first leaves too large a gap."""
 ENOUGH = 5e-5
-"""Share of the dense model's MACs with which the search for most MACs stops early: half of the last
-digit that is printed."""
+"""Share of the dense model's MACs by which plans may differ and count as equal: half of the last
+digit that is printed. It is not used if all plans can be tried."""
 
 
 def make_plan(
@@ -73,7 +73,8 @@ def make_plan(
     (:func:`~tp_vgg.planning.constrained_path.constrained_shortest_path`) is exact over these
     numbers, since the layers form a chain: the cost of a layer depends only on its own width and on
     that of the layer before. The search for the most MACs is exact too if there are at most 200,000
-    plans; else it may stop at 0.00005 of the dense model's MACs below the most, and says so.
+    plans. Otherwise plans whose MACs differ by at most 0.00005 of the dense model's count as equal;
+    if the search ends before it proves that much, the result says how many more a plan may keep.
 
     Raises :class:`BadInput` if the budget is not valid or if no plan from this sweep can meet it;
     its subclass :class:`Undecided` if the search leaves that open. Raises :class:`BadInput` as well
