@@ -14,7 +14,7 @@ from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA, Kind
 from tp_vgg.pruning.repair import Repair
 from tp_vgg.report.plan_tables import render_sensitivity
-from tp_vgg.rundir.contents import expected_spec
+from tp_vgg.rundir.expected import expected_spec
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.table import LEVELS

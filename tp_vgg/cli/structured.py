@@ -25,7 +25,7 @@ from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.ratios import unremoved_note
 from tp_vgg.report.plan_tables import render_dry_run
-from tp_vgg.rundir.contents import expected_spec
+from tp_vgg.rundir.expected import expected_spec
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest
 

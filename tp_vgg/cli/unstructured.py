@@ -19,7 +19,7 @@ from tp_vgg.cli.options import (
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
-from tp_vgg.rundir.contents import expected_spec
+from tp_vgg.rundir.expected import expected_spec
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredRequest
 

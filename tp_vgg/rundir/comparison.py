@@ -8,7 +8,8 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import Latency, LatencyRow
-from tp_vgg.rundir.contents import RunContents, check_images
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.expected import check_images
 from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.plan_outcome import PlanOutcome, plan_outcomes
 from tp_vgg.rundir.settings import Settings

@@ -12,11 +12,9 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.fingerprint import file_fingerprint
@@ -24,12 +22,12 @@ from tp_vgg.files.read import MAX_JSON, read_json, read_text
 from tp_vgg.files.schema import read_table, table_of
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency
-from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import MAX_BYTES, plan_files
 from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
+from tp_vgg.rundir.same_table import comparable_models
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch, read_history
@@ -114,34 +112,11 @@ class RunContents:
         ]
         if not dense:
             return {}
-        baseline = self._baseline(dense, list(pruned.values()))
-        records = {MODELS[0]: baseline, **pruned}
-        faults = {name: fault for name in records if (fault := self._fault(name, records))}
+        records, faults = comparable_models(dense, pruned, self.file_fault, self.run.root)
         self.left_out = {name: fault for name, fault in faults.items() if name != MODELS[0]}
         for name, fault in faults.items():
             self._log_once(f"{name} {fault}")
-        return (
-            {}
-            if MODELS[0] in faults
-            else {name: record for name, record in records.items() if name not in faults}
-        )
-
-    def _baseline(self, dense: list[ModelRecord], pruned: list[ModelRecord]) -> ModelRecord:
-        """Return the baseline of the table: the dense model that the most test images speak for.
-
-        Dense models of which there is a pruned one come first; of equals, that of the pruned model
-        that is last in the order of the tables, and then the run directory's own.
-        """
-        order = {record.comparable: position for position, record in enumerate(pruned)}
-        current = [record for record in dense if not self.file_fault(record)] or dense
-        return max(
-            current,
-            key=lambda record: (
-                record.comparable in order,
-                record.test.n,
-                order.get(record.comparable, 0),
-            ),
-        )
+        return {} if MODELS[0] in faults else records
 
     def file_fault(self, record: ModelRecord) -> str:
         """Return the reason why a record does not describe a file as it is; empty if it does."""
@@ -151,43 +126,6 @@ class RunContents:
                 f"has no file, or another one than was measured ({path}): left out;"
                 " run its stage again"
             )
-        return ""
-
-    def _fault(self, name: str, records: Mapping[str, ModelRecord]) -> str:
-        """Return the reason why a record can't stand beside the baseline's; empty if it can."""
-        record, baseline = records[name], records[MODELS[0]]
-        if fault := self.file_fault(record):
-            return fault
-        if record is baseline:
-            return ""
-        if (
-            spec_from_dict(record.spec).prunable.keys()
-            != spec_from_dict(baseline.spec).prunable.keys()
-        ):
-            return "is of another architecture than the baseline: left out; run its stage again"
-        if record.baseline != baseline.sha256:
-            other = next((one for one in self.dense_records if one.sha256 == record.baseline), None)
-            return "was pruned from another baseline: left out; " + (
-                "run its stage again"
-                if other is None
-                else f"`compare --checkpoint {self.run.root / other.checkpoint}` shows it"
-            )
-        if record.test_images != baseline.test_images:
-            return (
-                f"was measured on other test images than the baseline (n = {record.test.n}, not"
-                f" {baseline.test.n}): left out; `compare --limit-test {record.test.n}` shows it"
-                if record.test.n != baseline.test.n
-                else "was measured on other test images than the baseline: left out;"
-                " run its stage again"
-            )
-        if record.comparable != baseline.comparable:
-            return (
-                "was measured with another normalisation than the baseline: left out;"
-                " run its stage again"
-            )
-        pruned = records.get("structured_pruned")
-        if name == "structured_finetuned" and pruned is not None and pruned.key != record.key:
-            return "was made with other settings than structured_pruned: left out"
         return ""
 
     @property
@@ -322,68 +260,6 @@ class RunContents:
             self._cache[key] = read(path)
         value: T | None = self._cache[key]
         return value
-
-
-def expected_spec(settings: Settings) -> Spec:
-    """Return the dense spec that a plan is made for, as far as it is known without torch.
-
-    It is the spec of the baseline in the run directory, else the one of the flags with the classes
-    of the data. No image is opened, so that the default run directory of a folder is found only if
-    its images were decoded before. A ``--checkpoint`` is not read here; the stage reads it. Raises
-    :class:`BadInput` if a flag contradicts the baseline.
-    """
-    digest = settings.known_fingerprint()
-    if settings.out is not None or not settings.images.local or digest:
-        run = RunDir.of(settings, digest)
-        record = RunContents(run).record(MODELS[0])
-        if record is not None:
-            spec = spec_from_dict(record.spec)
-            settings.check_spec(spec, run.root)
-            return spec
-    return replace(settings.flag_spec(), num_classes=settings.class_count())
-
-
-def with_image_size(settings: Settings) -> Settings:
-    """Return the settings with an image size: that of the option, else of the dense model, else 32.
-
-    The dense model is the first one that has a record in the run directory. The default run
-    directory of a folder is found only if its images were decoded before.
-    """
-    if settings.image_size is not None:
-        return settings
-    digest, size = settings.known_fingerprint(), IMAGE_SIZE
-    if settings.out is not None or not settings.images.local or digest:
-        for record in RunContents(RunDir.of(settings, digest)).dense_records[:1]:
-            size = spec_from_dict(record.spec).image_size
-    return replace(settings, image_size=size)
-
-
-def check_images(
-    settings: Settings, data: Mapping[str, Any], source: object, split: str = "test"
-) -> None:
-    """Raise :class:`BadInput` if an option names other images than a record's.
-
-    ``data``: the record's entry about its images. ``source``: the record's file or directory, for
-    the message. ``split``: the images that count. Only options that the user gave are compared.
-    """
-    dataset, number = data.get("dataset"), data.get(split)
-    if "dataset" in settings.explicit and dataset != settings.dataset:
-        raise BadInput(
-            f"{source}: holds results on {dataset}, but --dataset {settings.dataset} was given;"
-            " give that data set or another --out"
-        )
-    digest = settings.known_fingerprint() if "data_dir" in settings.explicit else None
-    if digest is not None and digest != data.get("fingerprint"):
-        raise BadInput(
-            f"{source}: holds results on other images than those in --data-dir"
-            f" {settings.data_dir}; give that directory or another --out"
-        )
-    limit = {"val": settings.limit_val, "test": settings.limit_test}[split]
-    if limit is not None and isinstance(number, int) and number > limit:
-        raise BadInput(
-            f"{source}: holds results on {number} {split} images, but --limit-{split} {limit} was"
-            " given; leave it out, or run the stages with it first"
-        )
 
 
 def sweep_table(path: Path, record: dict[str, Any], kind: Kind) -> Sensitivity:

@@ -27,7 +27,8 @@ from tp_vgg.planning.budget import read_budget
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import plan_files
-from tp_vgg.rundir.contents import RunContents, check_images, sweep_table
+from tp_vgg.rundir.contents import RunContents, sweep_table
+from tp_vgg.rundir.expected import check_images
 from tp_vgg.rundir.layout import PLANS, RunDir
 from tp_vgg.rundir.replaced import check_replaced, put_away
 from tp_vgg.rundir.settings import Settings

@@ -20,7 +20,8 @@ from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, read_ratios
 from tp_vgg.rundir.comparison import Comparison
-from tp_vgg.rundir.contents import RunContents, expected_spec
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.expected import expected_spec
 from tp_vgg.rundir.layout import MODELS, PLANS, RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.question import ALL_LAYERS, SweepQuestion

@@ -32,7 +32,8 @@ from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
 from tp_vgg.pruning.repair import Repair
 from tp_vgg.report import figures
-from tp_vgg.rundir.contents import RunContents, with_image_size
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.expected import with_image_size
 from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.replaced import put_away
 from tp_vgg.rundir.settings import Settings

@@ -29,7 +29,8 @@ from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.gradients import accumulate_gradients
-from tp_vgg.rundir.contents import RunContents, with_image_size
+from tp_vgg.rundir.contents import RunContents
+from tp_vgg.rundir.expected import with_image_size
 from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.replaced import check_replaced, settle
 from tp_vgg.rundir.settings import Settings
