@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 
 class BadInput(ValueError):
@@ -42,7 +42,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_BRACKETS = {
+_BRACKETS: dict[type, Sequence[str]] = {
     list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: ("frozenset({", "})"),
     OrderedDict: ("OrderedDict({", "})"),
 }  # fmt: skip

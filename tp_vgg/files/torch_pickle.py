@@ -142,7 +142,7 @@ class CheckingUnpickler(pickle.Unpickler):
 
     def _rebuilt(self, *arguments: object) -> _Tensor:
         """Return the tensor of ``torch._utils._rebuild_tensor_v2``, and count its bytes."""
-        tensor = _rebuild(*arguments)  # type: ignore[arg-type]
+        tensor = _rebuild(*arguments)
         self._tensor_bytes += prod(tensor.size) * tensor.storage.kind.item_bytes
         return tensor
 
