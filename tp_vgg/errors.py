@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+
 
 class BadInput(ValueError):
     """A BadInput says that the user's input can't be used (exit status 2).
@@ -28,11 +31,45 @@ def printable(text: str) -> str:
 
 def shown(value: object) -> str:
     """Return a value from a file in a form for messages: ASCII, one line, 60 characters at most."""
+    text = ""
     try:
-        text = ascii(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, deeply nested lists
+        for piece in _pieces(value):
+            text += piece
+            if len(text) > 60:
+                break
+    except (ValueError, RecursionError):  # an integer of thousands of digits
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_BRACKETS: dict[type, Sequence[str]] = {
+    list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: ("frozenset({", "})"),
+    OrderedDict: ("OrderedDict({", "})"),
+}  # fmt: skip
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """Yield the text that ``ascii`` returns, which may be of any length, piece by piece.
+
+    Lists in lists that hold one list twice have a text of exponential length.
+    """
+    kind = type(value)
+    if kind not in _BRACKETS or not isinstance(value, Collection):
+        yield ascii(value)
+        return
+    if not value and kind in (set, frozenset, OrderedDict):
+        yield f"{kind.__name__}()"
+        return
+    opening, closing = _BRACKETS[kind]
+    yield opening
+    for place, entry in enumerate(value):
+        if place:
+            yield ", "
+        yield from _pieces(entry)
+        if isinstance(value, dict):
+            yield ": "
+            yield from _pieces(value[entry])
+    yield ",)" if kind is tuple and len(value) == 1 else closing
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -295,6 +295,11 @@ def test_the_normalisation_becomes_three_floats(mean, make_model, tmp_path: Path
 
 CYCLE: list = []
 CYCLE.append(CYCLE)
+SHARED: list = []
+LONG_SHARED: list = ["x" * 100_000] * 100
+for _ in range(28):
+    SHARED = [SHARED, SHARED]
+    LONG_SHARED = [LONG_SHARED, LONG_SHARED]
 UNPLAIN = {
     "object": (object(), "meta: note: an object"),
     "set": ({1}, "meta: note: a set can't be saved"),
@@ -308,6 +313,10 @@ UNPLAIN = {
     "key": ({(1, 2): 3}, r"meta: note: the key \(1, 2\) is a tuple"),
     "two keys": ({1: 2, "1": 3}, "meta: note: the key '1' is there twice"),
     "long": ("x" * (2 << 20), "meta: note: over 1 MiB"),
+    "shared": (SHARED, "meta: note: over 1 MiB"),
+    "shared texts": (LONG_SHARED, "meta: note: over 1 MiB"),
+    "empty rows": (np.empty((10**9, 0)), "meta: note: 1000000000 numbers"),
+    "huge key": ({10**5000: 1}, "meta: note: a key of over 128 bits"),
     "huge": (10**5000, "meta: note: an integer of over 128 bits"),
 }
 

@@ -157,6 +157,8 @@ def _checked_legacy(file: BinaryIO) -> BinaryIO:
     if magic != _MAGIC or version != _LEGACY_VERSION or not isinstance(keys, list):
         raise BadInput("refused: a pickle that torch.save did not write")
     storages = pickles[3].storages
+    if not all(type(key) is str for key in keys):
+        raise BadInput("damaged: its list of tensor data does not match its tensors")
     if set(keys) != set(storages) or len(keys) != len(storages):
         raise BadInput("damaged: its list of tensor data does not match its tensors")
     offset = beginning.tell()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import io
 import pickle
-import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +19,16 @@ from typing import Any, NoReturn
 import torch
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.left_out import DTYPES, HARMLESS, LeftOut, NumpyDtype, objects
+from tp_vgg.files.left_out import DTYPES, HARMLESS, LeftOut, NumpyDtype, StandIn, objects
+from tp_vgg.files.pickle_opcodes import check_opcodes
 
 _ITEM_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8,
     "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
 }  # fmt: skip
 """Bytes per element, by the name of torch's storage class without "Storage"."""
-_REFUSED_OPCODES = {
-    "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER",
-    "BYTEARRAY8",
-}  # fmt: skip
+_COPIES, _FREE = 4, 16 << 20
+"""Tensors may have this many times the bytes of their data, and this many bytes more."""
 _PROTOCOL = 2
 """The only protocol that torch's reader takes."""
 
@@ -82,12 +80,26 @@ class CheckingUnpickler(pickle.Unpickler):
     """
 
     def __init__(self, file: io.BytesIO) -> None:
-        self.foreign = self._check_opcodes(file) != _PROTOCOL
+        opcodes = check_opcodes(file)
+        self.foreign = opcodes.protocol != _PROTOCOL or opcodes.replaced
         """True if torch's reader would refuse the pickle; see :meth:`rewritten`."""
         super().__init__(file)
         self.storages: dict[str, Storage] = {}
         """Storages that the pickle refers to, by key."""
+        self._tensor_bytes = 0
+        self._pairs_left = opcodes.count
+        self._stand_ins: dict[tuple[str, str], Callable[..., object]] = {
+            ("collections", "OrderedDict"): StandIn(self._ordered),
+            ("torch._utils", "_rebuild_tensor_v2"): StandIn(self._rebuilt),
+            ("torch._utils", "_rebuild_parameter"): StandIn(_parameter),
+        }
         self.value: object = self.load()
+        held = sum(storage.count * storage.kind.item_bytes for storage in self.storages.values())
+        if self._tensor_bytes > _COPIES * held + _FREE:
+            raise BadInput(
+                f"refused: its tensors have {self._tensor_bytes} bytes and its data {held}; save "
+                "each tensor once"
+            )
 
     def rewritten(self, *rest: None) -> bytes:
         """Return the pickle in protocol 2, with an empty dict in place of each left-out object.
@@ -98,29 +110,10 @@ class CheckingUnpickler(pickle.Unpickler):
         _Rewriter(file, rest).dump(self.value)
         return file.getvalue()
 
-    @staticmethod
-    def _check_opcodes(file: io.BytesIO) -> int:
-        """Refuse opcodes that ``torch.save`` does not write, and return the protocol.
-
-        A memo index above the number of opcodes so far is refused too: the C unpickler allocates a
-        memo as long as the largest index. ``file`` stays at its position.
-        """
-        start = file.tell()
-        protocol = 0
-        for position, (code, argument, _) in enumerate(pickletools.genops(file)):
-            if "PUT" in code.name and int(argument or 0) > position:
-                raise BadInput("refused: its pickle numbers more objects than it holds")
-            if code.name in _REFUSED_OPCODES:
-                raise BadInput(objects())
-            if code.name == "PROTO":
-                protocol = max(protocol, int(argument or 0))
-        file.seek(start)
-        return protocol
-
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a name in the pickle; raises :class:`BadInput` without one."""
-        if (module, name) in _STAND_INS:
-            return _STAND_INS[module, name]
+        if (module, name) in self._stand_ins:
+            return self._stand_ins[module, name]
         if module == "torch" and name.endswith("Storage") and name[:-7] in _ITEM_BYTES:
             return StorageClass(name[:-7])
         if (module, name) in HARMLESS or (module == "torch" and name in DTYPES):
@@ -132,6 +125,26 @@ class CheckingUnpickler(pickle.Unpickler):
                 "(not sparse, quantized, meta or float8)"
             )
         raise BadInput(objects(f"{module}.{name}"))
+
+    def _ordered(self, pairs: object = None) -> _Ordered:
+        """Return an ordered dict, empty or of a list of pairs, as Python 2 writes it.
+
+        All such lists together may have as many pairs as the pickle has opcodes.
+        """
+        if pairs is None:
+            return _Ordered()
+        if type(pairs) is not list or len(pairs) > self._pairs_left:
+            raise BadInput("refused: an ordered dict that torch.save does not write")
+        self._pairs_left -= len(pairs)
+        if not all(type(pair) in (list, tuple) and type(pair[0]) in (str, int) for pair in pairs):
+            raise BadInput("refused: an ordered dict whose keys are not strings")
+        return _Ordered(pairs)
+
+    def _rebuilt(self, *arguments: object) -> _Tensor:
+        """Return the tensor of ``torch._utils._rebuild_tensor_v2``, and count its bytes."""
+        tensor = _rebuild(*arguments)
+        self._tensor_bytes += prod(tensor.size) * tensor.storage.kind.item_bytes
+        return tensor
 
     def persistent_load(self, pid: Any) -> Storage:
         """Return the stand-in for the storage that ``pid`` names; refuse any other reference."""
@@ -187,7 +200,7 @@ class _Ordered(OrderedDict[object, object]):
     """An OrderedDict with no attribute but the ``_metadata`` (module versions) of a state dict."""
 
     def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict) or set(state) != {"_metadata"}:
+        if not isinstance(state, dict) or len(state) != 1 or "_metadata" not in state:
             raise BadInput(objects())
 
 
@@ -198,19 +211,16 @@ def _rebuild(
     valid = (
         type(storage) is Storage
         and _is_size(offset)
-        and all(type(sizes) is tuple and all(map(_is_size, sizes)) for sizes in (size, stride))
-        and len(size) == len(stride) <= 8  # type: ignore[arg-type]
+        and type(size) is type(stride) is tuple
+        and len(size) == len(stride) <= 8
+        and all(map(_is_size, size + stride))
         and len(rest) in (2, 3)
         and not any(rest[2:])
     )
     if not valid:
         raise BadInput("refused: a tensor that torch.save does not write")
-    assert (
-        isinstance(storage, Storage)
-        and isinstance(offset, int)
-        and isinstance(size, tuple)
-        and isinstance(stride, tuple)
-    )
+    assert isinstance(storage, Storage) and isinstance(offset, int)
+    assert isinstance(size, tuple) and isinstance(stride, tuple)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if prod(size) and (last >= storage.count or prod(size) > storage.count):
         raise BadInput(f"refused: a tensor of {ascii(size)[:40]} reaches outside of its data")
@@ -228,8 +238,3 @@ def _is_size(value: object) -> bool:
 
 _WRITTEN = (OrderedDict, set, codecs.encode, torch._utils._rebuild_tensor_v2)
 """Names that the pickle of plain types and tensors needs in protocol 2, besides storages."""
-_STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
-    ("collections", "OrderedDict"): _Ordered,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.files.other_formats import HEAD, other_format
 from tp_vgg.files.read import as_path
@@ -226,7 +226,7 @@ def _refuse_other_formats(path: Path) -> None:
         start = file.read(HEAD)
     if start[8:9] == b"{":
         return
-    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+    if start.startswith((b"PK\x03\x04", b"\x80")):
         raise BadInput("not a safetensors file; if torch.save wrote it, rename it to .pth")
     what = other_format(start)
     if what is not None:
@@ -235,9 +235,7 @@ def _refuse_other_formats(path: Path) -> None:
 
 def _from_checkpoint(raw: dict[str, Any]) -> Network:
     if raw["format"] != FORMAT:
-        raise BadInput(
-            f"format: {ascii(str(raw['format']))[:40]} is not {FORMAT!r}; made by another version"
-        )
+        raise BadInput(f"format: {shown(raw['format'])} is not {FORMAT!r}; made by another version")
     missing = {"spec", "state_dict", "kept", "meta"} - set(raw)
     if missing:
         raise BadInput(f"{sorted(missing)[0]}: missing")

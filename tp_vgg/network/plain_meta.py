@@ -20,6 +20,8 @@ _NUMBERS = 10_000
 """Most elements of an array or a tensor; larger ones are data, which belongs in its own file."""
 _BYTES = 1 << 20
 """Largest value of one key, as JSON."""
+_NODES = 1 << 20
+"""Most values and characters in one value; so many have more JSON than :data:`_BYTES`."""
 _LARGEST = 1 << 128
 """Largest magnitude of an integer."""
 
@@ -39,7 +41,7 @@ def plain_meta(meta: object) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, value in meta.items():
         name = _key(key, "meta", plain)
-        plain[name] = _plain(value, f"meta: {_label(name)}", 0)
+        plain[name] = _plain(value, f"meta: {_label(name)}", 0, [_NODES])
         if len(json.dumps(plain[name])) > _BYTES:
             raise BadInput(f"meta: {_label(name)}: over 1 MiB; save it in its own file")
     for name in ("mean", "std"):
@@ -58,11 +60,15 @@ def plain_kept(kept: object) -> dict[str, Any]:
         raise BadInput(f"kept: must be an object, got {type_name(kept)}")
     plain: dict[str, Any] = {}
     for key, value in kept.items():
-        plain[_key(key, "kept", plain)] = _plain(value, f"kept: {_label(str(key))}", 0)
+        plain[_key(key, "kept", plain)] = _plain(value, f"kept: {_label(str(key))}", 0, [_NODES])
     return plain
 
 
-def _plain(value: Any, where: str, depth: int) -> Any:
+def _plain(value: Any, where: str, depth: int, room: list[int]) -> Any:
+    """Return a plain copy; ``room[0]`` counts down, as values in it may be shared many times."""
+    room[0] -= 1 + (len(value) if isinstance(value, str) else 0)
+    if room[0] < 0:
+        raise BadInput(f"{where}: over 1 MiB; save it in its own file")
     if depth > _DEPTH:
         raise BadInput(f"{where}: nested over {_DEPTH} levels deep; use a flat list or object")
     if value is None or isinstance(value, bool):
@@ -76,17 +82,19 @@ def _plain(value: Any, where: str, depth: int) -> Any:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, os.PathLike):
-        return _plain(os.fspath(value), where, depth)
+        return _plain(os.fspath(value), where, depth, room)
     if isinstance(value, Mapping):
         plain: dict[str, Any] = {}
         for key, entry in value.items():
             name = _key(key, where, plain)
-            plain[name] = _plain(entry, where, depth + 1)
+            room[0] -= len(name)
+            plain[name] = _plain(entry, where, depth + 1, room)
         return plain
     if isinstance(value, list | tuple):
-        return [_plain(entry, where, depth + 1) for entry in value]
+        return [_plain(entry, where, depth + 1, room) for entry in value]
     if hasattr(value, "tolist") and hasattr(value, "shape"):  # of NumPy or torch
-        size = math.prod(value.shape)
+        # An array without numbers may have billions of empty rows.
+        size = math.prod(max(length, 1) for length in value.shape)
         if size > _NUMBERS:
             raise BadInput(f"{where}: {size} numbers; save them in a file of their own")
         try:
@@ -94,7 +102,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         except (RuntimeError, NotImplementedError):  # a meta tensor has no values
             numbers = value
         if not hasattr(numbers, "tolist"):
-            return _plain(numbers, where, depth)
+            return _plain(numbers, where, depth, room)
     raise BadInput(
         f"{where}: {type_name(value)} can't be saved; make it a string, number, list or object"
     )
@@ -103,6 +111,8 @@ def _plain(value: Any, where: str, depth: int) -> Any:
 def _key(key: object, where: str, plain: Mapping[str, Any]) -> str:
     if not isinstance(key, str | int | float):
         raise BadInput(f"{where}: the key {shown(key)} is {type_name(key)}; make it a string")
+    if isinstance(key, int) and abs(key) >= _LARGEST:
+        raise BadInput(f"{where}: a key of over 128 bits; make it a string")
     name = str.__str__(key) if isinstance(key, str) else str(key)
     if name in plain:
         raise BadInput(f"{where}: the key {shown(name)} is there twice; keep one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
     infinity (in float32), or is a negative running variance.
     """
     clean: State = {}
+    _refuse_multiplied(state.values())
     for name, value in state.items():
         field = f"state_dict: {ascii(name)[1:-1][:80]}"
         if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
@@ -77,6 +78,26 @@ def checked_tensors(state: Mapping[str, torch.Tensor]) -> State:
             raise BadInput(f"{field}: holds a variance below 0")
         clean[name] = value
     return clean
+
+
+_COPIES, _FREE = 4, 16 << 20
+"""The copies may have this many times the bytes of the data, and this many bytes more."""
+
+
+def _refuse_multiplied(tensors: Iterable[torch.Tensor]) -> None:
+    """Raise :class:`BadInput` if many tensors share their data: each becomes a copy."""
+    held: dict[int, int] = {}
+    copied = 0
+    for value in tensors:
+        if value.layout is torch.strided and value.device.type == "cpu":
+            data = value.untyped_storage()
+            held[data.data_ptr()] = data.nbytes()
+            copied += 4 * value.numel()
+    if copied > _COPIES * sum(held.values()) + _FREE:
+        raise BadInput(
+            f"state_dict: its tensors have {copied} bytes and their data "
+            f"{sum(held.values())}; save each tensor once, whole (tensor.clone())"
+        )
 
 
 def dtype_notes(state: Mapping[str, torch.Tensor]) -> list[str]:
