@@ -73,9 +73,6 @@ def command(
     """
     budget = budget_from(budgets)
     read_budget(budget, kind)
-    source = click.get_current_context().get_parameter_source("round_to")
-    if kind == "unstructured" and source is ParameterSource.COMMANDLINE:
-        log.info("--round-to: without effect, since single weights have no width to round")
     if profile is not None:
         check_file("--profile", profile)
 
@@ -83,6 +80,9 @@ def command(
 
     result, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
     click.echo(render_plan(result))
+    source = click.get_current_context().get_parameter_source("round_to")
+    if kind == "unstructured" and source is ParameterSource.COMMANDLINE:
+        log.info("--round-to: without effect, since single weights have no width to round")
     log.info(
         f"wrote {path}; next: python -m tp_vgg {kind} --ratios {path}{_flags(result)}, "
         "with the same options"
