@@ -322,7 +322,7 @@ class Timm(nn.Module):
 @pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, lambda m: seq(OrderedDict(vgg=m))])
 def test_the_vgg_of_network_slimming_is_refused_with_the_reason(wrap, file) -> None:
     with pytest.raises(
-        BadInput, match="an average pool behind the last conv.*rename 'feature.' to"
+        BadInput, match=r"an average pool behind the last conv.*rename 'feature.' to"
     ):
         load(file(wrap(Slimming()).state_dict()))
 
@@ -382,7 +382,9 @@ def logits(model: nn.Module, images: torch.Tensor = X) -> torch.Tensor:
 
 
 def check(model, author: nn.Module, note: str | None = None, images=X) -> None:
-    torch.testing.assert_close(logits(model), logits(author.float(), images), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(
+        logits(model, images), logits(author.float(), images), rtol=1e-5, atol=2e-5
+    )
     if note:
         assert re.search(note, "; ".join(model.meta["notes"])), model.meta["notes"]
     assert is_foreign(model)
@@ -598,7 +600,7 @@ def test_a_value_that_float32_rounds_is_no_contradiction(file) -> None:
     beside = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
     path = file({"state_dict": Net().state_dict(), **beside})
     assert load(path, mean=mean, std=std).meta["mean"] == beside["mean"].tolist()
-    with pytest.raises(BadInput, match="std: .* given, but the file says"):
+    with pytest.raises(BadInput, match=r"std: .* given, but the file says"):
         load(path, mean=mean, std=[0.247, 0.2435, 0.2617])
 
 

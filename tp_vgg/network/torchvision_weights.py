@@ -57,7 +57,8 @@ def from_state_dict(
     (:func:`~tp_vgg.network.unwrapped.state_dict_in`). The spec follows from names and shapes
     (:func:`~tp_vgg.network.foreign.foreign_vgg`). ``mean`` and ``std`` are those of the file, else
     CIFAR-10's, unless they are given; the image size is 32, unless it is given. A head whose 7×7
-    pool only repeats a 1×1 map is folded (:func:`fold_head_columns`). ``meta["notes"]`` says all that was done or assumed.
+    pool only repeats a 1×1 map is folded (:func:`fold_head_columns`). ``meta["notes"]``
+    says all that was done or assumed.
 
     Raises :class:`BadInput` if this is not the state dict of a VGG, or if ``mean`` and ``std``
     contradict those in the file.
