@@ -59,8 +59,8 @@ def check_same_logits(module: nn.Module, network: Network) -> None:
         )
     if not _same(logits, expected):
         raise BadInput(f"{first_difference(module, network)}; so it gives other logits")
-    for name, (part, shape) in elementwise.items():
-        if not _is_relu_or_nothing(part, shape):
+    for name, (part, size) in elementwise.items():
+        if not _is_relu_or_nothing(part, size):
             raise BadInput(
                 f"{name}: {_short(part)}; {network.spec.arch} has only ReLU, so it gives other "
                 "logits on some images"
