@@ -69,7 +69,8 @@ def plain_copy(module: nn.Module) -> nn.Module:
     except Exception as error:  # noqa: BLE001  hooks may hold anything
         reason = printable(next(iter(str(error).splitlines()), type(error).__name__))[:100]
         raise BadInput(
-            f"{_uncopied(module, before)}: can't be copied ({reason}); remove it from the model"
+            f"{_uncopied(module, before)}: can't be copied ({reason}); "
+            "remove the hooks and attributes that hold it"
         ) from None
     for part in duplicate.modules():
         if _own_function(part) is not None:  # it is compiled, and bound to the original
