@@ -287,13 +287,104 @@ AUTHORS = {
 }  # fmt: skip
 
 
+def without_last_pool(**options) -> nn.Sequential:
+    return nn.Sequential(*list(flat(blocks(**options)))[:-1])
+
+
+class Slimming(nn.Module):
+    """The VGG of network slimming: no last max-pool, an average pool in forward."""
+
+    def __init__(self, name="feature", bias=False):
+        super().__init__()
+        self.name = name
+        setattr(self, name, without_last_pool(bias=bias))
+        self.classifier = nn.Linear(LAST, 10)
+
+    def forward(self, x):
+        return self.classifier(nn.functional.avg_pool2d(getattr(self, self.name)(x), 2).flatten(1))
+
+
+class Timm(nn.Module):
+    """timm's VGG: the head's linears are convs, but for the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = flat(blocks())
+        convs = {"fc1": nn.Conv2d(LAST, 20, 7), "act1": nn.ReLU(), "fc2": nn.Conv2d(20, 20, 1)}
+        self.pre_logits = seq(OrderedDict(convs, act2=nn.ReLU()))
+        self.head = seq(OrderedDict(flat=nn.Flatten(), fc=nn.Linear(20, 10)))
+
+    def forward(self, x):
+        maps = nn.functional.adaptive_avg_pool2d(self.features(x), 7)
+        return self.head(self.pre_logits(maps))
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, lambda m: seq(OrderedDict(vgg=m))])
+def test_the_vgg_of_network_slimming_is_refused_with_the_reason(wrap, file) -> None:
+    with pytest.raises(
+        BadInput, match=r"an average pool behind the last conv.*rename 'feature.' to"
+    ):
+        load(file(wrap(Slimming()).state_dict()))
+
+
+def layout_notes(author: nn.Module, file) -> list[str]:
+    return [n for n in load(file(author.state_dict())).meta["notes"] if n.startswith("layout")]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Net(without_last_pool()),
+        lambda: Slimming("features"),
+        lambda: Slimming(bias=True),
+        lambda: Net(),
+        lambda: Net(norm=None),
+        lambda: Net(head=head(between=[nn.Identity, nn.Identity])),
+        lambda: Net(without_last_pool(), head([nn.Dropout], [nn.ReLU, nn.Dropout])),
+        lambda: Net(head=nn.Linear(LAST * 49, 10), side=7),
+    ],
+)
+def test_what_no_name_shows_is_said_to_be_assumed_in_one_note(make, file) -> None:
+    """An average pool in place of the last max-pool leaves no trace in a state dict."""
+    author = make()
+    (note,) = layout_notes(author, file)
+    assert "max-pool behind convs 1, 2, 4, 6, 8, also behind the last one (an average pool" in note
+    hidden = any(re.search(r"classifier\.[1-9]", name) for name in author.state_dict())
+    assert ("with ReLU between them" in note) == hidden
+    norms = any("running_mean" in name for name in author.state_dict())
+    assert ("eps 1e-5" in note) == norms
+
+
+def test_nothing_is_assumed_of_torchvisions_own_names(file) -> None:
+    first, *rest = head(between=[nn.ReLU, nn.Dropout])
+    author = Net(head=seq(nn.Linear(LAST * 49, first.out_features), *rest), side=7)
+    assert layout_notes(author, file) == []
+
+
+def test_timms_head_is_read(file) -> None:
+    author = lively(Timm())
+    model = load(file(author.state_dict()), mean=[0.5] * 3, std=[0.5] * 3, image_size=64)
+    assert model.spec.pool == 7
+    images = torch.rand(2, 3, 64, 64)
+    check(model, author, "head: timm's 'pre_logits'", images)
+    check(load(file(author.state_dict())), author, "head folded")
+
+
+def test_a_mask_leaves_no_negative_zeros(file) -> None:
+    model = load(file(masked(Net()).state_dict()))
+    for value in model.parameters():
+        assert not (value.signbit() & (value == 0)).any()
+
+
 def logits(model: nn.Module, images: torch.Tensor = X) -> torch.Tensor:
     with torch.inference_mode():
         return model.eval()(images)
 
 
 def check(model, author: nn.Module, note: str | None = None, images=X) -> None:
-    torch.testing.assert_close(logits(model), logits(author.float(), images), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(
+        logits(model, images), logits(author.float(), images), rtol=1e-5, atol=2e-5
+    )
     if note:
         assert re.search(note, "; ".join(model.meta["notes"])), model.meta["notes"]
     assert is_foreign(model)
@@ -502,6 +593,15 @@ def test_mean_std_and_classes_beside_the_weights_are_taken(file) -> None:
     assert "taken from the file" in model.meta["notes"][0]
     with pytest.raises(BadInput, match=r"mean: 0\.1,0\.1,0\.1 given, but the file says 0\.5,0"):
         load(path, mean=[0.1] * 3, std=[0.2, 0.25, 0.5])
+
+
+def test_a_value_that_float32_rounds_is_no_contradiction(file) -> None:
+    mean, std = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
+    beside = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
+    path = file({"state_dict": Net().state_dict(), **beside})
+    assert load(path, mean=mean, std=std).meta["mean"] == beside["mean"].tolist()
+    with pytest.raises(BadInput, match=r"std: .* given, but the file says"):
+        load(path, mean=mean, std=[0.247, 0.2435, 0.2617])
 
 
 def test_a_network_that_normalises_its_images_gives_its_mean_and_std(file) -> None:

@@ -114,7 +114,9 @@ def test_normalisation_and_image_size_are_the_callers(tmp_path: Path) -> None:
     assert torch.equal(logits(tp_vgg.load(tmp_path / "m.pth"), 64), logits(model, 64))
     assumed = tp_vgg.from_torchvision(model)
     assert assumed.meta["mean"] == [0.4914, 0.4822, 0.4465]
-    assert "CIFAR-10" in assumed.meta["notes"][0]
+    normalisation, size = assumed.meta["notes"]
+    assert "CIFAR-10" in normalisation and "image size assumed to be 32" in size
+    assert tp_vgg.from_torchvision(model, image_size=32).meta["notes"] == [normalisation]
 
 
 def test_it_goes_through_every_public_function(tmp_path: Path) -> None:
@@ -198,8 +200,10 @@ def test_a_vgg_with_another_activation_is_refused() -> None:
     [
         ({"mean": (0.5, 0.5, 0.5)}, "std: missing"),
         ({"std": (0.5, 0.5, 0.5)}, "mean: missing"),
-        ({"mean": (0.5,), "std": (0.5, 0.5, 0.5)}, "meta: mean"),
-        ({"mean": "0.5", "std": "0.5"}, "meta: mean"),
+        ({"mean": (0.5,), "std": (0.5, 0.5, 0.5)}, "^mean: must be three finite numbers, got"),
+        ({"mean": "0.5", "std": "0.5"}, "^mean: must be three finite numbers, got '0.5'"),
+        ({"mean": 0.5, "std": 0.5}, "^mean: must be three finite numbers, got 0.5"),
+        ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "^std: must be three numbers above 0"),
         ({"image_size": 31}, "image_size: 31: must be a whole number from 32 to 1024"),
         ({"image_size": 32.5}, "image_size: 32.5"),
         ({"image_size": True}, "image_size: True"),

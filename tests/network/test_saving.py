@@ -6,6 +6,7 @@ import copy
 import enum
 import io
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -529,3 +530,96 @@ def test_an_unreadable_hook_is_refused_in_one_line(make_model, tmp_path: Path) -
     model.features[0].register_forward_hook(logger.hook)
     refused(model, tmp_path / "m.pth", "can't be copied .*; remove the hooks")
     logger.file.close()
+
+
+class Bounded(nn.Module):
+    """An author's activation, which is ReLU up to 6."""
+
+    def forward(self, x):
+        return nn.functional.relu6(x)
+
+
+class Nearly(nn.Module):
+    """An author's activation that noise can't tell from ReLU."""
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(x, 1e-7)
+
+
+class Same(nn.Module):
+    """An author's activation that is ReLU."""
+
+    def forward(self, x):
+        return x * (x > 0)
+
+
+ALMOST = {
+    "ReLU6": nn.ReLU6,
+    "Hardtanh": lambda: nn.Hardtanh(0, 100),
+    "wide Hardtanh": lambda: nn.Hardtanh(0, 1e9),
+    "LeakyReLU": lambda: nn.LeakyReLU(1e-5),
+    "smallest LeakyReLU": lambda: nn.LeakyReLU(1e-9),
+    "sharp Softplus": lambda: nn.Softplus(1e4),
+    "Bounded": Bounded,
+    "Nearly": Nearly,
+}
+EQUAL = {
+    "ReLU": nn.ReLU,
+    "Threshold": lambda: nn.Threshold(0, 0),
+    "LeakyReLU of 0": lambda: nn.LeakyReLU(0.0),
+    "unbounded Hardtanh": lambda: nn.Hardtanh(0, float("inf")),
+    "Same": Same,
+}
+
+
+@pytest.mark.parametrize("place", [2, 10])
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("case", ALMOST)
+def test_an_activation_that_is_relu_on_some_images_only_is_refused(
+    case: str, small: bool, place: int, tmp_path: Path
+) -> None:
+    model = lively()
+    if small:
+        model.features[1].weight.data.mul_(1e-3)
+    model.features[place] = ALMOST[case]()
+    refused(model, tmp_path / "m.pth", rf"features\.{place}: .*other logits")
+    with pytest.raises(BadInput, match=rf"features\.{place}: "):
+        prune_structured(model, {"features.0": 0.5})
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_an_activation_that_is_relu_is_saved(case: str, tmp_path: Path) -> None:
+    model = lively()
+    for place in (2, 6):
+        model.features[place] = EQUAL[case]()
+    save(model, tmp_path / "m.pth")
+    assert torch.equal(logits(load(tmp_path / "m.pth")), logits(model))
+    assert not model.features[2]._forward_hooks
+
+
+def hold(model, name: str, value: object) -> None:
+    setattr(model, name, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: hold(m, "cache", [m(X)]), "model: attribute cache: can't be copied"),
+        (lambda m: hold(m, "lock", threading.Lock()), "model: attribute lock: can't be"),
+        (
+            lambda m: hold(m.features[4], "lock", {"a": threading.Lock()}),
+            r"features\.4: attribute lock: can't be copied",
+        ),
+    ],
+)
+def test_an_attribute_that_cannot_be_copied_is_named(change, said: str, tmp_path: Path) -> None:
+    model = lively()
+    change(model)
+    refused(model, tmp_path / "m.pth", said)
+
+
+def test_a_counter_of_one_element_is_saved(tmp_path: Path) -> None:
+    model = lively()
+    model.features[1].num_batches_tracked = torch.tensor([3])
+    save(model, tmp_path / "m.pth")
+    assert torch.equal(load(tmp_path / "m.pth").features[1].num_batches_tracked, torch.tensor(3))

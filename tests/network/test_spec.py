@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -103,3 +105,18 @@ def test_unknown_keys_and_names_are_refused() -> None:
         VGGSpec.preset(head="conv head")
     with pytest.raises(KeyError, match="not prunable"):
         VGGSpec.preset().with_widths({"classifier.6": 3})
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor, iter, lambda w: (n for n in w)])
+def test_numbers_of_any_iterable_become_plain_ones(make) -> None:
+    widths = [4, 4, 8, 8, 8, 8, 8, 8]
+    spec = VGGSpec(make(widths), np.True_, hidden=make([6]), num_classes=np.int64(3))
+    assert spec == VGGSpec(tuple(widths), True, 1, (6,), 3)
+    values = (*spec.widths, *spec.hidden, spec.num_classes)
+    assert {type(value) for value in values} == {int} and type(spec.batch_norm) is bool
+
+
+@pytest.mark.parametrize("widths", [{8: 1}, set(range(1, 9)), b"12345678", 8, None, count(1)])
+def test_what_is_no_list_of_numbers_is_refused(widths) -> None:
+    with pytest.raises(BadInput, match="spec: widths"):
+        VGGSpec(widths)

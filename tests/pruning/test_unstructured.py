@@ -118,6 +118,22 @@ def test_a_global_sparsity_that_kills_a_layer_is_an_error(make_model) -> None:
         prune_unstructured(make_model(), 0.99999, scope="global")
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_global_sparsity_that_fails_leaves_the_model_as_it_was(masked: bool, make_model) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.features[0].weight.mul_(1e-6)
+    if masked:
+        torch.nn.utils.prune.l1_unstructured(model.features[0], "weight", 0.5)
+        torch.nn.utils.prune.l1_unstructured(model.features[4], "weight", 0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(WorkFailed, match=r"every weight of features\.0"):
+        prune_unstructured(model, 0.5, scope="global")
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_whole_numbers_are_sparsities_too(make_model) -> None:
     model = make_model()
     for scope in ("layer", "global"):

@@ -49,6 +49,9 @@ def save(model: Network, path: str | Path) -> None:
     ``torch.load(path, weights_only=True)`` opens without tp_vgg. All formats keep every bit of
     float32 weights. ``model`` is not changed.
 
+    The logits of the file are compared with those of a copy of ``model`` on noise images; forward
+    hooks run on these too, so remove hooks that collect features first.
+
     Only what :func:`load` accepts is written; see :func:`to_dict` for what is brought into that
     form. Raises :class:`BadInput` for the rest, and if ``path`` is a directory.
     """

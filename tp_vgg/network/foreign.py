@@ -17,10 +17,18 @@ import torch
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.bitmask import State
-from tp_vgg.network.foreign_layout import numbers, order_linears, pooling_note, template
+from tp_vgg.network.foreign_layout import (
+    assumed,
+    check_pooling,
+    numbers,
+    order_linears,
+    refuse_network_slimming,
+    template,
+)
 from tp_vgg.network.foreign_names import (
     common_prefix,
     own_normalisation,
+    timm_head_as_linears,
     without_extras,
     without_wrappers,
 )
@@ -85,10 +93,14 @@ def foreign_vgg(state: Mapping[str, torch.Tensor], *, in_order: bool = True) -> 
     if prefix:
         notes.append(f"names: {ascii(prefix)[:60]} in front of every name removed")
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    tensors = timm_head_as_linears(tensors, notes)
     layers = _layers(tensors)
-    convs, norms = _checked_convs(layers, tensors, notes)
+    convs, norms = _checked_convs(layers, tensors)
     linears = _checked_linears(layers, convs, tensors, in_order)
+    refuse_network_slimming(layers.convs, len(linears))
     spec = _spec(layers, convs, norms, linears)
+    if not _as_torchvision(spec, convs, norms, linears):
+        notes.append(assumed(spec))
     return ForeignVGG(
         spec, _renamed(layers, (convs, norms, linears), spec, notes), tuple(notes), normalisation
     )
@@ -125,7 +137,7 @@ def _layers(state: State) -> _Layers:
     return layers
 
 
-def _checked_convs(layers: _Layers, state: State, notes: list[str]) -> tuple[list[str], list[str]]:
+def _checked_convs(layers: _Layers, state: State) -> tuple[list[str], list[str]]:
     """Return the names of the convs and of the batch norms behind them, in order."""
     count = len(layers.convs)
     if count not in _DEPTHS:
@@ -149,9 +161,7 @@ def _checked_convs(layers: _Layers, state: State, notes: list[str]) -> tuple[lis
                 [first, second],
             )
     norms = _checked_norms(layers, convs, state)
-    note = pooling_note(state, convs, norms, _DEPTHS[count])
-    if note:
-        notes.append(note)
+    check_pooling(state, convs, norms, _DEPTHS[count])
     return convs, norms
 
 
@@ -221,6 +231,18 @@ def _spec(
     )
 
 
+def _as_torchvision(
+    spec: VGGSpec, convs: Sequence[str], norms: Sequence[str], linears: Sequence[str]
+) -> bool:
+    """Return True if names and head are torchvision's, so that its layout is known.
+
+    A 1x1 map in front of the head is not torchvision's: an average pool may make it.
+    """
+    names = (tuple(convs), tuple(norms), tuple(linears))
+    own = (spec.conv_names, spec.norm_names, spec.linear_names)
+    return names == own and spec.pool == 7 and len(spec.hidden) == 2
+
+
 def _renamed(
     layers: _Layers,
     names: tuple[Sequence[str], Sequence[str], Sequence[str]],
@@ -230,14 +252,13 @@ def _renamed(
     """Return all tensors under torchvision's names; those that a layer lacks are added."""
     state: State = {}
     convs, norms, linears = names
-    behind = [f"features.{int(name.rpartition('.')[2]) + 1}" for name in spec.conv_names]
     added: dict[str, list[str]] = {"bias": [], "scale and shift": []}
     for kind, old, new in (
         (layers.convs, convs, spec.conv_names),
-        (layers.norms, norms, behind),
+        (layers.norms, norms, spec.norm_names),
         (layers.linears, linears, spec.linear_names),
     ):
-        for name, target in zip(old, new, strict=kind is not layers.norms):
+        for name, target in zip(old, new, strict=True):
             tensors = kind[name]
             norm = kind is layers.norms
             size = tensors["running_mean"].numel() if norm else tensors["weight"].shape[0]
@@ -257,7 +278,6 @@ def _renamed(
         )
     if tuple(linears) != spec.linear_names:
         notes.append(
-            f"head: {some_names(linears)} read as {some_names(spec.linear_names)} in this order, "
-            "with ReLU between them"
+            f"head: {some_names(linears)} read as {some_names(spec.linear_names)} in this order"
         )
     return state

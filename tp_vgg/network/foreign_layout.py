@@ -6,12 +6,13 @@ This module does not import torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from tp_vgg.network.other_networks import not_a_vgg
-from tp_vgg.network.vgg.spec import STAGES
+from tp_vgg.errors import BadInput
+from tp_vgg.network.other_networks import not_a_vgg, some_names
+from tp_vgg.network.vgg.spec import STAGES, VGGSpec
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +28,12 @@ def template(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
-def pooling_note(
+def check_pooling(
     state: Mapping[str, torch.Tensor], convs: Sequence[str], norms: Sequence[str], depth: int
-) -> str | None:
-    """Return a note if the names show where the maps are pooled, but not all that lies between.
+) -> None:
+    """Raise :class:`BadInput` if the convs may be pooled elsewhere than in VGG-``depth``.
 
-    ``convs`` and ``norms`` are names in order. Returns None if the indices are torchvision's.
-    Raises :class:`BadInput` if the convs may be pooled elsewhere than in VGG-``depth``.
+    ``convs`` and ``norms`` are names in order.
     """
     stages = STAGES[depth]
     if len({template(name) for name in convs}) > 1:
@@ -51,7 +51,8 @@ def pooling_note(
     least = (3 if norm_inside else 2) if is_index and is_last else 1
     if len(varying) == 2:
         pairs = [(place[varying[0]], place[varying[1]]) for place in places]
-        return _grouped(state, convs, norms, pairs, depth, least)
+        _check_grouped(state, convs, pairs, depth, least)
+        return
     gaps = [b[varying[0]] - a[varying[0]] for a, b in pairwise(places)] if varying else []
     ends, total = set(), 0
     for length in stages[:-1]:
@@ -61,8 +62,6 @@ def pooling_note(
     behind = {gap for i, gap in enumerate(gaps) if i in ends}
     if len(varying) != 1 or inside != {least} or len(behind) != 1 or min(behind) <= least:
         raise _unclear(state, convs, depth)
-    as_torchvision = is_index and is_last and behind == {least + 1}
-    return None if as_torchvision and norm_inside == bool(norms) else _assumed(depth, norms)
 
 
 def _pure(name: str) -> list[bool]:
@@ -70,15 +69,14 @@ def _pure(name: str) -> list[bool]:
     return [part.isdecimal() for part in name.split(".") for _ in re.findall(r"\d+", part)]
 
 
-def _grouped(
+def _check_grouped(
     state: Mapping[str, torch.Tensor],
     convs: Sequence[str],
-    norms: Sequence[str],
     places: Sequence[tuple[int, int]],
     depth: int,
     least: int,
-) -> str:
-    """Return the note on convs that are grouped by stage, as ``block1.0`` or ``conv1_1`` are."""
+) -> None:
+    """Check convs that are grouped by stage, as ``block1.0`` or ``conv1_1`` are."""
     groups = [[inner for _, inner in group] for _, group in groupby(places, key=lambda p: p[0])]
     gaps = {b - a for group in groups for a, b in pairwise(group)}
     steps = {b - a for a, b in pairwise(dict(places))}
@@ -89,7 +87,6 @@ def _grouped(
         or steps not in ({1}, {2})
     ):
         raise _unclear(state, convs, depth)
-    return _assumed(depth, norms)
 
 
 def _unclear(state: Mapping[str, torch.Tensor], convs: Sequence[str], depth: int) -> Exception:
@@ -98,16 +95,38 @@ def _unclear(state: Mapping[str, torch.Tensor], convs: Sequence[str], depth: int
     )
 
 
-def _assumed(depth: int, norms: Sequence[str]) -> str:
+def assumed(spec: VGGSpec) -> str:
+    """Return the note on what lies between the layers of ``spec``, which no state dict says."""
     convs, total = [], 0
-    for length in STAGES[depth]:
+    for length in spec.stages:
         total += length
         convs.append(str(total))
-    behind = "batch norm and then ReLU" if norms else "ReLU"
+    behind = "batch norm (eps 1e-5) and ReLU" if spec.batch_norm else "ReLU"
+    linears = ", linears with ReLU between them" if spec.hidden else ""
     return (
-        f"layout: VGG-{depth}'s is assumed ({behind} behind each conv, a 2x2 max-pool behind convs "
-        f"{', '.join(convs)}; what else lies there is taken as dropout)"
+        f"layout: VGG-{spec.depth}'s is assumed: {behind} behind each conv, a 2x2 max-pool behind "
+        f"convs {', '.join(convs)}, also behind the last one (an average pool in its place gives "
+        f"other logits){linears}; what else lies there is taken as dropout"
     )
+
+
+def refuse_network_slimming(convs: Mapping[str, Collection[str]], linears: int) -> None:
+    """Raise :class:`BadInput` for the VGG of network slimming, which has another last pool.
+
+    ``convs``: the names of the tensors of each conv. Its names and shapes are those of a VGG that
+    ends in a max-pool.
+    Source: github.com/Eric-mingjie/network-slimming, models/vgg.py.
+    """
+    if linears == 1 and all(
+        re.search(r"(^|\.)feature\.\d+$", name) and "bias" not in tensors
+        for name, tensors in convs.items()
+    ):
+        raise BadInput(
+            f"state_dict: {some_names(list(convs)[:1])}: convs without bias under 'feature' and "
+            "one linear are network slimming's VGG, with an average pool behind the last conv, "
+            "which tp_vgg's VGGs lack; if yours has a 2x2 max-pool there, rename 'feature.' to "
+            "'features.'"
+        )
 
 
 def order_linears(

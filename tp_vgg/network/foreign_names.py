@@ -59,6 +59,29 @@ def own_normalisation(state: State) -> tuple[list[float], list[float]] | None:
     return mean, std
 
 
+def timm_head_as_linears(state: State, notes: list[str]) -> State:
+    """Return ``state`` with the head of timm's VGG, two convs and a linear, as torchvision's.
+
+    Its first conv covers the whole 7x7 map, as the first linear does.
+    """
+    names = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3"}
+    kernels = [tuple(state[f"{n}.weight"].shape[2:]) for n in names if f"{n}.weight" in state]
+    if kernels != [(7, 7), (1, 1)]:
+        return state
+    notes.append(
+        "head: timm's 'pre_logits' (convs) and 'head.fc' read as torchvision's linears (the same "
+        "for images of less than 256 pixels)"
+    )
+    linears: State = {}
+    for name, value in state.items():
+        layer, _, last = name.rpartition(".")
+        new = {**names, "head.fc": "classifier.6"}.get(layer, layer)
+        linears[f"{new}.{last}"] = (
+            value.flatten(1) if layer in names and last == "weight" else value
+        )
+    return linears
+
+
 def common_prefix(names: Sequence[str]) -> str:
     """Return the modules that all names lie in, such as ``net.``."""
     shared: list[str] = []

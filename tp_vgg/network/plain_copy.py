@@ -58,6 +58,7 @@ def plain_copy(module: nn.Module) -> nn.Module:
     meta = getattr(module, "meta", None)
     if isinstance(meta, dict):
         memo[id(meta)] = dict(meta)
+    before = dict(memo)
     try:
         for part in reversed(list(module.modules())):
             if inner_name(part) is not None:
@@ -68,7 +69,8 @@ def plain_copy(module: nn.Module) -> nn.Module:
     except Exception as error:  # noqa: BLE001  hooks may hold anything
         reason = printable(next(iter(str(error).splitlines()), type(error).__name__))[:100]
         raise BadInput(
-            f"model: can't be copied ({reason}); remove the hooks and attributes that hold it"
+            f"{_uncopied(module, before)}: can't be copied ({reason}); "
+            "remove the hooks and attributes that hold it"
         ) from None
     for part in duplicate.modules():
         if _own_function(part) is not None:  # it is compiled, and bound to the original
@@ -76,6 +78,20 @@ def plain_copy(module: nn.Module) -> nn.Module:
     duplicate.eval()
     _bake(duplicate)
     return duplicate
+
+
+def _uncopied(module: nn.Module, memo: dict[int, Any]) -> str:
+    """Return the name of the first attribute or hook of ``module`` that can't be copied."""
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception:  # noqa: BLE001  an attribute may be anything
+                what = "a forward hook" if name.endswith("_hooks") else f"attribute {name}"
+                return printable(f"{prefix or 'model'}: {what}")[:100]
+    return "model: an attribute or hook"
 
 
 def _own_function(part: nn.Module) -> Callable[..., Any] | None:

@@ -40,7 +40,7 @@ def baked(state: Mapping[str, torch.Tensor]) -> tuple[State, list[str]]:
                 raise BadInput(
                     f"state_dict: {ascii(base)[1:-1][:80]}{_MASK}: does not fit its tensor"
                 )
-            plain[base] = value * mask
+            plain[base] = value * mask + 0.0  # a masked negative weight is −0.0
             used.add(f"{base}{_MASK}")
             masked, kept = masked + 1, kept + int(plain[base].count_nonzero())
             elements += value.numel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isclose
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tp_vgg.errors import BadInput, WorkFailed, shown
 from tp_vgg.network.foreign import foreign_vgg
 from tp_vgg.network.network import Meta, Network
 from tp_vgg.network.state_dict import filled_network
-from tp_vgg.network.unwrapped import unwrapped
+from tp_vgg.network.unwrapped import state_dict_in
 from tp_vgg.network.vgg.fold import can_fold_head, fold_head_columns
 
 
@@ -52,16 +53,17 @@ def from_state_dict(
 ) -> Network:
     """Return the network of a plain state dict, in eval mode.
 
-    ``raw`` is the state dict or a dict around it (:func:`~tp_vgg.network.unwrapped.unwrapped`). The
-    spec follows from names and shapes (:func:`~tp_vgg.network.foreign.foreign_vgg`). ``mean`` and
-    ``std`` are those of the file, else CIFAR-10's, unless they are given; the image size is 32,
-    unless it is given. A head whose 7×7 pool only repeats a 1×1 map is folded
-    (:func:`fold_head_columns`). ``meta["notes"]`` says all that was done or assumed.
+    ``raw`` is the state dict or a dict around it
+    (:func:`~tp_vgg.network.unwrapped.state_dict_in`). The spec follows from names and shapes
+    (:func:`~tp_vgg.network.foreign.foreign_vgg`). ``mean`` and ``std`` are those of the file, else
+    CIFAR-10's, unless they are given; the image size is 32, unless it is given. A head whose 7×7
+    pool only repeats a 1×1 map is folded (:func:`fold_head_columns`). ``meta["notes"]``
+    says all that was done or assumed.
 
     Raises :class:`BadInput` if this is not the state dict of a VGG, or if ``mean`` and ``std``
     contradict those in the file.
     """
-    contents = unwrapped(raw)
+    contents = state_dict_in(raw)
     vgg = foreign_vgg(contents.state, in_order=in_order)
     spec = replace(vgg.spec, image_size=32 if image_size is None else image_size)
     inside = vgg.normalisation or (contents.mean, contents.std)
@@ -104,12 +106,12 @@ def _normalisation(
                 f"mean in the file: {_listed(own['mean'])} is of pixels in 0..255; "
                 "divide mean and std by 255 and save the state_dict alone"
             )
-    if mean is not None and std is not None:
-        meta: Meta = {"mean": list(mean), "std": list(std)}
-        refuse_contradiction(meta, own or {})
-        origin = "as given"
-    elif own is not None:
+    given: Meta = {} if mean is None or std is None else {"mean": list(mean), "std": list(std)}
+    if own is not None:
+        refuse_contradiction(given, own)
         meta, origin = dict(own), "taken from the file"
+    elif given:
+        meta, origin = given, "as given"
     else:
         meta = {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}
         return meta, [
@@ -123,13 +125,22 @@ def _normalisation(
 
 
 def refuse_contradiction(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise :class:`BadInput` if a given value is not the one that the file itself has."""
+    """Raise :class:`BadInput` if a given value is not the one that the file itself has.
+
+    Values that differ by no more than float32 rounds are the same.
+    """
     for name, value in given.items():
-        if name in own and own[name] != value:
+        if name in own and not _close(own[name], value):
             raise BadInput(
                 f"{name}: {_listed(value)} given, but the file says {_listed(own[name])}; "
                 f"leave {name} (--{name.replace('_', '-')}) out"
             )
+
+
+def _close(own: Any, given: Any) -> bool:
+    if isinstance(own, list) and isinstance(given, list):
+        return all(isclose(a, b, rel_tol=1e-6) for a, b in zip(own, given, strict=True))
+    return bool(own == given)
 
 
 def triple(name: str, value: Sequence[float], *, positive: bool = False) -> list[float]:

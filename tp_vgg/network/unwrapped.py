@@ -36,7 +36,7 @@ class Contents:
     """Names of the classes; empty if the file has none."""
 
 
-def unwrapped(raw: object) -> Contents:
+def state_dict_in(raw: object) -> Contents:
     """Return the state dict in the object that a file holds.
 
     Raises :class:`BadInput`, which says what the file holds instead.

@@ -39,8 +39,8 @@ def prune_unstructured(
 
     Raises :class:`BadInput`, and changes nothing, for unknown layers, values outside [0, 1), a plan
     that would zero a whole layer, another ``scope``, ``scope="global"`` with more than one number,
-    and a model that its spec does not describe; :class:`WorkFailed` if the global ranking would
-    zero a whole layer.
+    and a model that its spec does not describe; :class:`WorkFailed`, likewise, if the global
+    ranking would zero a whole layer.
     """
     choice("scope", scope, get_args(Scope))
     network = network_of(model)
@@ -55,6 +55,8 @@ def prune_unstructured(
         plan = Plan.uniform(value, tuple(network.spec.prunable), "sparsity")
     resolve_sparsity(plan, network.spec)
     check_prunable(network)
+    if scope == "global":
+        _check_ranking(network, float(value))
     remove_masks(network)
     if scope == "global":
         mask_global(network, float(value))
@@ -167,9 +169,31 @@ def refuse_dead(model: Network, sparsity: float) -> None:
     """
     for name, layer in prunable_layers(model):
         if not layer.weight.any():
-            raise WorkFailed(
-                f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one"
-            )
+            raise _dead(name, sparsity)
+
+
+def _check_ranking(model: Network, sparsity: float) -> None:
+    """Raise :class:`WorkFailed` if the global ranking by magnitude would zero a whole layer.
+
+    The masks of ``model`` count as zeros; nothing is changed.
+    """
+    magnitudes = {}
+    for name, layer in prunable_layers(model):
+        orig, mask = getattr(layer, "weight_orig", None), getattr(layer, "weight_mask", None)
+        weight = layer.weight if orig is None or mask is None else orig * mask
+        magnitudes[name] = weight.detach().abs().flatten()
+    ranked = torch.cat(list(magnitudes.values()))
+    (kept,) = magnitude_masks(ranked, [round(sparsity * ranked.numel())])
+    sizes = [values.numel() for values in magnitudes.values()]
+    for (name, values), mask in zip(magnitudes.items(), kept.split(sizes), strict=True):
+        if not values[mask].any():
+            raise _dead(name, sparsity)
+
+
+def _dead(name: str, sparsity: float) -> WorkFailed:
+    return WorkFailed(
+        f"sparsity {sparsity:g}: every weight of {name} would be zero; give a smaller one"
+    )
 
 
 def maskable_layers(model: Network) -> dict[str, nn.Conv2d | nn.Linear]:

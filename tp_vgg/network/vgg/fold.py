@@ -44,9 +44,10 @@ def fold_batch_norm(model: VGG) -> VGG:
     state = {
         name: value for name, value in model.state_dict().items() if name.startswith("classifier")
     }
-    for old, new in zip(model.spec.conv_names, plain.conv_names, strict=True):
-        conv = model.get_submodule(old)
-        bn = model.get_submodule(f"features.{int(old.rpartition('.')[2]) + 1}")
+    for old, norm, new in zip(
+        model.spec.conv_names, model.spec.norm_names, plain.conv_names, strict=True
+    ):
+        conv, bn = model.get_submodule(old), model.get_submodule(norm)
         assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
         assert bn.running_mean is not None and bn.running_var is not None
         weight, bias = fuse_conv_bn_weights(

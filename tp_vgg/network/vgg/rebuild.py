@@ -73,19 +73,18 @@ def named_tensors(module: nn.Module, spec: VGGSpec) -> State:
 
     for name, conv in zip(spec.conv_names, convs, strict=True):
         put(name, conv, conv.out_channels, {"weight": 0, "bias": 0})
-    for name, norm in zip(spec.conv_names, norms, strict=False):
-        following = f"features.{int(name.rpartition('.')[2]) + 1}"
+    for name, norm in zip(spec.norm_names, norms, strict=True):
         if norm.running_mean is None or norm.running_var is None:
             raise BadInput(
-                f"{following}: batch norm without running statistics; "
+                f"{name}: batch norm without running statistics; "
                 "build it with track_running_stats=True"
             )
         fills = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
-        put(following, norm, norm.num_features, fills)
+        put(name, norm, norm.num_features, fills)
         count = norm.num_batches_tracked
         used.add(id(count))
-        state[f"{following}.num_batches_tracked"] = (
-            torch.tensor(0) if count is None else count.detach().to(torch.int64)
+        state[f"{name}.num_batches_tracked"] = (
+            torch.tensor(0) if count is None else count.detach().to(torch.int64).squeeze()
         )
     for name, linear in zip(spec.linear_names, linears, strict=True):
         put(name, linear, linear.out_features, {"weight": 0, "bias": 0})

@@ -5,9 +5,10 @@ This module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 from tp_vgg.errors import BadInput, shown
@@ -57,10 +58,17 @@ class VGGSpec:
     def __post_init__(self) -> None:
         for name in ("widths", "hidden"):
             value = getattr(self, name)
-            if not isinstance(value, list | tuple):
+            if isinstance(value, str | bytes | Mapping | Set):
                 raise BadInput(f"spec: {name}: must be a list of integers, got {shown(value)}")
-            object.__setattr__(self, name, tuple(map(plain_number, value)))
-        for name in ("pool", "num_classes", "image_size"):
+            try:
+                # A generator may not end.
+                numbers = tuple(plain_number(number) for number in islice(value, MAX_WIDTH))
+            except TypeError:
+                raise BadInput(
+                    f"spec: {name}: must be a list of integers, got {shown(value)}"
+                ) from None
+            object.__setattr__(self, name, numbers)
+        for name in ("batch_norm", "pool", "num_classes", "image_size"):
             object.__setattr__(self, name, plain_number(getattr(self, name)))
         if not isinstance(self.batch_norm, bool):
             raise BadInput(f"spec: batch_norm: must be true or false, got {shown(self.batch_norm)}")
@@ -156,6 +164,13 @@ class VGGSpec:
                 index += 3 if self.batch_norm else 2
             index += 1
         return tuple(names)
+
+    @property
+    def norm_names(self) -> tuple[str, ...]:
+        """Return the module names of the batch norms, each behind its conv; () without any."""
+        if not self.batch_norm:
+            return ()
+        return tuple(f"features.{int(name.rpartition('.')[2]) + 1}" for name in self.conv_names)
 
     @property
     def linear_names(self) -> tuple[str, ...]:
