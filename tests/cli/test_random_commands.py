@@ -206,7 +206,7 @@ def _of_tag(line: Line, tag: str, name: str, before: Mapping[str, str]) -> bool:
 @pytest.mark.parametrize(
     "seed",
     [
-        pytest.param(seed, marks=[] if seed < SHORT else [pytest.mark.slow, pytest.mark.long])
+        pytest.param(seed, marks=[] if seed < SHORT else pytest.mark.long)
         for seed in range(SHORT + LONG)
     ],
 )

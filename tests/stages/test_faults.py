@@ -156,7 +156,7 @@ def held(directory: Path) -> set[bytes]:
 
 
 @pytest.mark.parametrize("args", ["structured"], indirect=True)
-@pytest.mark.parametrize("times", [0.25, *(pytest.param(n, marks=pytest.mark.slow) for n in (2,))])
+@pytest.mark.parametrize("times", [0.25, *(pytest.param(n, marks=pytest.mark.slow) for n in (1,))])
 def test_a_kill_while_former_models_give_way_loses_neither(
     times: float, args: list[Any], server: Server, tmp_path: Path, record_property: Any
 ) -> None:
