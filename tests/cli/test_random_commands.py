@@ -234,5 +234,4 @@ def test_no_random_line_ends_in_a_traceback_or_loses_a_result(
         record_property(outcome, times)
     path = tmp_path / "commands.sh"
     path.write_text("\n".join([*script, ""]))
-    if wrong:
-        pytest.fail("\n".join([f"{len(wrong)} faults:", *wrong, f"{path}:", *script]), False)
+    assert not wrong, "\n".join([f"{len(wrong)} faults:", *wrong, f"{path}:", *script])

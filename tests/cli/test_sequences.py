@@ -55,6 +55,15 @@ def trained(call, at_home: Path) -> list:
         yield args
 
 
+@pytest.fixture
+def two(make_model, tmp_path: Path) -> tuple[Path, Path]:
+    """The files of two dense models of one architecture."""
+    first, second = tmp_path / "a.pth", tmp_path / "b.pth"
+    save(make_model(), first)
+    save(make_model(SMALL, seed=5), second)
+    return first, second
+
+
 def test_the_same_settings_again_do_nothing(call, at_home: Path, trained: list) -> None:
     prune = ["structured", *trained, "--ratio", 0.5, "--finetune-epochs", 1]
     status, table, _ = call(*prune)
@@ -131,32 +140,28 @@ def test_force_replaces(kind: str, call, at_home: Path, trained: list) -> None:
 
 
 def test_another_checkpoint_moves_the_models_of_the_first(
-    call, at_home: Path, make_model, tmp_path: Path
+    call, at_home: Path, two: tuple[Path, Path]
 ) -> None:
     """Two checkpoints in one run directory, with the same options otherwise."""
-    save(make_model(), tmp_path / "a.pth")
-    save(make_model(SMALL, seed=5), tmp_path / "b.pth")
     job = ["--dataset", "digits", *QUICK[4:], "--out", "o"]
     prune = [*job, "--ratio", 0.5, *PRUNE]
-    assert call("structured", *prune, "--checkpoint", tmp_path / "a.pth")[0] == 0
+    assert call("structured", *prune, "--checkpoint", two[0])[0] == 0
     first = contents(at_home / "o")
     given = (at_home / "o/records/given_baseline.json").read_bytes()
-    assert call("structured", *prune, "--checkpoint", tmp_path / "b.pth")[0] == 0
+    assert call("structured", *prune, "--checkpoint", two[1])[0] == 0
     assert first < contents(at_home / "o")
     assert (at_home / "o/records/given_baseline.json").read_bytes() == given
     assert set(models(call, *job)) == {"baseline", "structured_pruned"}
 
 
 def test_a_sweep_of_another_checkpoint_hides_nothing(
-    call, at_home: Path, make_model, tmp_path: Path
+    call, at_home: Path, two: tuple[Path, Path]
 ) -> None:
-    save(make_model(), tmp_path / "a.pth")
-    save(make_model(SMALL, seed=5), tmp_path / "b.pth")
     job = ["--dataset", "digits", *QUICK[4:], "--out", "o"]
     sweep = ["sensitivity", "--kind", "structured", *job, "--levels", "0.5"]
     prune = [*job, "--ratio", 0.5, *PRUNE]
-    assert call("structured", *prune, "--checkpoint", tmp_path / "a.pth")[0] == 0
-    assert call(*sweep, "--checkpoint", tmp_path / "b.pth")[0] == 0
+    assert call("structured", *prune, "--checkpoint", two[0])[0] == 0
+    assert call(*sweep, "--checkpoint", two[1])[0] == 0
     assert set(models(call, *job)) == {"baseline", "structured_pruned"}
 
 
@@ -514,11 +519,9 @@ def test_a_checkpoint_that_was_moved_is_measured_again(
 
 
 def test_models_of_two_checkpoints_are_shown_by_naming_one(
-    call, at_home: Path, make_model, tmp_path: Path
+    call, at_home: Path, two: tuple[Path, Path]
 ) -> None:
-    first, second = (tmp_path / f"{name}.pth" for name in "ab")
-    save(make_model(), first)
-    save(make_model(SMALL, seed=5), second)
+    first, second = two
     assert call("unstructured", *job_of(first), "--sparsity", 0.5)[0] == 0
     assert call("structured", *job_of(second), "--ratio", 0.5, *PRUNE)[0] == 0
     assert set(models(call, *job_of(first))) == {"baseline", "unstructured"}

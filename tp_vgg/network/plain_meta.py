@@ -99,7 +99,7 @@ def _plain(value: Any, where: str, depth: int, room: list[int]) -> Any:
             raise BadInput(f"{where}: {size} numbers; save them in a file of their own")
         try:
             numbers = value.tolist()
-        except (RuntimeError, NotImplementedError):  # a meta tensor has no values
+        except RuntimeError:  # a meta tensor has no values
             numbers = value
         if not hasattr(numbers, "tolist"):
             return _plain(numbers, where, depth, room)

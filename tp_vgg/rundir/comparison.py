@@ -54,12 +54,8 @@ def recorded(settings: Settings, contents: RunContents) -> dict[str, ModelRecord
     options name other images than those of all records.
     """
     dense = (settings.checkpoint, settings.normalisation_record())
-    if settings.limit_test is not None:
-        records = contents.models_of(settings.limit_test, *dense)
-        if records:
-            check_images(settings, records[MODELS[0]].data, contents.run.root)
-            return records
-    records = contents.models_of(None, *dense)
+    limit = settings.limit_test
+    records = (limit and contents.models_of(limit, *dense)) or contents.models_of(None, *dense)
     if records:
         check_images(settings, records[MODELS[0]].data, contents.run.root)
     return records

@@ -26,13 +26,13 @@ from tp_vgg.report import figures
 from tp_vgg.rundir.comparison import recorded
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, partial_of
+from tp_vgg.rundir.replaced import put_away
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare
 from tp_vgg.stages.given import given_network, load_model
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.profile import available_cases
-from tp_vgg.stages.results import Former
 from tp_vgg.stages.session import stage
 
 log = logging.getLogger(__name__)
@@ -104,8 +104,8 @@ def benchmark(
             latency,
             models={name: {**facts, **files[name]} for name, facts in latency.models.items()},
         )
-        if (former := _former(contents, latency)) is not None:
-            former.give_way()
+        if _timed_something_else(contents.latency, latency):
+            put_away(run.work, contents.sha256(run.latency), [run.plot("latency"), run.latency])
         write_json(run.latency, latency.to_dict())
         keep_figure(settings, run, "latency", figures.latency(latency))
         journal.remove()
@@ -114,11 +114,10 @@ def benchmark(
     return latency
 
 
-def _former(contents: RunContents, latency: Latency) -> Former | None:
-    """Return the benchmark in ``latency.json`` if other models, cases or machines were timed."""
-    run, former = contents.run, contents.latency
+def _timed_something_else(former: Latency | None, latency: Latency) -> bool:
+    """Return True if a ``former`` benchmark is of other models, cases or machines."""
     if former is None:
-        return None
+        return False
     measured = [
         (
             sorted(str(facts.get("sha256")) for facts in table.models.values()),
@@ -128,9 +127,7 @@ def _former(contents: RunContents, latency: Latency) -> Former | None:
         )
         for table in (former, latency)
     ]
-    if measured[0] == measured[1]:
-        return None
-    return Former(run.work, contents.sha256(run.latency), (run.plot("latency"), run.latency))
+    return measured[0] != measured[1]
 
 
 def _key_parts(options: BenchmarkOptions) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.files.fingerprint import file_fingerprint
 from tp_vgg.machine.distributed import Ranks
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS
@@ -80,7 +79,7 @@ def finished_models(
         for name, record in records.items()
         if record is not None
         and (record.key, record.data) == (key, data)
-        and _is_current(contents, record)
+        and not contents.file_fault(record)
     }
     return made if len(made) == len(names) else {}
 
@@ -108,7 +107,7 @@ def former_models(
         if not checkpoint.is_file() and not run.record_path(name).is_file():
             continue
         if record is None or (record.key, record.data) != (key, data):
-            keys.append(record.key if record and record.key else _key_of(checkpoint))
+            keys.append(record.key if record and record.key else _key_of(contents, checkpoint))
         files += [checkpoint, paths[name]]
         files += [path for path in (run.history(name),) if path is not None]
     if not keys:
@@ -131,11 +130,6 @@ def former_models(
     )
 
 
-def _is_current(contents: RunContents, record: ModelRecord) -> bool:
-    path = contents.run.root / record.checkpoint
-    return path.is_file() and contents.sha256(path) == record.sha256
-
-
 def _record(contents: RunContents, name: str) -> ModelRecord | None:
     try:
         return contents.record(name)
@@ -143,6 +137,6 @@ def _record(contents: RunContents, name: str) -> ModelRecord | None:
         return None
 
 
-def _key_of(path: Path) -> str:
+def _key_of(contents: RunContents, path: Path) -> str:
     """Return a key for a checkpoint without a record: the hash of the file."""
-    return file_fingerprint(path) if path.is_file() else "unknown"
+    return contents.sha256(path) if path.is_file() else "unknown"
