@@ -5,6 +5,7 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -45,6 +46,29 @@ def choice(name: str, value: object, allowed: Collection[str]) -> None:
     if not isinstance(value, str) or value not in allowed:
         text = shown(str(value) if isinstance(value, str) else value)
         raise BadInput(f"{name} {text} is not one of {', '.join(allowed)}")
+
+
+def true_or_false(name: str, value: object) -> None:
+    """Raise :class:`BadInput` unless ``value`` is a boolean."""
+    if not isinstance(value, bool):
+        raise BadInput(f"{name}: {shown(value)}: must be True or False")
+
+
+def number(
+    name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False
+) -> float:
+    """Return ``value`` as a float; raise :class:`BadInput` unless it is finite and in [low, high].
+
+    With ``above``, it must also be above ``low``.
+    """
+    plain = plain_number(value)
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise BadInput(f"{name}: must be a number, got {type_name(plain)}")
+    if not (math.isfinite(plain) and low <= plain <= high) or (above and plain == low):
+        limits = f"above {low:g}" if above else f"of at least {low:g}"
+        limits = limits if high == math.inf else f"from {low:g} to {high:g}"
+        raise BadInput(f"{name}: {shown(plain)}: must be a number {limits}")
+    return float(plain)
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.files.checks import choice, plain_number
+from tp_vgg.files.checks import choice, plain_number, true_or_false
 from tp_vgg.network.doors import network_of
 from tp_vgg.network.masks import is_masked, remove_masks
 from tp_vgg.network.network import Network, prunable_layers
@@ -26,8 +26,13 @@ def prune_unstructured(
     sparsity: float | Plan | Mapping[str, float],
     *,
     scope: Scope = "layer",
+    masks: bool = False,
 ) -> None:
     """Set the smallest weights of ``model`` to exact zeros, in place, without fine-tuning.
+
+    An optimiser moves these zeros again. Train with :func:`tp_vgg.finetune`, inside of
+    ``with tp_vgg.held(model):``, or with ``masks=True``: then the masks of ``torch.nn.utils.prune``
+    stay (``weight_orig`` and ``weight_mask``), which cover every zero of a prunable layer.
 
     ``sparsity``: the fraction of weights to zero, in [0, 1). One number applies to every conv and
     hidden linear layer or, with ``scope="global"``, to all of them ranked together. A plan or a
@@ -42,6 +47,7 @@ def prune_unstructured(
     and a model that its spec does not describe; :class:`WorkFailed`, likewise, if the global
     ranking would zero a whole layer.
     """
+    true_or_false("masks", masks)
     choice("scope", scope, get_args(Scope))
     network = network_of(model)
     value = plain_number(sparsity)
@@ -62,7 +68,18 @@ def prune_unstructured(
         mask_global(network, float(value))
     else:
         mask_layers(network, plan)
-    remove_masks(network)
+    if masks:
+        _mask_zeros(network)
+    else:
+        remove_masks(network)
+
+
+def _mask_zeros(model: Network) -> None:
+    """Extend the masks of ``model`` to zeros that an earlier pruning left, in place."""
+    for layer in maskable_layers(model).values():
+        kept = layer.weight.detach() != 0
+        if kept.sum() < getattr(layer, "weight_mask", torch.ones_like(kept)).sum():
+            prune.custom_from_mask(layer, "weight", kept)  # type: ignore[no-untyped-call]
 
 
 def check_prunable(model: Network) -> None:
