@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tp_vgg.data.datasets import load_data
+    from tp_vgg.data.split import Split
+    from tp_vgg.errors import BadInput, WorkFailed
+    from tp_vgg.evaluation.evaluate import accuracy
     from tp_vgg.latency.benchmark import measure_latency
     from tp_vgg.network.checkpoint import load, save
     from tp_vgg.network.from_torchvision import from_torchvision
+    from tp_vgg.network.held import held
     from tp_vgg.network.vgg.model import build
     from tp_vgg.network.vgg.spec import VGGSpec
     from tp_vgg.planning.make_plan import make_plan
@@ -21,26 +26,41 @@ if TYPE_CHECKING:
     from tp_vgg.pruning.structured import prune_structured
     from tp_vgg.pruning.unstructured import prune_unstructured
     from tp_vgg.sensitivity.sweep import sweep
+    from tp_vgg.training.finetune import finetune
 
 _MODULE_OF = {
+    "BadInput": "tp_vgg.errors",
+    "Split": "tp_vgg.data.split",
     "VGGSpec": "tp_vgg.network.vgg.spec",
+    "WorkFailed": "tp_vgg.errors",
+    "accuracy": "tp_vgg.evaluation.evaluate",
     "build": "tp_vgg.network.vgg.model",
+    "finetune": "tp_vgg.training.finetune",
     "from_torchvision": "tp_vgg.network.from_torchvision",
+    "held": "tp_vgg.network.held",
     "load": "tp_vgg.network.checkpoint",
-    "save": "tp_vgg.network.checkpoint",
-    "read_ratios": "tp_vgg.pruning.ratios",
+    "load_data": "tp_vgg.data.datasets",
     "make_plan": "tp_vgg.planning.make_plan",
     "measure_latency": "tp_vgg.latency.benchmark",
     "prune_structured": "tp_vgg.pruning.structured",
     "prune_unstructured": "tp_vgg.pruning.unstructured",
+    "read_ratios": "tp_vgg.pruning.ratios",
+    "save": "tp_vgg.network.checkpoint",
     "sweep": "tp_vgg.sensitivity.sweep",
 }
 
 __all__ = [
+    "BadInput",
+    "Split",
     "VGGSpec",
+    "WorkFailed",
+    "accuracy",
     "build",
+    "finetune",
     "from_torchvision",
+    "held",
     "load",
+    "load_data",
     "make_plan",
     "measure_latency",
     "prune_structured",
@@ -58,4 +78,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULE_OF])
+    return sorted([*__all__, "__version__"])

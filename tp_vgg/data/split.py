@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,11 @@ class Normaliser:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise uint8 images [N, 3, S, S] on its device to float32.
 
-        Shape and memory format stay the same.
+        Shape and memory format stay the same. Float images are normalised already
+        (:class:`NormalisedSplit`), and are returned as they are.
         """
+        if images.is_floating_point():
+            return images
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 
@@ -91,18 +94,42 @@ class Split:
         """Return a split with copies of the images and labels at ``indices``, in that order."""
         chosen = torch.from_numpy(indices).to(self.labels.device)
         images = self.images.permute(0, 2, 3, 1)[chosen].permute(0, 3, 1, 2)
-        return Split(images, self.labels[chosen])
+        return replace(self, images=images, labels=self.labels[chosen])
 
     def blocks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (images, labels) in order, ``size`` at a time; the last block may be smaller."""
         yield from zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
+@dataclass(frozen=True)
+class NormalisedSplit(Split):
+    """A normalised split holds images as a caller's own loop feeds them to the network.
+
+    Its ``images`` are float32 [N, 3, S, S], and no :class:`Normalisation` changes them.
+    """
+
+    def __post_init__(self) -> None:
+        _check_form(self.images, "uint8 or float32")
+        _check_labels(self.labels, self.images)
+        if self.images.dtype != torch.float32:
+            raise BadInput(f"images: {_dtype(self.images)} instead of float32; give images.float()")
+
+
 def _check_images(images: object) -> None:
+    _check_form(images)
+    assert isinstance(images, torch.Tensor)
+    if images.dtype != torch.uint8:
+        fix = "convert them to uint8 from 0 to 255, before any normalisation"
+        if images.is_floating_point():
+            fix += ": (images * 255).round().to(torch.uint8) for pixels in [0, 1]"
+        raise BadInput(f"images: {_dtype(images)}; {fix}")
+
+
+def _check_form(images: object, dtype: str = "uint8") -> None:
     if not isinstance(images, torch.Tensor):
         fix = "; torch.from_numpy(images) makes it one" if isinstance(images, np.ndarray) else ""
         raise BadInput(
-            f"images: must be a tensor, uint8 [N, 3, S, S], got {type_name(images)}{fix}"
+            f"images: must be a tensor, {dtype} [N, 3, S, S], got {type_name(images)}{fix}"
         )
     shape = list(images.shape)
     if images.ndim != 4 or images.shape[1] != 3:
@@ -113,12 +140,7 @@ def _check_images(images: object) -> None:
             fix = "; make one image a batch with images[None]"
         elif images.ndim == 4 and images.shape[1] == 1:
             fix = "; repeat gray with images.expand(-1, 3, -1, -1)"
-        raise BadInput(f"images: must be uint8 [N, 3, S, S], got {shape}{fix}")
-    if images.dtype != torch.uint8:
-        fix = "convert them to uint8 from 0 to 255, before any normalisation"
-        if images.is_floating_point():
-            fix += ": (images * 255).round().to(torch.uint8) for pixels in [0, 1]"
-        raise BadInput(f"images: {_dtype(images)}; {fix}")
+        raise BadInput(f"images: must be {dtype} [N, 3, S, S], got {shape}{fix}")
 
 
 def _check_labels(labels: object, images: torch.Tensor) -> None:

@@ -7,11 +7,15 @@ import torch
 from torch import nn
 
 from tp_vgg.data.split import Normalisation, Split
-from tp_vgg.errors import out_of_memory
+from tp_vgg.errors import BadInput, out_of_memory
 from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.images import Images, Labelled
+from tp_vgg.files.checks import text, type_name
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.memory import halved
 from tp_vgg.machine.precision import autocast, exact_fp32
+from tp_vgg.network.doors import runnable_network
+from tp_vgg.network.network import Network
 
 EVALUATION_BLOCK = 500
 """Images per forward pass. It is fixed, so that results do not depend on how much memory is free;
@@ -65,17 +69,38 @@ def predictions(
 
 
 def accuracy(
-    model: nn.Module,
-    split: Split,
-    normalisation: Normalisation,
-    precision: torch.dtype = torch.float32,
+    model: Network,
+    images: Labelled,
+    normalisation: Normalisation | None = None,
+    *,
     label: str = "",
 ) -> Accuracy:
-    """Measure the accuracy of a model in eval mode, with its 95 % interval.
+    """Measure the accuracy of ``model`` on labelled ``images`` in eval mode, with its 95 % interval.
 
-    The arguments are those of :func:`predictions`.
+    ``images``: a :class:`~tp_vgg.data.Split`, a pair (images, labels) of tensors, or a
+    ``DataLoader`` (or another iterable, not a generator) of such pairs. uint8 images are normalised
+    as ``model.meta`` says, or by ``normalisation``. Float images go to the network as they are, as
+    in a loop of your own. Pairs and batches are moved to the device of ``model``.
+
+    The model's mode is put back. Masks of ``torch.nn.utils.prune`` may stay. ``label``: the label
+    of a progress bar; if empty, there is none. Returns ``correct``, ``n``, ``accuracy``, ``low``
+    and ``high``, the last three in percent. Raises :class:`BadInput` for a model that its spec does
+    not describe or that is not in float32, and for images or labels that do not fit it.
     """
-    return Accuracy.of(int(hits(model, split, normalisation, precision, label).sum()), len(split))
+    network = runnable_network(model)
+    text("label")(label)
+    if normalisation is None:
+        normalisation = Normalisation.of(network.meta)
+    elif not isinstance(normalisation, Normalisation):
+        raise BadInput(
+            f"normalisation: must be a Normalisation, got {type_name(normalisation)}; leave it out "
+            "for that of model.meta"
+        )
+    correct = total = 0
+    for split in Images.of("images", images, network).batches():
+        correct += int(hits(network, split, normalisation, label=label).sum())
+        total += len(split)
+    return Accuracy.of(correct, total)
 
 
 def hits(

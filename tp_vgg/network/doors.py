@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.checks import type_name
@@ -56,6 +59,23 @@ def unmasked_network(model: object, name: str = "model", dtype: str = "float32")
     if has_masks(network):
         raise BadInput(f"{name}: has weight masks; {UNMASK}")
     check_shapes(network, name)
+    _check_tensors(network, name, dtype)
+    return network
+
+
+def runnable_network(model: object, name: str = "model") -> Network:
+    """Return ``model`` if its modules are those of its spec, in float32.
+
+    Weight masks and parametrizations may stay. Raises :class:`BadInput` otherwise.
+    """
+    network = network_of(model, name)
+    _check_tensors(network, name)
+    rewritten = has_masks(network) or any(map(is_parametrized, network.modules()))
+    check_shapes(cast(Network, plain_copy(network)) if rewritten else network, name)
+    return network
+
+
+def _check_tensors(network: Network, name: str, dtype: str = "float32") -> None:
     for tensor_name, value in network.state_dict().items():
         if value.is_meta:
             raise BadInput(f"{name}: {tensor_name}: on the meta device, without values")
@@ -64,7 +84,6 @@ def unmasked_network(model: object, name: str = "model", dtype: str = "float32")
                 f"{name}: {tensor_name}: {str(value.dtype).removeprefix('torch.')}; "
                 "give the model in float32: model.float()"
             )
-    return network
 
 
 def check_built(network: Network, name: str = "model") -> None:

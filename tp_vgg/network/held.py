@@ -35,7 +35,10 @@ def held(model: nn.Module) -> Held:
     without values or that a parametrization computes; and, in an optimiser's step, if a weight was
     replaced, as ``prune_structured`` does.
     """
-    return Held(model)
+    held_zeros = Held(model)
+    if not len(held_zeros) and not has_masks(model):
+        log.warning("held: no conv or linear weight is zero; prune the model first")
+    return held_zeros
 
 
 class _Zeros:
@@ -67,8 +70,10 @@ class _Zeros:
         layer, weight = self._layer(), self._weight()
         if layer is None:
             return False
-        return weight is None or weight is not _weight_of(layer) or (
-            weight.shape != self._places.shape
+        return (
+            weight is None
+            or weight is not _weight_of(layer)
+            or (weight.shape != self._places.shape)
         )
 
     def let_go(self) -> None:
@@ -95,8 +100,6 @@ class Held:
         self._step_hook: Any = None
         if self._zeros:
             self._step_hook = register_optimizer_step_post_hook(self._after_step)
-        elif not has_masks(model):
-            log.warning("held: no conv or linear weight is zero; prune the model first")
 
     def __enter__(self) -> Held:
         return self
@@ -104,8 +107,11 @@ class Held:
     def __exit__(self, *error: object) -> None:
         self.remove()
 
+    def __len__(self) -> int:
+        return sum(map(len, self._zeros))
+
     def __repr__(self) -> str:
-        return f"<held: {sum(map(len, self._zeros)):,} zero weights in {len(self._zeros)} layers>"
+        return f"<held: {len(self):,} zero weights in {len(self._zeros)} layers>"
 
     def remove(self) -> None:
         """Set the held weights to zero a last time and let them go; a second call does nothing."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tp_vgg.data.split import Split
-from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy
-from tp_vgg.files.checks import type_name
+from tp_vgg.evaluation.images import Images, Labelled
 from tp_vgg.files.journal import Journal
 from tp_vgg.files.read import as_path
 from tp_vgg.machine.distributed import ALONE, Ranks
@@ -26,7 +25,7 @@ from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 
 def sweep(
     model: Network,
-    split: Split,
+    split: Labelled,
     kind: Kind = "structured",
     *,
     levels: Sequence[float] = LEVELS,
@@ -34,7 +33,7 @@ def sweep(
     importance: str = "l1",
     seed: int = 0,
     precision: Precision = "auto",
-    recalibrate: Split | None = None,
+    recalibrate: Labelled | None = None,
     journal: str | Path | None = None,
     quiet: bool = True,
 ) -> Sensitivity:
@@ -49,7 +48,12 @@ def sweep(
     gradients in the parameters, ``random`` uses ``seed``. ``precision``: see
     :class:`SweepQuestion`.
 
-    ``recalibrate``: training images. At every point, the batch norms behind the pruned layer take
+    ``split``: a :class:`~tp_vgg.data.Split`, a pair (images, labels) of tensors, or a
+    ``DataLoader`` (or another iterable, not a generator) of such pairs, all of which are held in
+    memory. uint8 images are normalised as ``model.meta`` says; float images go to the network as
+    they are, as in a loop of your own. Pairs and batches are moved to the device of ``model``.
+
+    ``recalibrate``: training images, likewise. At every point, the batch norms behind the pruned layer take
     new statistics on a sample of them before the network is evaluated. Without it, most of a drop
     comes from statistics that no longer fit, which fine-tuning corrects first.
 
@@ -73,49 +77,17 @@ def sweep(
     question.removed(network.spec)
     place = None if journal is None else as_path(journal, "journal")
     unmasked_network(network)
-    check_split("split", split, network)
+    images = Images.of("split", split, network)
     sample = None
     if recalibrate is not None:
-        check_split("recalibrate", recalibrate, network)
-        sample = calibration_sample(recalibrate)
+        sample = calibration_sample(Images.of("recalibrate", recalibrate, network).whole())
     check_built(network)
+    whole = images.whole()
     resolved = ResolvedSweep.of(question, network, sample)
-    key = resolved.key(network, split)
+    key = resolved.key(network, whole)
     return run(
-        network, split, resolved, key, None if place is None else Journal(place, key), quiet=quiet
+        network, whole, resolved, key, None if place is None else Journal(place, key), quiet=quiet
     )
-
-
-def check_split(name: str, split: object, model: Network) -> None:
-    """Raise :class:`BadInput` unless ``split`` is a :class:`Split` that ``model`` can classify.
-
-    It must have images of the size that the model takes, on its device, and labels of its classes.
-    """
-    if not isinstance(split, Split):
-        raise BadInput(
-            f"{name}: must be a tp_vgg.data.Split(images, labels), got {type_name(split)}"
-        )
-    if not len(split):
-        raise BadInput(f"{name}: has no images")
-    device = next(model.parameters()).device
-    if split.labels.device != device:
-        raise BadInput(
-            f"{name}: on {split.labels.device}, the model on {device}; move one of them with .to()"
-        )
-    height, width = split.images.shape[2:]
-    side = model.spec.image_size
-    if (height, width) != (side, side):
-        raise BadInput(
-            f"{name}: images of {height}x{width} pixels; the network takes {side}x{side}: resize "
-            "them, or give a network whose spec has their image_size"
-        )
-    low, high = int(split.labels.min()), int(split.labels.max())
-    classes = model.spec.num_classes
-    if low < 0 or high >= classes:
-        raise BadInput(
-            f"{name}: labels: from {low} to {high}; the network has {classes} classes, numbered "
-            f"from 0 to {classes - 1}"
-        )
 
 
 def run(

@@ -1,4 +1,4 @@
-"""A training step augments a batch, runs the forward and backward passes and updates the weights.
+"""A training step augments a batch and updates the weights on it.
 
 On one GPU, in one process, the step is captured once as a CUDA graph and then replayed.
 """
@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
 from tp_vgg.data.augment import PAD, augment
 from tp_vgg.machine.cuda_graph import Call
-from tp_vgg.machine.precision import autocast
-from tp_vgg.network.masks import detach_masked_weights
-from tp_vgg.training.loss import training_loss
 from tp_vgg.training.recipe import Recipe
 from tp_vgg.training.setup import TrainingSetup
+from tp_vgg.training.update import Update
 
 EAGER_STEPS = 3
 """Steps that run before the capture of a CUDA graph.
@@ -61,14 +58,10 @@ def stream_generator(seed: int, index: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(stream_seed(seed, index, stream))
 
 
-class TrainingStep:
-    """A training step updates the model by SGD with Nesterov momentum and decoupled weight decay.
+class TrainingStep(Update):
+    """A training step is an :class:`Update` on augmented images of a setup's training split.
 
-    It also sums the losses and the hits (correct predictions) of the images that it has seen.
-
-    ``network`` is called instead of ``model``, such as a wrapper that averages gradients over
-    processes. With ``on_device`` the learning rate is a tensor on the device, so that a captured
-    step can be replayed at another rate.
+    ``network`` and ``on_device``: see :class:`Update`.
     """
 
     def __init__(
@@ -79,23 +72,16 @@ class TrainingStep:
         network: nn.Module | None = None,
         on_device: bool = False,
     ) -> None:
-        self._model, self._network, self._split = model, network or model, setup.data.train
-        self._recipe, self._precision, self._teacher = setup.recipe, setup.precision, setup.teacher
-        self._device = setup.device
-        self._normalise = setup.normalisation.on(self._device)
-        self._decayed: list[torch.Tensor] = [p for p in model.parameters() if p.ndim > 1]
-        self._rate: Any = torch.zeros((), device=self._device) if on_device else 0.0
-        self._optimizer = torch.optim.SGD(
-            model.parameters(),
-            self._rate,
-            momentum=setup.recipe.momentum,
-            nesterov=setup.recipe.momentum > 0,
-            fused=True,
+        super().__init__(
+            model,
+            setup.recipe,
+            setup.device,
+            precision=setup.precision,
+            teacher=setup.teacher,
+            network=network,
+            on_device=on_device,
         )
-        self.loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
-        """Sum of the images' losses since :meth:`reset` (float64 scalar on the device)."""
-        self.hits = torch.zeros((), device=self._device, dtype=torch.int64)
-        """Correct predictions in training since :meth:`reset` (int64 scalar on the device)."""
+        self._split, self._normalise = setup.data.train, setup.normalisation.on(setup.device)
 
     def __call__(self, draws: torch.Tensor, rate: float, loss_weight: float = 1.0) -> None:
         """Train on the images that ``draws`` names, at the learning rate ``rate``.
@@ -106,57 +92,13 @@ class TrainingStep:
         self.set_rate(rate)
         self.body(draws, loss_weight)
 
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of the next steps."""
-        if isinstance(self._rate, torch.Tensor):
-            self._rate.fill_(rate)
-        else:
-            self._rate = self._optimizer.param_groups[0]["lr"] = rate
-
     def body(self, draws: torch.Tensor, loss_weight: float = 1.0) -> None:
         """Train on one batch at the learning rate that is set.
 
         Nothing in it waits for the device, so that it can be captured as a CUDA graph.
         """
         images, labels = augment(self._split, draws)
-        inputs = self._normalise(images)
-        with autocast(self._device, self._precision):
-            logits = self._network(inputs)
-            loss = training_loss(logits.float(), labels, self._recipe, self._teacher, inputs)
-        self._optimizer.zero_grad(set_to_none=True)
-        (loss * loss_weight).backward()
-        with torch.no_grad():
-            torch._foreach_mul_(self._decayed, 1 - self._rate * self._recipe.weight_decay)
-        self._optimizer.step()
-        detach_masked_weights(self._model)
-        self.loss_sum += loss.detach() * len(labels)
-        self.hits += (logits.detach().argmax(1) == labels).sum()
-
-    def reset(self, loss_sum: float = 0.0, hits: int = 0) -> None:
-        """Restart the sums of the loss and of the hits from these values."""
-        self.loss_sum.fill_(loss_sum)
-        self.hits.fill_(hits)
-
-    def state(self) -> dict[str, Any]:
-        """Return a copy of the optimiser's state, in plain types and tensors."""
-        state = self._optimizer.state_dict()
-        momentum = {
-            index: {
-                name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in values.items()
-            }
-            for index, values in state["state"].items()
-        }
-        return {
-            "state": momentum,
-            "param_groups": [
-                {**group, "lr": float(group["lr"])} for group in state["param_groups"]
-            ],
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore the optimiser's state that :meth:`state` returned."""
-        self._optimizer.load_state_dict(state)
-        self._optimizer.param_groups[0]["lr"] = self._rate
+        self.train_on(self._normalise(images), labels, loss_weight)
 
 
 class ReplayedStep:
