@@ -53,9 +53,9 @@ def sweep(
     memory. uint8 images are normalised as ``model.meta`` says; float images go to the network as
     they are, as in a loop of your own. Pairs and batches are moved to the device of ``model``.
 
-    ``recalibrate``: training images, likewise. At every point, the batch norms behind the pruned layer take
-    new statistics on a sample of them before the network is evaluated. Without it, most of a drop
-    comes from statistics that no longer fit, which fine-tuning corrects first.
+    ``recalibrate``: training images, likewise. At every point, the batch norms behind the pruned
+    layer take new statistics on a sample of them before the network is evaluated. Without it, most
+    of a drop comes from statistics that no longer fit, which fine-tuning corrects first.
 
     ``journal``: a file that keeps finished layers, so that the same call resumes there after a
     stop. ``quiet``: no progress bar.
