@@ -128,9 +128,14 @@ def test_the_gradients_are_zero_there_and_only_there() -> None:
 def test_an_exception_leaves_nothing_behind_and_the_zeros_zero() -> None:
     model = sparse()
     zeros = zeros_of(model)
-    with pytest.raises(KeyError), tp_vgg.held(model):
-        model.features[4].weight.data.fill_(1.0)
-        raise KeyError
+
+    def fail() -> None:
+        with tp_vgg.held(model):
+            model.features[4].weight.data.fill_(1.0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert are_zero(model, zeros)
     assert all(not parameter._backward_hooks for parameter in model.parameters())
 

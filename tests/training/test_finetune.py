@@ -87,7 +87,10 @@ def test_a_pruned_network_recovers_on_a_loader_and_keeps_its_zeros(
     assert [row.epoch for row in history] == [1]
     assert math.isnan(history[0].val_accuracy)
     assert are_zero(model, zeros)
-    assert hasattr(model.features[4], "weight_mask") == masks
+    layer = model.features[4]
+    assert hasattr(layer, "weight_mask") == masks
+    if masks:
+        assert torch.equal(layer.weight, layer.weight_orig * layer.weight_mask)
     tp_vgg.save(model, tmp_path / "m.pth")
     assert are_zero(tp_vgg.load(str(tmp_path / "m.pth")), zeros)
     assert tp_vgg.accuracy(tp_vgg.load(tmp_path / "m.pth"), digits.test) == after
@@ -205,7 +208,7 @@ def test_a_bad_batch_late_leaves_the_weights_as_they_were(few_digits) -> None:
     before = weights(model)
     images = few_digits.normalisation(few_digits.train.images[:20])
     batches = [(images, few_digits.train.labels[:20]), (images, few_digits.train.labels[:20] + 10)]
-    with pytest.raises(BadInput, match="^loader: batch 1: labels: from 1"):
+    with pytest.raises(BadInput, match=r"^loader: batch 1: labels: from 1"):
         tp_vgg.finetune(model, batches, epochs=1)
     assert torch.equal(weights(model), before)
 

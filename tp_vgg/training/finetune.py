@@ -20,6 +20,7 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32, pick_precision
 from tp_vgg.network.doors import runnable_network
 from tp_vgg.network.held import Held
+from tp_vgg.network.masks import refresh_masked_weights
 from tp_vgg.network.network import Network
 from tp_vgg.training.history import Epoch
 from tp_vgg.training.recipe import Recipe
@@ -74,7 +75,7 @@ def finetune(
     as they were, for a model that its spec does not describe or that is not in float32, for images
     or labels that do not fit it, for a teacher with other classes, another image size or on another
     device, and for options out of range; :class:`WorkFailed` if the loss is not finite. ``model``
-    then has the weights of the last good epoch.
+    then has the weights of an earlier epoch, or those from before.
     """
     network = runnable_network(model)
     recipe = Recipe(
@@ -163,6 +164,7 @@ class _Tuning:
                 network.to(memory_format=torch.contiguous_format)
             network.zero_grad()
             network.eval()
+            refresh_masked_weights(network)
             if teacher is not None:
                 teacher.train(taught)
 
