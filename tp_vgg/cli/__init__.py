@@ -68,6 +68,8 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
+    # torch says so at its import, wherever an older package for GPU sensors is installed.
+    warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
     warnings.showwarning = lambda message, *_: line_on_stderr(str(message))
     # A shell completes the console script, whose name click finds its variable by.
     sys.exit(

@@ -64,7 +64,9 @@ def notes_on_stderr() -> Iterator[None]:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     try:
-        yield
+        # It says that it builds a cache of fonts, or that it can't keep one: no figure changes.
+        with hushed("matplotlib"):
+            yield
     finally:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
@@ -81,6 +83,20 @@ def muted(quiet: bool = True) -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
+
+
+@contextmanager
+def hushed(*names: str) -> Iterator[None]:
+    """Hide what the loggers ``names`` of libraries say below an error, in the block."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def is_main_process() -> bool:
