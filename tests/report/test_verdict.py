@@ -53,7 +53,7 @@ def test_each_line_begins_with_the_pages_claim_and_holds_its_numbers() -> None:
     assert f"{THIN.params() / SMALL.params():.3f}× of the parameters" in size.line
     assert f"{THIN.macs() / SMALL.macs():.3f}× of the MACs" in size.line
     assert accuracy.line.startswith("No loss of accuracy shown: 94.00 % against 95.00 % (drop +1.0")
-    assert time.line == "Faster: 1.50× [1.40, 1.60], folded, fp32, batch 64"
+    assert time.line == "Faster: 1.50× [1.40, 1.60], eager, fp32, batch 64"
 
 
 @pytest.mark.parametrize(
