@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from tp_vgg.machine.console import LOGGER, muted, notes_on_stderr, progress_bar
+from tp_vgg.machine.console import LOGGER, hushed, muted, notes_on_stderr, progress_bar
 
 log = logging.getLogger("tp_vgg.somewhere")
 
@@ -45,3 +45,21 @@ def test_no_bar_without_a_label_or_where_quiet(
     for _ in progress_bar(label, range(3), unit="img", quiet=quiet):
         pass
     assert ("3/3" in screen.getvalue()) == shown
+
+
+def test_a_note_does_not_stand_on_a_bars_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    with notes_on_stderr(), progress_bar("work", unit="img", total=2) as bar:
+        bar.update()
+        log.info("a note")
+    (line,) = [line for line in screen.getvalue().split("\n") if "a note" in line]
+    assert line.rpartition("\r")[2] == "a note"
+
+
+def test_only_errors_of_a_hushed_library_are_shown(caplog: pytest.LogCaptureFixture) -> None:
+    library = logging.getLogger("a_library")
+    with hushed("a_library"):
+        logging.getLogger("a_library.part").warning("unseen")
+        library.error("an error")
+    library.warning("a warning")
+    assert caplog.messages == ["an error", "a warning"]

@@ -174,3 +174,15 @@ def test_a_staircase_has_a_panel_a_conv_and_a_line_a_table() -> None:
         "fp32, batch 64",
         "bf16, batch 64",
     ]
+
+
+def test_letters_that_the_font_lacks_are_not_warned_of(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from tp_vgg.report.figures import save_png
+    from tp_vgg.report.svg import inline_svg
+
+    figure = Figure()
+    figure.suptitle("模型 الشبكة")
+    save_png(figure, tmp_path / "x.png")
+    assert "模型" in inline_svg(figure, "x", "x")

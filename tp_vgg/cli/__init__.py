@@ -14,7 +14,7 @@ import click
 
 from tp_vgg import __version__
 from tp_vgg.errors import BadInput, WorkFailed, out_of_memory, printable
-from tp_vgg.machine.console import notes_on_stderr
+from tp_vgg.machine.console import line_on_stderr, notes_on_stderr
 
 COMMANDS = {
     "run": "Run the whole pipeline, from the dense model to the report page; start here.",
@@ -68,7 +68,9 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
-    warnings.formatwarning = lambda message, *_: f"{printable(str(message))}\n"
+    # torch says so at its import, wherever an older package for GPU sensors is installed.
+    warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
+    warnings.showwarning = lambda message, *_: line_on_stderr(str(message))
     # A shell completes the console script, whose name click finds its variable by.
     sys.exit(
         execute(args, name="tp-vgg" if "_TP_VGG_COMPLETE" in os.environ else "python -m tp_vgg")

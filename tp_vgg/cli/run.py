@@ -17,7 +17,7 @@ from tp_vgg.cli.options import (
     force_option,
     round_to_option,
 )
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, printable
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.run_budget import RunOptions
@@ -48,7 +48,7 @@ from tp_vgg.stages.run_budget import RunOptions
     type=WholeNumber(min=0),
     metavar="N",
     show_default="2 on digits, else 5",
-    help="Epochs of fine-tuning for the structured model.",
+    help="Epochs of fine-tuning for both pruned models; 0: none.",
 )
 @finetune_options
 @force_option
@@ -58,6 +58,7 @@ def command(
     """Run the whole pipeline, from the dense model to the report page; start here.
 
     It trains, sweeps both kinds, plans, prunes, fine-tunes, benchmarks and writes report.html.
+    At the end it prints a table of all models, a verdict in three lines, and the page's path.
     Stages that are finished and whose inputs are unchanged are skipped. After Ctrl-C or a kill
     the same command continues where it was.
 
@@ -75,4 +76,6 @@ def command(
     from tp_vgg.report.tables import render_comparison
     from tp_vgg.stages.run import run
 
-    click.echo(render_comparison(run(settings, options)))
+    outcome = run(settings, options)
+    click.echo(render_comparison(outcome.comparison))
+    click.echo("\n" + "\n".join(map(printable, (*outcome.verdict, f"Page: {outcome.page}"))))

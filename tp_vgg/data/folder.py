@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -211,11 +214,24 @@ def _decode(
                 ascii(str(error).splitlines()[0][:80]) if str(error) else type(error).__name__
             )
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _without_pillows_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(decode, range(len(paths)), chunksize=64)
         for _ in progress_bar(label, results, unit="img", quiet=quiet, total=len(paths)):
             pass
     return images, reasons
+
+
+@contextlib.contextmanager
+def _without_pillows_warnings() -> Iterator[None]:
+    """Ignore what Pillow says of images that it decodes all the same: it names no file."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # Below twice the limit; above that, the image is refused by name.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for text in ("Corrupt EXIF data", "Truncated File Read", "Metadata Warning, tag"):
+            warnings.filterwarnings("ignore", text, UserWarning, r"PIL\.TiffImagePlugin")
+        yield
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -15,6 +15,13 @@ from tp_vgg.files.schema import typed
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.stats import paired_difference
 
+_FINETUNING = ("fine-tuned", "not fine-tuned")
+
+
+def finetuning_note(epochs: int | None) -> str:
+    """Return the note on the fine-tuning of a pruned model, for its record."""
+    return f"fine-tuned for {epochs} epoch{'s' * (epochs != 1)}" if epochs else "not fine-tuned"
+
 
 @dataclass(frozen=True)
 class ModelRecord:
@@ -59,6 +66,11 @@ class ModelRecord:
     def test_images(self) -> tuple[str, str, int]:
         """Return the identity of the test images: data set, fingerprint, number."""
         return self.data["dataset"], self.data["fingerprint"], self.test.n
+
+    @property
+    def finetuning(self) -> str:
+        """Return the note on its fine-tuning (:func:`finetuning_note`); empty if it has none."""
+        return next((note for note in self.notes if note.startswith(_FINETUNING)), "")
 
     @property
     def comparable(self) -> tuple[object, ...]:

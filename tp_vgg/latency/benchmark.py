@@ -45,7 +45,7 @@ _CONTROL, _EAGER = "control", "dense in eager mode"
 _MODEL = "model "
 """Prefix of a model's name among the candidates of a case, so that no name that a user gives equals
 :data:`_CONTROL` or :data:`_EAGER`."""
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} cases [{elapsed}]"
+_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} cases [{elapsed}]"
 
 
 def measure_latency(
@@ -167,7 +167,8 @@ def measure(
                 case_done(measured)
                 rows += measured
             bar.update(number - bar.n)
-        steps = steps_of(rows, models, settings, timing_device, bar.set_description)
+        bar.close()
+        steps = steps_of(rows, models, settings, timing_device, quiet)
         # Last, so that nothing is timed after a profiler was attached.
         if timing_device.cuda is not None:
             rows = [

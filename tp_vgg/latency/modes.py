@@ -16,6 +16,7 @@ import torch
 from tp_vgg.errors import out_of_memory
 from tp_vgg.latency.cuda import CudaCalls
 from tp_vgg.latency.table import FOLDED, GRAPHS, BenchmarkCase
+from tp_vgg.machine.console import hushed
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.precision import has_fast_bf16
 from tp_vgg.network.export import onnx_session, to_onnx
@@ -204,8 +205,9 @@ def _or_unavailable(what: str) -> Iterator[None]:
     ``what`` names the compiler or driver in the message.
     """
     try:
-        # A compiler's warnings are no failure, and the user can't act on them.
-        with warnings.catch_warnings(action="ignore"):
+        # A compiler's warnings are no failure, and the user can't act on them. The logger says
+        # that no CUDA runtime was found, also if only the CPU is timed.
+        with hushed("torch.utils.cpp_extension"), warnings.catch_warnings(action="ignore"):
             yield
     except Exception as error:
         if out_of_memory(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from tp_vgg.latency.staircase import conv_call, random_images, without_launches
 from tp_vgg.latency.table import FEW_TRIALS, BenchmarkCase, LatencyRow, Ratio
 from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.latency.verdicts import WidthStep, needs_reason
+from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.cuda_graph import Call
 from tp_vgg.machine.memory import release_memory
 from tp_vgg.network.families import build_network
@@ -25,33 +27,40 @@ from tp_vgg.network.layers import LayerRow
 from tp_vgg.network.network import Network
 from tp_vgg.network.spec import Spec
 
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} probes [{elapsed}]"
+
 
 def steps_of(
     rows: Sequence[LatencyRow],
     models: Mapping[str, Network],
     settings: BenchmarkSettings,
     timing_device: TimingDevice,
-    note: Callable[[str], object] = lambda _: None,
+    quiet: bool = True,
 ) -> dict[tuple[str, BenchmarkCase], tuple[WidthStep, ...]]:
     """Probe smaller widths; return the width steps by model and case.
 
     A probe takes longer than timing a case. So it is made only for rows that fall short of their
     MAC ratio (:func:`~tp_vgg.latency.verdicts.needs_reason`) and may be quoted
     (:func:`~tp_vgg.latency.quoted.is_quoted`), and for none if ``settings.probes`` is false.
-    Networks of equal widths share one probe. ``note`` is called with a line of text when a probe
-    begins.
+    Networks of equal widths share one probe. Unless ``quiet``, a progress bar counts the probes.
     """
     by_widths: dict[tuple[Spec, BenchmarkCase], tuple[WidthStep, ...]] = {}
-    steps = {}
-    for row in rows if settings.probes else ():
-        if needs_reason(row) and is_quoted(row, rows, next(iter(models))):
-            key = models[row.model].spec, row.case
+    probed = [
+        row
+        for row in (rows if settings.probes else ())
+        if needs_reason(row) and is_quoted(row, rows, next(iter(models)))
+    ]
+    keys = {(row.model, row.case): (models[row.model].spec, row.case) for row in probed}
+    total = len(set(keys.values()))
+    options: dict[str, Any] = {"total": total, "leave": False, "bar_format": _BAR}
+    with progress_bar("probes" if total else "", unit="probe", quiet=quiet, **options) as bar:
+        for (name, case), key in keys.items():
             if key not in by_widths:
-                note(f"steps of {row.model}, {row.case.label}")
-                by_widths[key] = _probed(models[row.model], row.case, settings, timing_device)
+                bar.set_description(f"smaller widths of {name}, {case.label}")
+                by_widths[key] = _probed(models[name], case, settings, timing_device)
                 free_memory_after_case()
-            steps[row.model, row.case] = by_widths[key]
-    return steps
+                bar.update()
+    return {place: by_widths[key] for place, key in keys.items()}
 
 
 def busy_of(model: Network, case: BenchmarkCase, timing_device: TimingDevice) -> float | None:

@@ -31,8 +31,8 @@ def progress_bar(
 ) -> tqdm[Any]:
     """Return a progress bar on stderr, shown only if stderr is a terminal.
 
-    The bar is disabled if ``quiet`` is set or ``label`` is empty. ``iterable``, ``unit`` and
-    ``options`` are passed to tqdm.
+    The bar is disabled if ``quiet`` is set or ``label`` is empty. ``iterable``, ``unit`` (what is
+    counted, such as ``img``) and ``options`` are passed to tqdm.
     """
     # Importing tqdm takes as long as everything else that a refused command needs.
     from tqdm import tqdm
@@ -42,7 +42,15 @@ def progress_bar(
 
 class _NotesOnStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{printable(record.getMessage())}\n")
+        line_on_stderr(record.getMessage())
+
+
+def line_on_stderr(text: str) -> None:
+    """Write a line on stderr; progress bars that are shown there move down."""
+    if (bars := sys.modules.get("tqdm")) is not None:
+        bars.tqdm.write(printable(text), file=sys.stderr)
+    else:
+        sys.stderr.write(f"{printable(text)}\n")
 
 
 @contextmanager
@@ -56,7 +64,9 @@ def notes_on_stderr() -> Iterator[None]:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     try:
-        yield
+        # It says that it builds a cache of fonts, or that it can't keep one: no figure changes.
+        with hushed("matplotlib"):
+            yield
     finally:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
@@ -73,6 +83,20 @@ def muted(quiet: bool = True) -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
+
+
+@contextmanager
+def hushed(*names: str) -> Iterator[None]:
+    """Hide what the loggers ``names`` of libraries say below an error, in the block."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def is_main_process() -> bool:

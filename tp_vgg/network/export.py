@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.files.checks import choice
 from tp_vgg.files.read import as_path
+from tp_vgg.machine.console import hushed
 from tp_vgg.network import checkpoint
 from tp_vgg.network.doors import network_of
 from tp_vgg.network.formats import EXPORT_FORMATS
@@ -200,11 +200,9 @@ def _require(*packages: str) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporters: they warn of their own deprecations, and print to stdout too."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    with (
+        hushed("torch.onnx"),
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -34,9 +34,14 @@ def recalibrate(
     longer fit. Source: ``update_bn`` of torch's ``swa_utils`` (Izmailov et al. 2018, section 3.2).
     """
     sample = calibration_sample(split, seed, images)
-    inputs = [normalisation(block) for block, _ in sample.blocks(EVALUATION_BLOCK)]
-    with progress_bar(label, inputs, unit="block", leave=False) as bar:
-        renew_statistics(model, bar)
+    with progress_bar(label, unit="img", total=len(sample), leave=False) as bar:
+
+        def inputs() -> Iterator[torch.Tensor]:
+            for block, labels in sample.blocks(EVALUATION_BLOCK):
+                yield normalisation(block)
+                bar.update(len(labels))
+
+        renew_statistics(model, inputs())
 
 
 def calibration_sample(split: Split, seed: int = 0, images: int = CALIBRATION_IMAGES) -> Split:

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import Latency
+from tp_vgg.report.svg import missing_glyphs_ignored
 from tp_vgg.sensitivity.table import Sensitivity
 from tp_vgg.training.history import Epoch
 
@@ -297,7 +298,8 @@ def _baseline(axis: Any, table: Sensitivity) -> None:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, whole or not at all; missing directories are made."""
-    write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    with missing_glyphs_ignored():
+        write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
 def _figure(columns: int, title: str) -> tuple[Figure, np.ndarray]:

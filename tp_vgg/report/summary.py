@@ -12,16 +12,32 @@ from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.quoted import Gain, gain_of
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
+from tp_vgg.rundir.comparison import Comparison
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of the summary has a claim and the numbers behind it."""
+    """A sentence of the summary has a claim and the numbers behind it, at length and in short."""
 
     claim: str
     """The claim in a few words, such as ``Smaller``."""
     text: str
     """One or more whole sentences with the numbers."""
+    line: str
+    """The claim and its numbers in at most 80 columns, for a terminal."""
+
+
+def verdict(comparison: Comparison, left_out: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the page's claims in short: a heading, then a line each on size, accuracy and time.
+
+    They are about the last model. ``left_out`` is as for :func:`summary_sentences`.
+    """
+    dense, model = (list(comparison.records.values())[place] for place in (0, -1))
+    name, quoted = list(comparison.records)[-1], comparison.quoted()
+    latency = comparison.latency if quoted else None
+    sentences = summary_sentences(dense, model, quoted.get(name), latency, left_out)
+    heading = [] if model is dense else [f"{name} against {next(iter(comparison.records))}"]
+    return (*heading, *(sentence.line for sentence in sentences))
 
 
 def summary_sentences(
@@ -47,10 +63,16 @@ def summary_sentences(
                 f"The dense network classifies {test.accuracy:.2f} % [{test.low:.2f}, "
                 f"{test.high:.2f}] of {test.n:,} test images correctly.{others} Choose ratios "
                 "below, then run the command there.",
+                ("No pruned model can be shown" if left_out else "Nothing is pruned yet")
+                + f": the dense network's accuracy is {test.accuracy:.2f} %",
             )
         ]
     sentences = [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
-    return [*sentences, *([Sentence("Not all models are shown", others.strip())] if others else [])]
+    if others:
+        names = ", ".join(reason.partition(" ")[0] for reason in left_out)
+        claim = "Not all models are shown"
+        sentences.append(Sentence(claim, others.strip(), f"{claim}: {names} left out"))
+    return sentences
 
 
 def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
@@ -63,11 +85,14 @@ def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
         if model.macs < dense.macs
         else "a dense kernel still does all of the multiply-accumulates (MACs)"
     )
+    claim = "Smaller" if kept < dense.params else "Not smaller"
     return Sentence(
-        "Smaller" if kept < dense.params else "Not smaller",
+        claim,
         f"The network has {kept / 1e6:.2f} million {counted} instead of {dense.params / 1e6:.2f} "
         f"million ({kept / dense.params:.3f}×), and {macs}. Its file has {model.bytes / 1e6:.1f} "
         f"instead of {dense.bytes / 1e6:.1f} MB. These are exact counts.{_form(dense)}",
+        f"{claim}: {kept / dense.params:.3f}× of the {counted}, "
+        f"{model.macs / dense.macs:.3f}× of the MACs",
     )
 
 
@@ -88,13 +113,21 @@ def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
     )
     chance_warnings = dense.test.chance_warnings(100 / dense.spec["num_classes"])
     test = model.test
+    line = (
+        f"{test.accuracy:.2f} % against {dense.test.accuracy:.2f} % "
+        f"(drop {drop:+.2f} [{low:+.1f}, {high:+.1f}])"
+    )
+    if chance_warnings:
+        claim = "The dense network guesses"
+        line = f"{dense.test.accuracy:.2f} %, so no drop can be shown"
     return Sentence(
-        "The dense network guesses" if chance_warnings else claim,
+        claim,
         f"The network classifies {test.accuracy:.2f} % [{test.low:.2f}, {test.high:.2f}] of "
         f"{test.n:,} test images correctly, and the dense network {dense.test.accuracy:.2f} %. "
         f"That is a drop of {drop:+.2f} percentage points [{low:+.2f}, {high:+.2f}], paired by "
         f"image (n = {test.n:,})."
         + "".join(f" The dense network's {warning}." for warning in chance_warnings),
+        f"{claim}: {line}",
     )
 
 
@@ -103,6 +136,7 @@ def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:
         return Sentence(
             "Time: not measured",
             "Run the command benchmark with the same options, then the command report.",
+            "Time: not measured; run benchmark with the same options, then report",
         )
     gain = gain_of(latency, row)
     claim = {"faster": "Faster", "slower": "Slower"}.get(gain.verdict, "No faster")
@@ -115,11 +149,14 @@ def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:
     known = [reason for reason in gain.row.reasons if reason != UNEXPLAINED]
     reasons = f" Why not more: {'; '.join(known)}." if known else ""
     ratio = gain.ratio
+    modes = gain.row.mode if gain.dense is None else f"{gain.row.mode} against {gain.dense.mode}"
     return Sentence(
         claim,
         f"The network runs at {ratio.value:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}] the speed of "
         f"the dense network ({_how(gain)}; {device}). If time fell in proportion to the MACs, it "
         f"would be {row.mac_ratio:.2f}×.{reasons}",
+        f"{claim}: {ratio.value:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}], {modes}, "
+        f"{gain.row.dtype}, batch {gain.row.batch_size}",
     )
 
 

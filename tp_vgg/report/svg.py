@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
@@ -18,6 +21,18 @@ _SETTINGS: dict[Any, Any] = {
 """Settings of matplotlib that keep text as text: small, searchable, in the page's own font."""
 
 
+@contextlib.contextmanager
+def missing_glyphs_ignored() -> Iterator[None]:
+    """Ignore matplotlib's warnings on letters that its font lacks, as in the names of files.
+
+    A PNG shows a box for such a letter; the page has the fonts of the browser.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
+        yield
+
+
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     """Return the figure as one ``<svg>`` element.
 
@@ -25,7 +40,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     text that a screen reader reads out. The same figure and name give the same text.
     """
     text = io.StringIO()
-    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+    with missing_glyphs_ignored(), matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure.savefig(
             text,
             format="svg",

@@ -61,6 +61,7 @@ def render_comparison(comparison: Comparison, form: str = "text") -> str:
         for name, record in comparison.records.items()
         for note in (record.notes if record.file_bytes is not None else ())
     ]
+    notes += map(printable, comparison.finetuning())
     return "\n\n".join([table, *notes, *(one.line() for one in comparison.plan_outcomes)])
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import Latency, LatencyRow
+from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.expected import check_images
 from tp_vgg.rundir.layout import MODELS
@@ -29,6 +32,14 @@ class Comparison:
     def rows(self, name: str) -> tuple[LatencyRow, ...]:
         """Return the benchmark rows of a model's checkpoint; empty without a benchmark of it."""
         return self.latency.of_model(self.records[name].sha256) if self.latency else ()
+
+    def finetuning(self) -> list[str]:
+        """Return a line per model whose record says if it was fine-tuned."""
+        return [
+            f"{name}: {record.finetuning}"
+            for name, record in self.records.items()
+            if record.finetuning
+        ]
 
     def quoted(self) -> dict[str, LatencyRow]:
         """Return, by model, the one benchmark row that the table shows.
@@ -80,7 +91,20 @@ def check_anything(contents: RunContents) -> None:
         raise _nothing_yet(contents)
 
 
+def swept_only(contents: RunContents) -> Path | None:
+    """Return the checkpoint that was swept, if no dense model of the run directory is measured."""
+    sweeps = [contents.sweep(kind) for kind in get_args(Kind)] if not contents.dense_records else []
+    files = (contents.swept_file(sweep[0]) for sweep in sweeps if sweep is not None)
+    return next((path for path in files if path is not None), None)
+
+
 def _nothing_yet(contents: RunContents) -> BadInput:
+    if (swept := swept_only(contents)) is not None:
+        path = os.path.relpath(swept)
+        return BadInput(
+            f"{contents.run.work}: nothing to compare yet, only a sweep;"
+            f" give --checkpoint {path} to measure that network"
+        )
     return BadInput(
         f"{contents.run.work}: nothing to compare yet;"
         " run `python -m tp_vgg run` or `train` with the same options first"

@@ -163,6 +163,11 @@ class RunContents:
         except BadInput:
             return None
 
+    def swept_file(self, record: Mapping[str, Any]) -> Path | None:
+        """Return the checkpoint that a sweep's record names; ``None`` for an earlier version's."""
+        name = record.get("checkpoint")
+        return Path(os.path.normpath(self.run.root.resolve() / name)) if type(name) is str else None
+
     @property
     def plans(self) -> dict[Kind, PlanResult]:
         """Return the plans in ``plan.json`` with their predictions, by kind.

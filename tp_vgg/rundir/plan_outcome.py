@@ -45,6 +45,8 @@ class PlanOutcome:
 
     On the device and with the dtype and batch size of the plan's profile. ``None`` if that was not
     benchmarked."""
+    finetuned: bool = False
+    """True if :attr:`drop` was measured after fine-tuning; only for unstructured pruning."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry in ``metrics.json``."""
@@ -74,6 +76,8 @@ class PlanOutcome:
         prediction, kind = self.plan.prediction, self.plan.kind
         budget = ", ".join(f"{name}={value:g}" for name, value in self.plan.budget.items())
         parts = [f"drop {prediction.drop:+.2f} → {self.drop:+.2f} on {self.split} (n = {self.n})"]
+        if self.finetuned:
+            parts[0] += " after fine-tuning"
         if self.finetuned_drop is not None:
             parts[0] += f", {self.finetuned_drop:+.2f} after fine-tuning"
         parts.append(f"params {prediction.params_share:.3f}× → {self.params_share:.3f}×")
@@ -130,6 +134,7 @@ def plan_outcomes(
                 else record.nonzero / base.nonzero,
                 None if tuned is None else dense.accuracy - getattr(tuned, split).accuracy,
                 _speedup(plan, record, latency),
+                finetuned=record.finetuning.startswith("fine-tuned"),
             )
         )
     return tuple(outcomes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,9 @@ class Settings:
     """Write scalars and figures for TensorBoard to ``tensorboard/``."""
     command: str = ""
     """The command line, for the records; empty if called from Python."""
+    begin: Callable[[], object] | None = field(default=None, compare=False, repr=False)
+    """Called by a stage of `run` before its work, unless all was done before; ``None`` for a
+    command by itself."""
 
     @property
     def images(self) -> DataSetKind:
@@ -55,6 +59,11 @@ class Settings:
     def limits(self) -> tuple[int | None, int | None, int | None]:
         """Return the most images of (train, val, test); ``None`` for all of a split."""
         return self.limit_train, self.limit_val, self.limit_test
+
+    def begin_work(self) -> None:
+        """Tell `run`, if it calls this stage, that there is work to do."""
+        if self.begin is not None:
+            self.begin()
 
     def bar(self, label: str) -> str:
         """Return the label of a progress bar; empty, which means no bar, if quiet."""

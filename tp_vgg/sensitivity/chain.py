@@ -63,15 +63,6 @@ class Chain:
         """Return True if the output of layer ``place`` is the logits."""
         return self.follows(place) not in self.places
 
-    def macs(self, place: int) -> int:
-        """Return the multiply-accumulates of layer ``place`` for one image."""
-        layer = self.layers[place]
-        return layer.weight.numel() * layer.side**2
-
-    def macs_from(self, place: int) -> int:
-        """Return the multiply-accumulates from layer ``place`` to the last one, for one image."""
-        return sum(self.macs(here) for here in self.places[place:])
-
     @property
     def widest(self) -> int:
         """Return the number of elements in the largest output of a layer for one image.

@@ -39,6 +39,7 @@ SWEEP_BLOCK = {"cpu": 250, "cuda": 5000}
 """Images evaluated together, by device type; all levels reuse the output buffers of one block."""
 SCREENING_IMAGES = 256
 """Size of the sample on which bf16's error is measured before it screens."""
+_BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} points [{elapsed}<{remaining}{postfix}]"
 
 
 @dataclass(frozen=True)
@@ -93,25 +94,24 @@ class Engine:
         with a warning. With several ranks, or at blocks of one image, the error is raised.
         ``quiet``: no progress bar.
         """
-        while True:
-            try:
-                return self._fill(hit_table, quiet)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self._block == 1 or self._ranks.size > 1:
-                    raise
-            self._buffers.clear()
-            self._block = halved(self._block)
-
-    def _fill(self, hit_table: HitTable, quiet: bool) -> None:
-        chunks = self._chunks()
-        rows_of = [self._rows(hit_table, place) for place in self._exact.places]
-        images = sum(block.stop - block.start for chunk in chunks for block in chunk.blocks)
-        total = images * sum(self._macs(place, rows) for place, rows in enumerate(rows_of))
+        options: dict[str, Any] = {"total": len(hit_table.rows), "initial": hit_table.points}
         label = f"{self._sweep.kind} sweep"
-        with progress_bar(label, unit="MAC", quiet=quiet, total=total, unit_scale=True) as bar:
-            for chunk in chunks:
-                if hit_table.unknown(range(len(hit_table.rows)), chunk.span).any():
-                    self._walk(hit_table, chunk, rows_of, bar)
+        with progress_bar(label, unit="point", quiet=quiet, bar_format=_BAR, **options) as bar:
+            while True:
+                try:
+                    return self._fill(hit_table, bar)
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error) or self._block == 1 or self._ranks.size > 1:
+                        raise
+                self._buffers.clear()
+                self._block = halved(self._block)
+
+    def _fill(self, hit_table: HitTable, bar: tqdm[Any]) -> None:
+        bar.update(hit_table.points - bar.n)  # less than before if memory ran out in a layer
+        rows_of = [self._rows(hit_table, place) for place in self._exact.places]
+        for chunk in self._chunks():
+            if hit_table.unknown(range(len(hit_table.rows)), chunk.span).any():
+                self._walk(hit_table, chunk, rows_of, bar)
 
     @torch.inference_mode()
     def logits(self, name: str) -> torch.Tensor:
@@ -155,6 +155,8 @@ class Engine:
                 device=self._device,
             )
             redone = torch.zeros(len(todo), dtype=torch.int64, device=self._device)
+            points = hit_table.missing(todo, chunk.span) / len(self._split)
+            images = sum(block.stop - block.start for block in chunk.blocks)
             for i, block in enumerate(chunk.blocks):
                 x = self._images(block) if (before := inputs[i]) is None else before
                 inputs[i] = y = self._exact.roll(x, place)
@@ -173,10 +175,11 @@ class Engine:
                     ):
                         hits[row, columns] = classes == self._split.labels[block]
                         redone[row] += again * bool(unknown[row])
-                bar.update((block.stop - block.start) * self._macs(place, rows))
+                bar.update(points * (block.stop - block.start) / images)
             sample = after
             if todo:
                 hit_table.add(todo, chunk.span.start, hits, redone)
+                bar.update(hit_table.points - bar.n)  # exactly, with the other ranks' share
 
     def _rows(self, hit_table: HitTable, place: int) -> list[int]:
         """Return the rows of ``hit_table`` that are evaluated at layer ``place``.
@@ -185,17 +188,6 @@ class Engine:
         """
         wanted = None if self._exact.is_last(place) else self._exact.layers[place].name
         return [row for row, (name, _) in enumerate(hit_table.rows) if name == wanted]
-
-    def _macs(self, place: int, rows: Sequence[int]) -> int:
-        """Return the multiply-accumulates at layer ``place`` for one image.
-
-        They are those of the layer itself, and for each of ``rows`` those of what follows.
-        """
-        chain = self._exact
-        if chain.is_last(place):
-            return chain.macs(place)
-        start = chain.follows(place) if self._sweep.kind == "structured" else place
-        return chain.macs(place) + len(rows) * chain.macs_from(start)
 
     def _chunks(self) -> list[_Chunk]:
         """Split all blocks into chunks whose activations fit in half of the free memory.

@@ -70,6 +70,15 @@ class HitTable:
         missing: np.ndarray = (self.hits[list(rows), span] == _UNKNOWN).any(1)
         return missing
 
+    def missing(self, rows: Sequence[int], span: slice) -> int:
+        """Return the number of unknown entries: of these rows, at the images in ``span``."""
+        return int((self.hits[list(rows), span] == _UNKNOWN).sum())
+
+    @property
+    def points(self) -> float:
+        """Return the number of known points; one of which some images are known is a fraction."""
+        return float((self.hits != _UNKNOWN).mean(1).sum())
+
     @property
     def finished(self) -> int:
         """Return the number of rows in which every image is known."""

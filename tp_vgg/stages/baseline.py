@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,19 +31,34 @@ from tp_vgg.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def baseline(
-    session: Session, given_model: Network | None, epochs: int | None = None
-) -> tuple[Network, ModelRecord]:
-    """Return the dense model, on the session's device, and its record.
+@dataclass(frozen=True)
+class Dense:
+    """A Dense is the dense model of a stage, which need not have been measured."""
+
+    model: Network
+    """The network, on the session's device."""
+    path: Path
+    name: str
+    """Name of its record."""
+    notes: tuple[str, ...]
+    """Notes for its record."""
+
+    def measured(self, session: Session) -> ModelRecord:
+        """Return its record; measure it if there is none of these weights and test images."""
+        return _current_record(session, self.path, self.name, self.notes)
+
+
+def dense_model(session: Session, given_model: Network | None, epochs: int | None = None) -> Dense:
+    """Return the dense model, which is not measured unless it has to be trained.
 
     It is ``given_model`` (that of ``--checkpoint``), else the run directory's baseline, else one
-    that is trained now, for ``epochs`` (``None``: the default). It is measured again if its record
-    is of other weights or images. Raises :class:`BadInput` if its file can't be read or its classes
-    are not those of the data.
+    that is trained now, for ``epochs`` (``None``: the default). Raises :class:`BadInput` if its
+    file can't be read or its classes are not those of the data.
     """
     own_path = session.ranks.broadcast(session.run.own_baseline(session.settings))
     path = session.settings.checkpoint or own_path
     if path is None:
+        session.settings.begin_work()
         log.info(f"no baseline in {session.run.root} yet: training it first")
         train_baseline(
             session, baseline_recipe(session.settings, session.settings.flag_spec(), epochs), "none"
@@ -62,19 +77,29 @@ def baseline(
             f"{path} is kept, trained for {recipe.get('epochs')} epochs with seed"
             f" {recipe.get('seed')}; to get another one, run `train` or give another --out"
         )
+    model = model.to(session.device)
     if own_path is not None and path.resolve() == own_path.resolve():
-        return model.to(session.device), _own_record(session, own_path, model)
+        return Dense(model, own_path, MODELS[0], _other_images(session, model))
     note = (
         "checkpoint from elsewhere: it may have been trained on the val images,"
         " so quote its test accuracy"
     )
-    return model.to(session.device), _current_record(session, path, GIVEN, (note,))
+    return Dense(model, path, GIVEN, (note,))
 
 
-def _own_record(session: Session, path: Path, model: Network) -> ModelRecord:
+def baseline(
+    session: Session, given_model: Network | None, epochs: int | None = None
+) -> tuple[Network, ModelRecord]:
+    """Return :func:`dense_model` and its record; it is measured if there is none."""
+    dense = dense_model(session, given_model, epochs)
+    return dense.model, dense.measured(session)
+
+
+def _other_images(session: Session, model: Network) -> tuple[str, ...]:
+    """Return a note, which is logged too, if the baseline was trained with other images."""
     trained_on = model.meta.get("data")
     if not isinstance(trained_on, dict) or trained_on == data_summary(session.data):
-        return _current_record(session, path, MODELS[0], ())
+        return ()
     now = data_summary(session.data)
     differences = ", ".join(
         f"{name} {trained_on.get(name)} then, {value} now"
@@ -83,7 +108,7 @@ def _own_record(session: Session, path: Path, model: Network) -> ModelRecord:
     )
     note = f"the baseline was trained with other images ({differences or 'of the same number'})"
     log.info(note)
-    return _current_record(session, path, MODELS[0], (note,))
+    return (note,)
 
 
 def _current_record(session: Session, path: Path, name: str, notes: tuple[str, ...]) -> ModelRecord:
@@ -112,6 +137,7 @@ def _current_record(session: Session, path: Path, name: str, notes: tuple[str, .
                 numbers,
             ):
                 return record
+        session.settings.begin_work()
         made_by = [record.command for record in records if record.sha256 == digest]
         record = measured(session, path, notes, as_saved=True)
         if made_by:

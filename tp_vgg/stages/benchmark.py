@@ -91,6 +91,8 @@ def benchmark(
                 f"{len(known)} of {len(benchmark_settings.cases)} cases were measured before the"
                 " interruption"
             )
+        elif benchmarked(settings, options, checkpoints):
+            log.info(f"{run.latency}: these cases were timed before; they are timed again")
         latency = measure(
             models,
             benchmark_settings,
@@ -137,13 +139,15 @@ def _key_parts(options: BenchmarkOptions) -> dict[str, Any]:
     return parts
 
 
-def benchmarked(settings: Settings, options: BenchmarkOptions) -> bool:
-    """Return True if ``latency.json`` is a benchmark of the run directory's current models.
+def benchmarked(
+    settings: Settings, options: BenchmarkOptions, checkpoints: tuple[Path, ...] = ()
+) -> bool:
+    """Return True if ``latency.json`` is a benchmark of these models as they are now.
 
-    It must have the same cases, device, versions and number of threads, and no throttled case; its
-    trials are not compared.
+    ``checkpoints``: as for :func:`benchmark`. It must have the same cases, device, versions and
+    number of threads, and no throttled case; its trials are not compared.
     """
-    contents, paths = _paths(settings, ())
+    contents, paths = _paths(settings, checkpoints)
     latency = read_table(contents.run.latency, Latency)
     if latency is None:
         return False

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.files.atomic import write_json
-from tp_vgg.rundir.comparison import Comparison, compared, metrics, recorded
+from tp_vgg.rundir.comparison import Comparison, compared, metrics, recorded, swept_only
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def compare(
@@ -34,10 +37,26 @@ def compare(
         contents, records = _measured(settings, checkpoints)
     else:
         contents = contents or RunContents.of(settings)
-        records = recorded(settings, contents)
+        records = records_of(settings, contents)
     comparison = compared(contents, records)
     write_json(contents.run.work / "metrics.json", metrics(comparison))
     return comparison
+
+
+def records_of(settings: Settings, contents: RunContents) -> dict[str, ModelRecord]:
+    """Return the models of a run directory that the options name, the dense one first.
+
+    If ``--checkpoint`` was swept and no more, it is measured now: a sweep does not do that.
+    """
+    records = recorded(settings, contents)
+    swept = None if records or settings.checkpoint is None else swept_only(contents)
+    if settings.checkpoint is None or swept != settings.checkpoint.resolve():
+        return records
+    from tp_vgg.stages.train import dense
+
+    log.info(f"{settings.checkpoint}: has only been swept: measuring it")
+    dense(settings)
+    return recorded(settings, contents)
 
 
 def _measured(

@@ -91,7 +91,12 @@ def structured_epochs(settings: Settings, options: StructuredOptions) -> int:
     """Return the epochs of fine-tuning over all steps; by default at least one per step."""
     if options.finetune.epochs is not None:
         return options.finetune.epochs
-    return max(2 if settings.images.small else 5, options.steps)
+    return max(default_finetune_epochs(settings), options.steps)
+
+
+def default_finetune_epochs(settings: Settings) -> int:
+    """Return the default number of epochs of fine-tuning after one pruning."""
+    return 2 if settings.images.small else 5
 
 
 def duration(seconds: float) -> str:

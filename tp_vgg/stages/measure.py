@@ -49,10 +49,10 @@ def measured(
     foreign = checkpoint.is_foreign(model)
     model.to(session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation = Normalisation.of(model.meta)
-    label = session.settings.bar("measure")
-    test_hits = hits(model, session.data.test, normalisation, label=label)
+    label = session.settings.bar
+    test_hits = hits(model, session.data.test, normalisation, label=label("measure, test"))
     test = Accuracy.of(int(test_hits.sum()), len(test_hits))
-    val = accuracy(model, session.data.val, normalisation, label=label)
+    val = accuracy(model, session.data.val, normalisation, label=label("measure, val"))
     chance = 100 * int(session.data.test.labels.bincount().max()) / len(test_hits)
     warnings = test.chance_warnings(chance)
     if foreign and warnings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from tp_vgg.rundir.layout import RunDir
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.training.history import Epoch
 
+log = logging.getLogger(__name__)
+
 SCALARS = {
     "train_loss": "loss/train",
     "train_accuracy": "accuracy/train",
@@ -27,10 +30,11 @@ SCALARS = {
 def keep_figure(settings: Settings, run: RunDir, name: str, figure: Figure) -> Path:
     """Save a figure as ``plots/NAME.png`` of the run directory and return its path.
 
-    It is written for TensorBoard too if the settings ask for that.
+    A note names it. It is written for TensorBoard too if the settings ask for that.
     """
     path = run.plot(name)
     save_png(figure, path)
+    log.info(f"wrote {path}")
     if settings.tensorboard:
         with _writer(run, "figures") as writer:
             writer.add_figure(name, figure)

@@ -184,7 +184,8 @@ def _sweep(
         raise BadInput(
             f"{path}: is of another model than --checkpoint {dense}; sweep that one first"
         )
-    if record["weights"] not in {model.sha256 for model in contents.dense_records}:
+    measured = record["weights"] in {model.sha256 for model in contents.dense_records}
+    if not measured and contents.swept_file(record) in (None, dense.resolve()):
         raise BadInput(
             f"{path}: is of other weights than {dense};"
             f" run `python -m tp_vgg sensitivity --kind {kind}` again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import asdict
+from typing import Any
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_json
@@ -57,10 +58,14 @@ def profile(
     cases = available_cases(options, timing_device)
     trials = options.trials or PROFILE_TRIALS
     with locked(run.root), timing_device.at_work():
+        before = set(run.work.glob("profiles/*.json"))
         profiles = [
             _profile_case(settings, run, spec, case, timing_device, grid, trials) for case in cases
         ]
-        keep_figure(settings, run, "staircase", figures.staircase(profiles))
+        # `run` asks for the same profile several times.
+        anew = settings.begin is None or not run.plot("staircase").is_file()
+        if anew or before != set(run.work.glob("profiles/*.json")):
+            keep_figure(settings, run, "staircase", figures.staircase(profiles))
     return tuple(profiles)
 
 
@@ -108,8 +113,10 @@ def _profile_case(
             and finished.key == key
             and {layer: finished.widths(layer) for layer in finished.layers} == widths
         ):
-            log.info(f"{path}: was profiled before; delete it to measure again")
+            if settings.begin is None:
+                log.info(f"{path}: was profiled before; delete it to measure again")
             return finished
+    settings.begin_work()
     path = run.work / "profiles" / file
     journal = Journal(partial_of(path).with_suffix(".jsonl"), key)
     points: dict[str, list[Timed]] = {}
@@ -122,8 +129,9 @@ def _profile_case(
             ):
                 points[entry["layer"]] = timed
     label = f"profile {case.dtype}, batch {case.batch_size}"
-    with progress_bar(label, spec.rows, unit="layer", quiet=settings.quiet) as bar:
-        for row in bar:
+    options: dict[str, Any] = {"total": len(widths), "initial": len(points)}
+    with progress_bar(label, unit="layer", quiet=settings.quiet, **options) as bar:
+        for row in spec.rows:
             if row.name in widths and row.name not in points:
                 with fp32_arithmetic(tf32=case.dtype == "tf32", deterministic=False):
                     points[row.name] = list(
@@ -140,6 +148,7 @@ def _profile_case(
                 journal.append(
                     {"layer": row.name, "points": [asdict(point) for point in points[row.name]]}
                 )
+                bar.update()
     ordered = tuple(point for layer in widths for point in points[layer])
     table = Staircase(key, spec.to_dict(), case.dtype, case.batch_size, machine, ordered)
     write_json(path, table.to_dict())

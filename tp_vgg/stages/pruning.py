@@ -23,7 +23,7 @@ from tp_vgg.network.network import Network
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.baseline import baseline as baseline_of
+from tp_vgg.stages.baseline import Dense, dense_model
 from tp_vgg.stages.defaults import structured_epochs
 from tp_vgg.stages.given import given_network
 from tp_vgg.stages.measure import data_summary
@@ -38,16 +38,26 @@ Resolved = TypeVar("Resolved")
 
 
 @dataclass(frozen=True)
-class Pruning(Generic[Resolved]):
-    """A Pruning holds what a pruning stage works with."""
+class Drawing(Generic[Resolved]):
+    """A Drawing holds what it takes to draw a layer before and after pruning."""
 
     session: Session
     dense: Network
     """The dense model, on the session's device; the stage prunes it in place."""
-    baseline: ModelRecord
-    """Record of the dense model."""
     resolved: Resolved
     """The request, resolved against the dense model's spec."""
+
+    def draw(self, name: str, figure: Figure) -> Path:
+        """Save a figure as ``plots/NAME.png`` and return its path."""
+        return keep_figure(self.session.settings, self.session.run, name, figure)
+
+
+@dataclass(frozen=True)
+class Pruning(Drawing[Resolved]):
+    """A Pruning holds what a pruning stage works with."""
+
+    baseline: ModelRecord
+    """Record of the dense model."""
 
     def finished(self, names: tuple[str, ...], key: str) -> dict[str, ModelRecord]:
         """Return the records of the models and of the baseline if all were made before.
@@ -60,10 +70,11 @@ class Pruning(Generic[Resolved]):
         )
         if not records:
             return {}
-        log.info(
-            f"{', '.join(names)}: made with these settings before; nothing to do"
-            " (--force makes them again)"
-        )
+        if session.settings.begin is None:
+            log.info(
+                f"{', '.join(names)}: made with these settings before; nothing to do"
+                " (--force makes them again)"
+            )
         return {MODELS[0]: self.baseline, **records}
 
     def former(self, names: tuple[str, ...], key: str, *, force: bool) -> Former | None:
@@ -77,24 +88,36 @@ class Pruning(Generic[Resolved]):
             lambda: former_models(session.contents, names, stem, key, data, force=force)
         )
 
-    def draw(self, name: str, figure: Figure) -> Path:
-        """Save a figure as ``plots/NAME.png`` and return its path."""
-        path = keep_figure(self.session.settings, self.session.run, name, figure)
-        log.info(f"drew {path}")
-        return path
-
 
 @contextmanager
 def pruning(
-    settings: Settings, request: PruningRequest[Any, Resolved], writes: tuple[str, ...] = ()
+    settings: Settings, request: PruningRequest[Any, Resolved], writes: tuple[str, ...]
 ) -> Iterator[Pruning[Resolved]]:
-    """Open a session with the dense model and the resolved request, for the duration of the block.
+    """Open a session for a pruning, for the duration of the block.
 
     ``writes``: the models that the stage writes. The dense model is that of
     :func:`tp_vgg.stages.baseline.baseline`, which trains one if there is none. Raises
     :class:`~tp_vgg.errors.BadInput` if the request does not fit the model; for that of
     ``--checkpoint``, before anything is written.
     """
+    with _opened(settings, request, writes) as (session, dense):
+        baseline = dense.measured(session)
+        yield Pruning(session, dense.model, request.resolve(dense.model.spec), baseline)
+
+
+@contextmanager
+def drawing(
+    settings: Settings, request: PruningRequest[Any, Resolved]
+) -> Iterator[Drawing[Resolved]]:
+    """Open a session to draw a layer, as :func:`pruning` does; the dense model is not measured."""
+    with _opened(settings, request, ()) as (session, dense):
+        yield Drawing(session, dense.model, request.resolve(dense.model.spec))
+
+
+@contextmanager
+def _opened(
+    settings: Settings, request: PruningRequest[Any, Resolved], writes: tuple[str, ...]
+) -> Iterator[tuple[Session, Dense]]:
     settings, given_model = given_network(settings)
     if given_model is not None:
         request.resolve(given_model.spec)
@@ -103,8 +126,7 @@ def pruning(
         ranked(settings) as (settings, ranks),
         open_session(settings, given_model, ranks, writes) as session,
     ):
-        dense, baseline = baseline_of(session, given_model)
-        yield Pruning(session, dense, baseline, request.resolve(dense.spec))
+        yield session, dense_model(session, given_model)
 
 
 def _note_unused(options: StructuredOptions | UnstructuredOptions) -> None:

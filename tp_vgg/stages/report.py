@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from pathlib import Path
 from typing import get_args
@@ -14,13 +15,16 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.report.page import Findings, render
-from tp_vgg.rundir.comparison import Comparison, compared, recorded
+from tp_vgg.rundir.comparison import Comparison, compared
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import HISTORIES, MODELS, RunDir
 from tp_vgg.rundir.settings import Settings, flags
+from tp_vgg.stages.compare import records_of
 from tp_vgg.stages.findings import drawn_figures
 from tp_vgg.stages.given import given_network
 from tp_vgg.stages.session import stage
+
+log = logging.getLogger(__name__)
 
 
 @stage
@@ -38,12 +42,16 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
     path = run.work / "report.html"
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
-    comparison = compared(contents, recorded(settings, contents))
+    comparison = compared(contents, records_of(settings, contents))
     key = _key(flag_settings, run, comparison)
     if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
         return path
+    settings.begin_work()
     findings = _findings(flag_settings, contents, comparison, key)
     text = render(findings, quiet=settings.quiet)
+    if path.is_file() and path.read_text("utf-8", "replace") == text:
+        log.info(f"{path}: shows these results already; nothing has changed")
+        return path
     write_text(path, text)
     return path
 
@@ -74,12 +82,12 @@ def _findings(
     )
     if comparison.latency is not None:
         commands.append(str(comparison.latency.conditions.get("command", "")))
-    figures = progress_bar(
-        "report",
-        drawn_figures(contents, comparison, sweeps, profile),
-        unit=" figures",
-        quiet=flag_settings.quiet,
-    )
+    figures = []
+    with progress_bar("report", unit=" figures", quiet=flag_settings.quiet) as bar:
+        for figure in drawn_figures(contents, comparison, sweeps, profile):
+            figures.append(figure)
+            bar.update()
+        bar.total = bar.n
     return Findings(
         records=comparison.records,
         sweeps=sweeps,

@@ -6,19 +6,17 @@ A step is skipped if its output is there and its inputs are unchanged.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.table import FEW_TRIALS, cases_of
 from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
 from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan, read_ratios
+from tp_vgg.report.summary import verdict
 from tp_vgg.rundir.comparison import Comparison
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.expected import expected_spec
@@ -28,7 +26,11 @@ from tp_vgg.sensitivity.question import ALL_LAYERS, SweepQuestion
 from tp_vgg.sensitivity.table import LEVELS
 from tp_vgg.stages.benchmark import benchmark, benchmarked
 from tp_vgg.stages.compare import compare
-from tp_vgg.stages.defaults import baseline_recipe, duration, structured_epochs
+from tp_vgg.stages.defaults import (
+    baseline_recipe,
+    default_finetune_epochs,
+    structured_epochs,
+)
 from tp_vgg.stages.given import check_not_overwritten, given_network
 from tp_vgg.stages.options import (
     BenchmarkOptions,
@@ -41,6 +43,7 @@ from tp_vgg.stages.plan import PlanOptions, plan, planned
 from tp_vgg.stages.profile import profile
 from tp_vgg.stages.report import report
 from tp_vgg.stages.run_budget import RunOptions, check_attainable
+from tp_vgg.stages.run_steps import Progress, Step
 from tp_vgg.stages.sensitivity import sensitivity
 from tp_vgg.stages.structured import show_structured, structured
 from tp_vgg.stages.train import dense
@@ -48,7 +51,9 @@ from tp_vgg.stages.unstructured import show_unstructured, unstructured
 
 log = logging.getLogger(__name__)
 
-BENCHMARK = BenchmarkOptions(cases_of(("eager", "folded"), ("fp32",), (1, 64)), FEW_TRIALS)
+BENCHMARK = BenchmarkOptions(cases_of(("folded",), ("fp32",), (1, 64)), FEW_TRIALS)
+"""Benchmark on a CPU. Each block times the dense model in eager mode too, so that mode needs no case
+of its own."""
 CUDA_BENCHMARK = BenchmarkOptions(
     cases_of(("eager", "folded", "folded-graph"), ("fp32", "bf16"), (1, 64))
 )
@@ -64,21 +69,16 @@ KINDS: tuple[Kind, ...] = ("unstructured", "structured")
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A step is one part of the pipeline."""
+class Outcome:
+    """An outcome is the end of a `run`: the table, the verdict in lines, and the page."""
 
-    name: str
-    output: Path
-    """File that the step writes, unless it is skipped. The remaining time is estimated from steps
-    that wrote it; a directory does not count."""
-    run: Callable[[], object]
-    images: Callable[[Mapping[str, int]], float] = lambda _: 0.0
-    """Rough number of forward passes of single images through the dense network, from the sizes of
-    the splits; the remaining time is estimated from it."""
+    comparison: Comparison
+    verdict: tuple[str, ...]
+    page: Path
 
 
-def run(settings: Settings, options: RunOptions) -> Comparison:
-    """Run the pipeline from the dense model to the report and return the comparison of the models.
+def run(settings: Settings, options: RunOptions) -> Outcome:
+    """Run the pipeline from the dense model to the report; return the table and the verdict.
 
     Raises :class:`BadInput`, before any work, if the budget is not valid or no sweep could meet it,
     if ``--checkpoint`` can't be read or would be overwritten, and if a plan file is in the way that
@@ -94,30 +94,15 @@ def run(settings: Settings, options: RunOptions) -> Comparison:
         check_attainable(spec, kind, options)
     pipeline = _Pipeline(settings, options, spec, RunDir.of(settings))
     pipeline.check_plans()
-    steps = pipeline.steps()
-    start = time.monotonic()
-    seconds = images = 0.0  # of the steps that were not skipped
-    sizes: Mapping[str, int] = {}
-    for number, step in enumerate(steps, 1):
-        images_left = (
-            sum(later.images(sizes) for later in steps[number - 1 :])
-            if images >= MIN_IMAGES
-            else 0.0
-        )
-        to_go = f", about {duration(images_left * seconds / images)} to go" if images_left else ""
-        so_far = duration(time.monotonic() - start)
-        log.info(f"[{number}/{len(steps)}] {step.name}: {so_far} so far{to_go}")
-        written_before, step_start = _write_time(step.output), time.monotonic()
-        result = step.run()
-        if isinstance(result, ModelRecord):
-            sizes = result.data
-        if _write_time(step.output) != written_before:
-            seconds, images = seconds + time.monotonic() - step_start, images + step.images(sizes)
-    return compare(settings)
-
-
-def _write_time(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.is_file() else None
+    progress = Progress(pipeline.steps(), MIN_IMAGES)
+    for number in range(len(progress.steps)):
+        progress.do(number, settings)
+    if note := progress.summary():
+        log.info(note)
+    contents = RunContents.of(settings)
+    comparison = compare(settings, contents=contents)
+    left_out = [f"{name} {fault}" for name, fault in contents.left_out.items()]
+    return Outcome(comparison, verdict(comparison, left_out), contents.run.work / "report.html")
 
 
 @dataclass(frozen=True)
@@ -143,42 +128,39 @@ class _Pipeline:
                     " move it away, give --force to replace it, or give a --tag or another --out"
                 )
 
-    def steps(self) -> list[_Step]:
+    def steps(self) -> list[Step]:
         """Return the steps in order."""
         timed = "latency" in self.options.of("structured")
-        page = self.run_dir.work / "report.html"
         return [
-            *([_Step("profile", self.run_dir.work / "profiles", self.time_convs)] if timed else []),
+            *([Step("profile", self.time_convs)] if timed else []),
             self.baseline(),
             *(self.show("unstructured"), self.sweep("unstructured"), self.plan("unstructured")),
-            _Step("unstructured pruning", self.run_dir.record_path("unstructured"), self.mask),
-            *(self.show("structured"), self.sweep("structured")),
-            self.plan("structured"),
+            self.unstructured(),
+            *(self.show("structured"), self.sweep("structured"), self.plan("structured")),
             self.structured(),
-            _Step("benchmark", self.run_dir.latency, self.benchmark, lambda _: 12_000),
-            _Step("report", page, lambda: report(self.settings, anew=False)),
-        ]  # fmt: skip
+            Step("benchmark", self.benchmark, lambda _: 12_000),
+            Step("report", lambda settings: report(settings, anew=False)),
+        ]
 
-    def time_convs(self) -> None:
+    def time_convs(self, settings: Settings) -> None:
         """Profile the convs and check that the latency budget can be met.
 
         This is done before the dense model is trained, since a profile needs no weights. Raises
         :class:`BadInput` if the budget can't be met.
         """
-        (table,) = profile(self.settings, PROFILE)
+        (table,) = profile(settings, PROFILE)
         check_attainable(self.spec, "structured", self.options, table)
 
-    def baseline(self) -> _Step:
+    def baseline(self) -> Step:
         """Return the step that gets the dense model, trained if there is none."""
         epochs = baseline_recipe(self.settings, self.spec, self.options.epochs).epochs
-        return _Step(
+        return Step(
             "baseline",
-            self.run_dir.checkpoint("baseline", self.spec.stem),
-            lambda: dense(self.settings, self.options.epochs),
+            lambda settings: dense(settings, self.options.epochs),
             lambda sizes: 3 * epochs * sizes["train"],
         )
 
-    def show(self, kind: Kind) -> _Step:
+    def show(self, kind: Kind) -> Step:
         """Return the step that draws the first conv before and after pruning half of it.
 
         It is skipped if the figure is newer than the dense model.
@@ -186,65 +168,66 @@ class _Pipeline:
         figure = self.run_dir.plot(f"{kind}_{DRAWN_LAYER}")
         half = Plan({DRAWN_LAYER: 0.5}, "--show")
 
-        def draw() -> Path:
-            weights = self.settings.checkpoint or self.run_dir.own_baseline(self.settings)
+        def draw(settings: Settings) -> Path:
+            weights = settings.checkpoint or self.run_dir.own_baseline(settings)
             if (
                 weights
                 and figure.is_file()
                 and figure.stat().st_mtime_ns > weights.stat().st_mtime_ns
             ):
                 return figure
+            settings.begin_work()
             if kind == "structured":
                 return show_structured(
-                    self.settings,
+                    settings,
                     StructuredRequest(lambda _: half, StructuredOptions(), DRAWN_LAYER),
                 )
             return show_unstructured(
-                self.settings,
+                settings,
                 UnstructuredRequest(lambda _: half, UnstructuredOptions(), DRAWN_LAYER),
             )
 
-        return _Step(f"{DRAWN_LAYER} before and after {kind} pruning", figure, draw)
+        return Step(f"{DRAWN_LAYER} before and after {kind} pruning", draw)
 
-    def sweep(self, kind: Kind) -> _Step:
+    def sweep(self, kind: Kind) -> Step:
         """Return the step that sweeps all layers that a plan can name."""
         layers = ALL_LAYERS if len(self.spec.prunable) > len(conv_names(self.spec)) else None
         question = SweepQuestion(
             kind, LEVELS, layers, seed=self.settings.seed, precision=self.settings.precision
         )
         points = len(LEVELS) * len(self.spec.prunable)
-        return _Step(
+        return Step(
             f"{kind} sweep",
-            self.run_dir.work / "records" / f"{kind}_sensitivity.json",
-            lambda: sensitivity(self.settings, question),
+            lambda settings: sensitivity(settings, question),
             lambda sizes: sizes["val"] * points / 2,
         )
 
-    def plan(self, kind: Kind) -> _Step:
+    def plan(self, kind: Kind) -> Step:
         """Return the step that finds the plan."""
 
-        def solve() -> object:
+        def solve(settings: Settings) -> None:
             options = PlanOptions(
                 kind,
                 self.options.of(kind),
                 self.options.round_to,
-                profile=self.profile(kind),
+                profile=self.profile(kind, settings),
                 force=self.options.force,
             )
             contents = RunContents(self.run_dir)
-            if not planned(self.settings, contents, options):
-                return plan(self.settings, options)
+            if not planned(settings, contents, options):
+                settings.begin_work()
+                plan(settings, options)
+                return
             former = contents.plans[kind]
             if former.minimised == "drop" and former.least_drop is None:
                 log.info(
                     f"the plan in {self.run_dir.plan} is of an earlier version, which removed more"
                     " than the budget asks for if that costs no drop; `plan` makes it anew"
                 )
-            return True
 
-        return _Step(f"{kind} plan", self.run_dir.work / PLANS[kind], solve)
+        return Step(f"{kind} plan", solve)
 
-    def profile(self, kind: Kind) -> Path | None:
+    def profile(self, kind: Kind, settings: Settings) -> Path | None:
         """Return the file of this device's profile, by which the plan predicts latency.
 
         The convs are profiled if there is no such file. Returns ``None`` if ``kind`` has no latency
@@ -253,45 +236,61 @@ class _Pipeline:
         if "latency" not in self.options.of(kind):
             return None
         with muted():
-            (table,) = profile(replace(self.settings, quiet=True), PROFILE)
+            (table,) = profile(replace(settings, quiet=True), PROFILE)
         return next(
             path
             for path, profiled in RunContents(self.run_dir).profiles(self.spec).items()
             if profiled.key == table.key
         )
 
-    def mask(self) -> object:
-        """Prune single weights by the plan, unless that model is there already."""
-        weights_plan = read_ratios(self.run_dir.work / PLANS["unstructured"], "unstructured")
-        return unstructured(
-            self.settings,
-            UnstructuredRequest(
-                lambda _: weights_plan, UnstructuredOptions(), force=self.options.force
-            ),
+    def unstructured(self) -> Step:
+        """Return the step that sets weights to zero by the plan and fine-tunes."""
+        finetune = self.options.finetune
+        if finetune.epochs is None:
+            finetune = replace(finetune, epochs=default_finetune_epochs(self.settings))
+        epochs = finetune.epochs or 0
+        options = UnstructuredOptions(finetune=finetune)
+
+        def mask_and_finetune(settings: Settings) -> object:
+            weights_plan = read_ratios(self.run_dir.work / PLANS["unstructured"], "unstructured")
+            return unstructured(
+                settings,
+                UnstructuredRequest(lambda _: weights_plan, options, force=self.options.force),
+            )
+
+        return Step(
+            _pruning_name("unstructured", epochs),
+            mask_and_finetune,
+            lambda sizes: epochs * sizes["train"] * 4,
         )
 
-    def structured(self) -> _Step:
+    def structured(self) -> Step:
         """Return the step that removes channels by the plan and fine-tunes."""
         options = StructuredOptions(finetune=self.options.finetune)
         epochs = structured_epochs(self.settings, options)
         share = self.options.of("structured").get("macs", 0.5)
-        names = MODELS[2:] if epochs else MODELS[2:3]
 
-        def prune_and_finetune() -> object:
+        def prune_and_finetune(settings: Settings) -> object:
             channels_plan = read_ratios(self.run_dir.work / PLANS["structured"])
             return structured(
-                self.settings,
+                settings,
                 StructuredRequest(lambda _: channels_plan, options, force=self.options.force),
             )
 
-        return _Step(
-            "structured pruning and fine-tuning",
-            self.run_dir.record_path(names[-1]),
+        return Step(
+            _pruning_name("structured", epochs),
             prune_and_finetune,
             lambda sizes: epochs * sizes["train"] * (3 * share + 1),
         )
 
-    def benchmark(self) -> object:
+    def benchmark(self, settings: Settings) -> object:
         """Time the models, unless that benchmark is there already."""
-        options = CUDA_BENCHMARK if pick_device(self.settings.device).type == "cuda" else BENCHMARK
-        return benchmarked(self.settings, options) or benchmark(self.settings, options)
+        options = CUDA_BENCHMARK if pick_device(settings.device).type == "cuda" else BENCHMARK
+        if benchmarked(settings, options):
+            return None
+        settings.begin_work()
+        return benchmark(settings, options)
+
+
+def _pruning_name(kind: Kind, epochs: int) -> str:
+    return f"{kind} pruning{' and fine-tuning' if epochs else ''}"

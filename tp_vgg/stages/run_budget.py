@@ -31,7 +31,7 @@ class RunOptions:
     epochs: int | None = None
     """Epochs of the baseline, if it is not trained yet; ``None``: the default."""
     finetune: Finetune = field(default_factory=Finetune)
-    """Fine-tuning of the network with fewer channels."""
+    """Fine-tuning of both pruned networks."""
     force: bool = False
     """Delete models and plans of other settings instead of moving them to ``replaced/``."""
 

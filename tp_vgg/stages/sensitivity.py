@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from tp_vgg.files.read import read_json
 from tp_vgg.files.schema import table_of
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.distributed import Ranks
+from tp_vgg.machine.environment import environment
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.network import Network
 from tp_vgg.network.spec import Spec
@@ -41,7 +43,7 @@ from tp_vgg.sensitivity.question import SweepQuestion
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import SENSITIVITY, Sensitivity
-from tp_vgg.stages.baseline import baseline as baseline_of
+from tp_vgg.stages.baseline import dense_model
 from tp_vgg.stages.given import given_network
 from tp_vgg.stages.measure import data_summary
 from tp_vgg.stages.outputs import keep_figure
@@ -138,16 +140,18 @@ def _sweep(
 ) -> Sensitivity:
     settings = request.settings
     with open_session(settings, given_model, ranks, contents=contents) as session:
-        dense, baseline = baseline_of(session, given_model)
-        request = request.named(dense.spec)
+        dense = dense_model(session, given_model)
+        model, weights = dense.model, session.contents.sha256(dense.path)
+        request = request.named(model.spec)
         question = request.question
-        question.removed(dense.spec)  # refuses a question that does not fit
-        session.accumulate_gradients(dense, question.importance)
+        question.removed(model.spec)  # refuses a question that does not fit
+        settings.begin_work()
+        session.accumulate_gradients(model, question.importance)
         sample = (
             calibration_sample(session.data.train) if question.repair == "recalibrate" else None
         )
-        resolved = ResolvedSweep.of(question, dense, sample)
-        key = request.key(baseline.sha256, session.data.fingerprint)
+        resolved = ResolvedSweep.of(question, model, sample)
+        key = request.key(weights, session.data.fingerprint)
         files = _Files(settings, session.run, question.kind)
         journal = (
             Journal(files.journal, request.journal_key(key, resolved.precision))
@@ -155,15 +159,16 @@ def _sweep(
             else None
         )
         images = session.data.val if request.split == "val" else session.data.test
-        table = run(dense.eval(), images, resolved, key, journal, ranks, quiet=settings.quiet)
+        table = run(model.eval(), images, resolved, key, journal, ranks, quiet=settings.quiet)
         if journal is not None:
             files.replace(
                 {
                     **table.to_dict(),
-                    "weights": baseline.sha256,
+                    "weights": weights,
+                    "checkpoint": os.path.relpath(dense.path.resolve(), session.run.root.resolve()),
                     "data": {"split": request.split, **data_summary(session.data)},
-                    "environment": baseline.environment,
-                    "notes": list(baseline.notes),
+                    "environment": environment(session.device),
+                    "notes": [*model.meta.get("notes", ()), *dense.notes],
                 }
             )
             journal.remove()
@@ -267,7 +272,10 @@ def _finished(
     ):
         return None
     settings.check_spec(spec_from_dict(table.spec), weights)
-    log.info(f"{files.record}: these weights, images and options were swept before; nothing to do")
+    if settings.begin is None:
+        log.info(
+            f"{files.record}: these weights, images and options were swept before; nothing to do"
+        )
     if ranks.is_main:
         with locked(contents.run.root):
             files.write(record, missing_only=True)

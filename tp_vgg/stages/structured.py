@@ -27,7 +27,7 @@ from tp_vgg.rundir.layout import MODELS, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe, structured_epochs
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest, StructuredTarget
-from tp_vgg.stages.pruning import Pruning, pruning, work_key
+from tp_vgg.stages.pruning import Drawing, Pruning, drawing, pruning, work_key
 from tp_vgg.stages.results import Prepared, deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -69,6 +69,7 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
             records := job.finished(MODELS[2:] if epochs else MODELS[2:3], key)
         ):
             return records
+        session.settings.begin_work()
         target = job.resolved.spec
         if note := unremoved_note(job.resolved.plan, model.spec, target, options.round_to):
             log.info(note)
@@ -107,7 +108,8 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
             if waiting:
                 session.publish(waiting, former, history_csv(history) if history else "")
         session.discard(*(step.partial for step in steps if step.epochs))
-        log.info("to time the models: python -m tp_vgg benchmark, with the same options")
+        if session.settings.begin is None:
+            log.info("to time the models: python -m tp_vgg benchmark, with the same options")
         return {MODELS[0]: job.baseline, **{one.name: one.record for one in prepared}}
 
 
@@ -118,7 +120,7 @@ def show_structured(settings: Settings, request: StructuredRequest) -> Path:
     Returns the figure's path. The model is not pruned.
     """
     assert request.show is not None
-    with pruning(settings, request) as job:
+    with drawing(settings, request) as job:
         return job.session.ranks.run_on_main(lambda: _draw(job, request.options, str(request.show)))
 
 
@@ -167,7 +169,7 @@ def _prune(session: Session, model: Network, target: Spec, options: StructuredOp
     return note
 
 
-def _draw(job: Pruning[StructuredTarget], options: StructuredOptions, layer: str) -> Path:
+def _draw(job: Drawing[StructuredTarget], options: StructuredOptions, layer: str) -> Path:
     model, seed = job.dense, job.session.settings.seed
     job.session.accumulate_gradients(model, options.importance)
     score = rank(model, [layer], options.importance, seed)[layer]

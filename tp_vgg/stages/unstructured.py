@@ -10,7 +10,7 @@ import copy
 import logging
 from pathlib import Path
 
-from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.evaluation.record import ModelRecord, finetuning_note
 from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.masks import is_masked, remove_masks
 from tp_vgg.network.network import Network
@@ -23,7 +23,7 @@ from tp_vgg.rundir.layout import MODELS, partial_of
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe
 from tp_vgg.stages.options import UnstructuredOptions, UnstructuredRequest
-from tp_vgg.stages.pruning import Pruning, pruning, work_key
+from tp_vgg.stages.pruning import Drawing, drawing, pruning, work_key
 from tp_vgg.stages.results import deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -51,6 +51,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         key = work_key(session.settings, job.baseline.sha256, job.resolved, options)
         if not request.force and (records := job.finished(names, key)):
             return records
+        session.settings.begin_work()
         former = job.former(names, key, force=request.force)
         teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
         masking = _gradual(job.resolved, options)
@@ -67,7 +68,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             history = session.fit(model, recipe, partial, "fine-tune", teacher, masking)
         remove_masks(model)
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
-        prepared = session.prepare(model, "unstructured")
+        prepared = session.prepare(model, "unstructured", notes=(finetuning_note(finetune.epochs),))
         with deleted_unless_published([prepared], session.ranks):
             session.publish([prepared], former, history_csv(history) if history else "")
         record = prepared.record
@@ -91,7 +92,7 @@ def show_unstructured(settings: Settings, request: UnstructuredRequest) -> Path:
     Returns the figure's path. The pruned model is not saved.
     """
     assert request.show is not None
-    with pruning(settings, request) as job:
+    with drawing(settings, request) as job:
         _mask(job.session, job.dense, job.resolved, request.options)
         return job.session.ranks.run_on_main(lambda: _draw(job, job.dense, str(request.show)))
 
@@ -102,7 +103,7 @@ def _gradual(plan: Plan, options: UnstructuredOptions) -> Gradual | None:
     return Gradual(None if options.global_sparsity else plan, options.global_sparsity)
 
 
-def _draw(job: Pruning[Plan], masked: Network, layer: str) -> Path:
+def _draw(job: Drawing[Plan], masked: Network, layer: str) -> Path:
     module = masked.get_submodule(layer)
     names = ("weight_orig", "weight") if is_masked(module) else ("weight", "weight")
     before, after = (getattr(module, name).detach().cpu().numpy() for name in names)
