@@ -52,8 +52,8 @@ from tp_vgg.stages.unstructured import show_unstructured, unstructured
 log = logging.getLogger(__name__)
 
 BENCHMARK = BenchmarkOptions(cases_of(("folded",), ("fp32",), (1, 64)), FEW_TRIALS)
-"""Benchmark on a CPU. Each block times the dense model in eager mode too, so that mode needs no case
-of its own."""
+"""Benchmark on a CPU. Each block times the dense model in eager mode too, so eager mode needs no
+case of its own."""
 CUDA_BENCHMARK = BenchmarkOptions(
     cases_of(("eager", "folded", "folded-graph"), ("fp32", "bf16"), (1, 64))
 )
