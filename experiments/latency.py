@@ -25,7 +25,7 @@ from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.ratios import Plan, read_ratios, resolve
 from tp_vgg.pruning.structured import remove_channels
 from tp_vgg.pruning.unstructured import prune_unstructured
-from tp_vgg.report.tables import render_benchmark
+from tp_vgg.report.latency_tables import render_benchmark
 
 
 def narrowed(model: VGG, plan: Plan, round_to: int = 1) -> VGG:

@@ -24,7 +24,7 @@ from tp_vgg.latency.table import FEWEST_TRIALS, BenchmarkCase, Latency, LatencyR
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.ratios import Plan, read_ratios
 from tp_vgg.pruning.unstructured import prune_unstructured
-from tp_vgg.report.tables import render_benchmark
+from tp_vgg.report.latency_tables import render_benchmark
 
 SIMPLE = ("eager", "folded", "graph", "folded-graph")
 """The modes that need no compilation."""

@@ -9,7 +9,7 @@ from typing import Any
 from gpu.common import DEVICE, SETTING, TINY, attempt, finish, left, say
 from tp_vgg.latency.staircase import Grid
 from tp_vgg.latency.table import cases_of
-from tp_vgg.report.tables import render_profile
+from tp_vgg.report.latency_tables import render_profile
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import BenchmarkOptions
 from tp_vgg.stages.profile import profile

@@ -24,7 +24,7 @@ from tp_vgg.latency.table import BenchmarkCase, Latency, LatencyRow, cases_of
 from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.pruning.structured import prune_structured
 from tp_vgg.pruning.unstructured import prune_unstructured
-from tp_vgg.report.tables import render_benchmark
+from tp_vgg.report.latency_tables import render_benchmark
 
 CPU = torch.device("cpu")
 FAST = 1e-4

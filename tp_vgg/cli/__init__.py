@@ -126,9 +126,9 @@ def _fail(status: int, message: str) -> int:
     return status
 
 
-def print_table(records: Any) -> None:
-    """Print the closing table of a stage on stdout."""
+def print_table(records: Any, width: int | None) -> None:
+    """Print the closing table of a stage on stdout, in lines of at most ``width`` characters."""
     from tp_vgg.report.tables import render_comparison
     from tp_vgg.rundir.comparison import Comparison
 
-    click.echo(render_comparison(Comparison(records)))
+    click.echo(render_comparison(Comparison(records), width=width))

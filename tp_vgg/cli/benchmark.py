@@ -14,10 +14,11 @@ from tp_vgg.cli.options import (
     WholeNumber,
     common_options,
     tensorboard_option,
+    wide_option,
 )
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cases_of
-from tp_vgg.report.tables import render_benchmark, render_profile
+from tp_vgg.report.latency_tables import render_benchmark, render_profile
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import BenchmarkOptions
 
@@ -78,6 +79,7 @@ from tp_vgg.stages.options import BenchmarkOptions
     help="Instead, time each conv over a grid of widths, for `plan --budget latency=`.",
 )
 @tensorboard_option
+@wide_option
 def command(
     settings: Settings,
     checkpoints: tuple[Path, ...],
@@ -90,6 +92,7 @@ def command(
     probes: bool,
     runtime: str | None,
     profiling: bool,
+    width: int | None,
 ) -> None:
     """Time the models on this device and explain the speed-ups; run it after pruning.
 
@@ -121,9 +124,11 @@ def command(
     from tp_vgg.stages.profile import profile
 
     if profiling:
-        click.echo("\n\n".join(render_profile(table) for table in profile(settings, options)))
+        click.echo(
+            "\n\n".join(render_profile(table, width=width) for table in profile(settings, options))
+        )
     else:
-        click.echo(render_benchmark(benchmark(settings, options, checkpoints)))
+        click.echo(render_benchmark(benchmark(settings, options, checkpoints), width=width))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

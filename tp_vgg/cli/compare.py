@@ -8,7 +8,7 @@ import click
 
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, common_options
+from tp_vgg.cli.options import PATH, common_options, wide_option
 from tp_vgg.report.tables import TABLE_FORMATS, render_comparison
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare
@@ -24,7 +24,10 @@ from tp_vgg.stages.compare import compare
     default="text",
     help="Format of the table.",
 )
-def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> None:
+@wide_option
+def command(
+    settings: Settings, checkpoints: tuple[Path, ...], form: str, width: int | None
+) -> None:
     """Print accuracy, size and cost of all models in one table; after any stage.
 
     It writes metrics.json too. CHECKPOINTS are measured now, on the same data, and added.
@@ -34,4 +37,4 @@ def command(settings: Settings, checkpoints: tuple[Path, ...], form: str) -> Non
     """
     for path in checkpoints:
         check_file("CHECKPOINT", path)
-    click.echo(render_comparison(compare(settings, checkpoints), form))
+    click.echo(render_comparison(compare(settings, checkpoints), form, width=width))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from tp_vgg.cli.arguments import settings_from
 from tp_vgg.cli.command import option, shared_option
 from tp_vgg.data.catalogue import CATALOGUE
 from tp_vgg.errors import shown
-from tp_vgg.machine.console import muted
+from tp_vgg.machine.console import muted, terminal_width
 from tp_vgg.network.vgg.spec import ARCHS, HEADS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune
@@ -216,6 +217,14 @@ def round_to_option(default: int) -> Callable[[Function], Function]:
     )
 
 
+wide_option = option(
+    "--wide",
+    "width",
+    is_flag=True,
+    callback=lambda _context, _option, wide: None if wide else terminal_width(sys.stdout) or 80,
+    help="Print all columns, in lines as long as they take.",
+)
+"""The command gets the most characters of a line as ``width``; with ``--wide`` that is None."""
 force_option = option(
     "--force",
     is_flag=True,

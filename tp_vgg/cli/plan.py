@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from tp_vgg.cli.arguments import budget_from, check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, common_options, round_to_option
+from tp_vgg.cli.options import PATH, common_options, round_to_option, wide_option
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.criteria import Kind
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
     help="Table of `benchmark --profile`, for latency=.",
 )
 @option("--force", is_flag=True, help="Replace a plan file with other content.")
+@wide_option
 def command(
     settings: Settings,
     kind: Kind,
@@ -59,6 +60,7 @@ def command(
     output: Path | None,
     profile: Path | None,
     force: bool,
+    width: int | None,
 ) -> None:
     """Turn a budget into per-layer ratios or sparsities; after `sensitivity`, before pruning.
 
@@ -79,7 +81,7 @@ def command(
     from tp_vgg.stages.plan import PlanOptions, plan
 
     result, path = plan(settings, PlanOptions(kind, budget, round_to, output, profile, force))
-    click.echo(render_plan(result))
+    click.echo(render_plan(result, width=width))
     source = click.get_current_context().get_parameter_source("round_to")
     if kind == "unstructured" and source is ParameterSource.COMMANDLINE:
         log.info("--round-to: without effect, since single weights have no width to round")

@@ -16,6 +16,7 @@ from tp_vgg.cli.options import (
     finetune_options,
     force_option,
     round_to_option,
+    wide_option,
 )
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.pruning.criteria import Kind
@@ -52,8 +53,14 @@ from tp_vgg.stages.run_budget import RunOptions
 )
 @finetune_options
 @force_option
+@wide_option
 def command(
-    settings: Settings, budgets: tuple[str, ...], round_to: int, epochs: int | None, **chosen: Any
+    settings: Settings,
+    budgets: tuple[str, ...],
+    round_to: int,
+    epochs: int | None,
+    width: int | None,
+    **chosen: Any,
 ) -> None:
     """Run the whole pipeline, from the dense model to the report page; start here.
 
@@ -77,5 +84,5 @@ def command(
     from tp_vgg.stages.run import run
 
     outcome = run(settings, options)
-    click.echo(render_comparison(outcome.comparison))
+    click.echo(render_comparison(outcome.comparison, width=width))
     click.echo("\n" + "\n".join(map(printable, (*outcome.verdict, f"Page: {outcome.page}"))))

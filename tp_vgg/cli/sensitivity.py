@@ -8,7 +8,7 @@ import click
 
 from tp_vgg.cli.arguments import listed
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import common_options, tensorboard_option
+from tp_vgg.cli.options import common_options, tensorboard_option, wide_option
 from tp_vgg.errors import BadInput
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA, Kind
@@ -53,6 +53,7 @@ from tp_vgg.sensitivity.table import LEVELS
     help="At each point, estimate batch norm's statistics anew behind the pruned layer.",
 )
 @tensorboard_option
+@wide_option
 def command(
     settings: Settings,
     kind: Kind,
@@ -61,6 +62,7 @@ def command(
     importance: str,
     layers: str | None,
     recalibrate: bool,
+    width: int | None,
 ) -> None:
     """Measure the accuracy drop of each layer at each ratio; `plan` needs it.
 
@@ -94,7 +96,7 @@ def command(
 
     table = sensitivity(settings, question, split)
     if is_main_process():
-        click.echo(render_sensitivity(table))
+        click.echo(render_sensitivity(table, width=width))
 
 
 def _levels(text: str) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from tp_vgg.cli.options import (
     finetune_options,
     force_option,
     round_to_option,
+    wide_option,
 )
 from tp_vgg.errors import printable
 from tp_vgg.machine.console import is_main_process
@@ -72,6 +73,7 @@ log = logging.getLogger(__name__)
     help="Draw the layer's filters before and after. Without --ratios and --ratio it only draws, "
     "at ratio 0.5.",
 )
+@wide_option
 def command(
     settings: Settings,
     ratios: Path | None,
@@ -80,6 +82,7 @@ def command(
     dry_run: bool,
     show: str | None,
     force: bool,
+    width: int | None,
     **chosen: Any,
 ) -> None:
     """Remove channels, check the result and fine-tune: the main job, for a faster network.
@@ -92,7 +95,7 @@ def command(
     options = StructuredOptions(repair="recalibrate" if recalibrate else "none", **chosen)
     request = StructuredRequest(plan_for, options, show, force)
     if dry_run:
-        click.echo(_dry_run(settings, request))
+        click.echo(_dry_run(settings, request, width))
         return
     if settings.checkpoint is None:
         request.resolve(expected_spec(settings))
@@ -106,10 +109,10 @@ def command(
     else:
         records = structured(settings, request)
         if is_main_process():
-            print_table(records)
+            print_table(records, width)
 
 
-def _dry_run(settings: Settings, request: StructuredRequest) -> str:
+def _dry_run(settings: Settings, request: StructuredRequest, width: int | None) -> str:
     """Render the plan, resolved against the dense network that the command would prune."""
     if settings.checkpoint is None:
         spec = expected_spec(settings)
@@ -120,4 +123,4 @@ def _dry_run(settings: Settings, request: StructuredRequest) -> str:
     resolved = request.resolve(spec)
     if note := unremoved_note(resolved.plan, spec, resolved.spec, request.options.round_to):
         log.info(note)
-    return render_dry_run(spec, resolved.spec, resolved.plan.values)
+    return render_dry_run(spec, resolved.spec, resolved.plan.values, width=width)

@@ -9,7 +9,7 @@ import click
 from tp_vgg.cli import print_table
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, NAME_OR_PATH, common_options, training_options
+from tp_vgg.cli.options import COUNT, NAME_OR_PATH, common_options, training_options, wide_option
 from tp_vgg.errors import BadInput
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.rundir.settings import Settings
@@ -36,8 +36,14 @@ from tp_vgg.rundir.settings import Settings
     lr="0.1, or 0.02 on digits; without batch norm 0.01",
     batch_size="128, or 32 on digits",
 )
+@wide_option
 def command(
-    settings: Settings, epochs: int | None, weights: str, lr: float | None, batch_size: int | None
+    settings: Settings,
+    epochs: int | None,
+    weights: str,
+    lr: float | None,
+    batch_size: int | None,
+    width: int | None,
 ) -> None:
     """Train the dense model; `run`, sweeps and pruning do this if there is none yet.
 
@@ -60,4 +66,4 @@ def command(
 
     records = train(settings, epochs=epochs, lr=lr, batch_size=batch_size, weights=weights)
     if is_main_process():
-        print_table(records)
+        print_table(records, width)

@@ -15,6 +15,7 @@ from tp_vgg.cli.options import (
     common_options,
     finetune_options,
     force_option,
+    wide_option,
 )
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.machine.console import is_main_process
@@ -65,6 +66,7 @@ from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredReq
     help="Draw the layer's weights before and after. Without --ratios and --sparsity it only "
     "draws, at sparsity 0.5.",
 )
+@wide_option
 def command(
     settings: Settings,
     ratios: Path | None,
@@ -75,6 +77,7 @@ def command(
     finetune: Finetune,
     show: str | None,
     force: bool,
+    width: int | None,
 ) -> None:
     """Set the smallest weights to zero; makes sparse files, not faster networks.
 
@@ -105,4 +108,4 @@ def command(
     else:
         records = unstructured(settings, request)
         if is_main_process():
-            print_table(records)
+            print_table(records, width)

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tp_vgg.errors import printable
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 LOGGER = logging.getLogger("tp_vgg")
+MOST_COLUMNS = 10_000
+"""Widest terminal that is believed; a wider ``COLUMNS`` is ignored."""
 
 
 def progress_bar(
@@ -46,11 +48,49 @@ class _NotesOnStderr(logging.Handler):
 
 
 def line_on_stderr(text: str) -> None:
-    """Write a line on stderr; progress bars that are shown there move down."""
+    """Write a line on stderr; progress bars that are shown there move down.
+
+    On a terminal it wraps between words; in a file or a pipe it stays one line.
+    """
+    line, width = printable(text), terminal_width(sys.stderr)
+    if width is not None:
+        line = wrapped(line, width)
     if (bars := sys.modules.get("tqdm")) is not None:
-        bars.tqdm.write(printable(text), file=sys.stderr)
+        bars.tqdm.write(line, file=sys.stderr)
     else:
-        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.write(f"{line}\n")
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Return the number of characters in a line of the terminal that ``stream`` writes to.
+
+    ``COLUMNS`` comes first, if it is a positive number; else the result is ``None`` if ``stream``
+    is no terminal.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and columns.isascii() and 0 < int(columns) <= MOST_COLUMNS:
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError, AttributeError):  # no terminal, closed, or not a file
+        return None
+
+
+def wrapped(text: str, width: int, *, indent: str = "") -> str:
+    """Return one line of text as lines of at most ``width`` characters, broken between words.
+
+    A word that is longer, such as a path, stays whole in a line of its own. ``indent`` is put
+    before every line. Characters that take two places count as two.
+    """
+    from rich.cells import cell_len
+
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and cell_len(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(indent + word)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 @contextmanager

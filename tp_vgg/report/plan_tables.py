@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from tp_vgg.machine.console import wrapped
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlanResult
-from tp_vgg.report.text_table import text_table
+from tp_vgg.report.text_table import GAP, text_table
 from tp_vgg.sensitivity.table import Sensitivity
 
 _GAP_UNITS = {
@@ -20,13 +21,14 @@ _GAP_UNITS = {
 """Unit of what a plan minimised."""
 
 
-def render_plan(plan: PlanResult) -> str:
+def render_plan(plan: PlanResult, *, width: int | None = None) -> str:
     """Render a plan as a table with one line per layer, and its prediction below.
 
     ``kept`` is the fraction of the layer's channels or weights that is left. ``drop alone`` is the
     predicted drop in percentage points if only this layer is pruned. Intervals are the narrowest at
     95 % that drops measured on as many images can have
-    (:func:`~tp_vgg.planning.drop_margin.drop_interval`).
+    (:func:`~tp_vgg.planning.drop_margin.drop_interval`). ``width``: the most characters of a line;
+    ``None`` is no limit.
     """
     structured, prediction = plan.kind == "structured", plan.prediction
     rows = [
@@ -40,7 +42,8 @@ def render_plan(plan: PlanResult) -> str:
         for row in plan.layers
     ]
     columns = ["ratio", "channels"] if structured else ["sparsity", "weights"]
-    lines = [text_table(["layer", *columns, "kept", "drop alone"], rows)]
+    table = text_table(["layer", *columns, "kept", "drop alone"], rows, width)
+    lines = []
     budget = ", ".join(f"{name}={value:g}" for name, value in plan.budget.items())
     sizes = [
         f"params {prediction.params_share:.4f}× ({prediction.params:,})",
@@ -61,7 +64,8 @@ def render_plan(plan: PlanResult) -> str:
         f"{_interval(prediction.drop_low, prediction.drop_high)},"
         f" to {prediction.accuracy:.2f} % (on {plan.sweep['n']} {split}, by the sweep)"
     )
-    return "\n".join([*lines, *_choice(plan)])
+    lines += _choice(plan)
+    return "\n".join([table, *(line if width is None else wrapped(line, width) for line in lines)])
 
 
 def _choice(plan: PlanResult) -> list[str]:
@@ -95,41 +99,53 @@ def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
 
 
-def render_sensitivity(table: Sensitivity) -> str:
+def render_sensitivity(table: Sensitivity, *, width: int | None = None) -> str:
     """Render a sweep: one line per layer with its drops in percentage points, by rising ratio.
 
-    A screened sweep also shows the fraction of images that were classified again in fp32.
+    ``width``: the most characters of a line; more levels follow in tables of their own, and drops
+    have one decimal. ``None`` is no limit: then a screened sweep also shows the fraction of images
+    that were classified again in fp32.
     """
     base = table.baseline
-    rows = []
-    for layer in table.layers:
-        points = table.of_layer(layer)
-        redone = sum(point.redone for point in points) / sum(point.n for point in points)
-        rows.append(
-            [
-                layer,
-                *(f"{point.drop:+.2f}" for point in points),
-                *([f"{redone:.1%}"] if table.precision == "screened" else []),
-            ]
-        )
-    header = [
-        f"{table.kind} drop",
-        *(f"{point.ratio:g}" for point in table.of_layer(table.layers[0])),
-    ]
-    if table.precision == "screened":
-        header.append("redone in fp32")
-    dense = (
+    text = (
         f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images;"
         f" drops in percentage points, {table.precision}"
     )
-    return f"{dense}\n{text_table(header, rows)}"
+    levels = [f"{point.ratio:g}" for point in table.of_layer(table.layers[0])]
+    if width is None:
+        rows, last = [], ["redone in fp32"] if table.precision == "screened" else []
+        for layer in table.layers:
+            points = table.of_layer(layer)
+            redone = sum(point.redone for point in points) / sum(point.n for point in points)
+            drops = [f"{point.drop:+.2f}" for point in points]
+            rows.append([layer, *drops, *([f"{redone:.1%}"] if last else [])])
+        return f"{text}\n{text_table([f'{table.kind} drop', *levels, *last], rows)}"
+    rows = [
+        [layer, *(f"{point.drop:+.1f}" for point in table.of_layer(layer))]
+        for layer in table.layers
+    ]
+    name = max(len(table.kind), *(len(layer) for layer in table.layers))
+    column = GAP + max(len(cell) for row in (["", *levels], *rows) for cell in row[1:])
+    at_once = max((width - name) // column, 1)
+    parts = [
+        text_table(
+            [f"{table.kind} drop", *levels[start : start + at_once]],
+            [[row[0], *row[1 + start : 1 + start + at_once]] for row in rows],
+            width,
+        )
+        for start in range(0, len(levels), at_once)
+    ]
+    return "\n".join([wrapped(text, width), "\n\n".join(parts)])
 
 
-def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str:
+def render_dry_run(
+    spec: Spec, target: Spec, ratios: Mapping[str, float], *, width: int | None = None
+) -> str:
     """Render the channels, params and MACs of each layer before and after a structured prune.
 
     ``spec`` is the dense network and ``target`` the network after it, with the same layers.
-    ``ratios`` are the requested ones, by layer; rounding may change them in ``target``.
+    ``ratios`` are the requested ones, by layer; rounding may change them in ``target``. ``width``:
+    the most characters of a line; ``None`` is no limit.
     """
     rows = [
         [
@@ -141,14 +157,13 @@ def render_dry_run(spec: Spec, target: Spec, ratios: Mapping[str, float]) -> str
         ]
         for before, after in zip(spec.rows, target.rows, strict=True)
     ]
+    totals = [
+        f"{before:,} → {after:,}"
+        for before, after in ((spec.params(), target.params()), (spec.macs(), target.macs()))
+    ]
+    header = ["layer", "ratio", "channels", "params", "MACs"]
+    table = text_table(header, [*rows, ["total", "", "", *totals]], width)
     shares = (
         f"params {target.params() / spec.params():.3f}×, MACs {target.macs() / spec.macs():.3f}×"
     )
-    params, macs = (
-        f"{spec.params():,} → {target.params():,}",
-        f"{spec.macs():,} → {target.macs():,}",
-    )
-    return text_table(
-        ["layer", "ratio", "channels", "params", "MACs"],
-        [*rows, ["total", "", shares, params, macs]],
-    )
+    return f"{table}\n{shares}"

@@ -1,29 +1,78 @@
-"""This module formats rows of text as an aligned table or as Markdown."""
+"""This module formats rows of text as a table that fits a terminal, or as Markdown."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
+from rich.box import Box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from tp_vgg.errors import printable
+from tp_vgg.machine.console import wrapped
+
+_RULE = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
+"""A line below the header, and nothing else."""
+GAP = 2
+"""Spaces between two columns."""
+LONGEST_NAME = 24
+"""Most characters of a model's name in a table that must fit a terminal."""
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None
+) -> str:
     """Return an aligned table: the first column to the left, the others to the right.
 
-    Two spaces separate the columns. Every row has as many cells as ``header``. Control characters
+    Every row has as many cells as ``header``. ``width``: the most characters of a line; ``None`` is
+    no limit. If cells are too wide for it, they wrap between words. If even their longest words are
+    too wide together, each row becomes a block of lines instead, one per cell. Control characters
     in cells are escaped (:func:`tp_vgg.errors.printable`).
     """
     lines = [[printable(cell) for cell in line] for line in (header, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    narrowest = [max(map(_longest_word, column)) for column in columns]
+    gaps = GAP * (len(columns) - 1)
+    if width is not None:
+        if sum(narrowest) + gaps > width:
+            return _blocks(lines[0], lines[1:], width)
+        while sum(widths) + gaps > width:
+            spare = [wide - least and wide for wide, least in zip(widths, narrowest, strict=True)]
+            widths[spare.index(max(spare))] -= 1
+    table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for i, title in enumerate(lines[0]):
+        table.add_column(Text(title), justify="right" if i else "left", width=widths[i])
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
+    out = io.StringIO()
+    whole = sum(widths) + gaps
+    Console(file=out, width=whole, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
-    def aligned(line: Sequence[str]) -> str:
-        cells = [line[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)
-        ]
-        return "  ".join(cells).rstrip()
 
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([aligned(lines[0]), rule, *map(aligned, lines[1:])])
+def _longest_word(cell: str) -> int:
+    return max(map(cell_len, cell.split()), default=0)
+
+
+def _blocks(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Return each row as its first cell, and below it the other cells that are not empty."""
+    return "\n\n".join(
+        "\n".join(
+            [
+                wrapped(row[0] or header[0], width),
+                *(
+                    wrapped(f"{name}: {cell}", width, indent="  ")
+                    for name, cell in zip(header[1:], row[1:], strict=True)
+                    if cell
+                ),
+            ]
+        )
+        for row in rows
+    )
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,3 +85,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         [printable(cell).replace("|", "\\|") for cell in line] for line in (header, rule, *rows)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def shortened(name: str) -> str:
+    """Return a model's name, which may be a path, without its middle if it is long."""
+    text = printable(name)
+    return text if len(text) <= LONGEST_NAME else f"{text[:8]}…{text[9 - LONGEST_NAME :]}"
