@@ -26,6 +26,15 @@ def check_file(option: str, path: Path) -> None:
         )
 
 
+def check_one_process(command: str) -> None:
+    """Raise :class:`BadInput` if torchrun started ``command``, which is one process."""
+    if "LOCAL_RANK" in os.environ:
+        raise BadInput(
+            f"{command}: is one process; use torchrun with train, sensitivity, structured or"
+            " unstructured"
+        )
+
+
 def listed(text: str) -> tuple[str, ...]:
     """Split a text at its commas."""
     return tuple(part.strip() for part in text.split(","))

@@ -216,6 +216,13 @@ def round_to_option(default: int) -> Callable[[Function], Function]:
     )
 
 
+profile_option = option(
+    "--profile",
+    type=PATH,
+    show_default="the one in OUT/profiles",
+    help="Table of `benchmark --profile`, for latency=.",
+)
+
 force_option = option(
     "--force",
     is_flag=True,

@@ -1,0 +1,51 @@
+"""This module draws the accuracy of several budgets against what their models cost."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from tp_vgg.report.figures import AFTER
+from tp_vgg.rundir.pareto import Pareto
+
+
+def pareto(table: Pareto) -> Figure:
+    """Draw test accuracy against the kept share of MACs, of parameters and, if timed, of time.
+
+    Each share is a model's value divided by the dense model's. Bars are 95 % intervals.
+    """
+    points = table.points
+    panels = {
+        "MACs": [point.macs_share for point in points],
+        "parameters": [point.params_share for point in points],
+    }
+    if table.case:
+        panels[f"time ({table.case})"] = [1 / (point.speedup or 1.0) for point in points]
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    figure.suptitle("Accuracy of several budgets")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (name, shares) in zip(axes, panels.items(), strict=True):
+        order = sorted(range(len(points)), key=shares.__getitem__)
+        accuracies = [points[i].accuracy for i in order]
+        reach = [
+            [points[i].accuracy - points[i].low for i in order],
+            [points[i].high - points[i].accuracy for i in order],
+        ]
+        axis.errorbar(
+            [shares[i] for i in order], accuracies, reach, marker="o", capsize=3, color=AFTER
+        )
+        for i in order:
+            axis.annotate(
+                points[i].budget,
+                (shares[i], points[i].accuracy),
+                (5, 5),
+                textcoords="offset points",
+                fontsize="x-small",
+            )
+        axis.axhline(table.accuracy, color="black", linestyle="--", linewidth=1, label="dense")
+        axis.set(
+            xlabel=f"{name}, share of the dense model's",
+            ylabel="test accuracy (%)",
+            xlim=(0, max(1.02, 1.05 * max(shares))),
+        )
+        axis.legend(loc="lower right", fontsize="small")
+    return figure
