@@ -77,7 +77,7 @@ def pareto(settings: Settings, options: ParetoOptions, plans: Mapping[str, PlanR
         limits = options.budgets[number]
         here = variant(settings, limits)
         keep_plan(here, RunContents.of(here), options.plan_options(limits), plan)
-        models[budget] = structured(here, requests[budget])
+        models[budget] = structured(here, requests[budget], advise=False)
     table = _timed(
         settings,
         options,

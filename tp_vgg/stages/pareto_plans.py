@@ -92,7 +92,8 @@ def best_plans(settings: Settings, options: ParetoOptions) -> dict[str, PlanResu
     contents = RunContents.of(settings)
     plans: dict[str, PlanResult] = {}
     for budget in options.budgets:
-        with named_budgets(), muted(bool(plans)):  # notes on the sweep would be repeated
+        # Notes on the sweep would be repeated, and nothing stands before a refusal.
+        with named_budgets(), muted(budget is not options.budgets[-1]):
             plans[budget_text(budget)] = best_plan(settings, contents, options.plan_options(budget))
     return plans
 

@@ -119,7 +119,8 @@ def keep_plan(
 ) -> bool:
     """Write a plan and its prediction to the run directory; a former plan gives way.
 
-    Returns False if this very plan is there already. Raises :class:`BadInput` if a directory or a plan that may not be replaced is in the way.
+    Returns False if this very plan is there already. Raises :class:`BadInput` if a directory or a
+    plan that may not be replaced is in the way.
     """
     path, run, text = _path(contents, options), contents.run, result.file_text
     another = check_plan_file(contents, options, result)
