@@ -5,6 +5,7 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from tp_vgg.rundir.contents import RunContents
 
 PARETO = "tp_vgg/pareto/1"
 """Format of the record; another one is not read."""
+_PLAIN = re.compile(r"[A-Za-z0-9.=+, -]+")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class ParetoPoint:
     """Mode, dtype and batch size of the speed-up."""
 
     def _check(self) -> None:
-        """Raise ``ValueError`` if a value is out of range."""
+        """Raise ``ValueError`` if a value is out of range, or a text can't be drawn as it is."""
+        if not all(_PLAIN.fullmatch(text) for text in (self.budget, self.case or "-")):
+            raise ValueError("a budget or a case with other characters than they have")
         shares = (self.macs_share, self.params_share, self.speedup or 1.0)
         if not all(value >= MIN_VALUE for value in shares) or self.n < 1:
             raise ValueError("a share, a speed-up or a number of images out of range")
