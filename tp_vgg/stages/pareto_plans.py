@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tp_vgg.errors import BadInput
-from tp_vgg.machine.console import muted
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune, StructuredOptions, StructuredRequest
-from tp_vgg.stages.plan import PlanOptions, best_plan
+from tp_vgg.stages.plan import PlanOptions, best_plan, note_chance
 
 Budget = Mapping[str, float]
 
@@ -92,9 +91,9 @@ def best_plans(settings: Settings, options: ParetoOptions) -> dict[str, PlanResu
     contents = RunContents.of(settings)
     plans: dict[str, PlanResult] = {}
     for budget in options.budgets:
-        # Notes on the sweep would be repeated, and nothing stands before a refusal.
-        with named_budgets(), muted(budget is not options.budgets[-1]):
+        with named_budgets():
             plans[budget_text(budget)] = best_plan(settings, contents, options.plan_options(budget))
+    note_chance(contents, "structured")
     return plans
 
 

@@ -72,6 +72,8 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     path = _path(contents, options)
     _check_output(path, contents.run, from_option=options.output is not None)
     result = best_plan(settings, contents, options)
+    check_plan_file(contents, options, result)
+    note_chance(contents, options.kind)
     if not keep_plan(settings, contents, options, result):
         log.info(f"{path}: this plan was made before; nothing to do")
     return result, path
@@ -89,12 +91,18 @@ def best_plan(settings: Settings, contents: RunContents, options: PlanOptions) -
     check_images(settings, record["data"], source, record["data"]["split"])
     profile = _profile(contents, spec, options)
     sweep_facts = {"weights": record["weights"], "split": record["data"]["split"]}
-    result = make_plan(
+    return make_plan(
         table, options.budget, round_to=options.round_to, profile=profile, sweep=sweep_facts
     )
-    for warning in table.baseline.chance_warnings(100 / spec.num_classes):
-        log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
-    return result
+
+
+def note_chance(contents: RunContents, kind: Kind) -> None:
+    """Log a note if the dense model of a sweep is no better than chance, so that no plan can be."""
+    _, table = contents.sweep(kind) or ({}, None)
+    if table is not None:
+        chance = 100 / spec_from_dict(table.spec).num_classes
+        for warning in table.baseline.chance_warnings(chance):
+            log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
 
 
 def check_plan_file(contents: RunContents, options: PlanOptions, result: PlanResult) -> bool:
