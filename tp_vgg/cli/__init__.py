@@ -26,7 +26,7 @@ COMMANDS = {
     "structured": "Remove channels, check the result and fine-tune: the main job, for a faster "
     "network.",
     "benchmark": "Time the models on this device and explain the speed-ups; run it after pruning.",
-    "pareto": "Prune to several budgets and compare what the models cost and lose; after "
+    "pareto": "Prune to several budgets and compare their accuracy, cost and speed; after "
     "`sensitivity`.",
     "export": "Convert a checkpoint for use elsewhere, checked against the model before it is "
     "kept.",

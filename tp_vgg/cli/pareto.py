@@ -57,7 +57,7 @@ def command(
     dry_run: bool,
     **chosen: Any,
 ) -> None:
-    """Prune to several budgets and compare what the models cost and lose; after `sensitivity`.
+    """Prune to several budgets and compare their accuracy, cost and speed; after `sensitivity`.
 
     For each budget it plans from the structured sweep, prunes and fine-tunes a model in
     OUT/pareto-BUDGET; then it times all together, and leaves OUT/pareto.csv and

@@ -1,4 +1,4 @@
-"""The `pareto` stage makes one pruned model per budget and compares what they cost and lose."""
+"""The `pareto` stage makes one pruned model per budget and compares accuracy, cost and speed."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _timed(settings: Settings, options: ParetoOptions, run: RunDir, table: Paret
     paths = {point.budget: run.root / point.checkpoint for point in table.points}
     # No images are timed: the options that select them would only be held against records.
     where = replace(inside(settings, "pareto-latency"), limit_test=None, explicit=frozenset())
-    latency = benchmark(where, BenchmarkOptions((case,)), tuple(paths.values()))
+    latency = benchmark(where, BenchmarkOptions((case,), probes=False), tuple(paths.values()))
     rows = {row.model: row for row in latency.rows}
     return replace(
         table,
