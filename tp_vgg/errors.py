@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 
@@ -70,6 +71,21 @@ def _pieces(value: object) -> Iterator[str]:
             yield ": "
             yield from _pieces(value[entry])
     yield ",)" if kind is tuple and len(value) == 1 else closing
+
+
+def missing_packages(*names: str) -> str:
+    """Return what to say if one of these packages is not installed; empty if all are.
+
+    ``names``: those of modules that are names of packages too. tp_vgg itself is on no index, so
+    that ``pip install`` has to name the packages and not an extra of tp_vgg.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    verb = "is" if len(missing) == 1 else "are"
+    return (
+        f"{', '.join(missing)} {verb} not installed; pip install {' '.join(missing)}"
+        if missing
+        else ""
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -210,7 +210,7 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
 
     dense, half = pair
     args = ["benchmark", half, "--checkpoint", dense, "--out", "o", *FEW]
-    real, measured = latency._measure_case, []
+    real, measured = latency.measure_case, []
 
     def interrupted(models, case, *rest):
         if len(measured) == 2:
@@ -219,7 +219,7 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
         return real(models, case, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(latency, "_measure_case", interrupted)
+        patch.setattr(latency, "measure_case", interrupted)
         status, out, err = call(*args)
     assert (status, out) == (130, "")
     assert files(Path("o")) == {"latency.partial.jsonl", ".lock"}
@@ -232,7 +232,7 @@ def test_an_interrupted_benchmark_goes_on_from_the_next_cell(call, pair, monkeyp
         measured.append(case)
         return real(models, case, *rest)
 
-    monkeypatch.setattr(latency, "_measure_case", counted)
+    monkeypatch.setattr(latency, "measure_case", counted)
     status, out, err = call(*args)
     assert status == 0, err
     assert "2 of 6 cases were measured before" in err
@@ -254,7 +254,7 @@ def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
 
     dense, half = pair
     args = ["benchmark", half, "--checkpoint", dense, "--out", "o", *FEW]
-    real, measured = latency._measure_case, []
+    real, measured = latency.measure_case, []
 
     def hot(models, case, *rest):
         if len(measured) == 2:
@@ -269,12 +269,12 @@ def test_a_throttled_cell_is_measured_again(call, pair, monkeypatch) -> None:
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(latency, "_measure_case", hot)
+        patch.setattr(latency, "measure_case", hot)
         assert call(*args)[0] == 130
     again = []
     monkeypatch.setattr(
         latency,
-        "_measure_case",
+        "measure_case",
         lambda models, case, *rest: (again.append(case), real(models, case, *rest))[1],
     )
     assert call(*args)[0] == 0
@@ -443,3 +443,30 @@ def test_export_refusals(call, pair, at_home: Path) -> None:
         assert (status, out) == (2, "")
         assert message in one_line(err)
     assert files(at_home) == before
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "sizes"),
+    [
+        ("cpu", [], {1, 64}),
+        ("cuda", [], {1, 64, 1024}),
+        ("cpu", ["--batch-sizes", "1024"], {1024}),
+        ("cuda", ["--batch-sizes", "2"], {2}),
+        ("cpu", ["--profile"], {64}),
+        ("cuda", ["--profile"], {64}),
+    ],
+)
+def test_the_default_batch_sizes_are_those_of_the_device(
+    call, monkeypatch, device: str, options: list[str], sizes: set[int]
+) -> None:
+    asked: list[BenchmarkOptions] = []
+
+    def stage(_settings, options, *_):
+        asked.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tp_vgg.stages.benchmark.benchmark", stage)
+    monkeypatch.setattr("tp_vgg.stages.profile.profile", stage)
+    monkeypatch.setattr("tp_vgg.machine.device.pick_device", torch.device)
+    assert call("benchmark", *QUICK, "--device", device, *options)[0] == 130
+    assert {case.batch_size for case in asked[0].cases} == sizes

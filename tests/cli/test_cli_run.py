@@ -344,7 +344,7 @@ def test_without_tensorboard_it_is_refused(
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     status, _, err = call("train", "--dataset", "digits", "--tensorboard")
     assert status == 2
-    assert "pip install 'tp_vgg[tensorboard]'" in one_line(err)
+    assert "tensorboard is not installed; pip install tensorboard" in one_line(err)
 
 
 DRIVER = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import runpy
@@ -178,60 +177,11 @@ def test_help_is_there(script: str, experiment) -> None:
 
 
 def test_a_script_works_in_a_process_of_its_own() -> None:
-    script = ROOT / "experiments" / "pareto.py"
+    script = ROOT / "experiments" / "controls.py"
     done = subprocess.run(
         [sys.executable, script, "--help"], capture_output=True, text=True, check=True
     )
     assert "Usage" in done.stdout
-
-
-@pytest.mark.usefixtures("brief")
-def test_pareto_is_resumable_and_leaves_a_figure_and_a_table(
-    make_model, call, experiment, at_home: Path
-) -> None:
-    save(make_model(), at_home / "small.pth")
-    common = [*FEW, "--checkpoint", "small.pth"]
-    assert call("sensitivity", "--kind", "structured", "--levels", "0.3,0.6,0.9", *common)[0] == 0
-    options = [
-        "--budget",
-        "macs=0.6",
-        "--budget",
-        "params=0.5+macs=0.7",
-        "--round-to",
-        "2",
-        "--finetune-epochs",
-        "1",
-    ]
-
-    def run(*more: str) -> tuple[int, str, str]:
-        return experiment("pareto.py", *common, *options, *more)
-
-    status, out, err = run("--batch-size-timed", "2")
-    assert status == 0, err
-    rows = list(csv.DictReader(out.splitlines()))
-    assert [row["budget"] for row in rows] == ["macs=0.6", "params=0.5+macs=0.7"]
-    assert float(rows[0]["macs_share"]) <= 0.6
-    assert all(
-        float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"])
-        for row in rows
-    )
-    assert (at_home / "o/plots/pareto.png").read_bytes().startswith(b"\x89PNG")
-    assert (at_home / "o/pareto.csv").read_text() == out
-    made = {path: path.stat().st_mtime_ns for path in at_home.glob("o/pareto-*/*.pth")}
-    status, _, err = run("--batch-size-timed", "0")
-    assert status == 0, err
-    assert {path: path.stat().st_mtime_ns for path in at_home.glob("o/pareto-*/*.pth")} == made
-    before = set(at_home.rglob("*.pth"))
-    for budget, said in (
-        ("macs", "error: --budget"),
-        ("macs=0.5+macs=0.4", "given twice"),
-        ("macs=0.0001", "at best"),
-    ):
-        status, _, err = run("--budget", "macs=0.8", "--budget", budget)
-        assert (status, said in err) == (2, True)
-    assert set(at_home.rglob("*.pth")) == before, (
-        "nothing was trained for the budgets that can be met"
-    )
 
 
 @pytest.mark.usefixtures("undrawn")

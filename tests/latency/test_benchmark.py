@@ -205,7 +205,7 @@ def test_no_memory_is_a_row_and_not_a_crash(models, cpu: TimingDevice, monkeypat
     def full(*_args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("tp_vgg.latency.benchmark.prepare", full)
+    monkeypatch.setattr("tp_vgg.latency.timed_case.prepare", full)
     found = measure(models, BenchmarkSettings(cases_of(["eager"], ["fp32"], [1]), 9), cpu)
     assert {(row.verdict, row.reasons) for row in found.rows} == {
         ("not available", ("out of memory",))
@@ -425,3 +425,23 @@ def test_a_compiled_network_on_a_real_gpu(models) -> None:
     case = {"modes": ["compile"], "dtypes": ["fp32"], "batch_sizes": [64]}
     found = measure_latency(models, **case, trials=9, device="cuda", probes=False)
     assert all(row.median_ms for row in found.rows), [row.reasons for row in found.rows]
+
+
+@pytest.mark.parametrize(
+    ("device", "sizes"), [("cpu", {1, 64}), ("cuda", {1, 64, 1024}), ("auto", None)]
+)
+def test_without_batch_sizes_they_are_those_of_the_device(
+    models, monkeypatch, device: str, sizes: set[int] | None
+) -> None:
+    """On a CPU 1024 takes minutes per case, and is timed only if asked for."""
+    asked = []
+    monkeypatch.setattr("tp_vgg.latency.benchmark.measure", lambda *given, **_: asked.append(given))
+    monkeypatch.setattr(
+        "tp_vgg.latency.benchmark.pick_device",
+        lambda name: torch.device(name.replace("auto", "cpu")),
+    )
+    monkeypatch.setattr("tp_vgg.latency.benchmark.TimingDevice.of", lambda *_: None)
+    measure_latency(models, device=device)
+    measure_latency(models, device=device, batch_sizes=[1024])
+    default, given = ({case.batch_size for case in one[1].cases} for one in asked)
+    assert default == (sizes or {1, 64}) and given == {1024}

@@ -26,6 +26,8 @@ COMMANDS = {
     "structured": "Remove channels, check the result and fine-tune: the main job, for a faster "
     "network.",
     "benchmark": "Time the models on this device and explain the speed-ups; run it after pruning.",
+    "pareto": "Prune to several budgets and compare their accuracy, cost and speed; after "
+    "`sensitivity`.",
     "export": "Convert a checkpoint for use elsewhere, checked against the model before it is "
     "kept.",
     "compare": "Print accuracy, size and cost of all models in one table; after any stage.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tp_vgg.data.catalogue import CATALOGUE
-from tp_vgg.errors import BadInput, shown
+from tp_vgg.errors import BadInput, missing_packages, shown
 from tp_vgg.network.spec import Spec, conv_names
 from tp_vgg.planning.budget import BUDGETS
 from tp_vgg.pruning.criteria import Kind
@@ -24,6 +23,15 @@ def check_file(option: str, path: Path) -> None:
     if not path.is_file():
         raise BadInput(
             f"{option}: {path}: {'not a regular file' if path.exists() else 'no such file'}"
+        )
+
+
+def check_one_process(command: str) -> None:
+    """Raise :class:`BadInput` if torchrun started ``command``, which is one process."""
+    if "LOCAL_RANK" in os.environ:
+        raise BadInput(
+            f"{command}: is one process; use torchrun with train, sensitivity, structured or"
+            " unstructured"
         )
 
 
@@ -120,10 +128,8 @@ def settings_from(options: dict[str, Any]) -> Settings:
         raise BadInput("--mean, --std: give both, they belong together")
     if "data_dir" in options:
         _check_data_dir(options["dataset"], options["data_dir"])
-    if options.get("tensorboard") and importlib.util.find_spec("tensorboard") is None:
-        raise BadInput(
-            "--tensorboard: TensorBoard is not installed; pip install 'tp_vgg[tensorboard]'"
-        )
+    if options.get("tensorboard") and (missing := missing_packages("tensorboard")):
+        raise BadInput(f"--tensorboard: {missing}")
     return Settings(**{**options, **numbers})
 
 

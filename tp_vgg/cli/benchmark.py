@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -29,7 +31,7 @@ from tp_vgg.stages.options import BenchmarkOptions
 @option(
     "--batch-sizes",
     metavar="N,N,…",
-    show_default="1,64,1024; with --profile 64",
+    show_default="1,64, on a GPU 1,64,1024; with --profile 64",
     help="Images per forward pass.",
 )
 @option(
@@ -115,14 +117,20 @@ def command(
             "--no-probes, and give the network by --checkpoint"
         )
     chosen = ("folded",) if profiling else MODES if modes is None else listed(modes)
-    sizes = _sizes(batch_sizes) if batch_sizes is not None else (64,) if profiling else BATCH_SIZES
+    sizes = _sizes(batch_sizes) if batch_sizes is not None else (64,) if profiling else None
     types = listed(dtypes) if dtypes is not None else ("fp32",) if profiling else ("fp32", "bf16")
-    cases = cases_of((*chosen, *([runtime] if runtime else [])), types, sizes)
-    options = BenchmarkOptions(cases, trials, threads, reuse_input, probes)
+    cases = partial(cases_of, (*chosen, *([runtime] if runtime else [])), types)
+    # Unknown modes and dtypes are refused here, before torch is loaded to pick the device.
+    options = BenchmarkOptions(
+        cases(sizes or BATCH_SIZES["cpu"]), trials, threads, reuse_input, probes
+    )
 
+    from tp_vgg.machine.device import pick_device
     from tp_vgg.stages.benchmark import benchmark
     from tp_vgg.stages.profile import profile
 
+    if sizes is None:
+        options = replace(options, cases=cases(BATCH_SIZES[pick_device(settings.device).type]))
     if profiling:
         click.echo(
             "\n\n".join(render_profile(table, width=width) for table in profile(settings, options))

@@ -37,10 +37,11 @@ def command(
 ) -> None:
     """Convert a checkpoint for use elsewhere, checked against the model before it is kept.
 
-    onnx: for ONNX Runtime and others; needs pip install 'tp_vgg[export]'. torch: a torch.export
-    program (.pt2). Both take any batch size; logits agree within 1e-4 of the largest. safetensors:
-    weights and spec in one file. sparse: the same with a bit mask for the zeros, smaller for
-    unstructured models. `tp_vgg.load` reads the last two; their weights are equal to the last bit.
+    onnx: for ONNX Runtime and others; it needs `pip install onnx onnxscript onnxruntime`. torch: a
+    torch.export program (.pt2). Both take any batch size; logits agree within 1e-4 of the largest.
+    safetensors: weights and spec in one file. sparse: the same with a bit mask for the zeros,
+    smaller for unstructured models. `tp_vgg.load` reads the last two; their weights are equal to
+    the last bit.
 
     \b
     Example: python -m tp_vgg export unstructured_pruned_vgg11.pth --format sparse

@@ -225,6 +225,13 @@ wide_option = option(
     help="Print all columns, in lines as long as they take.",
 )
 """The command gets the most characters of a line as ``width``; with ``--wide`` that is None."""
+profile_option = option(
+    "--profile",
+    type=PATH,
+    show_default="the one in OUT/profiles",
+    help="Table of `benchmark --profile`, for latency=.",
+)
+
 force_option = option(
     "--force",
     is_flag=True,

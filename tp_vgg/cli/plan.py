@@ -10,7 +10,13 @@ from click.core import ParameterSource
 
 from tp_vgg.cli.arguments import budget_from, check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, common_options, round_to_option, wide_option
+from tp_vgg.cli.options import (
+    PATH,
+    common_options,
+    profile_option,
+    round_to_option,
+    wide_option,
+)
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.criteria import Kind
@@ -44,12 +50,7 @@ log = logging.getLogger(__name__)
     show_default="OUT/ratios.json, or OUT/sparsity.json",
     help="Where to write the plan.",
 )
-@option(
-    "--profile",
-    type=PATH,
-    show_default="the one in OUT/profiles",
-    help="Table of `benchmark --profile`, for latency=.",
-)
+@profile_option
 @option("--force", is_flag=True, help="Replace a plan file with other content.")
 @wide_option
 def command(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, get_args
 
 import click
 
-from tp_vgg.cli.arguments import budget_from
+from tp_vgg.cli.arguments import budget_from, check_one_process
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
     COUNT,
@@ -18,7 +17,7 @@ from tp_vgg.cli.options import (
     round_to_option,
     wide_option,
 )
-from tp_vgg.errors import BadInput, printable
+from tp_vgg.errors import printable
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.run_budget import RunOptions
@@ -75,10 +74,7 @@ def command(
     options = RunOptions(budget_from(budgets), round_to, epochs, **chosen)
     for kind in get_args(Kind):
         options.of(kind)  # refuses a budget that is not valid
-    if "LOCAL_RANK" in os.environ:
-        raise BadInput(
-            "run: is one process; use torchrun with train, sensitivity, structured or unstructured"
-        )
+    check_one_process("run")
 
     from tp_vgg.report.tables import render_comparison
     from tp_vgg.stages.run import run

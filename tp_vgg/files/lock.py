@@ -28,7 +28,7 @@ def locked(directory: Path) -> Iterator[None]:
     A missing directory is created. Raises :class:`BadInput` if another process holds the lock
     (naming its pid), or if the lock is a link or not a regular file: a link's target would be
     overwritten. The system frees the lock of a process that dies. Unfinished files that such a
-    process left, up to two levels deep, are deleted.
+    process left, up to three levels deep, are deleted.
 
     If the system or the file system has no locks, a note says so and the work goes on without one.
     """
@@ -45,9 +45,11 @@ def locked(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{_LEAD}{os.getpid()}\n")
         file.flush()
-        # The deepest directory with files is OUT/TAG/plots.
+        # The deepest directory with files is OUT/TAG/pareto-BUDGET/plots.
         for path in (
-            path for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}*.partial")
+            path
+            for depth in ("", "*/", "*/*/", "*/*/*/")
+            for path in directory.glob(f"{depth}*.partial")
         ):
             if _TEMPORARY.fullmatch(path.name) and not path.is_dir():
                 path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,10 +14,8 @@ import torch
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.checks import plain_number, sequence, text, type_name, whole_number
-from tp_vgg.latency.interleave import Throttled, interleave
-from tp_vgg.latency.modes import PreparedForward, Unavailable, check_available, prepare
 from tp_vgg.latency.probes import busy_of, free_memory_after_case, steps_of
-from tp_vgg.latency.schedule import SIMPLE, BenchmarkSettings, arithmetic, why_not
+from tp_vgg.latency.schedule import BenchmarkSettings, arithmetic
 from tp_vgg.latency.table import (
     BATCH_SIZES,
     FEWEST_TRIALS,
@@ -25,12 +23,12 @@ from tp_vgg.latency.table import (
     BenchmarkCase,
     Latency,
     LatencyRow,
-    Ratio,
     cases_of,
 )
+from tp_vgg.latency.timed_case import measure_case
 from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.latency.traffic import Memory
-from tp_vgg.latency.verdicts import ZEROS, explain, verdict
+from tp_vgg.latency.verdicts import ZEROS, explain
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.precision import fp32_flags
@@ -39,12 +37,7 @@ from tp_vgg.network.doors import check_built, network_of, unmasked_network
 from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network
 from tp_vgg.network.plain_copy import plain_copy
-from tp_vgg.stats import quartiles
 
-_CONTROL, _EAGER = "control", "dense in eager mode"
-_MODEL = "model "
-"""Prefix of a model's name among the candidates of a case, so that no name that a user gives equals
-:data:`_CONTROL` or :data:`_EAGER`."""
 _BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} cases [{elapsed}]"
 
 
@@ -53,7 +46,7 @@ def measure_latency(
     *,
     modes: Sequence[str] = MODES,
     dtypes: Sequence[str] = ("fp32", "bf16"),
-    batch_sizes: Sequence[int] = BATCH_SIZES,
+    batch_sizes: Sequence[int] | None = None,
     trials: int | None = None,
     device: str | torch.device = "auto",
     threads: int | None = None,
@@ -65,27 +58,30 @@ def measure_latency(
     Each case (mode, dtype and batch size) times in the same blocks all models, a copy of the dense
     one (the A/A control), and the dense one in eager mode; see :mod:`tp_vgg.latency.interleave`.
     The rows of a case that the device can't run say why. ``trials`` is the number of blocks per
-    case, ``threads`` that of CPU threads; ``None`` stands for the defaults. With ``probes``, rows
-    that are quoted and fall short of their MAC ratio are tested for slightly smaller widths that
-    are faster (:func:`tp_vgg.latency.probes.steps_of`).
+    case, ``threads`` that of CPU threads; ``None`` stands for the defaults, for ``batch_sizes``
+    those of the device (:data:`~tp_vgg.latency.table.BATCH_SIZES`). With ``probes``, rows that are
+    quoted and fall short of their MAC ratio are tested for slightly smaller widths that are faster
+    (:func:`tp_vgg.latency.probes.steps_of`).
 
     A model with weight masks is timed as a copy with the masks' zeros. Raises :class:`BadInput` if
     there are no models or they take images of different sizes, for a model that its spec does not
     describe, and for an unknown mode, dtype or device, or a number out of range.
     """
+    if not isinstance(device, str | torch.device):
+        raise BadInput(f"device: must be auto, cpu, cuda or cuda:N, got {type_name(device)}")
+    chosen_device = pick_device(str(device))
     cases = cases_of(
         sequence("modes", modes, "['eager']", text("modes")),
         sequence("dtypes", dtypes, "['fp32']", text("dtypes")),
-        sequence("batch_sizes", batch_sizes, "[1, 64]", plain_number),
+        BATCH_SIZES[chosen_device.type]
+        if batch_sizes is None
+        else sequence("batch_sizes", batch_sizes, "[1, 64]", plain_number),
     )
     blocks = plain_number(trials)
     if blocks is not None and type(blocks) is not int:
         whole_number("trials", blocks, FEWEST_TRIALS)
     cores = None if threads is None else whole_number("threads", threads, 1)
     settings = BenchmarkSettings(cases, blocks, probes=probes)
-    if not isinstance(device, str | torch.device):
-        raise BadInput(f"device: must be auto, cpu, cuda or cuda:N, got {type_name(device)}")
-    chosen_device = pick_device(str(device))
     networks = _checked_models(models)
     return measure(networks, settings, TimingDevice.of(chosen_device, cores), quiet=quiet)
 
@@ -156,7 +152,7 @@ def measure(
                 conditions["before_each"][case.label] = timing_device.clock.conditions()
                 by_model = {
                     row.model: row
-                    for row in _measure_case(timed, case, settings, timing_device, bar.update)
+                    for row in measure_case(timed, case, settings, timing_device, bar.update)
                 }
                 measured = tuple(
                     replace(by_model[facts[name].get("timed_as", name)], model=name)
@@ -201,107 +197,6 @@ def _conditions(settings: BenchmarkSettings, timing_device: TimingDevice) -> dic
         "before_each": {},
         "after": {},
     }
-
-
-def _measure_case(
-    models: Mapping[str, Network],
-    case: BenchmarkCase,
-    settings: BenchmarkSettings,
-    timing_device: TimingDevice,
-    tick: Callable[[float], object],
-) -> tuple[LatencyRow, ...]:
-    """Measure one case; return a row per model, with the reason if the case is not available.
-
-    ``tick`` is called after each block with its fraction of the case.
-    """
-    try:
-        check_available(case, timing_device.cuda)
-        with arithmetic(case), torch.inference_mode():
-            forwards = _prepare_all(models, case, settings, timing_device)
-            return tuple(_rows(models, case, forwards, settings, timing_device, tick))
-    except (Unavailable, RuntimeError, MemoryError) as error:
-        reason = why_not(error)
-        slow = error.slow if isinstance(error, Throttled) else 0
-        return tuple(
-            LatencyRow(
-                name,
-                case.mode,
-                case.dtype,
-                case.batch_size,
-                "not available",
-                (reason,),
-                slow_blocks=slow,
-            )
-            for name in models
-        )
-
-
-def _prepare_all(
-    models: Mapping[str, Network],
-    case: BenchmarkCase,
-    settings: BenchmarkSettings,
-    timing_device: TimingDevice,
-) -> dict[str, PreparedForward]:
-    """Prepare all candidates of a case: the models, the A/A control, the dense model in eager mode.
-
-    Candidates of the same mode share one input pool.
-    """
-    reference = next(iter(models.values()))
-    candidates = [
-        *((_MODEL + name, model, case) for name, model in models.items()),
-        (_CONTROL, reference, case),
-    ]
-    if case.mode != "eager":
-        candidates.append((_EAGER, reference, replace(case, mode="eager")))
-    pools = {
-        its_case: settings.input_pool(reference, its_case, timing_device)
-        for its_case in {its_case for _, _, its_case in candidates}
-    }
-    return {
-        name: prepare(model, its_case, pools[its_case], timing_device.cuda, timing_device.threads)
-        for name, model, its_case in candidates
-    }
-
-
-def _rows(
-    models: Mapping[str, Network],
-    case: BenchmarkCase,
-    forwards: Mapping[str, PreparedForward],
-    settings: BenchmarkSettings,
-    timing_device: TimingDevice,
-    tick: Callable[[float], object],
-) -> Iterator[LatencyRow]:
-    """Time the prepared candidates of a case in turns; yield a row for each model."""
-    samples = interleave(
-        {name: forward.call for name, forward in forwards.items()},
-        timing_device.clock,
-        settings.trials,
-        tick=tick,
-    )
-    reference, dense = next(iter(models.items()))
-    of_dense = samples.seconds[_MODEL + reference]
-    control = Ratio.of(of_dense, samples.seconds[_CONTROL])
-    eager = samples.seconds.get(_EAGER, of_dense)
-    for name, model in models.items():
-        forward, seconds = forwards[_MODEL + name], samples.seconds[_MODEL + name]
-        low, middle, high = quartiles(seconds)
-        ratio = control if name == reference else Ratio.of(of_dense, seconds)
-        mac_ratio = dense.spec.macs() / model.spec.macs()
-        simple = case.mode in SIMPLE
-        peak = (
-            timing_device.clock.peak_bytes(forward.call, forward.resident_bytes) if simple else None
-        )
-        yield LatencyRow(
-            model=name, mode=case.mode, dtype=case.dtype, batch_size=case.batch_size,
-            verdict="reference" if name == reference else verdict(ratio, control), reasons=(),
-            median_ms=1e3 * middle, iqr_ms=1e3 * (high - low),
-            speedup=ratio.value, speedup_low=ratio.low, speedup_high=ratio.high,
-            over_eager=quartiles([a / b for a, b in zip(eager, seconds, strict=True)])[1],
-            mac_ratio=mac_ratio, efficiency=ratio.value / mac_ratio,
-            efficiency_low=ratio.low / mac_ratio, efficiency_high=ratio.high / mac_ratio,
-            peak_bytes=peak, flushed=forward.flushed, warm=samples.warm,
-            slow_blocks=samples.slow, seconds=seconds,
-        )  # fmt: skip
 
 
 def _all_facts(models: Mapping[str, Network]) -> dict[str, dict[str, Any]]:

@@ -34,7 +34,8 @@ MAX_BATCH = 1 << 20
 MIN_VALUE = 1e-9
 """Smallest time (in any unit) or ratio that is accepted, so that dividing by it stays finite."""
 DTYPES = ("fp32", "tf32", "bf16")
-BATCH_SIZES = (1, 64, 1024)
+BATCH_SIZES = {"cpu": (1, 64), "cuda": (1, 64, 1024)}
+"""Batch sizes by default, by the type of the device: on a CPU 1024 takes minutes per case."""
 TRIALS = 17
 """Number of blocks by default. The percentile bootstrap interval of the median of 17 values is from
 the 5th to the 13th in order, which covers the median in 95.1 % of the cases for any distribution.

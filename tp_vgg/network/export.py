@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import warnings
@@ -14,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from tp_vgg.errors import BadInput, WorkFailed
+from tp_vgg.errors import BadInput, WorkFailed, missing_packages
 from tp_vgg.files.atomic import write_atomic
 from tp_vgg.files.checks import choice
 from tp_vgg.files.read import as_path
@@ -29,6 +28,8 @@ TOLERANCE = 1e-4
 """Largest accepted difference of a logit, as a fraction of the largest logit.
 
 It is not zero because another runtime adds up in another order."""
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+"""Packages that write an ONNX file and run it."""
 _BATCHES = (1, 2, 16)
 """Sizes of the batches of random images that check an exported program."""
 _INPUT, _OUTPUT = "images", "logits"
@@ -99,9 +100,9 @@ def to_onnx(model: Network) -> bytes:
     """Return the bytes of an ONNX file of ``model``, which must be on the CPU.
 
     The batch dimension is free. The metadata holds the spec, the normalisation and the class names.
-    The model is left in eval mode. Raises :class:`BadInput` if onnx or onnxscript is missing.
+    The model is left in eval mode. Raises :class:`BadInput` if one of :data:`ONNX` is missing.
     """
-    _require("onnx", "onnxscript")
+    _require_onnx()
     images = torch.zeros(2, 3, model.spec.image_size, model.spec.image_size)
     with _quiet():
         program = torch.onnx.export(
@@ -130,9 +131,9 @@ def onnx_session(raw: bytes, threads: int | None = None) -> Any:
     ``threads`` is the number of threads per operator; ``None`` leaves it to ONNX Runtime. The
     threads do not spin between runs, because that would take the cores from other work.
 
-    Raises :class:`BadInput` if onnxruntime is missing.
+    Raises :class:`BadInput` if one of :data:`ONNX` is missing.
     """
-    _require("onnxruntime")
+    _require_onnx()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -191,10 +192,9 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     )
 
 
-def _require(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BadInput(f"{', '.join(missing)} is not installed; pip install 'tp_vgg[export]'")
+def _require_onnx() -> None:
+    if missing := missing_packages(*ONNX):
+        raise BadInput(missing)
 
 
 @contextlib.contextmanager

@@ -130,6 +130,16 @@ class RunDir:
         """Return the path of the benchmark."""
         return self.work / "latency.json"
 
+    @property
+    def pareto(self) -> Path:
+        """Return the path of the table of several budgets."""
+        return self.work / "pareto.csv"
+
+    @property
+    def pareto_record(self) -> Path:
+        """Return the path of the record behind that table (JSON)."""
+        return self.work / "records" / "pareto.json"
+
     def plot(self, name: str) -> Path:
         """Return the path of a figure."""
         return self.work / "plots" / f"{name}.png"

@@ -13,11 +13,12 @@ from tp_vgg.latency.profile import Staircase
 from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.report import figures
+from tp_vgg.report import figures, pareto_figure
 from tp_vgg.report.page import Drawn
 from tp_vgg.rundir.comparison import Comparison
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir
+from tp_vgg.rundir.pareto import pareto_of
 from tp_vgg.sensitivity.table import Sensitivity
 
 
@@ -52,6 +53,13 @@ def drawn_figures(
             _CAPTIONS["latency"],
             figures.latency(comparison.latency),
         )
+    if (table := pareto_of(contents, comparison.records[MODELS[0]])) is not None:
+        yield Drawn.of(
+            "pareto",
+            "Accuracy of several budgets",
+            _CAPTIONS["pareto"],
+            pareto_figure.pareto(table),
+        )
     if profile is not None:
         yield Drawn.of(
             "staircase",
@@ -83,6 +91,10 @@ _CAPTIONS = {
     "latency": (
         "On the dashed line, the speed-up equals the MAC ratio. Bars are 95 % intervals. A speed-up"
         " below 1 is slower than the dense model."
+    ),
+    "pareto": (
+        "Each point is a model that was pruned to a budget and fine-tuned. Bars are 95 % intervals;"
+        " the dashed line is the dense model. Further left is cheaper."
     ),
     "staircase": (
         "Where a line is flat, every width takes the same time: removing channels saves none."

@@ -69,32 +69,71 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
 
         settings, _ = given_network(settings)
     contents = RunContents.of(settings)
-    run = contents.run
-    path = options.output or run.work / PLANS[options.kind]
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    _check_output(path, run, from_option=options.output is not None)
+    path = _path(contents, options)
+    _check_output(path, contents.run, from_option=options.output is not None)
+    result = best_plan(settings, contents, options)
+    check_plan_file(contents, options, result)
+    note_chance(contents, options.kind)
+    if not keep_plan(settings, contents, options, result):
+        log.info(f"{path}: this plan was made before; nothing to do")
+    return result, path
+
+
+def best_plan(settings: Settings, contents: RunContents, options: PlanOptions) -> PlanResult:
+    """Find the best plan for a budget from the sweep in ``contents``; nothing is written.
+
+    ``settings``: adapted to the model of ``--checkpoint``. Raises :class:`BadInput` if the budget
+    can't be met, or the sweep or profile is missing or of another network.
+    """
     source, record, table = _sweep(settings, contents, options.kind)
     spec = spec_from_dict(table.spec)
     settings.check_spec(spec, source)
     check_images(settings, record["data"], source, record["data"]["split"])
     profile = _profile(contents, spec, options)
     sweep_facts = {"weights": record["weights"], "split": record["data"]["split"]}
-    result = make_plan(
+    return make_plan(
         table, options.budget, round_to=options.round_to, profile=profile, sweep=sweep_facts
     )
-    text = result.file_text
-    another = path.exists() and not _holds(path, text)
+
+
+def note_chance(contents: RunContents, kind: Kind) -> None:
+    """Log a note if the dense model of a sweep is no better than chance, so that no plan can be."""
+    _, table = contents.sweep(kind) or ({}, None)
+    if table is not None:
+        chance = 100 / spec_from_dict(table.spec).num_classes
+        for warning in table.baseline.chance_warnings(chance):
+            log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
+
+
+def check_plan_file(contents: RunContents, options: PlanOptions, result: PlanResult) -> bool:
+    """Return True if another plan is in the place of this one's file.
+
+    Raises :class:`BadInput` if that may not be replaced.
+    """
+    path, run = _path(contents, options), contents.run
+    _check_output(path, run, from_option=options.output is not None)
+    another = path.exists() and not _holds(path, result.file_text)
     if another and not options.force and not contents.wrote(options.kind, path):
         raise BadInput(
             f"{path}: is not a plan that `plan` wrote, or was edited since;"
             " give --force to replace it, or another --output"
         )
-    for warning in table.baseline.chance_warnings(100 / spec.num_classes):
-        log.info(f"the dense model's {warning}; there is nothing to predict a drop from")
-    if not another and path.exists() and contents.own_plans.get(options.kind) == result:
-        log.info(f"{path}: this plan was made before; nothing to do")
-        return result, path
     check_replaced(run.work)
+    return another
+
+
+def keep_plan(
+    settings: Settings, contents: RunContents, options: PlanOptions, result: PlanResult
+) -> bool:
+    """Write a plan and its prediction to the run directory; a former plan gives way.
+
+    Returns False if this very plan is there already. Raises :class:`BadInput` if a directory or a
+    plan that may not be replaced is in the way.
+    """
+    path, run, text = _path(contents, options), contents.run, result.file_text
+    another = check_plan_file(contents, options, result)
+    if not another and path.exists() and contents.own_plans.get(options.kind) == result:
+        return False
     with locked(run.root):
         if (path.exists() and not _holds(path, text)) != another:
             raise BadInput(f"{path}: another command has just written it; give the command again")
@@ -117,7 +156,13 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
             write_json(run.plan, {**result.to_dict(), **extras})
 
         write_atomic(path, write)
-    return result, path
+    return True
+
+
+def _path(contents: RunContents, options: PlanOptions) -> Path:
+    """Return the path of the plan file; that of its target if it is a link."""
+    path = options.output or contents.run.work / PLANS[options.kind]
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> bool:

@@ -18,6 +18,7 @@ from tp_vgg.report.page import Findings, render
 from tp_vgg.rundir.comparison import Comparison, compared
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import HISTORIES, MODELS, RunDir
+from tp_vgg.rundir.pareto import pareto_of
 from tp_vgg.rundir.settings import Settings, flags
 from tp_vgg.stages.compare import records_of
 from tp_vgg.stages.findings import drawn_figures
@@ -82,6 +83,8 @@ def _findings(
     )
     if comparison.latency is not None:
         commands.append(str(comparison.latency.conditions.get("command", "")))
+    if (several := pareto_of(contents, dense)) is not None:
+        commands.append(several.command)
     figures = []
     with progress_bar("report", unit=" figures", quiet=flag_settings.quiet) as bar:
         for figure in drawn_figures(contents, comparison, sweeps, profile):

@@ -50,11 +50,14 @@ class _PruningStep:
 
 
 @stage
-def structured(settings: Settings, request: StructuredRequest) -> dict[str, ModelRecord]:
+def structured(
+    settings: Settings, request: StructuredRequest, *, advise: bool = True
+) -> dict[str, ModelRecord]:
     """Prune channels and fine-tune; return the records by model name, the baseline's included.
 
     Writes a checkpoint and a record of the pruned model and, if it is fine-tuned, of the fine-tuned
-    one. Raises :class:`~tp_vgg.errors.BadInput` if the request does not fit the model, and
+    one. With ``advise``, a note names the command that times them. Raises
+    :class:`~tp_vgg.errors.BadInput` if the request does not fit the model, and
     :class:`~tp_vgg.errors.WorkFailed` if the equivalence check, the saving or the fine-tuning
     fails.
     """
@@ -108,7 +111,7 @@ def structured(settings: Settings, request: StructuredRequest) -> dict[str, Mode
             if waiting:
                 session.publish(waiting, former, history_csv(history) if history else "")
         session.discard(*(step.partial for step in steps if step.epochs))
-        if session.settings.begin is None:
+        if advise and session.settings.begin is None:
             log.info("to time the models: python -m tp_vgg benchmark, with the same options")
         return {MODELS[0]: job.baseline, **{one.name: one.record for one in prepared}}
 
