@@ -9,17 +9,10 @@ from helpers.networks import SMALL
 from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.latency.profile import Staircase, Timed
 from tp_vgg.latency.table import Latency, LatencyRow
-from tp_vgg.report.figures import (
-    GONE,
-    latency,
-    luminance,
-    masked_weights,
-    removed_filters,
-    save_png,
-    sensitivity,
-    sensitivity_cost,
-    staircase,
-)
+from tp_vgg.report.chart_style import GONE, luminance
+from tp_vgg.report.figures import masked_weights, removed_filters, save_png, staircase
+from tp_vgg.report.model_figures import latency
+from tp_vgg.report.sweep_figures import sensitivity, sensitivity_cost
 from tp_vgg.sensitivity.table import Point, Sensitivity
 
 

@@ -18,7 +18,7 @@ from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.loss_curves import LossCurves
-from tp_vgg.report import figures
+from tp_vgg.report import figures, sweep_figures
 from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.network_drawing import blocks
 from tp_vgg.report.page import Drawn, digits, render
@@ -132,27 +132,20 @@ def test_the_explorer_has_plans_tables() -> None:
         "drops": list(curves.drops["features.4"]),
     }
     assert data["plan"] == {row.layer: row.after for row in plan.layers}
-    assert [one["label"] for one in data["budgets"]][:2] == ["macs=0.75", "macs=0.5"]
-    assert data["budgets"][1]["kept"] == data["plan"]
+    assert data["round_to"] == plan.round_to
     assert set(data["time"]["layers"]) == set(SMALL.conv_names)
 
 
 def test_without_a_sweep_it_offers_no_prediction() -> None:
     data = explorer_data(SMALL, None, None, None)
-    assert (data["accuracy"], data["curves"], data["time"], data["plan"], data["budgets"]) == (
-        None,
-        {},
-        None,
-        None,
-        [],
-    )
+    assert (data["accuracy"], data["curves"], data["time"], data["plan"]) == (None, {}, None, None)
     page = render(
         pages.findings(
             SMALL, sweeps={}, plans={}, profile=None, drawn=(), plan_outcomes=(), commands=()
         )
     )
     assert "The plan&#39;s solution" not in page
-    assert 'id="solution"' not in page
+    assert 'id="solution"' not in page and 'id="budget"' not in page
 
 
 def row(verdict: str, **changed: object) -> LatencyRow:
@@ -262,7 +255,8 @@ def test_a_shortfall_without_a_reason_is_said_as_such() -> None:
 def test_figures_do_not_share_ids() -> None:
     table = pages.sweep(SMALL)
     one, two = (
-        inline_svg(figures.sensitivity_cost(table), name, "a label") for name in ("one", "two")
+        inline_svg(sweep_figures.sensitivity_cost(table), name, "a label")
+        for name in ("one", "two")
     )
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
     assert ids[0] and not ids[0] & ids[1]

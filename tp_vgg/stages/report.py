@@ -43,7 +43,7 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
     if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
         return path
     findings = _findings(flag_settings, contents, comparison, key)
-    text = render(findings, quiet=settings.quiet)
+    text = render(findings)
     write_text(path, text)
     return path
 
