@@ -18,7 +18,7 @@ from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.loss_curves import LossCurves
-from tp_vgg.report import figures, sweep_figures
+from tp_vgg.report import figures, model_figures, sweep_figures
 from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.network_drawing import blocks
 from tp_vgg.report.page import Drawn, digits, render
@@ -171,6 +171,45 @@ def test_the_verdict_claims_no_more_than_the_intervals() -> None:
     assert "a drop of +1.00 percentage points [" in accuracy.text
     assert f"n = {pages.N}" in accuracy.text
     assert time.claim == "Time: not measured"
+
+
+def test_chance_stands_beside_each_accuracy_that_reaches_it_and_no_other() -> None:
+    dense = pages.record(SMALL, 190)
+    small = SMALL.with_widths({"features.4": 6})
+    records = {"baseline": dense, "pruned": pages.record(small, pages.N // 10)}
+    page = " ".join(render(pages.findings(SMALL, records=records, latency=None, quoted={})).split())
+    assert page.count("(chance: 10 %)") == 2, "in the table and in the verdict"
+    pattern = r'10\.00 % <small>\[[\d., ]+\]</small> <small class="warn">\(chance: 10 %\)'
+    assert re.search(pattern, page)
+    sentence = summary_sentences(dense, records["pruned"], None, None)[1]
+    assert sentence.claim == "The pruned network guesses"
+    assert "] (chance: 10 %) of 200 test images" in sentence.text
+    (alone,) = summary_sentences(records["pruned"], records["pruned"], None, None)
+    assert "(chance: 10 %)" in alone.text
+    assert "chance: 10" not in render(pages.findings(SMALL))
+
+
+def test_the_contents_name_each_section_once() -> None:
+    for found in (
+        pages.findings(SMALL),
+        pages.findings(SMALL, latency=None, quoted={}, sweeps={}, plans={}, drawn=()),
+    ):
+        page = render(found)
+        nav = page[page.index('<nav class="screen" aria-label="Contents">') : page.index("</nav>")]
+        links = re.findall(r'href="#([^"]+)"', nav)
+        sections = re.findall(r'<h2 id="([^"]+)"', page)
+        assert [link for link in links if not link.startswith("figure-")] == sections
+        assert all(f'id="{link}"' in page for link in links)
+        assert page.count("<h2") == len(sections)
+
+
+def test_the_overview_is_the_first_figure() -> None:
+    found = pages.findings(SMALL)
+    drawn = Drawn.of("overview", "T", "R", model_figures.accuracy_against_cost(found.records))
+    page = render(replace(found, drawn=(*found.drawn, drawn)))
+    figures_of = re.findall(r'<figure id="figure-([^"]+)"', page)
+    assert figures_of == ["overview", "sweep", "training"]
+    assert page.index('id="figure-overview"') < page.index('<h2 id="network"')
 
 
 def test_of_a_dense_network_that_guesses_no_accuracy_is_claimed() -> None:

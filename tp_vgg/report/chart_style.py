@@ -65,7 +65,7 @@ def name_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     by_place: dict[tuple[float, float], list[str]] = {}
     for x, y, name in points:
         by_place.setdefault((x, y), []).append(name)
-    points = [(*place, ", ".join(names)) for place, names in by_place.items()]
+    points = [(*place, ", ".join(dict.fromkeys(names))) for place, names in by_place.items()]
     from scipy.optimize import isotonic_regression
 
     figure = axis.get_figure(root=True)

@@ -103,12 +103,12 @@
     for (const [layer, width] of widths) {
       const kept = left.get(layer), ratio = shortest(width - kept, width) || 0;
       const slider = sliders.get(layer), block = blocks.get(layer);
-      // A step of the slider is a multiple; the least value stands for the full width.
-      const fewest = Math.min(multiple, width);
+      // One step of the slider is one multiple. Its least value stands for the full width; it is
+      // below 0 if that is no multiple.
       slider.step = multiple;
-      slider.min = fewest - Math.ceil(width / multiple) * multiple + width - fewest;
-      slider.max = width - fewest;
-      slider.value = width - kept;
+      slider.min = width - Math.ceil(width / multiple) * multiple;
+      slider.max = width - Math.min(multiple, width);
+      slider.value = kept < width ? width - kept : slider.min;
       byId(`keep-${layer}`).value = kept;
       byId(`kept-${layer}`).textContent = `of ${width}, ratio ${ratio}`;
       slider.setAttribute("aria-valuetext", `${kept} of ${width} kept, ratio ${ratio}`);
@@ -247,12 +247,16 @@
     const command = `plan --budget ${kind}=${share} --round-to ${multiple}`;
     const coarse = stages.filter((stage) => stage.step > multiple).map((stage) => stage.row.name);
     const steps = coarse.length ? `, ${coarse.join(" and ")} in coarser steps` : "";
+    // A bound is rounded down, so that it stays true.
+    const least = (value, digits) =>
+      (Math.floor(Math.max(value, 0) * 10 ** digits) / 10 ** digits).toFixed(digits);
     const most = ofDrop
-      ? `keeps params=${best.cost.toFixed(3)}; no plan keeps less than ${bound.toFixed(3)}`
-      : `predicts ${dropOf(best.loss).toFixed(2)} points; no plan predicts less than `
-        + dropOf(Math.max(bound, 0)).toFixed(2);
+      ? `keeps params=${best.cost.toFixed(3)}; no plan keeps less than ${least(bound, 3)}`
+      : `predicts a drop of ${dropOf(best.loss).toFixed(2)} points; no plan predicts less than `
+        + least(dropOf(bound), 2);
     return {
       kept,
+      bound: ofDrop ? bound : dropOf(bound),
       note: `${kind}=${share}, approximate: this plan ${most} (multiples of ${multiple}${steps}). `
         + `The command ${command} searches for the best.`,
     };
@@ -313,8 +317,9 @@
       byId("budget-note").textContent = `Give a budget ${range}.`;
       return;
     }
-    const { kept, note } = search(kind, limit);
+    const { kept, note, bound } = search(kind, limit);
     keep(kept ?? Object.fromEntries(left), note);
+    byId("budget-note").dataset.value = bound ?? "";
   });
   byId("download").addEventListener("click", () => {
     const text = JSON.stringify(plan(), null, 1) + "\n";
