@@ -340,6 +340,14 @@ def test_past_the_sweep_nothing_is_predicted(page: Any) -> None:
     assert value(page, "params") == SPEC.with_widths({"features.0": 1}).params()
 
 
+def test_a_prediction_near_chance_names_chance(page: Any) -> None:
+    page.click("#reset")
+    assert "chance" not in page.inner_text("#drop")
+    multiples_of(page, 1)
+    drag(page, {layer: int(0.89 * width) for layer, width in SPEC.prunable.items()})
+    assert "(chance: 10 %)" in page.inner_text("#drop")
+
+
 def test_by_keyboard_and_for_a_screen_reader(page: Any) -> None:
     page.click("#reset")
     multiples_of(page, 1)

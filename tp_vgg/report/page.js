@@ -210,8 +210,8 @@
   }
 
   // Search a plan for a budget. The Lagrangian relaxation bounds what any plan can reach (Everett
-  // 1963): the multiplier goes to where the plans on both sides of the budget cost the same. Then
-  // layers are widened (for a drop: narrowed) as long as the budget allows.
+  // 1963): the multiplier goes to where the plans on both sides of the budget cost the same. Each plan
+  // on the way is then moved to the budget, and the best of them is taken.
   function search(kind, share) {
     const ofDrop = kind === "drop", unit = { latency: "time", drop: "params" }[kind] ?? kind;
     const stages = chain(unit);
@@ -221,25 +221,27 @@
     const limit = ofDrop ? lossWithin : share;
     const fits = (plan) => plan[bounded] <= limit + 1e-12;
     const solve = (weight) => (ofDrop ? cheapest(stages, weight, 1) : cheapest(stages, 1, weight));
-    let over = solve(0), best = over, bound = over[goal];
+    const way = ofDrop ? 1 : -1, plans = [solve(0)];
+    let over = plans[0], bound = over[goal];
     if (!fits(over)) {
-      best = ofDrop ? cheapest(stages, 1, 0) : cheapest(stages, 0, 1);
-      if (!fits(best)) {
-        const least = best.cost.toPrecision(3);
+      let under = ofDrop ? cheapest(stages, 1, 0) : cheapest(stages, 0, 1);
+      if (!fits(under)) {
+        const least = under.cost.toPrecision(3);
         return { note: `${kind}=${share}: no plan within the sweep's ratios; least: ${least}.` };
       }
-      for (let under = best, i = 0; i < 60; i++) {
+      plans.push(under);
+      for (let i = 0; i < 60; i++) {
         const weight = (under[goal] - over[goal]) / (over[bounded] - under[bounded]);
-        const plan = solve(weight);
-        const value = plan[goal] + weight * plan[bounded];
+        const plan = solve(weight), value = plan[goal] + weight * plan[bounded];
+        plans.push(plan);
         bound = Math.max(bound, value - weight * limit);
-        if (fits(plan) && plan[goal] < best[goal]) best = plan;
         if (value >= under[goal] + weight * under[bounded] - 1e-12) break;
         if (fits(plan)) under = plan;
         else over = plan;
       }
     }
-    best = filled(stages, best, ofDrop ? 1 : -1, goal, bounded, fits);
+    const ends = plans.map((plan) => moved(stages, plan, way, goal, bounded, fits));
+    const best = ends.reduce((one, two) => (two[goal] < one[goal] ? two : one));
     const kept = {};
     stages.forEach(({ row, widths }, i) => {
       if (row.prunable) kept[row.name] = widths[best.choice[i]];
@@ -262,17 +264,20 @@
     };
   }
 
-  // Move single layers by one width (`way` is -1 to widen, 1 to narrow) as long as the plan fits.
-  // The first move is the one that improves the goal most for its share of the budget.
-  function filled(stages, plan, way, goal, bounded, fits) {
+  // Move single layers by one width: against `way` until the plan fits, then along it as long as it
+  // fits (`way` is -1 to widen, 1 to narrow). The first move is the one that is best for the goal
+  // for its share of the budget.
+  function moved(stages, plan, way, goal, bounded, fits) {
     for (;;) {
+      const forth = fits(plan), step = forth ? way : -way;
       let best = null, most = -Infinity;
       stages.forEach((stage, i) => {
-        const at = plan.choice[i] + way;
+        const at = plan.choice[i] + step;
         if (at < 0 || at >= stage.widths.length) return;
         const next = measure(stages, plan.choice.with(i, at));
-        if (!fits(next)) return;
-        const gain = (plan[goal] - next[goal]) / Math.max(next[bounded] - plan[bounded], 1e-12);
+        if (forth && !fits(next)) return;
+        const better = plan[goal] - next[goal], spent = Math.abs(next[bounded] - plan[bounded]);
+        const gain = better / Math.max(spent, 1e-12);
         if (gain > most) [best, most] = [next, gain];
       });
       if (!best) return plan;
