@@ -16,7 +16,7 @@ from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
-from tp_vgg.report import figures
+from tp_vgg.report import figures, sweep_figures
 from tp_vgg.report.page import Drawn, Findings
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 from tp_vgg.training.history import Epoch
@@ -119,7 +119,9 @@ def findings(spec: VGGSpec, *, profiled: bool = True, **changed: Any) -> Finding
     }
     epochs = (Epoch(1, 0.1, 2.0, 20.0, 30.0, 1.0), Epoch(2, 0.0, 1.0, 80.0, 90.0, 1.0))
     drawn = (
-        Drawn.of("sweep", "Structured sensitivity", "How to read it.", figures.sensitivity(table)),
+        Drawn.of(
+            "sweep", "Structured sensitivity", "How to read it.", sweep_figures.sensitivity(table)
+        ),
         Drawn.of(
             "training", "Training curves", "How to read it.", figures.history({"baseline": epochs})
         ),

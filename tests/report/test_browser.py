@@ -76,6 +76,16 @@ def value(page: Any, name: str) -> float:
     return float(page.get_attribute(f"#{name}", "data-value"))
 
 
+def multiples_of(page: Any, count: int) -> None:
+    page.fill("#round-to", str(count))
+    page.dispatch_event("#round-to", "change")
+
+
+def kept(page: Any) -> dict[str, int]:
+    """The channels that the page says it keeps, from the numbers beside the sliders."""
+    return {layer: int(page.input_value(f'[id="keep-{layer}"]')) for layer in SPEC.prunable}
+
+
 def drag(page: Any, removed: dict[str, int]) -> None:
     page.evaluate(
         """(removed) => { for (const [layer, gone] of Object.entries(removed)) {
@@ -129,6 +139,7 @@ def test_fifty_random_plans_are_what_structured_makes_of_them(
     page.evaluate("URL.createObjectURL = (blob) => { window.given = blob; return '#'; }")
     # A browser may block fifty downloads in a row.
     page.evaluate("HTMLAnchorElement.prototype.click = () => {}")
+    multiples_of(page, 1)
     rng = np.random.default_rng(0)
     curves = LossCurves.of(found.sweeps["structured"])
     for i in range(50):
@@ -175,11 +186,6 @@ def test_the_buttons(page: Any, found: Any) -> None:
         SPEC.macs(),
         0,
     )
-    page.select_option("#budget-choice", label="macs=0.25")
-    page.click("#budget button")
-    best = make_plan(found.sweeps["structured"], {"macs": 0.25}, round_to=8).prediction
-    assert value(page, "macs") == best.macs
-    assert value(page, "drop") == pytest.approx(best.drop, abs=1e-9)
     page.click("#solution")
     assert value(page, "macs") == found.plans["structured"].prediction.macs
 
@@ -207,16 +213,144 @@ def test_the_numbers_stay_in_sight_of_the_sliders_and_no_longer(page: Any) -> No
     assert page.evaluate("document.querySelector('.results').getBoundingClientRect().bottom") < 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "limit", "round_to"),
+    [
+        ("macs", 0.75, 8), ("macs", 0.4, 8), ("macs", 0.12, 16), ("params", 0.3, 8),
+        ("latency", 0.5, 32), ("drop", 2.0, 8), ("drop", 20.0, 16), ("macs", 1.0, 8),
+    ],
+)  # fmt: skip
+def test_a_typed_budget_is_met_within_the_stated_bound_of_the_best_plan(
+    page: Any, found: Any, kind: str, limit: float, round_to: int
+) -> None:
+    """The exact search finds nothing below the bound, and nothing far better than the page."""
+    multiples_of(page, round_to)
+    page.select_option("#budget-kind", kind)
+    page.fill("#budget-value", f"{limit:g}")
+    page.click("#budget button")
+    best = make_plan(
+        found.sweeps["structured"], {kind: limit}, round_to=round_to, profile=found.profile
+    )
+    channels = kept(page)
+    assert all(
+        count % round_to == 0 or count == SPEC.prunable[layer] for layer, count in channels.items()
+    )
+    small = SPEC.with_widths(channels)
+    assert (value(page, "params"), value(page, "macs")) == (small.params(), small.macs())
+    spent = {
+        "macs": small.macs() / SPEC.macs(), "params": small.params() / SPEC.params(),
+        "latency": value(page, "time"), "drop": value(page, "drop"),
+    }  # fmt: skip
+    assert spent[kind] <= limit + 1e-9
+    bound = value(page, "budget-note")
+    if kind == "drop":
+        assert bound - 1e-9 <= best.prediction.params_share <= spent["params"] + 1e-9
+        assert spent["params"] <= bound + 0.02
+    else:
+        assert best.least_drop is not None
+        assert bound - 1e-9 <= best.least_drop.prediction.drop <= value(page, "drop") + 1e-9
+        assert value(page, "drop") <= bound + 0.5
+    note = page.inner_text("#budget-note")
+    assert "approximate" in note
+    assert f"plan --budget {kind}={limit:g} --round-to {round_to}" in note
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "said"),
+    [
+        ("macs", "0.0001", "no plan within the sweep's ratios"), ("macs", "1.5", "at most 1"),
+        ("macs", "0", "at most 1"), ("macs", "-1", "at most 1"), ("params", "", "at most 1"),
+        ("drop", "-2", "above 0 percentage points"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_no_plan_meets_says_so_and_moves_nothing(
+    page: Any, kind: str, limit: str, said: str
+) -> None:
+    before = kept(page)
+    page.select_option("#budget-kind", kind)
+    page.fill("#budget-value", limit)
+    page.click("#budget button")
+    assert said in page.inner_text("#budget-note")
+    assert kept(page) == before
+
+
+@pytest.mark.parametrize("round_to", [1, 3, 8, 100, 5000])
+def test_every_way_to_set_channels_keeps_what_round_to_keeps(page: Any, round_to: int) -> None:
+    """Sliders, keys and typed numbers end at kept channels that `structured --round-to` makes."""
+    multiples_of(page, round_to)
+    allowed = {
+        layer: {width, *range(round_to, width, round_to)} for layer, width in SPEC.prunable.items()
+    }
+    assert all(count in allowed[layer] for layer, count in kept(page).items())
+    for wanted in (1, 7, 33, 250):
+        drag(page, {layer: width - min(wanted, width) for layer, width in SPEC.prunable.items()})
+        assert all(count in allowed[layer] for layer, count in kept(page).items())
+    for layer, width in SPEC.prunable.items():
+        for typed in (1, width // 2 + 1, width, 10 * width):
+            number = page.get_by_role("spinbutton", name=f"{layer}: channels kept")
+            number.fill(str(typed))
+            number.press("Tab")
+            expected = min(width, -(-typed // round_to) * round_to)
+            assert int(number.input_value()) == expected
+            slider = page.locator(f'[data-layer="{layer}"]')
+            assert width - max(int(slider.input_value()), 0) == expected
+        slider.press("Home")
+        assert kept(page)[layer] == width
+        slider.press("ArrowRight")
+        assert kept(page)[layer] == max(allowed[layer] - {width}, default=width)
+
+
+@pytest.mark.parametrize("typed", ["", "0", "-3"])
+def test_a_typed_number_that_is_none_changes_nothing(page: Any, typed: str) -> None:
+    before = kept(page)
+    number = page.get_by_role("spinbutton", name="features.8: channels kept")
+    number.fill(typed)
+    number.press("Tab")
+    assert kept(page) == before
+
+
+def test_the_drawing_follows_the_sliders(page: Any) -> None:
+    page.click("#reset")
+    block = page.locator('#live [data-block="features.8"]')
+    was, now = block.locator("rect").all()
+    assert now.get_attribute("width") == was.get_attribute("width").rstrip("0").rstrip(".")
+    drag(page, {"features.8": 192})
+    assert float(now.get_attribute("width")) == float(was.get_attribute("width")) / 4
+    assert block.locator(".now").text_content() == "→ 64"
+    shown = page.locator("#network + .network .now").all_text_contents()
+    page.click("#reset")
+    assert page.locator("#network + .network .now").all_text_contents() == shown
+
+
+def test_every_entry_of_the_contents_leads_to_its_section(page: Any) -> None:
+    links = page.get_by_role("navigation", name="Contents").get_by_role("link").all()
+    assert len(links) >= 6
+    for link in links:
+        target = page.locator(f'[id="{link.get_attribute("href")[1:]}"]')
+        link.click()
+        assert 0 <= target.bounding_box()["y"] <= page.evaluate("innerHeight")
+
+
 def test_past_the_sweep_nothing_is_predicted(page: Any) -> None:
     page.click("#reset")
+    multiples_of(page, 1)
     drag(page, {"features.0": 63})
     assert page.inner_text("#drop").startswith("not known")
     assert "features.0: beyond the sweep's ratios" in page.inner_text("#drop")
     assert value(page, "params") == SPEC.with_widths({"features.0": 1}).params()
 
 
+def test_a_prediction_near_chance_names_chance(page: Any) -> None:
+    page.click("#reset")
+    assert "chance" not in page.inner_text("#drop")
+    multiples_of(page, 1)
+    drag(page, {layer: int(0.89 * width) for layer, width in SPEC.prunable.items()})
+    assert "(chance: 10 %)" in page.inner_text("#drop")
+
+
 def test_by_keyboard_and_for_a_screen_reader(page: Any) -> None:
     page.click("#reset")
+    multiples_of(page, 1)
     slider = page.get_by_role("slider", name="features.8: channels removed")
     slider.focus()
     for _ in range(3):
@@ -230,6 +364,20 @@ def test_by_keyboard_and_for_a_screen_reader(page: Any) -> None:
     # The slider itself announces its value.
     output = slider.locator("xpath=following-sibling::output")
     assert output.get_attribute("aria-live") == "off"
+
+
+@pytest.mark.parametrize(("width", "hinted"), [(400, True), (1280, False)])
+def test_a_figure_that_is_too_wide_says_that_it_scrolls(
+    browser: Any, file: Path, width: int, hinted: bool
+) -> None:
+    opened = browser.new_page(viewport={"width": width, "height": 800})
+    opened.goto(file.as_uri())
+    for box in opened.locator(".drawn, .wide").all():
+        wider = box.evaluate("(box) => box.scrollWidth > box.clientWidth + 1")
+        hint = box.evaluate("(box) => getComputedStyle(box, '::before').content")
+        assert ("scroll sideways" in hint) is wider
+    assert ("scrolls" in opened.locator(".drawn").first.get_attribute("class")) is hinted
+    opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,25 +1,22 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import pages
 from helpers.networks import SMALL
+from matplotlib.text import Text
 
 from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.latency.profile import Staircase, Timed
 from tp_vgg.latency.table import Latency, LatencyRow
-from tp_vgg.report.figures import (
-    GONE,
-    latency,
-    luminance,
-    masked_weights,
-    removed_filters,
-    save_png,
-    sensitivity,
-    sensitivity_cost,
-    staircase,
-)
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.report.chart_style import GONE, LINES, line_style, luminance, name_points, panels
+from tp_vgg.report.figures import masked_weights, removed_filters, save_png, staircase
+from tp_vgg.report.model_figures import accuracy_against_cost, latency
+from tp_vgg.report.sweep_figures import drops_by_layer, sensitivity, sensitivity_cost
 from tp_vgg.sensitivity.table import Point, Sensitivity
 
 
@@ -105,6 +102,146 @@ def test_structured_sensitivity_is_a_heatmap_with_its_numbers(tmp_path: Path) ->
     save_png(figure, tmp_path / "a.png")
 
 
+def in_lab(colour: str, eyes: np.ndarray) -> np.ndarray:
+    """CIELAB coordinates of an sRGB colour as ``eyes`` see it (a matrix on linear RGB)."""
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]
+    )
+    ratios = to_xyz @ np.clip(eyes @ linear, 0, 1) / (0.9505, 1, 1.0888)
+    x, y, z = np.where(ratios > 0.008856, np.cbrt(ratios), 7.787 * ratios + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+DEUTERANOPIA = [
+    [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]
+]  # fmt: skip
+PROTANOPIA = [
+    [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+    [-0.003882, -0.048116, 1.051998],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("eyes", "least"), [(np.eye(3), 20), (DEUTERANOPIA, 9), (PROTANOPIA, 9)]
+)  # fmt: skip
+def test_no_two_of_eighteen_lines_look_alike(eyes: list[list[float]], least: float) -> None:
+    """As many as VGG-19 has layers to prune. Simulations: Machado et al. 2009."""
+    colours = [in_lab(line_style(i)["color"], np.array(eyes)) for i in range(18)]
+    distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)]
+    assert min(distances) > least
+    looks = {(line_style(i)["marker"], line_style(i)["linestyle"]) for i in range(32)}
+    assert len(looks) == 32, "told apart without colour"
+    for colour in LINES:
+        seen = luminance([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        assert 1.05 / (seen + 0.05) > 2, "visible on white"
+
+
+@pytest.mark.parametrize("draw", [sensitivity, sensitivity_cost])
+def test_a_figure_of_many_layers_gives_each_line_its_own_colour(draw) -> None:
+    spec = VGGSpec.preset("vgg19_bn")
+    made = pages.sweep(spec, "unstructured", tuple(spec.prunable))
+    for axis in draw(made).axes:
+        lines = [line for line in axis.lines if line.get_label() in spec.prunable]
+        assert len(lines) == len({line.get_color() for line in lines}) == 18
+
+
+def test_the_heatmaps_colours_end_at_ten_points() -> None:
+    figure = sensitivity(table("structured"))
+    image = figure.axes[0].images[0]
+    assert (image.norm.vmin, image.norm.vmax) == (0, 10)
+    assert figure.axes[1].get_yticklabels()[-1].get_text() == "≥ 10"
+
+
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+def test_each_layer_has_a_panel_with_its_points_its_band_and_the_threshold(kind: str) -> None:
+    made = table(kind)
+    figure = drops_by_layer(made)
+    for axis, layer in zip(figure.axes, made.layers, strict=False):
+        points = made.of_layer(layer)
+        assert axis.get_title() == f"{layer}: above 1 from 0.25"
+        assert axis.get_ylim() == (-1, 10)
+        curve, threshold, above, below = axis.lines
+        assert curve.get_xydata().tolist() == [[p.ratio, p.drop] for p in points]
+        assert set(threshold.get_ydata()) == {1}
+        assert above.get_xdata().tolist() == [p.ratio for p in points if p.drop > 10]
+        assert below.get_xdata().tolist() == []
+        (band,) = axis.collections
+        ends = band.get_paths()[0].vertices[:, 1]
+        assert {*ends} == {end for p in points for end in (p.drop_low, p.drop_high)}
+
+
+def test_a_panels_title_stops_at_the_first_point_above_the_threshold() -> None:
+    dense = np.ones(200, bool)
+    points = [
+        Point.of("features.0", ratio, 1, np.arange(200) >= lost, dense)
+        for ratio, lost in ((0.5, 10), (0.1, 0), (0.2, 2), (0.7, 1))
+    ]
+    made = Sensitivity(
+        "key", "structured", "l1", "fp32", SMALL.to_dict(), Accuracy.of(200, 200), tuple(points)
+    )
+    assert drops_by_layer(made).axes[0].get_title() == "features.0: ≤ 1 to 0.2"
+
+
+def overlapping(axis) -> list[tuple[str, str]]:
+    axis.figure.draw_without_rendering()
+    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in axis.texts]
+    return [
+        (one, two)
+        for (one, first), (two, second) in itertools.combinations(boxes, 2)
+        if first.overlaps(second)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 20])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0])
+def test_names_beside_points_do_not_overlap(count: int, spread: float) -> None:
+    xs, ys = np.random.default_rng(count).uniform(size=(2, count))
+    points = [(x, spread * y, f"model_{i}") for i, (x, y) in enumerate(zip(xs, ys, strict=True))]
+    _, (axis,) = panels(1, "")
+    axis.plot(xs, spread * ys, "o")
+    name_points(axis, points)
+    assert {text.get_text() for text in axis.texts} == {name for *_, name in points}
+    assert overlapping(axis) == []
+    frame = axis.get_window_extent()
+    for text in axis.texts:
+        box = Text.get_window_extent(text)
+        assert frame.y0 <= box.y0 and box.y1 <= frame.y1
+
+
+def test_points_in_one_place_share_a_line_and_odd_names_stay_text() -> None:
+    figure, (axis,) = panels(1, "")
+    name_points(axis, [(0.5, 0.5, "a"), (0.5, 0.5, "b$_{$"), (0.1, 0.1, "x" * 90)])
+    assert {text.get_text() for text in axis.texts} == {"a, b$_{$", "x" * 43 + "…"}
+    figure.draw_without_rendering()
+
+
+def test_each_model_stands_at_its_cost_with_its_interval_and_its_name() -> None:
+    small = SMALL.with_widths({"features.4": 6})
+    records = {
+        "baseline": pages.record(SMALL, 190),
+        "unstructured": pages.record(SMALL, 180, nonzero=SMALL.params() // 10),
+        "structured_pruned": pages.record(small, pages.N // 10),
+    }
+    axes = accuracy_against_cost(records).axes
+    costs = (
+        [1, 1, small.macs() / SMALL.macs()],
+        [1, (SMALL.params() // 10) / SMALL.params(), small.params() / SMALL.params()],
+    )
+    for axis, expected in zip(axes, costs, strict=True):
+        for bars, cost, record in zip(axis.containers, expected, records.values(), strict=True):
+            assert bars[0].get_xydata().tolist() == [[cost, record.test.accuracy]]
+            (segment,) = bars[2][0].get_segments()
+            assert np.allclose(segment[:, 1], (record.test.low, record.test.high))
+        assert {text.get_text() for text in axis.texts} == set(records)
+        assert overlapping(axis) == []
+        assert [line.get_label() for line in axis.lines[:2]] == ["dense", "chance: 10 %"]
+    del records["structured_pruned"]
+    lines = accuracy_against_cost(records).axes[0].lines
+    assert not [line for line in lines if str(line.get_label()).startswith("chance")]
+
+
 @pytest.mark.parametrize("kind", ["structured", "unstructured"])
 def test_the_cost_figure_is_against_what_leaves_the_network(kind: str) -> None:
     made = table(kind)
@@ -142,6 +279,7 @@ def test_latency_stands_against_the_ideal_line() -> None:
             "eager",
             "folded",
         ]
+        assert {text.get_text() for text in axis.texts} == {"m1.0", "m2.0"}
         ideal = axis.get_lines()[0]
         assert list(ideal.get_xdata()) == list(ideal.get_ydata()) == [1, 2]
         points = axis.containers[0]

@@ -18,7 +18,7 @@ from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.loss_curves import LossCurves
-from tp_vgg.report import figures
+from tp_vgg.report import figures, model_figures, sweep_figures
 from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.network_drawing import blocks
 from tp_vgg.report.page import Drawn, digits, render
@@ -132,27 +132,20 @@ def test_the_explorer_has_plans_tables() -> None:
         "drops": list(curves.drops["features.4"]),
     }
     assert data["plan"] == {row.layer: row.after for row in plan.layers}
-    assert [one["label"] for one in data["budgets"]][:2] == ["macs=0.75", "macs=0.5"]
-    assert data["budgets"][1]["kept"] == data["plan"]
+    assert data["round_to"] == plan.round_to
     assert set(data["time"]["layers"]) == set(SMALL.conv_names)
 
 
 def test_without_a_sweep_it_offers_no_prediction() -> None:
     data = explorer_data(SMALL, None, None, None)
-    assert (data["accuracy"], data["curves"], data["time"], data["plan"], data["budgets"]) == (
-        None,
-        {},
-        None,
-        None,
-        [],
-    )
+    assert (data["accuracy"], data["curves"], data["time"], data["plan"]) == (None, {}, None, None)
     page = render(
         pages.findings(
             SMALL, sweeps={}, plans={}, profile=None, drawn=(), plan_outcomes=(), commands=()
         )
     )
     assert "The plan&#39;s solution" not in page
-    assert 'id="solution"' not in page
+    assert 'id="solution"' not in page and 'id="budget"' not in page
 
 
 def row(verdict: str, **changed: object) -> LatencyRow:
@@ -178,6 +171,45 @@ def test_the_verdict_claims_no_more_than_the_intervals() -> None:
     assert "a drop of +1.00 percentage points [" in accuracy.text
     assert f"n = {pages.N}" in accuracy.text
     assert time.claim == "Time: not measured"
+
+
+def test_chance_stands_beside_each_accuracy_that_reaches_it_and_no_other() -> None:
+    dense = pages.record(SMALL, 190)
+    small = SMALL.with_widths({"features.4": 6})
+    records = {"baseline": dense, "pruned": pages.record(small, pages.N // 10)}
+    page = " ".join(render(pages.findings(SMALL, records=records, latency=None, quoted={})).split())
+    assert page.count("(chance: 10 %)") == 2, "in the table and in the verdict"
+    pattern = r'10\.00 % <small>\[[\d., ]+\]</small> <small class="warn">\(chance: 10 %\)'
+    assert re.search(pattern, page)
+    sentence = summary_sentences(dense, records["pruned"], None, None)[1]
+    assert sentence.claim == "The pruned network guesses"
+    assert "] (chance: 10 %) of 200 test images" in sentence.text
+    (alone,) = summary_sentences(records["pruned"], records["pruned"], None, None)
+    assert "(chance: 10 %)" in alone.text
+    assert "chance: 10" not in render(pages.findings(SMALL))
+
+
+def test_the_contents_name_each_section_once() -> None:
+    for found in (
+        pages.findings(SMALL),
+        pages.findings(SMALL, latency=None, quoted={}, sweeps={}, plans={}, drawn=()),
+    ):
+        page = render(found)
+        nav = page[page.index('<nav class="screen" aria-label="Contents">') : page.index("</nav>")]
+        links = re.findall(r'href="#([^"]+)"', nav)
+        sections = re.findall(r'<h2 id="([^"]+)"', page)
+        assert [link for link in links if not link.startswith("figure-")] == sections
+        assert all(f'id="{link}"' in page for link in links)
+        assert page.count("<h2") == len(sections)
+
+
+def test_the_overview_is_the_first_figure() -> None:
+    found = pages.findings(SMALL)
+    drawn = Drawn.of("overview", "T", "R", model_figures.accuracy_against_cost(found.records))
+    page = render(replace(found, drawn=(*found.drawn, drawn)))
+    figures_of = re.findall(r'<figure id="figure-([^"]+)"', page)
+    assert figures_of == ["overview", "sweep", "training"]
+    assert page.index('id="figure-overview"') < page.index('<h2 id="network"')
 
 
 def test_of_a_dense_network_that_guesses_no_accuracy_is_claimed() -> None:
@@ -262,7 +294,8 @@ def test_a_shortfall_without_a_reason_is_said_as_such() -> None:
 def test_figures_do_not_share_ids() -> None:
     table = pages.sweep(SMALL)
     one, two = (
-        inline_svg(figures.sensitivity_cost(table), name, "a label") for name in ("one", "two")
+        inline_svg(sweep_figures.sensitivity_cost(table), name, "a label")
+        for name in ("one", "two")
     )
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
     assert ids[0] and not ids[0] & ids[1]

@@ -18,6 +18,7 @@ from tp_vgg.cli.options import (
     wide_option,
 )
 from tp_vgg.errors import printable
+from tp_vgg.machine.console import wrapped
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.run_budget import RunOptions
@@ -81,4 +82,5 @@ def command(
 
     outcome = run(settings, options)
     click.echo(render_comparison(outcome.comparison, width=width))
-    click.echo("\n" + "\n".join(map(printable, (*outcome.verdict, f"Page: {outcome.page}"))))
+    lines = map(printable, (*outcome.verdict, f"Page: {outcome.page}"))
+    click.echo("\n" + "\n".join(line if width is None else wrapped(line, width) for line in lines))

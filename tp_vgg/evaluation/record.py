@@ -81,6 +81,16 @@ class ModelRecord:
         numbers = tuple(sorted(self.normalisation.items()))
         return (self.baseline or self.sha256, numbers, *self.test_images)
 
+    @property
+    def chance(self) -> float:
+        """Return the accuracy of a random guess in percent, 100 ÷ classes."""
+        return 100 / spec_from_dict(self.spec).num_classes
+
+    @property
+    def guesses(self) -> bool:
+        """Return True if the test accuracy can't be told from :attr:`chance`."""
+        return bool(self.test.chance_warnings(self.chance))
+
     def drop_against(self, dense: ModelRecord) -> tuple[float, float, float]:
         """Return the drop in test accuracy against ``dense`` and its 95 % interval (low, high).
 

@@ -25,6 +25,9 @@ from tp_vgg.report.summary import summary_sentences
 from tp_vgg.report.svg import inline_svg
 from tp_vgg.sensitivity.table import Sensitivity
 
+OVERVIEW = "overview"
+"""Name of the figure that stands right below the table of all models."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -69,11 +72,11 @@ class Findings:
     """Fingerprint of all files that the findings were read from; it is noted in the page."""
 
 
-def render(findings: Findings, *, quiet: bool = True) -> str:
+def render(findings: Findings) -> str:
     """Render the whole page as HTML.
 
     Every text in it is escaped. The page loads nothing, and its Content-Security-Policy forbids
-    loading too. Unless ``quiet``, a progress bar shows the plans that are made for the page.
+    loading too.
     """
     names = list(findings.records)
     dense = findings.records[names[0]]
@@ -112,10 +115,10 @@ def render(findings: Findings, *, quiet: bool = True) -> str:
             findings.sweeps.get("structured"),
             findings.profile,
             findings.plans.get("structured"),
-            quiet=quiet,
         ),
         prune_command=findings.prune_command,
-        figures=findings.drawn,
+        overview=next((one for one in findings.drawn if one.name == OVERVIEW), None),
+        figures=[one for one in findings.drawn if one.name != OVERVIEW],
         commands=findings.commands,
         sweeps=findings.sweeps,
         plans=findings.plans,

@@ -61,7 +61,8 @@ def summary_sentences(
             Sentence(
                 "No pruned model can be shown" if left_out else "Nothing is pruned yet",
                 f"The dense network classifies {test.accuracy:.2f} % [{test.low:.2f}, "
-                f"{test.high:.2f}] of {test.n:,} test images correctly.{others} Choose ratios "
+                f"{test.high:.2f}]{_chance(dense)} of {test.n:,} test images correctly.{others} "
+                "Choose ratios "
                 "below, then run the command there.",
                 ("No pruned model can be shown" if left_out else "Nothing is pruned yet")
                 + f": the dense network's accuracy is {test.accuracy:.2f} %",
@@ -111,24 +112,33 @@ def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
     claim = (
         "Less accurate" if low > 0 else "More accurate" if high < 0 else "No loss of accuracy shown"
     )
-    chance_warnings = dense.test.chance_warnings(100 / dense.spec["num_classes"])
+    chance_warnings = dense.test.chance_warnings(dense.chance)
     test = model.test
     line = (
-        f"{test.accuracy:.2f} % against {dense.test.accuracy:.2f} % "
+        f"{test.accuracy:.2f} %{_chance(model)} against {dense.test.accuracy:.2f} % "
         f"(drop {drop:+.2f} [{low:+.1f}, {high:+.1f}])"
     )
     if chance_warnings:
         claim = "The dense network guesses"
-        line = f"{dense.test.accuracy:.2f} %, so no drop can be shown"
+        line = f"{dense.test.accuracy:.2f} %{_chance(dense)}, so no drop can be shown"
+    elif model.guesses:
+        claim = "The pruned network guesses"
+        line = f"{test.accuracy:.2f} %{_chance(model)} against {dense.test.accuracy:.2f} %"
     return Sentence(
         claim,
-        f"The network classifies {test.accuracy:.2f} % [{test.low:.2f}, {test.high:.2f}] of "
-        f"{test.n:,} test images correctly, and the dense network {dense.test.accuracy:.2f} %. "
+        f"The network classifies {test.accuracy:.2f} % [{test.low:.2f}, {test.high:.2f}]"
+        f"{_chance(model)} of {test.n:,} test images correctly, and the dense network "
+        f"{dense.test.accuracy:.2f} %{_chance(dense)}. "
         f"That is a drop of {drop:+.2f} percentage points [{low:+.2f}, {high:+.2f}], paired by "
         f"image (n = {test.n:,})."
         + "".join(f" The dense network's {warning}." for warning in chance_warnings),
         f"{claim}: {line}",
     )
+
+
+def _chance(record: ModelRecord) -> str:
+    """Return the accuracy of a guess in brackets, if the record's can't be told from it."""
+    return f" (chance: {record.chance:.3g} %)" if record.guesses else ""
 
 
 def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:

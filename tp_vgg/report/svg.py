@@ -44,11 +44,14 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
         figure.savefig(
             text,
             format="svg",
+            dpi=200,
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    # Hundredths of a point can't be seen, and paths are most of the text.
+    svg = re.sub(r'(?<= d=")[^"]+', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert size is not None
     width, height = size.groups()

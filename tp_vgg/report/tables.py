@@ -117,6 +117,8 @@ def _in_parts(comparison: Comparison, width: int) -> list[str]:
         f"Accuracy is on {base.test.n:,} test images, a drop in percentage points;"
         f" × is the model's value divided by that of {names[next(iter(names))]}."
     )
+    if any(record.guesses for record in comparison.records.values()):
+        legend += f" Chance is {base.chance:.3g} %."
     if quoted:
         case = next(iter(quoted.values())).case.label
         legend += f" Speed-up: {case}; A/A is a copy of the dense model, timed against it."

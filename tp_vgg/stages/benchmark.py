@@ -22,7 +22,7 @@ from tp_vgg.latency.timing_device import TimingDevice
 from tp_vgg.machine.console import muted
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.environment import environment
-from tp_vgg.report import figures
+from tp_vgg.report import model_figures
 from tp_vgg.rundir.comparison import recorded
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, partial_of
@@ -109,7 +109,7 @@ def benchmark(
         if _timed_something_else(contents.latency, latency):
             put_away(run.work, contents.sha256(run.latency), [run.plot("latency"), run.latency])
         write_json(run.latency, latency.to_dict())
-        keep_figure(settings, run, "latency", figures.latency(latency))
+        keep_figure(settings, run, "latency", model_figures.latency(latency))
         journal.remove()
         if not checkpoints and contents.models:
             compare(settings, contents=contents)

@@ -13,8 +13,8 @@ from tp_vgg.latency.profile import Staircase
 from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.report import figures, pareto_figure
-from tp_vgg.report.page import Drawn
+from tp_vgg.report import figures, model_figures, pareto_figure, sweep_figures
+from tp_vgg.report.page import OVERVIEW, Drawn
 from tp_vgg.rundir.comparison import Comparison
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir
@@ -33,25 +33,38 @@ def drawn_figures(
     ``sweeps``: the sweeps of this dense model, by kind. ``profile``: the staircase profile to draw.
     Raises :class:`BadInput` if a checkpoint can't be read or is not that of its record.
     """
+    if len(comparison.records) > 1:
+        yield Drawn.of(
+            OVERVIEW,
+            "Accuracy against cost",
+            _CAPTIONS[OVERVIEW],
+            model_figures.accuracy_against_cost(comparison.records),
+        )
     for kind, sweep in sweeps.items():
         yield Drawn.of(
             f"{kind}-sweep",
             f"{kind.capitalize()} sensitivity",
             _CAPTIONS[kind],
-            figures.sensitivity(sweep),
+            sweep_figures.sensitivity(sweep),
+        )
+        yield Drawn.of(
+            f"{kind}-layers",
+            f"{kind.capitalize()} sensitivity, layer by layer",
+            _CAPTIONS["layers"],
+            sweep_figures.drops_by_layer(sweep),
         )
         yield Drawn.of(
             f"{kind}-cost",
             f"{kind.capitalize()} sensitivity by cost",
             _CAPTIONS["cost"],
-            figures.sensitivity_cost(sweep),
+            sweep_figures.sensitivity_cost(sweep),
         )
     if comparison.latency is not None and comparison.quoted():
         yield Drawn.of(
             "latency",
             "Speed-up against the MAC ratio",
             _CAPTIONS["latency"],
-            figures.latency(comparison.latency),
+            model_figures.latency(comparison.latency),
         )
     if (table := pareto_of(contents, comparison.records[MODELS[0]])) is not None:
         yield Drawn.of(
@@ -76,9 +89,22 @@ def drawn_figures(
 
 
 _CAPTIONS = {
+    OVERVIEW: (
+        "Up is more accurate, left is cheaper. Bars are 95 % intervals, and the dashed line is the"
+        " dense model. Zeros in a dense kernel save no MACs, only parameters to store."
+    ),
+    "layers": (
+        f"Drops from 0 to {sweep_figures.SCALE:g} points, where plans are made; a triangle at the"
+        " edge is a point outside. Bands are 95 % intervals. The dashed line is at"
+        f" {sweep_figures.THRESHOLD:g} point, and a title says up to which level no swept point of"
+        " that layer is above it. The line is the same in each panel and is not a plan's budget:"
+        " the drops of several layers add up."
+    ),
     "structured": (
         "One layer pruned at a time, without fine-tuning: each cell is the accuracy lost, in"
-        " percentage points. A layer is sensitive if its row changes colour at low ratios."
+        f" percentage points. Colours end at {sweep_figures.SCALE:g} points, since plans are made"
+        " below that; the numbers go on. A layer is sensitive if its row changes colour at low"
+        " ratios."
     ),
     "unstructured": (
         "One layer's smallest weights set to zero at a time, without fine-tuning. The layer whose"
@@ -90,7 +116,8 @@ _CAPTIONS = {
     ),
     "latency": (
         "On the dashed line, the speed-up equals the MAC ratio. Bars are 95 % intervals. A speed-up"
-        " below 1 is slower than the dense model."
+        " below 1 is slower than the dense model. A name beside a point is its model, a colour is"
+        " the mode."
     ),
     "pareto": (
         "Each point is a model that was pruned to a budget and fine-tuned. Bars are 95 % intervals;"

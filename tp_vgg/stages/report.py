@@ -49,7 +49,7 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
         return path
     settings.begin_work()
     findings = _findings(flag_settings, contents, comparison, key)
-    text = render(findings, quiet=settings.quiet)
+    text = render(findings)
     if path.is_file() and path.read_text("utf-8", "replace") == text:
         log.info(f"{path}: shows these results already; nothing has changed")
         return path

@@ -33,7 +33,7 @@ from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
 from tp_vgg.pruning.repair import Repair
-from tp_vgg.report import figures
+from tp_vgg.report import sweep_figures
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.expected import with_image_size
 from tp_vgg.rundir.layout import RunDir, partial_of
@@ -210,7 +210,10 @@ class _Files:
         self.csv = run.work / f"{name}.csv"
         self.record = run.work / "records" / f"{name}.json"
         self.journal = partial_of(self.csv).with_suffix(".jsonl")
-        self.figures = {name: figures.sensitivity, f"{name}_cost": figures.sensitivity_cost}
+        self.figures = {
+            name: sweep_figures.sensitivity,
+            f"{name}_cost": sweep_figures.sensitivity_cost,
+        }
 
     def replace(self, record: dict[str, Any]) -> None:
         """Write all files; those of another sweep are put away first."""
