@@ -166,4 +166,4 @@ def render_dry_run(
     shares = (
         f"params {target.params() / spec.params():.3f}×, MACs {target.macs() / spec.macs():.3f}×"
     )
-    return f"{table}\n{shares}"
+    return f"{table}\n{shares if width is None else wrapped(shares, width)}"

@@ -59,11 +59,11 @@ def _longest_word(cell: str) -> int:
 
 
 def _blocks(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Return each row as its first cell, and below it the other cells that are not empty."""
+    """Return each row as its first cell and, indented below it, the others that are not empty."""
     return "\n\n".join(
         "\n".join(
             [
-                wrapped(row[0] or header[0], width),
+                wrapped(f"{header[0]}: {row[0]}", width),
                 *(
                     wrapped(f"{name}: {cell}", width, indent="  ")
                     for name, cell in zip(header[1:], row[1:], strict=True)

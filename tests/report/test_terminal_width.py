@@ -1,0 +1,180 @@
+"""Tables and notes fit the width of a terminal, without breaking a word or losing a number."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+
+import pytest
+from helpers import pages
+from rich.cells import cell_len
+
+from tp_vgg.cli.options import wide_option
+from tp_vgg.machine.console import terminal_width, wrapped
+from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.report.latency_tables import render_benchmark, render_profile
+from tp_vgg.report.plan_tables import render_dry_run, render_plan, render_sensitivity
+from tp_vgg.report.tables import render_comparison
+from tp_vgg.report.text_table import text_table
+from tp_vgg.rundir.comparison import Comparison
+
+LONG = "runs/a_directory_of_someone/with/a_long_name/pruned.pth"
+DEEP = VGGSpec.preset("vgg19_bn", "torchvision")
+HALF = DEEP.with_widths({name: width // 2 for name, width in DEEP.prunable.items()})
+WIDTHS = (20, 40, 60, 80, 120, 300)
+
+
+def comparison(*names: str) -> Comparison:
+    """One model per name; the second has zeros, and all are timed."""
+    records = {
+        name: pages.record(
+            DEEP if place < 2 else HALF,
+            190 - 40 * place,
+            sha256=f"{place:02}" * 32,
+            nonzero=(HALF if place else DEEP).params(),
+        )
+        for place, name in enumerate(names)
+    }
+    latency = pages.latency(names)
+    models = {name: {"sha256": record.sha256} for name, record in records.items()}
+    return Comparison(records, type(latency)(**{**vars(latency), "models": models}))
+
+
+MODELS = comparison("baseline", "unstructured", "structured_finetuned", LONG)
+SWEEP = pages.sweep(DEEP, layers=tuple(DEEP.prunable))
+RENDERED: dict[str, Callable[[int | None], str]] = {
+    "comparison": lambda width: render_comparison(MODELS, width=width),
+    "benchmark": lambda width: render_benchmark(
+        pages.latency(("baseline", "structured_pruned", "structured_finetuned")), width=width
+    ),
+    "profile": lambda width: render_profile(pages.profile(DEEP), width=width),
+    "plan": lambda width: render_plan(make_plan(SWEEP, {"macs": 0.5}), width=width),
+    "unstructured plan": lambda width: render_plan(
+        make_plan(pages.sweep(DEEP, "unstructured"), {"macs": 0.9}), width=width
+    ),
+    "sensitivity": lambda width: render_sensitivity(SWEEP, width=width),
+    "dry run": lambda width: render_dry_run(
+        DEEP, HALF, dict.fromkeys(DEEP.prunable, 0.5), width=width
+    ),
+}
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"[^\s\-][^\s]*", text))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_table_fits_without_a_broken_word(name: str, width: int) -> None:
+    whole = RENDERED[name](10_000)
+    shown = RENDERED[name](width)
+    longest = max(map(cell_len, words(whole)))
+    assert max(map(cell_len, shown.splitlines())) <= max(width, longest + 2)
+    # In blocks, a column's name is repeated with a colon; no other word may be new.
+    assert {word.rstrip(":") for word in words(shown)} <= {
+        word.rstrip(":") for word in words(whole)
+    }
+    assert {word for word in words(whole) if word[0].isdigit()} <= words(shown)
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_80_columns_hold_a_table_and_not_blocks(name: str) -> None:
+    """The line below a header is there, and each row has all of its cells."""
+    assert re.search(r"^-+( +-+)+$", RENDERED[name](80), re.MULTILINE)
+
+
+def test_the_closing_table_says_what_its_columns_are_and_keeps_long_names_short() -> None:
+    shown = render_comparison(MODELS, width=80)
+    header = shown.splitlines()[0].split()
+    assert header == "model accuracy drop params non-zero MACs speed-up".split()
+    assert "structured_finetuned" in shown and "runs/a_d…" in shown and LONG not in shown
+    assert "A/A 1.50×" in shown and "1.50× faster" in shown
+    assert "eager fp32, batch 64" in " ".join(shown.split())
+    low, high = MODELS.records["unstructured"].test.low, MODELS.records["unstructured"].test.high
+    assert f"[{low:.2f}, {high:.2f}]" in shown
+    assert LONG in render_comparison(MODELS, width=None)
+
+
+def test_zeros_have_a_column_only_if_there_are_any() -> None:
+    dense = comparison("baseline")
+    assert "non-zero" not in render_comparison(dense, width=80)
+
+
+@pytest.mark.parametrize("form", ["markdown", "csv", "json"])
+def test_other_formats_do_not_know_of_a_width(form: str) -> None:
+    assert render_comparison(MODELS, form, width=20) == render_comparison(MODELS, form)
+
+
+def test_characters_are_counted_in_places_and_not_in_bytes() -> None:
+    table = text_table(["name", "n"], [["日本語", "1"], ["cafe\u0301", "2"], ["plain", "3"]])
+    assert len({cell_len(line) for line in table.splitlines()[2:]}) == 1
+    assert wrapped("日本 日本 日本", 9).splitlines() == ["日本 日本", "日本"]
+
+
+def test_text_wraps_between_words_and_a_long_word_stays_whole() -> None:
+    path = "a/path/that/is/longer/than/a/line.pth"
+    assert wrapped(f"wrote {path} and that is all", 20).splitlines() == [
+        "wrote",
+        path,
+        "and that is all",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("100", 100), ("0", None), ("-3", None), ("abc", None), ("9" * 30, None)]
+)
+def test_columns_counts_only_if_it_is_a_width(
+    columns: str, width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with open(os.devnull, "w") as nowhere:
+        assert terminal_width(nowhere) == width
+
+
+def test_a_file_gets_80_columns_and_wide_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import click
+    from click.testing import CliRunner
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    @click.command()
+    @wide_option
+    def command(width: int | None) -> None:
+        click.echo(str(width))
+
+    runner = CliRunner()
+    assert runner.invoke(command, []).output == "80\n"
+    assert runner.invoke(command, ["--wide"]).output == "None\n"
+    monkeypatch.setenv("COLUMNS", "123")
+    assert runner.invoke(command, []).output == "123\n"
+
+
+SAYS = """
+import logging
+from tp_vgg.machine.console import notes_on_stderr
+with notes_on_stderr():
+    logging.getLogger("tp_vgg").info("one two three four five six seven eight nine ten")
+"""
+
+
+def test_a_note_wraps_on_a_terminal_and_not_in_a_file() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    piped = subprocess.run(
+        [sys.executable, "-c", SAYS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert piped.stderr == "one two three four five six seven eight nine ten\n"
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    subprocess.run([sys.executable, "-c", SAYS], env=environment, stderr=follower, check=True)
+    os.close(follower)
+    shown = os.read(leader, 1000).decode()
+    os.close(leader)
+    assert shown.splitlines() == ["one two three four", "five six seven eight", "nine ten"]
