@@ -42,8 +42,7 @@ def with_image_size(settings: Settings) -> Settings:
     """Return the settings with an image size: that of the option, else of the dense model, else 32.
 
     The dense model is the first one that has a record in the run directory, else the one that was
-    swept. The default run
-    directory of a folder is found only if its images were decoded before.
+    swept. The default run directory of a folder is found only if its images were decoded before.
     """
     if settings.image_size is not None:
         return settings
