@@ -378,7 +378,9 @@ def test_the_whole_job_on_digits(call, at_home: Path, plan_file) -> None:
         status, out, _ = call("compare", *QUICK, "--format", form)
         assert status == 0
         assert mark in out
-        assert len(out.splitlines()) == (5 if form == "csv" else 6)
+        table, *notes = out.rstrip().split("\n\n")
+        assert len(table.splitlines()) == (5 if form == "csv" else 6)
+        assert notes == ([] if form == "csv" else ["unstructured: not fine-tuned"])
     status, out, _ = call(
         "compare", *QUICK, "--format", "json", root / "vgg11_digits_structured_pruned.pth"
     )
@@ -580,7 +582,8 @@ def test_a_checkpoint_from_elsewhere_leaves_the_own_baseline_alone(
     assert (at_home / "o/records/baseline.json").read_bytes() == record
     status, out, err = call("compare", *QUICK, "--out", "o")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()[2:]] == ["baseline", "unstructured"]
+    table = out.partition("\n\n")[0]
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["baseline", "unstructured"]
     assert json.loads((at_home / "o/metrics.json").read_text())["models"]["baseline"][
         "widths"
     ] == list(SMALL.widths)
@@ -772,7 +775,6 @@ def test_show_alone_prunes_nothing(call, at_home: Path, make_model, tmp_path: Pa
         assert out == f"o/plots/{kind}_features.4.png\n"
     assert files(at_home / "o") == {
         ".lock",
-        "records/given_baseline.json",
         "plots/structured_features.4.png",
         "plots/unstructured_features.4.png",
     }

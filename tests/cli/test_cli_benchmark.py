@@ -304,7 +304,7 @@ def test_probes_are_left_out_where_the_user_says_so(call, pair, monkeypatch) -> 
 @pytest.mark.parametrize(
     ("device", "modes", "dtypes"),
     [
-        ("cpu", {"eager", "folded"}, {"fp32"}),
+        ("cpu", {"folded"}, {"fp32"}),
         ("cuda", {"eager", "folded", "folded-graph"}, {"fp32", "bf16"}),
     ],
 )
@@ -321,7 +321,8 @@ def test_run_measures_what_the_device_is_fast_in(
     monkeypatch.setattr(run, "pick_device", torch.device)
     monkeypatch.setattr(run, "benchmarked", lambda *_: False)
     monkeypatch.setattr(run, "benchmark", lambda _, options: asked.append(options))
-    run._Pipeline(settings, run.RunOptions(), VGGSpec.preset(), RunDir.of(settings)).benchmark()
+    pipeline = run._Pipeline(settings, run.RunOptions(), VGGSpec.preset(), RunDir.of(settings))
+    pipeline.benchmark(settings)
     (options,) = asked
     assert ({case.mode for case in options.cases}, {case.dtype for case in options.cases}) == (
         modes,
@@ -470,3 +471,15 @@ def test_the_default_batch_sizes_are_those_of_the_device(
     monkeypatch.setattr("tp_vgg.machine.device.pick_device", torch.device)
     assert call("benchmark", *QUICK, "--device", device, *options)[0] == 130
     assert {case.batch_size for case in asked[0].cases} == sizes
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_benchmark_that_was_made_before_is_said_to_be_timed_again(call, pair) -> None:
+    dense, half = pair
+    args = ["benchmark", half, "--checkpoint", dense, "--out", "o", *FEW]
+    status, _, err = call(*args)
+    assert (status, "timed before" in err) == (0, False)
+    status, _, err = call(*args)
+    assert status == 0, err
+    assert "o/latency.json: these cases were timed before; they are timed again" in err
+    assert "wrote o/plots/latency.png" in err

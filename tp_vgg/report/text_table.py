@@ -18,7 +18,7 @@ _RULE = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
 """A line below the header, and nothing else."""
 GAP = 2
 """Spaces between two columns."""
-LONGEST_NAME = 24
+LONGEST_NAME = 20
 """Most characters of a model's name in a table that must fit a terminal."""
 
 

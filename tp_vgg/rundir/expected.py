@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from tp_vgg.data.catalogue import IMAGE_SIZE
 from tp_vgg.errors import BadInput
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
+from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir
 from tp_vgg.rundir.settings import Settings
@@ -40,15 +41,19 @@ def expected_spec(settings: Settings) -> Spec:
 def with_image_size(settings: Settings) -> Settings:
     """Return the settings with an image size: that of the option, else of the dense model, else 32.
 
-    The dense model is the first one that has a record in the run directory. The default run
-    directory of a folder is found only if its images were decoded before.
+    The dense model is the first one that has a record in the run directory, else the one that was
+    swept. The default run directory of a folder is found only if its images were decoded before.
     """
     if settings.image_size is not None:
         return settings
     digest, size = settings.known_fingerprint(), IMAGE_SIZE
     if settings.out is not None or not settings.images.local or digest:
-        for record in RunContents(RunDir.of(settings, digest)).dense_records[:1]:
-            size = spec_from_dict(record.spec).image_size
+        contents = RunContents(RunDir.of(settings, digest))
+        specs = [record.spec for record in contents.dense_records]
+        if not specs:
+            sweeps = (contents.sweep(kind) for kind in get_args(Kind))
+            specs = [sweep[1].spec for sweep in sweeps if sweep is not None]
+        size = spec_from_dict(specs[0]).image_size if specs else IMAGE_SIZE
     return replace(settings, image_size=size)
 
 

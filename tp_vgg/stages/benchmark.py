@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def benchmark(
                 f"{len(known)} of {len(benchmark_settings.cases)} cases were measured before the"
                 " interruption"
             )
-        elif benchmarked(settings, options, checkpoints):
+        elif _is_of(contents, paths, options, timing_device):
             log.info(f"{run.latency}: these cases were timed before; they are timed again")
         latency = measure(
             models,
@@ -139,21 +139,27 @@ def _key_parts(options: BenchmarkOptions) -> dict[str, Any]:
     return parts
 
 
-def benchmarked(
-    settings: Settings, options: BenchmarkOptions, checkpoints: tuple[Path, ...] = ()
-) -> bool:
-    """Return True if ``latency.json`` is a benchmark of these models as they are now.
+def benchmarked(settings: Settings, options: BenchmarkOptions) -> bool:
+    """Return True if ``latency.json`` is a benchmark of the run directory's current models.
 
-    ``checkpoints``: as for :func:`benchmark`. It must have the same cases, device, versions and
-    number of threads, and no throttled case; its trials are not compared.
+    It must have the same cases, device, versions and number of threads, and no throttled case; its
+    trials are not compared.
     """
-    contents, paths = _paths(settings, checkpoints)
-    latency = read_table(contents.run.latency, Latency)
-    if latency is None:
-        return False
+    contents, paths = _paths(settings, ())
     timing_device = TimingDevice.of(pick_device(settings.device), options.threads)
+    return _is_of(contents, paths, options, timing_device)
+
+
+def _is_of(
+    contents: RunContents,
+    paths: Mapping[str, Path],
+    options: BenchmarkOptions,
+    timing_device: TimingDevice,
+) -> bool:
+    latency = read_table(contents.run.latency, Latency)
     return (
-        {name: facts.get("sha256") for name, facts in latency.models.items()}
+        latency is not None
+        and {name: facts.get("sha256") for name, facts in latency.models.items()}
         == {name: contents.sha256(path) for name, path in paths.items()}
         and set(options.cases) == {row.case for row in latency.rows}
         and not throttled(latency.rows)
