@@ -17,6 +17,7 @@ from tp_vgg.data.cifar10 import cifar10_parts
 from tp_vgg.data.folder import SIZE, channel_statistics, check_room, read_folder
 from tp_vgg.data.split import SPLIT_SEED, Normalisation, Split, stratified
 from tp_vgg.errors import BadInput, shown
+from tp_vgg.files.checks import true_or_false
 from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.files.read import as_path
 from tp_vgg.machine.device import pick_device
@@ -82,7 +83,9 @@ def load_data(
     """
     kind_of(name)
     root = as_path(data_dir, "data_dir")
-    place = pick_device(device) if isinstance(device, str) else device
+    place = pick_device(device)
+    true_or_false("quiet", quiet)
+    true_or_false("skip_corrupt", skip_corrupt)
     _check_limits(limits)
     _check_size(image_size)
     readers: dict[str, Callable[[], DataSet]] = {

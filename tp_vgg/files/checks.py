@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
-from tp_vgg.errors import BadInput, shown
+from tp_vgg.errors import BadInput, printable, shown
 
 T = TypeVar("T")
+MAX_SEED = (1 << 63) - 1
+"""Largest seed."""
+_MOST = 4096
+"""Most entries of a list or an object of options; an iterator may not end."""
 
 
 def plain_number(value: Any) -> Any:
     """Return a scalar of NumPy or torch as Python's own number; other values as they are."""
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        return value.item()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__int__(value)
+    try:
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+            return value.item()
+    except Exception:  # noqa: BLE001  a tensor without values, or an object that fails at anything
+        return value
     return value
 
 
@@ -38,7 +48,8 @@ def type_name(value: object) -> str:
     kind = type(value)
     if kind in names:
         return names[kind]
-    return f"{'an' if kind.__name__[:1] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
+    name = kind.__name__[:40]
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def choice(name: str, value: object, allowed: Collection[str]) -> None:
@@ -50,7 +61,7 @@ def choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 def true_or_false(name: str, value: object) -> None:
     """Raise :class:`BadInput` unless ``value`` is a boolean."""
-    if not isinstance(value, bool):
+    if not isinstance(plain_number(value), bool):
         raise BadInput(f"{name}: {shown(value)}: must be True or False")
 
 
@@ -85,12 +96,52 @@ def sequence(name: str, values: Any, example: str, convert: Callable[[Any], T]) 
     """Return the elements of ``values``, each put through ``convert``.
 
     Raises :class:`BadInput`, which shows the ``example``, for one value or a mapping instead of a
-    list.
+    list, and for an iterable that fails or does not end.
     """
+    must = f"{name}: must be a list such as {example}"
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        got = f"{shown(values)}, {type_name(values)}"
-        raise BadInput(f"{name}: must be a list such as {example}, got {got}")
-    return tuple(convert(value) for value in values)
+        raise BadInput(f"{must}, got {shown(values)}, {type_name(values)}")
+    return tuple(convert(value) for value in _entries(must, values, values))
+
+
+def mapping(name: str, values: Any, example: str) -> dict[Any, Any]:
+    """Return the entries of ``values`` as a dict.
+
+    Raises :class:`BadInput`, which shows the ``example``, for anything but a mapping, and for one
+    that fails.
+    """
+    must = f"{name}: must be an object such as {example}"
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{must}, got {type_name(values)}")
+    return dict(_entries(must, values, values.items()))
+
+
+def _entries(must: str, values: object, entries: Iterable[T]) -> list[T]:
+    try:
+        listed = list(islice(entries, _MOST + 1))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise BadInput(
+            f"{must}; {type_name(values)} can't be read ({printable(reason)[:60]})"
+        ) from error
+    if len(listed) > _MOST:
+        raise BadInput(f"{must}, got {type_name(values)} of over {_MOST} entries")
+    return listed
+
+
+def triple(name: str, value: Any, *, positive: bool = False) -> list[float]:
+    """Return three finite numbers as floats; raises :class:`BadInput` for anything else."""
+    try:
+        if isinstance(value, str | bytes | Mapping):
+            raise TypeError(name)
+        numbers = [float(number) for number in islice(value, 4)]
+    except Exception:  # noqa: BLE001  it may be the caller's code
+        numbers = []
+    if len(numbers) != 3 or not all(abs(number) < 1e6 for number in numbers):
+        raise BadInput(f"{name}: must be three finite numbers, got {shown(value)}")
+    if positive and min(numbers) <= 0:
+        raise BadInput(f"{name}: must be three numbers above 0, got {shown(value)}")
+    return numbers
 
 
 def text(name: str) -> Callable[[Any], str]:

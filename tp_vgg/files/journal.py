@@ -10,6 +10,9 @@ from typing import Any
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import sync_directory
 
+_BEGIN = b'{"key"'
+"""The first bytes of every journal."""
+
 
 def parked_path(path: Path, key: str) -> Path:
     """Return the path to which unfinished work is moved while other work uses ``path``."""
@@ -50,6 +53,14 @@ class Journal:
     def key_of(path: Path) -> str | None:
         """Return the key of the journal at ``path``; None if there is no journal."""
         return _read_lines(path)[0]
+
+    @staticmethod
+    def is_other(path: Path) -> bool:
+        """Return True if a file lies at ``path`` that no journal began, whole or torn."""
+        if not path.is_file() or Journal.key_of(path) is not None:
+            return False
+        start = path.read_bytes()[: len(_BEGIN)]
+        return start != _BEGIN[: len(start)]
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Append ``entries``; they are on the disk when this returns."""

@@ -13,7 +13,14 @@ from typing import Any, cast
 import torch
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.checks import plain_number, sequence, text, type_name, whole_number
+from tp_vgg.files.checks import (
+    mapping,
+    plain_number,
+    sequence,
+    text,
+    true_or_false,
+    whole_number,
+)
 from tp_vgg.latency.interleave import Throttled, interleave
 from tp_vgg.latency.modes import PreparedForward, Unavailable, check_available, prepare
 from tp_vgg.latency.probes import busy_of, free_memory_after_case, steps_of
@@ -45,6 +52,8 @@ _CONTROL, _EAGER = "control", "dense in eager mode"
 _MODEL = "model "
 """Prefix of a model's name among the candidates of a case, so that no name that a user gives equals
 :data:`_CONTROL` or :data:`_EAGER`."""
+MOST_TRIALS, MOST_THREADS = 100_000, 4096
+"""Largest numbers that are taken for meant."""
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} cases [{elapsed}]"
 
 
@@ -78,14 +87,12 @@ def measure_latency(
         sequence("dtypes", dtypes, "['fp32']", text("dtypes")),
         sequence("batch_sizes", batch_sizes, "[1, 64]", plain_number),
     )
-    blocks = plain_number(trials)
-    if blocks is not None and type(blocks) is not int:
-        whole_number("trials", blocks, FEWEST_TRIALS)
-    cores = None if threads is None else whole_number("threads", threads, 1)
+    blocks = None if trials is None else whole_number("trials", trials, FEWEST_TRIALS, MOST_TRIALS)
+    cores = None if threads is None else whole_number("threads", threads, 1, MOST_THREADS)
+    true_or_false("probes", probes)
+    true_or_false("quiet", quiet)
     settings = BenchmarkSettings(cases, blocks, probes=probes)
-    if not isinstance(device, str | torch.device):
-        raise BadInput(f"device: must be auto, cpu, cuda or cuda:N, got {type_name(device)}")
-    chosen_device = pick_device(str(device))
+    chosen_device = pick_device(device)
     networks = _checked_models(models)
     return measure(networks, settings, TimingDevice.of(chosen_device, cores), quiet=quiet)
 
@@ -95,22 +102,17 @@ def _checked_models(models: Mapping[str, Network]) -> dict[str, Network]:
 
     Raises :class:`BadInput` for anything that is not a network with the modules of its spec.
     """
-    if not isinstance(models, Mapping):
-        raise BadInput(
-            f"models: must map names to networks, such as {{'dense': model}}, "
-            f"got {type_name(models)}"
-        )
     networks: dict[str, Network] = {}
-    for name, model in models.items():
+    for name, model in mapping("models", models, "{'dense': model, 'pruned': other}").items():
         text("models: the names")(name)
-        where = f"models: {name}"
+        where = f"models: {name[:80]}"
         network = network_of(model, where)
         if has_masks(network):
             network = cast(Network, plain_copy(network))
         networks[name] = unmasked_network(network, where, dtype="any")
     check_models(networks)
     for name, network in networks.items():
-        check_built(network, f"models: {name}")
+        check_built(network, f"models: {name[:80]}")
     return networks
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import choice, plain_number, sequence, type_name
+from tp_vgg.files.checks import choice, mapping, plain_number, sequence, type_name
 from tp_vgg.files.fingerprint import text_fingerprint
 from tp_vgg.files.read import as_path, read_json
 from tp_vgg.network.spec import Spec, conv_names
@@ -43,12 +43,8 @@ class Plan:
         Scalars of NumPy and torch are numbers too. Raises :class:`BadInput` if a value is not a
         number in [0, 1).
         """
-        if not isinstance(values, Mapping):
-            raise BadInput(
-                f'{source}: must be an object such as {{"features.0": 0.3}}, '
-                f"got {type_name(values)}"
-            )
-        for layer in values:
+        entries = mapping(source, values, '{"features.0": 0.3}')
+        for layer in entries:
             if not isinstance(layer, str):
                 raise BadInput(
                     f"{source}: {shown(layer)}: {type_name(layer)}, not the name of a layer such "
@@ -57,7 +53,7 @@ class Plan:
         return cls(
             {
                 layer: fraction(f"{source}: {_shown(layer)}", value)
-                for layer, value in values.items()
+                for layer, value in entries.items()
             },
             source,
         )

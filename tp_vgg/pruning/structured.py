@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.files.checks import choice, whole_number
-from tp_vgg.network.doors import UNMASK, check_built, network_of, unmasked_network
+from tp_vgg.files.checks import MAX_SEED, choice, plain_number, type_name, whole_number
+from tp_vgg.network.doors import UNMASK, check_built, check_kept, network_of, unmasked_network
 from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network, prunable_layers, realised_spec
 from tp_vgg.network.spec import Spec, narrowed
@@ -60,11 +60,18 @@ def prune_structured(
     gradients without any.
     """
     choice("importance", importance, CRITERIA)
+    if isinstance(plain_number(ratios), int | float):
+        raise BadInput(
+            'ratios: must be an object such as {"features.0": 0.5}, one ratio per layer, got '
+            f"{type_name(plain_number(ratios))}; for all convs alike, give "
+            "dict.fromkeys(model.spec.conv_names, 0.5)"
+        )
     plan = ratios if isinstance(ratios, Plan) else Plan.of(ratios, "ratios")
-    seed = whole_number("seed", seed, 0)
+    seed = whole_number("seed", seed, 0, MAX_SEED)
     multiple = whole_number("round_to", round_to, 1)
     target = resolve(plan, network_of(model).spec, multiple)
     unmasked_network(model)
+    check_kept(model)
     check_importance(importance, model.spec, plan.values)
     _check_gradients(model, importance, list(plan.values))
     check_built(model)

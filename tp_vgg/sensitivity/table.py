@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy, check_counts
+from tp_vgg.files.checks import choice, type_name
 from tp_vgg.files.schema import typed
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
@@ -128,14 +130,20 @@ class Sensitivity:
         return {row.name: row.weights for row in spec.rows if row.name in spec.prunable}
 
     def of_layer(self, layer: str) -> tuple[Point, ...]:
-        """Return the points of one layer, by rising ratio."""
+        """Return the points of one layer, by rising ratio.
+
+        Raises :class:`BadInput` for a layer that was not swept.
+        """
+        choice("layer", layer, self.layers)
         return tuple(point for point in self.points if point.layer == layer)
 
     def cost_removed(self, point: Point) -> tuple[float, float]:
         """Return the fractions of the network's (MACs, params) that the point removes, in [0, 1].
 
-        A zeroed weight counts as removed.
+        A zeroed weight counts as removed. Raises :class:`BadInput` for what is no point.
         """
+        if not isinstance(point, Point):
+            raise BadInput(f"point: must be one of .points, got {type_name(point)}")
         spec = spec_from_dict(self.spec)
         if self.kind == "structured":
             left = spec.with_widths({point.layer: spec.prunable[point.layer] - point.removed})
