@@ -90,14 +90,8 @@ def _changed(**attributes: object):
 def _torchvision(name: str) -> nn.Module:
     from torchvision import models
 
-    return getattr(models, name)(num_classes=10, init_weights=False)
-
-
-def _resnet() -> nn.Module:
-    from torchvision import models
-
     with torch.device("meta"):
-        return models.resnet18()
+        return getattr(models, name)(num_classes=10)
 
 
 def _without(name: str):
@@ -191,7 +185,7 @@ MODULES: dict[str, Callable[[], Any]] = {
     "linear": lambda: nn.Linear(2, 2),
     "sequence": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
     "empty sequence": nn.Sequential,
-    "resnet18": _resnet,
+    "resnet18": lambda: _torchvision("resnet18"),
     "torchvision vgg11_bn": lambda: _torchvision("vgg11_bn"),
     "other spec": lambda: _changed(spec=replace(SMALL, widths=(8,) * 8)),
     "spec none": lambda: _changed(spec=None),

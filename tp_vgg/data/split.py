@@ -130,9 +130,8 @@ class NormalisedSplit(Split):
 
 
 def _indices(indices: object, count: int) -> torch.Tensor:
-    values = indices.detach().cpu() if isinstance(indices, torch.Tensor) else indices
     try:
-        array = np.asarray(values)
+        array = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
         array = array.astype(np.int64) if array.size == 0 or array.dtype.kind in "iu" else array
     except Exception:  # noqa: BLE001  a list in itself, or the caller's own object
         array = np.array(None)

@@ -15,6 +15,8 @@ from tp_vgg.errors import BadInput, printable, shown
 T = TypeVar("T")
 MAX_SEED = (1 << 63) - 1
 """Largest seed."""
+MAX_MULTIPLE = 1 << 30
+"""Largest ``round_to``; every width is below it."""
 _MOST = 4096
 """Most entries of a list or an object of options; an iterator may not end."""
 
@@ -75,9 +77,10 @@ def number(
     plain = plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         raise BadInput(f"{name}: must be a number, got {type_name(plain)}")
-    if not (math.isfinite(plain) and low <= plain <= high) or (above and plain == low):
+    if not low <= plain <= high or plain == math.inf or (above and plain == low):
         limits = f"above {low:g}" if above else f"of at least {low:g}"
-        limits = limits if high == math.inf else f"from {low:g} to {high:g}"
+        if high != math.inf:
+            limits = f"{'above' if above else 'from'} {low:g} to {high:g}"
         raise BadInput(f"{name}: {shown(plain)}: must be a number {limits}")
     return float(plain)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.atomic import sync_directory
+from tp_vgg.files.atomic import make_directory, sync_directory
 
 _BEGIN = b'{"key"'
 """The first bytes of every journal."""
@@ -45,7 +45,7 @@ class Journal:
         if path.is_file():
             os.truncate(path, intact_bytes)
         if not intact_bytes:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             self.append({"key": key})
             sync_directory(path.parent)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, shown
 from tp_vgg.files.schema import typed
 from tp_vgg.stats import median_interval, quartiles
 
@@ -68,7 +68,9 @@ class BenchmarkCase:
             if value not in known:
                 raise BadInput(f"--{name}: {str(value)[:40]!a} is not one of {', '.join(known)}")
         if type(self.batch_size) is not int or not 1 <= self.batch_size <= MAX_BATCH:
-            raise BadInput(f"--batch-sizes: {self.batch_size!r}: must be from 1 to {MAX_BATCH}")
+            raise BadInput(
+                f"--batch-sizes: {shown(self.batch_size)}: must be from 1 to {MAX_BATCH}"
+            )
 
     @property
     def label(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.checks import mapping, text, type_name, whole_number
+from tp_vgg.files.checks import MAX_MULTIPLE, mapping, text, type_name, whole_number
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.planning.allocation import LeastDrop, PlanResult
 from tp_vgg.planning.budget import BudgetKind, read_budget
@@ -89,7 +89,7 @@ def make_plan(
             f"profile: must be the times of `benchmark --profile`, got {type_name(profile)}; read "
             "them with tp_vgg.latency.profile.Staircase.from_dict(json.loads(text))"
         )
-    multiple = whole_number("--round-to", round_to, 1)
+    multiple = whole_number("--round-to", round_to, 1, MAX_MULTIPLE)
     notes = {} if sweep is None else mapping("sweep", sweep, "{'split': 'val'}")
     for name in notes:
         text("sweep: the names")(name)

@@ -175,7 +175,7 @@ def resolve(plan: Plan, spec: Spec, round_to: int = 1) -> Spec:
                 f"{plan.source}: {layer}: ratio {ratio:g} would remove all {width} channels; "
                 "give a smaller one"
             )
-        targets[layer] = min(width, math.ceil(kept / round_to) * round_to)
+        targets[layer] = min(width, -(-kept // round_to) * round_to)
     return spec.with_widths(targets)
 
 

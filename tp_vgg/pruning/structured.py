@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.files.checks import MAX_SEED, choice, plain_number, type_name, whole_number
+from tp_vgg.files.checks import (
+    MAX_MULTIPLE,
+    MAX_SEED,
+    choice,
+    plain_number,
+    type_name,
+    whole_number,
+)
 from tp_vgg.network.doors import UNMASK, check_built, check_kept, network_of, unmasked_network
 from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network, prunable_layers, realised_spec
@@ -68,7 +75,7 @@ def prune_structured(
         )
     plan = ratios if isinstance(ratios, Plan) else Plan.of(ratios, "ratios")
     seed = whole_number("seed", seed, 0, MAX_SEED)
-    multiple = whole_number("round_to", round_to, 1)
+    multiple = whole_number("round_to", round_to, 1, MAX_MULTIPLE)
     target = resolve(plan, network_of(model).spec, multiple)
     unmasked_network(model)
     check_kept(model)
