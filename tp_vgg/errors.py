@@ -53,6 +53,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def first_of(texts: Sequence[str], most: int = 3) -> str:
+    """Return the first ``most`` texts as a list in words, and the number of the others."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 _BRACKETS: dict[type, Sequence[str]] = {
     list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: ("frozenset({", "})"),
     OrderedDict: ("OrderedDict({", "})"),

@@ -53,6 +53,14 @@ class DataSet:
 
     It differs for each size of the images."""
 
+    def __repr__(self) -> str:
+        size = self.image_size
+        return (
+            f"<DataSet {self.name}: {len(self.train):,} train, {len(self.val):,} val, "
+            f"{len(self.test):,} test images of 3x{size}x{size}, {len(self.classes)} classes, on "
+            f"{self.train.images.device}>"
+        )
+
     @property
     def image_size(self) -> int:
         """Return the side of the images in pixels."""

@@ -99,6 +99,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        _, channels, height, width = self.images.shape
+        classes = "?" if self.labels.is_meta else len(self.labels.unique())
+        return (
+            f"<{type(self).__name__}: {len(self):,} images of {channels}x{height}x{width}, "
+            f"{_dtype(self.images)}, {classes} classes, on {self.images.device}>"
+        )
+
     def take(self, indices: np.ndarray) -> Split:
         """Return a split with copies of the images and labels at ``indices``, in that order.
 
@@ -115,7 +123,7 @@ class Split:
         return zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NormalisedSplit(Split):
     """A normalised split holds images as a caller's own loop feeds them to the network.
 

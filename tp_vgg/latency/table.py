@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
 
-from tp_vgg.errors import BadInput, shown
+from tp_vgg.errors import BadInput, first_of, shown
 from tp_vgg.files.schema import typed
 from tp_vgg.stats import median_interval, quartiles
 
@@ -165,6 +165,15 @@ class LatencyRow:
     seconds: tuple[float, ...] = ()
     """Time of one forward pass in seconds, one value per block."""
 
+    def __repr__(self) -> str:
+        about = f"<LatencyRow {shown(self.model)}: {self.case.label}: "
+        if self.median_ms is None or self.speedup is None:
+            return f"{about}{self.verdict}: {'; '.join(self.reasons)[:120]}>"
+        return (
+            f"{about}{self.median_ms:.3g} ms, speed-up {self.speedup:.2f} "
+            f"[{self.speedup_low:.2f}, {self.speedup_high:.2f}]: {self.verdict}>"
+        )
+
     @property
     def case(self) -> BenchmarkCase:
         """Return the mode, dtype and batch size of the row."""
@@ -226,6 +235,16 @@ class Latency:
     * ``command``: the command line.
     """
     rows: tuple[LatencyRow, ...]
+
+    def __repr__(self) -> str:
+        def values(name: str) -> str:
+            return first_of([*dict.fromkeys(str(getattr(row, name)) for row in self.rows)], 4)
+
+        return (
+            f"<Latency: {len(self.rows)} rows on {str(self.environment.get('device'))[:40]}; "
+            f"models {first_of([*map(shown, self.models)], 2)}; modes {values('mode')}; dtypes "
+            f"{values('dtype')}; batch sizes {values('batch_size')}>"
+        )
 
     def of_model(self, sha256: str) -> tuple[LatencyRow, ...]:
         """Return the rows of the checkpoint file with this SHA-256."""

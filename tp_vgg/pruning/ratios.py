@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from tp_vgg.errors import BadInput, shown
+from tp_vgg.errors import BadInput, first_of, shown
 from tp_vgg.files.checks import choice, mapping, plain_number, sequence, type_name
 from tp_vgg.files.fingerprint import text_fingerprint
 from tp_vgg.files.read import as_path, read_json
@@ -35,6 +35,10 @@ class Plan:
     """Fractions in [0, 1), by torchvision's module names."""
     source: str
     """Name of the plan in messages: its file, or the option that gave one value for all layers."""
+
+    def __repr__(self) -> str:
+        values = [f"{_shown(layer)} {value:g}" for layer, value in self.values.items()]
+        return f"<Plan {shown(self.source)}: {len(values)} layers: {first_of(values, 4)}>"
 
     @classmethod
     def of(cls, values: Mapping[str, float], source: str) -> Plan:
@@ -197,8 +201,7 @@ def unremoved_note(plan: Plan, spec: Spec, target: Spec, round_to: int = 1) -> s
         else "their ratios are below half a channel"
     )
     if any(target.prunable[layer] < width for layer, width in spec.prunable.items()):
-        names = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
-        return f"no channel is removed from {names}: {reason}" if kept else ""
+        return f"no channel is removed from {first_of(kept)}: {reason}" if kept else ""
     if not any(plan.values.values()):
         reason = "every ratio is 0" if plan.values else "it names no layer"
     return f"{plan.source}: no channel is removed: {reason}"

@@ -7,13 +7,13 @@ Nothing else in tp_vgg imports torch_pruning.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from tp_vgg.errors import BadInput, WorkFailed
+from tp_vgg.errors import BadInput, WorkFailed, first_of
 from tp_vgg.files.checks import (
     MAX_MULTIPLE,
     MAX_SEED,
@@ -45,6 +45,16 @@ class PruneResult:
     """Sorted indices of each pruned layer's kept channels, as numbered just before the call."""
     proof: EquivalenceCheck
     """The equivalence check of the pruned model, which held (the field keeps its first name)."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Number of channels of each pruned layer just before the call."""
+
+    def __repr__(self) -> str:
+        layers = [
+            f"{name} {len(indices)} of {self.widths.get(name, '?')} channels"
+            for name, indices in self.kept.items()
+        ]
+        kept = f"kept {first_of(layers, 4)}" if layers else "nothing removed"
+        return f"<PruneResult: {kept}; {self.proof!r}>"
 
 
 def prune_structured(
@@ -114,7 +124,7 @@ def prune_channels(
             f"{EQUIVALENCE_TOLERANCE:g} of the largest logit, {check.scale:.3g}); nothing is saved"
         )
     _record_kept(model, before, kept)
-    return PruneResult(kept, check)
+    return PruneResult(kept, check, {name: before.prunable[name] for name in kept})
 
 
 def remove_channels(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, first_of
 from tp_vgg.evaluation.accuracy import Accuracy, check_counts
 from tp_vgg.files.checks import choice, type_name
 from tp_vgg.files.schema import typed
@@ -61,6 +61,13 @@ class Point:
     """Upper end of that interval."""
     redone: int
     """Images classified again in fp32 because bf16 was too close to call; 0 if not screened."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Point {self.layer} at {self.ratio:g}: accuracy {self.accuracy:.2f} % "
+            f"[{self.low:.2f}, {self.high:.2f}], drop {self.drop:.2f} "
+            f"[{self.drop_low:.2f}, {self.drop_high:.2f}] points, {self.removed:,} removed>"
+        )
 
     @classmethod
     def of(
@@ -115,6 +122,17 @@ class Sensitivity:
     points: tuple[Point, ...]
     recalibrated: bool = False
     """Whether batch norm behind the pruned layer was recalibrated at every point."""
+
+    def __repr__(self) -> str:
+        levels = [f"{level:g}" for level in sorted({point.ratio for point in self.points})]
+        span = f"{levels[0]} to {levels[-1]}" if len(levels) > 1 else first_of(levels)
+        worst = max(self.points, key=lambda point: point.drop, default=None)
+        return (
+            f"<Sensitivity: {self.kind}, {self.importance}, {self.precision}: {len(self.layers)} "
+            f"layers at {len(levels)} levels ({span}), largest drop "
+            f"{f'{worst.drop:.2f} points ({worst.layer} at {worst.ratio:g})' if worst else 'none'};"
+            f" dense {self.baseline!r}>"
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
