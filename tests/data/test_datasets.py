@@ -256,3 +256,35 @@ def test_cifar10_is_read_as_torchvision_stores_it(
     first = pickle.loads((base / "test_batch").read_bytes())
     assert np.array_equal(data.test.images.numpy().reshape(20, -1), first["data"])
     assert data.normalisation == Normalisation()
+
+
+@pytest.mark.parametrize("place", ["cpu", CPU])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_text_is_a_path_and_a_device(kind: type, place: object, image_folder: Path) -> None:
+    data = load_data("folder", kind(image_folder), place, quiet=True)
+    assert data.train.labels.device == CPU
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": 3}, "3: is not a data set; give one of cifar10"),
+        ({"name": None}, "None: is not a data set"),
+        ({"data_dir": 3}, "data_dir: 3 is not a path"),
+        ({"data_dir": None}, "data_dir: None is not a path"),
+        ({"data_dir": ""}, "data_dir: is empty"),
+        ({"device": 0}, "device: must be auto, cpu, cuda or cuda:N, got a number"),
+        ({"device": None}, "device: must be auto, .*got null"),
+        ({"device": "gpu"}, "device: 'gpu' is not one of auto, cpu, cuda, cuda:N"),
+        ({"quiet": 1}, "quiet: 1: must be True or False"),
+        ({"skip_corrupt": "no"}, "skip_corrupt: 'no': must be True or False"),
+        ({"limits": 10}, "limits: 10: give three"),
+        ({"image_size": "32"}, "image_size: '32' is not a whole number"),
+    ],
+)
+def test_other_arguments_are_refused(options: dict[str, object], said: str) -> None:
+    given = {"name": "digits", "data_dir": "data", "device": "cpu", **options}
+    first = [given.pop(name) for name in ("name", "data_dir", "device")]
+    with pytest.raises(BadInput, match=said) as refusal:
+        load_data(*first, **given)
+    assert "\n" not in str(refusal.value)

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[2]
 GUIDE = [
     ROOT / "docs" / "guide" / f"{name}.md"
     for name in (
-        "first-run", "your-data", "sweeps", "plans", "pruning", "fine-tuning", "latency",
-        "export", "report",
+        "first-run", "your-data", "sweeps", "plans", "pruning", "fine-tuning",
+        "own-loop", "latency", "export", "report",
     )
 ]  # fmt: skip
 PAGES = [ROOT / "README.md", *GUIDE, ROOT / "docs" / "reference" / "python.md"]

@@ -4,6 +4,8 @@ import pytest
 import torch
 from helpers.networks import SMALL
 
+from tp_vgg import accuracy, load, measure_latency, prune_structured, save, sweep
+from tp_vgg.data import Split
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.network.count import count_nonzero, layer_sparsity
 from tp_vgg.network.masks import is_masked
@@ -175,3 +177,72 @@ def test_taylor_ranks_by_weight_times_gradient(make_model, few_digits) -> None:
         for zero in (True, False)
     )
     assert gone.max() <= kept.min()
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_masks_stay_on_request_and_keep_the_zeros_in_a_foreign_loop(
+    make_model, scope: str, tmp_path
+) -> None:
+    model, plain = make_model().train(), make_model()
+    dense = {name: model.get_submodule(name).weight.detach().clone() for name in SMALL.prunable}
+    prune_unstructured(model, 0.6, scope=scope, masks=True)
+    prune_unstructured(plain, 0.6, scope=scope)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    for name, before in dense.items():
+        assert torch.equal(model.get_submodule(name).weight_orig, before)
+        assert torch.equal(model.get_submodule(name).weight, plain.get_submodule(name).weight)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(8, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+    path = str(tmp_path / "m.pth")
+    save(model, path)
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
+    assert accuracy(model, images) == accuracy(load(path), images)
+    for name in dense:
+        after = load(path).get_submodule(name).weight
+        gone = plain.get_submodule(name).weight == 0
+        assert not after[gone].any()
+        assert not after[gone].signbit().any()
+        assert not torch.equal(after, plain.get_submodule(name).weight)
+
+
+def test_masks_cover_the_zeros_of_earlier_prunings(make_model) -> None:
+    model = make_model()
+    prune_unstructured(model, {"features.0": 0.5, "features.4": 0.5})
+    zero = {name: model.get_submodule(name).weight == 0 for name in ("features.0", "features.4")}
+    prune_unstructured(model, {"features.0": 0.3, "features.8": 0.2}, masks=True)
+    for name, places in zero.items():
+        assert torch.equal(model.get_submodule(name).weight_mask == 0, places)
+    assert zeros(model, "features.8") == round(0.2 * model.features[8].weight.numel())
+    assert not is_masked(model.features[11])
+    prune_unstructured(model, 0.7, masks=True)
+    assert zeros(model, "features.0") == round(0.7 * model.features[0].weight.numel())
+    prune_unstructured(model, 0.1)
+    assert not any(is_masked(module) for module in model.modules())
+    assert zeros(model, "features.0") == round(0.7 * model.features[0].weight.numel())
+
+
+def test_a_masked_model_is_refused_with_the_way_out_where_masks_do_not_fit(make_model) -> None:
+    model = make_model()
+    prune_unstructured(model, 0.5, masks=True)
+    images = Split(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4))
+    for door in (
+        lambda: prune_structured(model, {"features.0": 0.5}),
+        lambda: sweep(model, images),
+    ):
+        with pytest.raises(BadInput, match=r"model: has weight masks; remove them first: .*remove"):
+            door()
+    timed = measure_latency(
+        {"a": make_model(), "b": model},
+        modes=["eager"], dtypes=["fp32"], batch_sizes=[1], trials=9, probes=False,
+    )  # fmt: skip
+    assert [row.model for row in timed.rows] == ["a", "b"]
+
+
+@pytest.mark.parametrize("masks", [None, 1, 0, "yes", "false", [True], torch.tensor(True)])
+def test_masks_are_true_or_false(make_model, masks: object) -> None:
+    model = make_model()
+    with pytest.raises(BadInput, match=r"^masks: .*: must be True or False$"):
+        prune_unstructured(model, 0.5, masks=masks)
+    assert not any(layer_sparsity(model).values())

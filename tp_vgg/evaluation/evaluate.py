@@ -75,7 +75,7 @@ def accuracy(
     *,
     label: str = "",
 ) -> Accuracy:
-    """Measure the accuracy of ``model`` on labelled ``images`` in eval mode, with its 95 % interval.
+    """Measure the accuracy of ``model`` in eval mode on labelled images, with its 95 % interval.
 
     ``images``: a :class:`~tp_vgg.data.Split`, a pair (images, labels) of tensors, or a
     ``DataLoader`` (or another iterable, not a generator) of such pairs. uint8 images are normalised

@@ -14,7 +14,7 @@ def pick_device(name: str | torch.device) -> torch.device:
     or cuda:N, or if this machine does not have that device.
     """
     if not isinstance(name, str | torch.device):
-        raise BadInput(f"device: {shown(name)} is not one of auto, cpu, cuda, cuda:N")
+        raise BadInput(f"device: must be auto, cpu, cuda or cuda:N, got {shown(name)}")
     name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

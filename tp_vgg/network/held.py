@@ -50,7 +50,7 @@ class _Zeros:
         self._places = weight.detach() == 0
         self._gradient_hook: Any = None
         if weight.requires_grad:
-            self._gradient_hook = weight.register_hook(self._masked)  # type: ignore[no-untyped-call]
+            self._gradient_hook = weight.register_hook(self._masked)
 
     def __len__(self) -> int:
         return int(self._places.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.utils import prune
 
@@ -31,6 +32,18 @@ def remove_masks(model: nn.Module) -> None:
         for name in masked_tensors(module):
             prune.remove(module, name)
             module.get_parameter(name).data.add_(0.0)  # a masked negative weight is −0.0
+
+
+def refresh_masked_weights(model: nn.Module) -> None:
+    """Compute masked tensors anew, after what they are computed from was loaded.
+
+    ``torch.nn.utils.prune`` does that in the next forward pass only.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, prune.BasePruningMethod):
+                    hook(module, ())
 
 
 def detach_masked_weights(model: nn.Module) -> None:

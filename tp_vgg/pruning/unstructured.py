@@ -79,7 +79,7 @@ def _mask_zeros(model: Network) -> None:
     for layer in maskable_layers(model).values():
         kept = layer.weight.detach() != 0
         if kept.sum() < getattr(layer, "weight_mask", torch.ones_like(kept)).sum():
-            prune.custom_from_mask(layer, "weight", kept)  # type: ignore[no-untyped-call]
+            prune.custom_from_mask(layer, "weight", kept)
 
 
 def check_prunable(model: Network) -> None:

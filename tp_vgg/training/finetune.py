@@ -20,6 +20,7 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32, pick_precision
 from tp_vgg.network.doors import runnable_network
 from tp_vgg.network.held import Held
+from tp_vgg.network.masks import refresh_masked_weights
 from tp_vgg.network.network import Network
 from tp_vgg.training.history import Epoch
 from tp_vgg.training.recipe import Recipe
@@ -76,7 +77,7 @@ def finetune(
     as they were, for a model that its spec does not describe or that is not in float32, for images
     or labels that do not fit it, for a teacher with other classes, another image size or on another
     device, and for options out of range; :class:`WorkFailed` if the loss is not finite. ``model``
-    then has the weights of the last good epoch.
+    then has the weights of an earlier epoch, or those from before.
     """
     network = runnable_network(model)
     recipe = Recipe(
@@ -158,15 +159,16 @@ class _Tuning:
                 Held(network),
             ):
                 torch.manual_seed(self.recipe.seed)
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network.to(memory_format=torch.channels_last)
                 if teacher is not None:
                     teacher.eval()
                 return self._train(quiet)
         finally:
             if contiguous:
-                network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+                network.to(memory_format=torch.contiguous_format)
             network.zero_grad()
             network.eval()
+            refresh_masked_weights(network)
             if teacher is not None:
                 teacher.train(taught)
 
@@ -180,6 +182,8 @@ class _Tuning:
             network, recipe, self._device, precision=self.precision, teacher=self.teacher
         )
         history: list[Epoch] = []
+        if self.val is not None:
+            next(self.val.batches())  # refused now rather than after an epoch
         try:
             with progress_bar("fine-tuning", unit="batch", quiet=quiet, total=total) as bar:
                 for epoch in range(recipe.epochs):
@@ -191,7 +195,7 @@ class _Tuning:
                         step = epoch * steps + min(index, steps - 1)
                         update.set_rate(recipe.rate(step, steps))
                         torch.manual_seed(stream_seed(recipe.seed, step, 2))  # as in `fit`
-                        self._train_on(update, inputs, labels, index)
+                        update.train_on(inputs, labels)
                         seen += len(labels)
                         bar.update()
                         if (index + 1) % CHECK_EVERY.get(self._device.type, 20) == 0:
@@ -248,19 +252,6 @@ class _Tuning:
             else:
                 images, labels = augment(split, columns)
                 yield normalise(images), labels
-
-    def _train_on(
-        self, update: Update, inputs: torch.Tensor, labels: torch.Tensor, index: int
-    ) -> None:
-        try:
-            update.train_on(inputs, labels)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise BadInput(
-                f"loader: batch {index}: one image is too few for batch norm; give the DataLoader "
-                "drop_last=True, or another batch_size"
-            ) from None
 
     def _check_finite(self, update: Update, step: int, total: int, history: list[Epoch]) -> None:
         if math.isfinite(float(update.loss_sum)) and all(
