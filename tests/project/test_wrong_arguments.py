@@ -75,7 +75,16 @@ FLAG = {"true", "false", "numpy bool"}
 COUNT = {"int", "int enum", "numpy int"}
 SEED = {"zero", *COUNT}
 FRACTION = {"zero", "numpy float", "fraction 0d", "array 0d", "tensor 0d"}
-POSITIVE = {"float", "int", "int enum", "numpy int", "numpy float", "array 0d", "tensor 0d"}
+POSITIVE = {
+    "large",
+    "float",
+    "int",
+    "int enum",
+    "numpy int",
+    "numpy float",
+    "array 0d",
+    "tensor 0d",
+}
 NEW_FILE = {"text", "text of its own", "lines", "missing file"}
 ANY_PATH = {
     *NEW_FILE, "directory", "directory text", "below a file", "junk file", "junk text",

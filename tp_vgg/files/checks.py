@@ -6,6 +6,7 @@ This module does not import torch.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ MAX_SEED = (1 << 63) - 1
 """Largest seed."""
 MAX_MULTIPLE = 1 << 30
 """Largest ``round_to``; every width is below it."""
+_SANE = 1_000_000
+"""A limit of at least this size only catches slips; messages leave it out."""
 _MOST = 4096
 """Most entries of a list or an object of options; an iterator may not end."""
 
@@ -77,7 +80,7 @@ def number(
     plain = plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         raise BadInput(f"{name}: must be a number, got {type_name(plain)}")
-    if not low <= plain <= high or plain == math.inf or (above and plain == low):
+    if not low <= plain <= high or plain > sys.float_info.max or (above and plain == low):
         limits = f"above {low:g}" if above else f"of at least {low:g}"
         if high != math.inf:
             limits = f"{'above' if above else 'from'} {low:g} to {high:g}"
@@ -89,7 +92,9 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
     """Return ``value`` as an int; raise :class:`BadInput` unless it is one in [low, high]."""
     number = plain_number(value)
     if type(number) is not int or number < low or (high is not None and number > high):
-        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        is_large = isinstance(number, int) and number > low
+        unlimited = high is None or (high >= _SANE and not is_large)
+        limits = f"of at least {low}" if unlimited else f"from {low} to {high}"
         got = shown(number) if isinstance(number, int | float | str) else type_name(number)
         raise BadInput(f"{name}: {got}: must be a whole number {limits}")
     return number
@@ -107,13 +112,12 @@ def sequence(name: str, values: Any, example: str, convert: Callable[[Any], T]) 
     return tuple(convert(value) for value in _entries(must, values, values))
 
 
-def mapping(name: str, values: Any, example: str) -> dict[Any, Any]:
+def mapping(must: str, values: Any) -> dict[Any, Any]:
     """Return the entries of ``values`` as a dict.
 
-    Raises :class:`BadInput`, which shows the ``example``, for anything but a mapping, and for one
+    Raises :class:`BadInput`, which begins with ``must``, for anything but a mapping, and for one
     that fails.
     """
-    must = f"{name}: must be an object such as {example}"
     if not isinstance(values, Mapping):
         raise BadInput(f"{must}, got {type_name(values)}")
     return dict(_entries(must, values, values.items()))

@@ -87,7 +87,9 @@ def measure_latency(
         sequence("dtypes", dtypes, "['fp32']", text("dtypes")),
         sequence("batch_sizes", batch_sizes, "[1, 64]", plain_number),
     )
-    blocks = None if trials is None else whole_number("trials", trials, FEWEST_TRIALS, MOST_TRIALS)
+    blocks = plain_number(trials)
+    if blocks is not None and (type(blocks) is not int or blocks > MOST_TRIALS):
+        whole_number("trials", blocks, FEWEST_TRIALS, MOST_TRIALS)
     cores = None if threads is None else whole_number("threads", threads, 1, MOST_THREADS)
     true_or_false("probes", probes)
     true_or_false("quiet", quiet)
@@ -102,8 +104,9 @@ def _checked_models(models: Mapping[str, Network]) -> dict[str, Network]:
 
     Raises :class:`BadInput` for anything that is not a network with the modules of its spec.
     """
+    must = "models: must map names to networks, such as {'dense': model}"
     networks: dict[str, Network] = {}
-    for name, model in mapping("models", models, "{'dense': model, 'pruned': other}").items():
+    for name, model in mapping(must, models).items():
         text("models: the names")(name)
         where = f"models: {name[:80]}"
         network = network_of(model, where)

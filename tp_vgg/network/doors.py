@@ -52,7 +52,7 @@ def network_of(model: object, name: str = "model") -> Network:
     if not isinstance(model.meta, dict) or not described_by_spec:
         raise BadInput(f"{name}: .meta must be a dict and .spec a tp_vgg.VGGSpec")
     if not isinstance(model.kept, Mapping):
-        raise BadInput(f"{name}: .kept must be a dict, got {type_name(model.kept)}")
+        raise BadInput(f"{name}: kept: must be an object, got {type_name(model.kept)}")
     return model
 
 

@@ -23,7 +23,7 @@ def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, flo
     is the smallest fraction of zeros, in [0, 1). ``sparsity`` is only for unstructured pruning,
     ``latency`` only for structured. Raises :class:`BadInput` for anything else.
     """
-    entries = mapping("--budget", values, "{'macs': 0.5}")
+    entries = mapping("--budget: must be an object such as {'macs': 0.5}", values)
     if not entries:
         raise BadInput("--budget: give one, such as macs=0.5")
     checked: dict[BudgetKind, float] = {}

@@ -90,7 +90,9 @@ def make_plan(
             "them with tp_vgg.latency.profile.Staircase.from_dict(json.loads(text))"
         )
     multiple = whole_number("--round-to", round_to, 1, MAX_MULTIPLE)
-    notes = {} if sweep is None else mapping("sweep", sweep, "{'split': 'val'}")
+    notes = (
+        {} if sweep is None else mapping("sweep: must be an object such as {'split': 'val'}", sweep)
+    )
     for name in notes:
         text("sweep: the names")(name)
     request = _Request(table, read_budget(budget, table.kind), multiple, profile, notes)

@@ -47,7 +47,7 @@ class Plan:
         Scalars of NumPy and torch are numbers too. Raises :class:`BadInput` if a value is not a
         number in [0, 1).
         """
-        entries = mapping(source, values, '{"features.0": 0.3}')
+        entries = mapping(f'{source}: must be an object such as {{"features.0": 0.3}}', values)
         for layer in entries:
             if not isinstance(layer, str):
                 raise BadInput(

@@ -84,7 +84,7 @@ def finetune(
         epochs=whole_number("epochs", epochs, 1, MOST),
         lr=(0.02 if network.spec.batch_norm else 0.005)
         if lr is None
-        else number("lr", lr, 0, MOST, above=True),
+        else number("lr", lr, 0, above=True),
         batch_size=BATCH_SIZE
         if batch_size is None
         else whole_number("batch_size", batch_size, 1, MOST),

@@ -117,11 +117,10 @@ class VGGSpec:
         Raises :class:`BadInput` if a key is missing or unknown, or a value is not valid.
         """
         names = {f.name for f in fields(cls)}
-        entries = mapping("spec", data, "VGGSpec.preset('vgg11_bn').to_dict()")
+        must = f"spec: must be an object with exactly the keys {', '.join(sorted(names))}"
+        entries = mapping(must, data)
         if set(entries) != names:
-            raise BadInput(
-                f"spec: must be an object with exactly the keys {', '.join(sorted(names))}"
-            )
+            raise BadInput(must)
         return cls(**entries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +241,7 @@ class VGGSpec:
         Raises :class:`BadInput` if a name is not that of a prunable layer, or a width is out of
         range.
         """
-        entries = mapping("widths", widths, "{'features.0': 32}")
+        entries = mapping("widths: must be an object such as {'features.0': 32}", widths)
         for name in entries:
             if name not in self.prunable:
                 raise BadInput(
