@@ -10,8 +10,12 @@ from collections.abc import Collection, Iterator, Sequence
 class BadInput(ValueError):
     """A BadInput says that the user's input can't be used (exit status 2).
 
-    The message is one line that names the file, the field and the fix.
+    The message is one line that names the file, the field and the fix. Characters that are not
+    printable, such as a line break in a file's name, are in it as escapes.
     """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class WorkFailed(RuntimeError):
@@ -31,16 +35,29 @@ def printable(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value from a file in a form for messages: ASCII, one line, 60 characters at most."""
+    """Return any value in a form for messages: ASCII, one line, 60 characters at most.
+
+    Objects with no other text than their address in memory are named by their type.
+    """
     text = ""
     try:
         for piece in _pieces(value):
             text += piece
             if len(text) > 60:
                 break
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        return f"a value of type {type(value).__name__}"
+    except Exception:  # noqa: BLE001  an integer of thousands of digits, or anybody's own __repr__
+        text = "<"
+    if text.startswith("<"):
+        return f"a value of type {type(value).__name__}"[:60]
+    if "\n" in text:
+        text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def first_of(texts: Sequence[str], most: int = 3) -> str:
+    """Return the first ``most`` texts as a list in words, and the number of the others."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 _BRACKETS: dict[type, Sequence[str]] = {

@@ -103,7 +103,7 @@ def test_unknown_keys_and_names_are_refused() -> None:
         VGGSpec.preset("resnet18")
     with pytest.raises(BadInput, match="conv head"):
         VGGSpec.preset(head="conv head")
-    with pytest.raises(KeyError, match="not prunable"):
+    with pytest.raises(BadInput, match="no prunable layer"):
         VGGSpec.preset().with_widths({"classifier.6": 3})
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers import pages
@@ -94,7 +95,7 @@ def test_80_columns_hold_a_table_and_not_blocks(name: str) -> None:
 def test_the_closing_table_says_what_its_columns_are_and_keeps_long_names_short() -> None:
     shown = render_comparison(MODELS, width=80)
     header = shown.splitlines()[0].split()
-    assert header == "model accuracy drop params non-zero MACs speed-up".split()
+    assert header == ["model", "accuracy", "drop", "params", "non-zero", "MACs", "speed-up"]
     assert "structured_finetuned" in shown and "runs/a_d…" in shown and LONG not in shown
     assert "A/A 1.50×" in shown and "1.50× faster" in shown
     assert "eager fp32, batch 64" in " ".join(shown.split())
@@ -135,7 +136,7 @@ def test_columns_counts_only_if_it_is_a_width(
     columns: str, width: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         assert terminal_width(nowhere) == width
 
 

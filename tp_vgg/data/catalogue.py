@@ -41,7 +41,8 @@ CATALOGUE: Mapping[str, DataSetKind] = {
 def kind_of(name: str) -> DataSetKind:
     """Return the kind of the data set ``name``; raise :class:`BadInput` for an unknown name."""
     if not isinstance(name, str) or name not in CATALOGUE:
-        close = difflib.get_close_matches(str(name).lower(), CATALOGUE, 1)
+        word = name[:80].lower() if isinstance(name, str) else ""
+        close = difflib.get_close_matches(word, CATALOGUE, 1)
         nearest = f" (nearest: {close[0]})" if close else ""
         raise BadInput(
             f"{shown(name)}: is not a data set; give one of {', '.join(CATALOGUE)}{nearest}"

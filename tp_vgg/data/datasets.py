@@ -17,7 +17,7 @@ from tp_vgg.data.cifar10 import cifar10_parts
 from tp_vgg.data.folder import SIZE, channel_statistics, check_room, read_folder
 from tp_vgg.data.split import SPLIT_SEED, Normalisation, Split, stratified
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import true_or_false, type_name
+from tp_vgg.files.checks import true_or_false
 from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.files.read import as_path
 from tp_vgg.machine.device import pick_device
@@ -53,6 +53,14 @@ class DataSet:
 
     It differs for each size of the images."""
 
+    def __repr__(self) -> str:
+        size = self.image_size
+        return (
+            f"<DataSet {self.name}: {len(self.train):,} train, {len(self.val):,} val, "
+            f"{len(self.test):,} test images of 3x{size}x{size}, {len(self.classes)} classes, on "
+            f"{self.train.images.device}>"
+        )
+
     @property
     def image_size(self) -> int:
         """Return the side of the images in pixels."""
@@ -83,9 +91,7 @@ def load_data(
     """
     kind_of(name)
     root = as_path(data_dir, "data_dir")
-    if not isinstance(device, str | torch.device):
-        raise BadInput(f"device: must be auto, cpu, cuda or cuda:N, got {type_name(device)}")
-    place = pick_device(device) if isinstance(device, str) else device
+    place = pick_device(device)
     true_or_false("quiet", quiet)
     true_or_false("skip_corrupt", skip_corrupt)
     _check_limits(limits)

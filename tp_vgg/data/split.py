@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tp_vgg.errors import BadInput
-from tp_vgg.files.checks import type_name
+from tp_vgg.errors import BadInput, shown
+from tp_vgg.files.checks import MAX_SEED, triple, type_name, whole_number
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -31,8 +31,17 @@ class Normalisation:
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> Normalisation:
-        """Return the normalisation that is stored in a model's ``meta``."""
-        return cls(tuple(meta["mean"]), tuple(meta["std"]))
+        """Return the normalisation that is stored in a model's ``meta``.
+
+        Raises :class:`BadInput` if it has no three numbers for ``mean`` and ``std``.
+        """
+        for name in ("mean", "std"):
+            if name not in meta:
+                raise BadInput(f"meta: {name}: missing; set model.meta[{name!r}] to three numbers")
+        return cls(
+            tuple(triple("meta: mean", meta["mean"])),
+            tuple(triple("meta: std", meta["std"], positive=True)),
+        )
 
     def on(self, device: torch.device) -> Normaliser:
         """Return the same normalisation with its numbers on ``device``, for repeated use.
@@ -90,18 +99,31 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        _, channels, height, width = self.images.shape
+        classes = "?" if self.labels.is_meta else len(self.labels.unique())
+        return (
+            f"<{type(self).__name__}: {len(self):,} images of {channels}x{height}x{width}, "
+            f"{_dtype(self.images)}, {classes} classes, on {self.images.device}>"
+        )
+
     def take(self, indices: np.ndarray) -> Split:
-        """Return a split with copies of the images and labels at ``indices``, in that order."""
-        chosen = torch.from_numpy(indices).to(self.labels.device)
+        """Return a split with copies of the images and labels at ``indices``, in that order.
+
+        ``indices``: whole numbers [M], negative ones from the end. Raises :class:`BadInput` for
+        others, and for one that is out of range.
+        """
+        chosen = _indices(indices, len(self)).to(self.labels.device)
         images = self.images.permute(0, 2, 3, 1)[chosen].permute(0, 3, 1, 2)
         return replace(self, images=images, labels=self.labels[chosen])
 
     def blocks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (images, labels) in order, ``size`` at a time; the last block may be smaller."""
-        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
+        """Return (images, labels) in order, ``size`` at a time; the last block may be smaller."""
+        size = whole_number("size", size, 1, MAX_SEED)
+        return zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NormalisedSplit(Split):
     """A normalised split holds images as a caller's own loop feeds them to the network.
 
@@ -113,6 +135,22 @@ class NormalisedSplit(Split):
         _check_labels(self.labels, self.images)
         if self.images.dtype != torch.float32:
             raise BadInput(f"images: {_dtype(self.images)} instead of float32; give images.float()")
+
+
+def _indices(indices: object, count: int) -> torch.Tensor:
+    try:
+        array = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
+        array = array.astype(np.int64) if array.size == 0 or array.dtype.kind in "iu" else array
+    except Exception:  # noqa: BLE001  a list in itself, or the caller's own object
+        array = np.array(None)
+    if array.ndim != 1 or array.dtype != np.int64:
+        raise BadInput(f"indices: must be whole numbers, such as [0, 5, 7], got {shown(indices)}")
+    if array.size and not -count <= array.min() <= array.max() < count:
+        raise BadInput(
+            f"indices: from {array.min()} to {array.max()}; the split has {count} images, numbered "
+            f"from 0 to {count - 1}"
+        )
+    return torch.from_numpy(array)
 
 
 def _check_images(images: object) -> None:

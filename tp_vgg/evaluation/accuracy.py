@@ -22,6 +22,12 @@ class Accuracy:
     low: float
     high: float
 
+    def __repr__(self) -> str:
+        return (
+            f"<Accuracy: {self.accuracy:.2f} % [{self.low:.2f}, {self.high:.2f}], "
+            f"{self.correct:,} of {self.n:,} images>"
+        )
+
     @classmethod
     def of(cls, correct: int, n: int) -> Accuracy:
         """Compute the accuracy and its interval for ``correct`` of ``n`` images."""

@@ -107,7 +107,7 @@ class Images:
         if isinstance(self.source, Sized):
             try:
                 return len(self.source)
-            except TypeError:  # a DataLoader of an IterableDataset
+            except Exception:  # noqa: BLE001  a DataLoader of an IterableDataset has no length
                 pass
         return sum(1 for _ in self._read())
 
@@ -180,8 +180,8 @@ def _check_loader(name: str, images: object) -> None:
         raise BadInput(f"{got}; give its labels too: (images, labels)")
     if isinstance(images, Iterator):
         raise BadInput(f"{got}, which can be read only once; give a list of the batches")
-    if isinstance(images, str | bytes | Mapping | torch.nn.Module) or not hasattr(
-        images, "__iter__"
+    if isinstance(images, str | bytes | Mapping | torch.nn.Module) or not isinstance(
+        images, Iterable
     ):
         raise BadInput(got)
 

@@ -18,11 +18,11 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Until then its bytes are in ``NAME.*.partial`` in the same directory. If anything goes wrong,
     ``path`` stays as it was and the error is raised. Missing directories are created. Raises
-    :class:`BadInput` if ``path`` is a directory.
+    :class:`BadInput` if ``path`` is a directory, or lies below a file.
     """
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)
     try:
@@ -39,6 +39,14 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             # torch.save fails in its own clean-up and so hides the disk's error.
             raise error.__context__ from None
         raise
+
+
+def make_directory(directory: Path) -> None:
+    """Make ``directory`` and those above it; raise :class:`BadInput` if one of them is a file."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadInput(f"{directory}: is not a directory; give a path in one") from None
 
 
 def rename(source: Path, target: Path) -> None:

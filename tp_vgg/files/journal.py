@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.atomic import sync_directory
+from tp_vgg.files.atomic import make_directory, sync_directory
+
+_BEGIN = b'{"key"'
+"""The first bytes of every journal."""
 
 
 def parked_path(path: Path, key: str) -> Path:
@@ -42,7 +45,7 @@ class Journal:
         if path.is_file():
             os.truncate(path, intact_bytes)
         if not intact_bytes:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             self.append({"key": key})
             sync_directory(path.parent)
 
@@ -50,6 +53,14 @@ class Journal:
     def key_of(path: Path) -> str | None:
         """Return the key of the journal at ``path``; None if there is no journal."""
         return _read_lines(path)[0]
+
+    @staticmethod
+    def is_other(path: Path) -> bool:
+        """Return True if a file lies at ``path`` that no journal began, whole or torn."""
+        if not path.is_file() or Journal.key_of(path) is not None:
+            return False
+        start = path.read_bytes()[: len(_BEGIN)]
+        return start != _BEGIN[: len(start)]
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Append ``entries``; they are on the disk when this returns."""

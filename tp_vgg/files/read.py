@@ -14,23 +14,37 @@ MAX_JSON = 64 << 20
 """Size limit of a JSON file in bytes; the record of a long sweep has some thousands."""
 _MAX_DEPTH = 20
 """Limit on the levels of nesting in a JSON file; the innermost values count as a level."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+"""Limits of Linux in bytes, of one part of a path and of the whole."""
 
 
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     """Return ``path`` as a :class:`Path`, which an empty text must not become: that would be ".".
 
     Raises :class:`BadInput`, which calls it ``name``, if it is not a path, is empty or blank, or
-    holds a NUL byte.
+    holds what no file's name can: a NUL byte, a lone surrogate, a part of over 255 bytes.
     """
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+    text = None
+    try:
+        if isinstance(path, str | os.PathLike):
+            text = os.fspath(path)
+        raw = os.fsencode(text) if isinstance(text, str) else b""
+    except UnicodeEncodeError:
+        raw = b"\0"
+    except Exception:  # noqa: BLE001  it may be the caller's code
+        text = None
+    if not isinstance(text, str):
         raise BadInput(f"{name}: {shown(path)} is not a path; give the name of a file or directory")
-    text = os.fspath(path)
-    if not text.strip() or "\0" in text:
-        raise BadInput(
-            f"{name}: {'is empty' if not text.strip() else 'holds a NUL byte'}; "
-            "give the name of a file or directory"
-        )
-    return Path(path)
+    fault = ""
+    if not text.strip():
+        fault = "is empty"
+    elif b"\0" in raw:
+        fault = "holds a NUL byte" if "\0" in text else f"{shown(text)} is no name of a file"
+    elif len(raw) > _LONGEST_PATH or max(map(len, raw.split(b"/"))) > _LONGEST_NAME:
+        fault = f"{shown(text)} is too long for the name of a file"
+    if fault:
+        raise BadInput(f"{name}: {fault}; give the name of a file or directory")
+    return Path(text)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -13,7 +13,14 @@ from typing import Any, cast
 import torch
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.checks import plain_number, sequence, text, type_name, whole_number
+from tp_vgg.files.checks import (
+    mapping,
+    plain_number,
+    sequence,
+    text,
+    true_or_false,
+    whole_number,
+)
 from tp_vgg.latency.probes import busy_of, free_memory_after_case, steps_of
 from tp_vgg.latency.schedule import BenchmarkSettings, arithmetic
 from tp_vgg.latency.table import (
@@ -38,6 +45,8 @@ from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network
 from tp_vgg.network.plain_copy import plain_copy
 
+MOST_TRIALS, MOST_THREADS = 100_000, 4096
+"""Largest numbers that are taken for meant."""
 _BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} cases [{elapsed}]"
 
 
@@ -67,9 +76,7 @@ def measure_latency(
     there are no models or they take images of different sizes, for a model that its spec does not
     describe, and for an unknown mode, dtype or device, or a number out of range.
     """
-    if not isinstance(device, str | torch.device):
-        raise BadInput(f"device: must be auto, cpu, cuda or cuda:N, got {type_name(device)}")
-    chosen_device = pick_device(str(device))
+    chosen_device = pick_device(device)
     cases = cases_of(
         sequence("modes", modes, "['eager']", text("modes")),
         sequence("dtypes", dtypes, "['fp32']", text("dtypes")),
@@ -78,9 +85,11 @@ def measure_latency(
         else sequence("batch_sizes", batch_sizes, "[1, 64]", plain_number),
     )
     blocks = plain_number(trials)
-    if blocks is not None and type(blocks) is not int:
-        whole_number("trials", blocks, FEWEST_TRIALS)
-    cores = None if threads is None else whole_number("threads", threads, 1)
+    if blocks is not None and (type(blocks) is not int or blocks > MOST_TRIALS):
+        whole_number("trials", blocks, FEWEST_TRIALS, MOST_TRIALS)
+    cores = None if threads is None else whole_number("threads", threads, 1, MOST_THREADS)
+    true_or_false("probes", probes)
+    true_or_false("quiet", quiet)
     settings = BenchmarkSettings(cases, blocks, probes=probes)
     networks = _checked_models(models)
     return measure(networks, settings, TimingDevice.of(chosen_device, cores), quiet=quiet)
@@ -91,22 +100,18 @@ def _checked_models(models: Mapping[str, Network]) -> dict[str, Network]:
 
     Raises :class:`BadInput` for anything that is not a network with the modules of its spec.
     """
-    if not isinstance(models, Mapping):
-        raise BadInput(
-            f"models: must map names to networks, such as {{'dense': model}}, "
-            f"got {type_name(models)}"
-        )
+    must = "models: must map names to networks, such as {'dense': model}"
     networks: dict[str, Network] = {}
-    for name, model in models.items():
+    for name, model in mapping(must, models).items():
         text("models: the names")(name)
-        where = f"models: {name}"
+        where = f"models: {name[:80]}"
         network = network_of(model, where)
         if has_masks(network):
             network = cast(Network, plain_copy(network))
         networks[name] = unmasked_network(network, where, dtype="any")
     check_models(networks)
     for name, network in networks.items():
-        check_built(network, f"models: {name}")
+        check_built(network, f"models: {name[:80]}")
     return networks
 
 

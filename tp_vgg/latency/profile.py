@@ -44,6 +44,12 @@ class Staircase:
     environment: dict[str, str | int | None]
     points: tuple[Timed, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"<Staircase: {len(self.layers)} convs, {len(self.points)} times, {self.dtype}, batch "
+            f"{self.batch_size}, on {str(self.environment.get('device'))[:40]}>"
+        )
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Return the names of the timed convs, in the network's order."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
 
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, first_of, shown
 from tp_vgg.files.schema import typed
 from tp_vgg.stats import median_interval, quartiles
 
@@ -69,7 +69,9 @@ class BenchmarkCase:
             if value not in known:
                 raise BadInput(f"--{name}: {str(value)[:40]!a} is not one of {', '.join(known)}")
         if type(self.batch_size) is not int or not 1 <= self.batch_size <= MAX_BATCH:
-            raise BadInput(f"--batch-sizes: {self.batch_size!r}: must be from 1 to {MAX_BATCH}")
+            raise BadInput(
+                f"--batch-sizes: {shown(self.batch_size)}: must be from 1 to {MAX_BATCH}"
+            )
 
     @property
     def label(self) -> str:
@@ -164,6 +166,15 @@ class LatencyRow:
     seconds: tuple[float, ...] = ()
     """Time of one forward pass in seconds, one value per block."""
 
+    def __repr__(self) -> str:
+        about = f"<LatencyRow {shown(self.model)}: {self.case.label}: "
+        if self.median_ms is None or self.speedup is None:
+            return f"{about}{self.verdict}: {'; '.join(self.reasons)[:120]}>"
+        return (
+            f"{about}{self.median_ms:.3g} ms, speed-up {self.speedup:.2f} "
+            f"[{self.speedup_low:.2f}, {self.speedup_high:.2f}]: {self.verdict}>"
+        )
+
     @property
     def case(self) -> BenchmarkCase:
         """Return the mode, dtype and batch size of the row."""
@@ -225,6 +236,16 @@ class Latency:
     * ``command``: the command line.
     """
     rows: tuple[LatencyRow, ...]
+
+    def __repr__(self) -> str:
+        def values(name: str) -> str:
+            return first_of([*dict.fromkeys(str(getattr(row, name)) for row in self.rows)], 4)
+
+        return (
+            f"<Latency: {len(self.rows)} rows on {str(self.environment.get('device'))[:40]}; "
+            f"models {first_of([*map(shown, self.models)], 2)}; modes {values('mode')}; dtypes "
+            f"{values('dtype')}; batch sizes {values('batch_size')}>"
+        )
 
     def of_model(self, sha256: str) -> tuple[LatencyRow, ...]:
         """Return the rows of the checkpoint file with this SHA-256."""

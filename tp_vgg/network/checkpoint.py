@@ -16,11 +16,12 @@ from torch import nn
 
 from tp_vgg.errors import BadInput, shown
 from tp_vgg.files.atomic import write_atomic
+from tp_vgg.files.checks import triple, whole_number
 from tp_vgg.files.other_formats import HEAD, other_format
 from tp_vgg.files.read import as_path
 from tp_vgg.files.torch_archive import read_archive
 from tp_vgg.machine.environment import versions
-from tp_vgg.network.doors import network_of
+from tp_vgg.network.doors import checked_kept, network_of
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.network import Network
 from tp_vgg.network.plain_copy import plain_copy, unwrapped
@@ -29,9 +30,8 @@ from tp_vgg.network.safetensors_format import from_file, to_bytes
 from tp_vgg.network.same_logits import check_same_logits
 from tp_vgg.network.spec import Spec
 from tp_vgg.network.state_dict import checked_tensors, dtype_notes, filled_network
-from tp_vgg.network.torchvision_weights import from_state_dict, refuse_contradiction, triple
+from tp_vgg.network.torchvision_weights import from_state_dict, refuse_contradiction
 from tp_vgg.network.vgg.rebuild import described, named_tensors
-from tp_vgg.network.vgg.spec import MAX_WIDTH
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,8 @@ def load(
     Raises :class:`BadInput`, which names the file and the fault.
     """
     path = as_path(path)
+    if image_size is not None:
+        image_size = whole_number("image_size", image_size, 32, 1024)
     if (mean is None) != (std is None):
         missing = "mean" if mean is None else "std"
         raise BadInput(f"{missing}: missing; give both mean and std (--mean, --std)")
@@ -185,6 +187,8 @@ def load(
         )
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: can't be read ({error.strerror}); give another file") from None
 
 
 def is_foreign(model: Network) -> bool:
@@ -261,7 +265,7 @@ def _from_checkpoint(raw: dict[str, Any]) -> Network:
     if notes:
         meta = {**meta, "notes": [*meta.get("notes", []), *notes]}
     model = filled_network(spec, checked_tensors(state), meta)
-    model.kept = _checked_kept(raw["kept"], spec, meta)
+    model.kept = checked_kept(raw["kept"], spec, meta)
     return model
 
 
@@ -274,29 +278,3 @@ def _check_triple(name: str, value: object) -> None:
         raise BadInput(f"meta: {name}: must be a list of three finite floats")
     if name == "std" and min(value) <= 0:
         raise BadInput("meta: std: must be positive")
-
-
-def _checked_kept(kept: object, spec: Spec, meta: Mapping[str, Any]) -> dict[str, list[int]]:
-    if not isinstance(kept, dict):
-        raise BadInput("kept: must be an object")
-    dense = meta.get("dense_widths", {})
-    if not isinstance(dense, dict):
-        raise BadInput("meta: dense_widths: must be an object")
-    for layer, indices in kept.items():
-        width = spec.prunable.get(layer) if isinstance(layer, str) else None
-        limit = dense.get(layer, MAX_WIDTH)
-        if width is None or type(limit) is not int:
-            raise BadInput(
-                f"kept: {ascii(layer)[:80]}: "
-                f"not a prunable layer of {spec.arch} with the {spec.head} head"
-            )
-        valid = (
-            isinstance(indices, list)
-            and len(indices) == width
-            and all(type(i) is int and 0 <= i < limit for i in indices)
-        )
-        if not valid or indices != sorted(set(indices)):
-            raise BadInput(
-                f"kept: {layer}: must be {width} sorted, unique channel indices below {limit}"
-            )
-    return kept

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,9 +15,11 @@ from tp_vgg.network.families import empty_network
 from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network
 from tp_vgg.network.plain_copy import inner_name, plain_copy
+from tp_vgg.network.plain_meta import plain_kept
 from tp_vgg.network.same_logits import check_same_logits
 from tp_vgg.network.spec import Spec
 from tp_vgg.network.vgg.rebuild import described
+from tp_vgg.network.vgg.spec import MAX_WIDTH
 
 UNMASK = (
     "remove them first: torch.nn.utils.prune.remove(module, name) keeps the zeros, "
@@ -45,8 +48,11 @@ def network_of(model: object, name: str = "model") -> Network:
             raise BadInput(
                 f"{name}: has no .{attribute}; make the network with tp_vgg.build or tp_vgg.load"
             )
-    if not isinstance(model.meta, dict) or not hasattr(model.spec, "to_dict"):
+    described_by_spec = hasattr(model.spec, "to_dict") and not isinstance(model.spec, type)
+    if not isinstance(model.meta, dict) or not described_by_spec:
         raise BadInput(f"{name}: .meta must be a dict and .spec a tp_vgg.VGGSpec")
+    if not isinstance(model.kept, Mapping):
+        raise BadInput(f"{name}: kept: must be an object, got {type_name(model.kept)}")
     return model
 
 
@@ -84,6 +90,44 @@ def _check_tensors(network: Network, name: str, dtype: str = "float32") -> None:
                 f"{name}: {tensor_name}: {str(value.dtype).removeprefix('torch.')}; "
                 "give the model in float32: model.float()"
             )
+
+
+def check_kept(network: Network, name: str = "model") -> None:
+    """Raise :class:`BadInput` unless ``network.kept`` is what a pruning left there."""
+    try:
+        checked_kept(plain_kept(network.kept), network.spec, network.meta)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}; model.kept = {{}} starts anew") from None
+
+
+def checked_kept(kept: object, spec: Spec, meta: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return ``kept`` if it has sorted indices of the channels of ``spec``'s layers.
+
+    They are below the dense widths in ``meta``. Raises :class:`BadInput` otherwise.
+    """
+    if not isinstance(kept, dict):
+        raise BadInput("kept: must be an object")
+    dense = meta.get("dense_widths", {})
+    if not isinstance(dense, dict):
+        raise BadInput("meta: dense_widths: must be an object")
+    for layer, indices in kept.items():
+        width = spec.prunable.get(layer) if isinstance(layer, str) else None
+        limit = dense.get(layer, MAX_WIDTH)
+        if width is None or type(limit) is not int:
+            raise BadInput(
+                f"kept: {ascii(layer)[:80]}: "
+                f"not a prunable layer of {spec.arch} with the {spec.head} head"
+            )
+        valid = (
+            isinstance(indices, list)
+            and len(indices) == width
+            and all(type(i) is int and 0 <= i < limit for i in indices)
+        )
+        if not valid or indices != sorted(set(indices)):
+            raise BadInput(
+                f"kept: {layer}: must be {width} sorted, unique channel indices below {limit}"
+            )
+    return kept
 
 
 def check_built(network: Network, name: str = "model") -> None:

@@ -9,11 +9,10 @@ from torch import nn
 
 from tp_vgg.data.split import CIFAR10_MEAN, CIFAR10_STD
 from tp_vgg.errors import BadInput
-from tp_vgg.files.checks import type_name, whole_number
+from tp_vgg.files.checks import triple, type_name, whole_number
 from tp_vgg.network.checkpoint import checkpoint_of
 from tp_vgg.network.network import Network
 from tp_vgg.network.plain_copy import unwrapped
-from tp_vgg.network.torchvision_weights import triple
 
 
 def from_torchvision(

@@ -61,7 +61,7 @@ class Spec(Protocol):
     def with_widths(self, widths: Mapping[str, int]) -> Self:
         """Return a copy in which the named prunable layers have the given widths.
 
-        Raises :class:`KeyError` if a name is not that of a prunable layer.
+        Raises :class:`BadInput` if a name is not that of a prunable layer.
         """
         ...
 

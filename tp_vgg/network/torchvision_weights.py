@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from tp_vgg.data.split import CIFAR10_MEAN, CIFAR10_STD
-from tp_vgg.errors import BadInput, WorkFailed, shown
+from tp_vgg.errors import BadInput, WorkFailed
+from tp_vgg.files.checks import triple
 from tp_vgg.network.foreign import foreign_vgg
 from tp_vgg.network.network import Meta, Network
 from tp_vgg.network.state_dict import filled_network
@@ -141,19 +142,6 @@ def _close(own: Any, given: Any) -> bool:
     if isinstance(own, list) and isinstance(given, list):
         return all(isclose(a, b, rel_tol=1e-6) for a, b in zip(own, given, strict=True))
     return bool(own == given)
-
-
-def triple(name: str, value: Sequence[float], *, positive: bool = False) -> list[float]:
-    """Return three finite numbers as floats; raises :class:`BadInput` for anything else."""
-    try:
-        numbers = [] if isinstance(value, str | bytes) else [float(number) for number in value]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != 3 or not all(abs(number) < 1e6 for number in numbers):
-        raise BadInput(f"{name}: must be three finite numbers, got {shown(value)}")
-    if positive and min(numbers) <= 0:
-        raise BadInput(f"{name}: must be three numbers above 0, got {shown(value)}")
-    return numbers
 
 
 def _listed(value: Any) -> str:

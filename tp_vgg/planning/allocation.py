@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tp_vgg.errors import first_of
 from tp_vgg.files.schema import typed
 from tp_vgg.planning.budget import BudgetKind
 from tp_vgg.pruning.criteria import Kind
@@ -60,6 +61,17 @@ class Prediction:
     nothing of the error of the prediction."""
     drop_high: float | None = None
     """Upper end of that interval."""
+
+    def __repr__(self) -> str:
+        ends = ""
+        if self.drop_low is not None and self.drop_high is not None:
+            ends = f" [{self.drop_low:.2f}, {self.drop_high:.2f}]"
+        latency = "" if self.latency_share is None else f", latency {self.latency_share:.2f}×"
+        zeros = f", sparsity {self.sparsity:.2f}" if self.sparsity else ""
+        return (
+            f"<Prediction: drop {self.drop:.2f}{ends} points, accuracy {self.accuracy:.2f} %, "
+            f"params {self.params_share:.2f}×, MACs {self.macs_share:.2f}×{latency}{zeros}>"
+        )
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,14 @@ class PlanResult:
 
     The plan is then the one that keeps most MACs among those whose drop the sweep's images can't
     tell from it. ``None`` in plans of older versions, which took the smallest drop."""
+
+    def __repr__(self) -> str:
+        budget = ", ".join(f"{name}={value:g}" for name, value in self.budget.items())
+        layers = [f"{row.layer} {row.ratio:g}" for row in self.layers if row.ratio]
+        return (
+            f"<PlanResult: {self.kind}, budget {budget}: {self.prediction!r}; .ratios: "
+            f"{first_of(layers) or 'none'}>"
+        )
 
     @property
     def ratios(self) -> dict[str, float]:

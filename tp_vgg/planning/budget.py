@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import plain_number, type_name
+from tp_vgg.files.checks import mapping, plain_number
 from tp_vgg.pruning.criteria import Kind
 
 BudgetKind = Literal["macs", "params", "latency", "drop", "sparsity"]
@@ -23,15 +23,12 @@ def read_budget(values: Mapping[str, float], kind: Kind) -> dict[BudgetKind, flo
     is the smallest fraction of zeros, in [0, 1). ``sparsity`` is only for unstructured pruning,
     ``latency`` only for structured. Raises :class:`BadInput` for anything else.
     """
-    if not isinstance(values, Mapping):
-        raise BadInput(
-            f"--budget: must be an object such as {{'macs': 0.5}}, got {type_name(values)}"
-        )
-    if not values:
+    entries = mapping("--budget: must be an object such as {'macs': 0.5}", values)
+    if not entries:
         raise BadInput("--budget: give one, such as macs=0.5")
     checked: dict[BudgetKind, float] = {}
-    for name, value in values.items():
-        if name not in BUDGETS:
+    for name, value in entries.items():
+        if not isinstance(name, str) or name not in BUDGETS:
             raise BadInput(f"--budget: {shown(name)} is not one of {', '.join(BUDGETS)}")
         value = plain_number(value)
         if (

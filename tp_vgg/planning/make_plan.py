@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tp_vgg.errors import BadInput
-from tp_vgg.files.checks import plain_number, type_name, whole_number
+from tp_vgg.files.checks import MAX_MULTIPLE, mapping, text, type_name, whole_number
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.planning.allocation import LeastDrop, PlanResult
 from tp_vgg.planning.budget import BudgetKind, read_budget
@@ -84,10 +84,18 @@ def make_plan(
     """
     if not isinstance(table, Sensitivity):
         raise BadInput(f"table: must be the result of tp_vgg.sweep, got {type_name(table)}")
-    round_to = plain_number(round_to)
-    if type(round_to) is not int:
-        whole_number("--round-to", round_to, 1)
-    request = _Request(table, read_budget(budget, table.kind), round_to, profile, dict(sweep or {}))
+    if profile is not None and not isinstance(profile, Staircase):
+        raise BadInput(
+            f"profile: must be the times of `benchmark --profile`, got {type_name(profile)}; read "
+            "them with tp_vgg.latency.profile.Staircase.from_dict(json.loads(text))"
+        )
+    multiple = whole_number("--round-to", round_to, 1, MAX_MULTIPLE)
+    notes = (
+        {} if sweep is None else mapping("sweep: must be an object such as {'split': 'val'}", sweep)
+    )
+    for name in notes:
+        text("sweep: the names")(name)
+    request = _Request(table, read_budget(budget, table.kind), multiple, profile, notes)
     cheapest = _cheapest(request)
     if cheapest.objective != "drop":
         return _plan_result(request, cheapest, cheapest.solution.choice)

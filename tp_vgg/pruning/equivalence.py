@@ -35,6 +35,12 @@ class EquivalenceCheck:
     scale: float
     """Largest absolute logit of the unpruned network in fp64, max |logit|."""
 
+    def __repr__(self) -> str:
+        return (
+            f"<EquivalenceCheck: {'holds' if self.holds else 'fails'}, logits up to "
+            f"{self.scale:.3g} differ by {self.difference:.1g} over {self.images} images>"
+        )
+
     @property
     def holds(self) -> bool:
         """Return True if the difference is at most 1e-9 of the scale."""

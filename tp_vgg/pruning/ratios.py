@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import choice, plain_number, sequence, type_name
+from tp_vgg.errors import BadInput, first_of, shown
+from tp_vgg.files.checks import choice, mapping, plain_number, sequence, type_name
 from tp_vgg.files.fingerprint import text_fingerprint
 from tp_vgg.files.read import as_path, read_json
 from tp_vgg.network.spec import Spec, conv_names
@@ -36,6 +36,10 @@ class Plan:
     source: str
     """Name of the plan in messages: its file, or the option that gave one value for all layers."""
 
+    def __repr__(self) -> str:
+        values = [f"{_shown(layer)} {value:g}" for layer, value in self.values.items()]
+        return f"<Plan {shown(self.source)}: {len(values)} layers: {first_of(values, 4)}>"
+
     @classmethod
     def of(cls, values: Mapping[str, float], source: str) -> Plan:
         """Make a plan from a mapping of layer names to fractions.
@@ -43,12 +47,8 @@ class Plan:
         Scalars of NumPy and torch are numbers too. Raises :class:`BadInput` if a value is not a
         number in [0, 1).
         """
-        if not isinstance(values, Mapping):
-            raise BadInput(
-                f'{source}: must be an object such as {{"features.0": 0.3}}, '
-                f"got {type_name(values)}"
-            )
-        for layer in values:
+        entries = mapping(f'{source}: must be an object such as {{"features.0": 0.3}}', values)
+        for layer in entries:
             if not isinstance(layer, str):
                 raise BadInput(
                     f"{source}: {shown(layer)}: {type_name(layer)}, not the name of a layer such "
@@ -57,7 +57,7 @@ class Plan:
         return cls(
             {
                 layer: fraction(f"{source}: {_shown(layer)}", value)
-                for layer, value in values.items()
+                for layer, value in entries.items()
             },
             source,
         )
@@ -179,7 +179,7 @@ def resolve(plan: Plan, spec: Spec, round_to: int = 1) -> Spec:
                 f"{plan.source}: {layer}: ratio {ratio:g} would remove all {width} channels; "
                 "give a smaller one"
             )
-        targets[layer] = min(width, math.ceil(kept / round_to) * round_to)
+        targets[layer] = min(width, -(-kept // round_to) * round_to)
     return spec.with_widths(targets)
 
 
@@ -201,8 +201,7 @@ def unremoved_note(plan: Plan, spec: Spec, target: Spec, round_to: int = 1) -> s
         else "their ratios are below half a channel"
     )
     if any(target.prunable[layer] < width for layer, width in spec.prunable.items()):
-        names = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
-        return f"no channel is removed from {names}: {reason}" if kept else ""
+        return f"no channel is removed from {first_of(kept)}: {reason}" if kept else ""
     if not any(plan.values.values()):
         reason = "every ratio is 0" if plan.values else "it names no layer"
     return f"{plan.source}: no channel is removed: {reason}"

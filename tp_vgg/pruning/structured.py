@@ -7,15 +7,22 @@ Nothing else in tp_vgg imports torch_pruning.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from tp_vgg.errors import BadInput, WorkFailed
-from tp_vgg.files.checks import choice, whole_number
-from tp_vgg.network.doors import UNMASK, check_built, network_of, unmasked_network
+from tp_vgg.errors import BadInput, WorkFailed, first_of
+from tp_vgg.files.checks import (
+    MAX_MULTIPLE,
+    MAX_SEED,
+    choice,
+    plain_number,
+    type_name,
+    whole_number,
+)
+from tp_vgg.network.doors import UNMASK, check_built, check_kept, network_of, unmasked_network
 from tp_vgg.network.masks import has_masks
 from tp_vgg.network.network import Network, prunable_layers, realised_spec
 from tp_vgg.network.spec import Spec, narrowed
@@ -38,6 +45,16 @@ class PruneResult:
     """Sorted indices of each pruned layer's kept channels, as numbered just before the call."""
     proof: EquivalenceCheck
     """The equivalence check of the pruned model, which held (the field keeps its first name)."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Number of channels of each pruned layer just before the call."""
+
+    def __repr__(self) -> str:
+        layers = [
+            f"{name} {len(indices)} of {self.widths.get(name, '?')} channels"
+            for name, indices in self.kept.items()
+        ]
+        kept = f"kept {first_of(layers, 4)}" if layers else "nothing removed"
+        return f"<PruneResult: {kept}; {self.proof!r}>"
 
 
 def prune_structured(
@@ -60,11 +77,18 @@ def prune_structured(
     gradients without any.
     """
     choice("importance", importance, CRITERIA)
+    if isinstance(plain_number(ratios), int | float):
+        raise BadInput(
+            'ratios: must be an object such as {"features.0": 0.5}, one ratio per layer, got '
+            f"{type_name(plain_number(ratios))}; for all convs alike, give "
+            "dict.fromkeys(model.spec.conv_names, 0.5)"
+        )
     plan = ratios if isinstance(ratios, Plan) else Plan.of(ratios, "ratios")
-    seed = whole_number("seed", seed, 0)
-    multiple = whole_number("round_to", round_to, 1)
+    seed = whole_number("seed", seed, 0, MAX_SEED)
+    multiple = whole_number("round_to", round_to, 1, MAX_MULTIPLE)
     target = resolve(plan, network_of(model).spec, multiple)
     unmasked_network(model)
+    check_kept(model)
     check_importance(importance, model.spec, plan.values)
     _check_gradients(model, importance, list(plan.values))
     check_built(model)
@@ -100,7 +124,7 @@ def prune_channels(
             f"{EQUIVALENCE_TOLERANCE:g} of the largest logit, {check.scale:.3g}); nothing is saved"
         )
     _record_kept(model, before, kept)
-    return PruneResult(kept, check)
+    return PruneResult(kept, check, {name: before.prunable[name] for name in kept})
 
 
 def remove_channels(

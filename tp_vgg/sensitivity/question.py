@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from tp_vgg.errors import BadInput
-from tp_vgg.files.checks import choice, sequence, text, whole_number
+from tp_vgg.errors import BadInput, shown
+from tp_vgg.files.checks import MAX_SEED, choice, sequence, text, whole_number
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA, Kind, check_importance
 from tp_vgg.pruning.ratios import fraction, removals
@@ -66,7 +66,7 @@ class SweepQuestion:
         choice("importance", importance, CRITERIA)
         names = None
         if isinstance(layers, str):
-            raise BadInput(f"layers: {layers!r} is one name; give a list of names")
+            raise BadInput(f"layers: {shown(str(layers))} is one name; give a list of names")
         if layers is not None:
             names = sequence("layers", layers, "['features.0', 'features.4']", text("layers"))
         fractions = sequence("levels", levels, "[0.1, 0.5, 0.9]", lambda level: level)
@@ -76,7 +76,7 @@ class SweepQuestion:
             names,
             importance,
             repair,
-            whole_number("seed", seed, 0),
+            whole_number("seed", seed, 0, MAX_SEED),
             precision,
         )
 

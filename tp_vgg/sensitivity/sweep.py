@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tp_vgg.data.split import Split
+from tp_vgg.data.split import Normalisation, Split
+from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.evaluation.images import Images, Labelled
+from tp_vgg.files.checks import true_or_false
 from tp_vgg.files.journal import Journal
 from tp_vgg.files.read import as_path
 from tp_vgg.machine.distributed import ALONE, Ranks
@@ -76,7 +78,11 @@ def sweep(
     network = network_of(model)
     question.removed(network.spec)
     place = None if journal is None else as_path(journal, "journal")
+    if place is not None and Journal.is_other(place):
+        raise BadInput(f"journal: {place}: is not a journal of a sweep; give another name")
+    true_or_false("quiet", quiet)
     unmasked_network(network)
+    Normalisation.of(network.meta)
     images = Images.of("split", split, network)
     sample = None
     if recalibrate is not None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tp_vgg.errors import BadInput, first_of
 from tp_vgg.evaluation.accuracy import Accuracy, check_counts
+from tp_vgg.files.checks import choice, type_name
 from tp_vgg.files.schema import typed
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
@@ -59,6 +61,13 @@ class Point:
     """Upper end of that interval."""
     redone: int
     """Images classified again in fp32 because bf16 was too close to call; 0 if not screened."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Point {self.layer} at {self.ratio:g}: accuracy {self.accuracy:.2f} % "
+            f"[{self.low:.2f}, {self.high:.2f}], drop {self.drop:.2f} "
+            f"[{self.drop_low:.2f}, {self.drop_high:.2f}] points, {self.removed:,} removed>"
+        )
 
     @classmethod
     def of(
@@ -114,6 +123,17 @@ class Sensitivity:
     recalibrated: bool = False
     """Whether batch norm behind the pruned layer was recalibrated at every point."""
 
+    def __repr__(self) -> str:
+        levels = [f"{level:g}" for level in sorted({point.ratio for point in self.points})]
+        span = f"{levels[0]} to {levels[-1]}" if len(levels) > 1 else first_of(levels)
+        worst = max(self.points, key=lambda point: point.drop, default=None)
+        return (
+            f"<Sensitivity: {self.kind}, {self.importance}, {self.precision}: {len(self.layers)} "
+            f"layers at {len(levels)} levels ({span}), largest drop "
+            f"{f'{worst.drop:.2f} points ({worst.layer} at {worst.ratio:g})' if worst else 'none'};"
+            f" dense {self.baseline!r}>"
+        )
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Return the names of the swept layers, in network order."""
@@ -128,14 +148,20 @@ class Sensitivity:
         return {row.name: row.weights for row in spec.rows if row.name in spec.prunable}
 
     def of_layer(self, layer: str) -> tuple[Point, ...]:
-        """Return the points of one layer, by rising ratio."""
+        """Return the points of one layer, by rising ratio.
+
+        Raises :class:`BadInput` for a layer that was not swept.
+        """
+        choice("layer", layer, self.layers)
         return tuple(point for point in self.points if point.layer == layer)
 
     def cost_removed(self, point: Point) -> tuple[float, float]:
         """Return the fractions of the network's (MACs, params) that the point removes, in [0, 1].
 
-        A zeroed weight counts as removed.
+        A zeroed weight counts as removed. Raises :class:`BadInput` for what is no point.
         """
+        if not isinstance(point, Point):
+            raise BadInput(f"point: must be one of .points, got {type_name(point)}")
         spec = spec_from_dict(self.spec)
         if self.kind == "structured":
             left = spec.with_widths({point.layer: spec.prunable[point.layer] - point.removed})

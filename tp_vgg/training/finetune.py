@@ -15,7 +15,7 @@ from tp_vgg.data.split import Normalisation, NormalisedSplit, Split
 from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.evaluation.evaluate import hits
 from tp_vgg.evaluation.images import Images, Labelled
-from tp_vgg.files.checks import choice, number, true_or_false, whole_number
+from tp_vgg.files.checks import MAX_SEED, choice, number, true_or_false, whole_number
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32, pick_precision
 from tp_vgg.network.doors import runnable_network
@@ -30,6 +30,8 @@ from tp_vgg.training.update import Update
 
 BATCH_SIZE = 128
 """Images per step of a split or a pair, by default."""
+MOST = 1_000_000
+"""Largest number of an option that is taken for meant."""
 Schedule = Literal["triangular", "one-cycle"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -79,16 +81,18 @@ def finetune(
     """
     network = runnable_network(model)
     recipe = Recipe(
-        epochs=whole_number("epochs", epochs, 1),
+        epochs=whole_number("epochs", epochs, 1, MOST),
         lr=(0.02 if network.spec.batch_norm else 0.005)
         if lr is None
         else number("lr", lr, 0, above=True),
-        batch_size=BATCH_SIZE if batch_size is None else whole_number("batch_size", batch_size, 1),
+        batch_size=BATCH_SIZE
+        if batch_size is None
+        else whole_number("batch_size", batch_size, 1, MOST),
         schedule=schedule,
         label_smoothing=number("label_smoothing", label_smoothing, 0, 1),
-        seed=whole_number("seed", seed, 0),
+        seed=whole_number("seed", seed, 0, MAX_SEED),
         distill_weight=number("distill_weight", distill_weight, 0, 1),
-        distill_temperature=number("distill_temperature", distill_temperature, 0, above=True),
+        distill_temperature=number("distill_temperature", distill_temperature, 0, MOST, above=True),
     )
     choice("schedule", schedule, get_args(Schedule))
     choice("precision", precision, get_args(Precision))

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import plain_number
+from tp_vgg.files.checks import choice, mapping, plain_number
 from tp_vgg.network.layers import LayerRow
 
 Head = Literal["torchvision", "linear"]
@@ -63,7 +63,7 @@ class VGGSpec:
             try:
                 # A generator may not end.
                 numbers = tuple(plain_number(number) for number in islice(value, MAX_WIDTH))
-            except TypeError:
+            except Exception:  # noqa: BLE001  it may be the caller's code
                 raise BadInput(
                     f"spec: {name}: must be a list of integers, got {shown(value)}"
                 ) from None
@@ -83,7 +83,7 @@ class VGGSpec:
                 _check_int(f"{name}", width, 1, MAX_WIDTH)
         _check_int("num_classes", self.num_classes, 1, MAX_WIDTH)
         _check_int("image_size", self.image_size, 32, 1024)
-        if self.pool not in (1, 7) or isinstance(self.pool, bool):
+        if type(self.pool) is not int or self.pool not in (1, 7):
             raise BadInput(f"spec: pool: must be 1 or 7, got {shown(self.pool)}")
 
     @classmethod
@@ -100,10 +100,8 @@ class VGGSpec:
         ``pool=7`` gives torchvision's unfolded head; the linear head's pool is always 1. Raises
         :class:`BadInput` for an unknown ``arch`` or ``head``.
         """
-        if arch not in ARCHS:
-            raise BadInput(f"arch: {arch!r} is not one of {', '.join(ARCHS)}")
-        if head not in HEADS:
-            raise BadInput(f"head: {head!r} is not one of {', '.join(HEADS)}")
+        choice("arch", arch, ARCHS)
+        choice("head", head, HEADS)
         depth = int(arch.removeprefix("vgg").removesuffix("_bn"))
         widths = tuple(
             w for w, n in zip(STAGE_WIDTHS, STAGES[depth], strict=True) for _ in range(n)
@@ -119,11 +117,11 @@ class VGGSpec:
         Raises :class:`BadInput` if a key is missing or unknown, or a value is not valid.
         """
         names = {f.name for f in fields(cls)}
-        if not isinstance(data, Mapping) or set(data) != names:
-            raise BadInput(
-                f"spec: must be an object with exactly the keys {', '.join(sorted(names))}"
-            )
-        return cls(**data)
+        must = f"spec: must be an object with exactly the keys {', '.join(sorted(names))}"
+        entries = mapping(must, data)
+        if set(entries) != names:
+            raise BadInput(must)
+        return cls(**entries)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain types, as a checkpoint stores it."""
@@ -240,12 +238,17 @@ class VGGSpec:
     def with_widths(self, widths: Mapping[str, int]) -> VGGSpec:
         """Return a copy in which the named prunable layers have the given widths.
 
-        Raises :class:`KeyError` if a name is not that of a prunable layer, :class:`BadInput` if a
-        width is out of range.
+        Raises :class:`BadInput` if a name is not that of a prunable layer, or a width is out of
+        range.
         """
-        merged = {**self.prunable, **widths}
-        if len(merged) != len(self.prunable):
-            raise KeyError(f"not prunable: {sorted(set(widths) - set(self.prunable))}")
+        entries = mapping("widths: must be an object such as {'features.0': 32}", widths)
+        for name in entries:
+            if name not in self.prunable:
+                raise BadInput(
+                    f"widths: {shown(name)}: no prunable layer of {self.arch} with the {self.head} "
+                    f"head; it has {', '.join(self.prunable)}"
+                )
+        merged = {**self.prunable, **entries}
         values = tuple(merged[name] for name in self.prunable)
         return replace(self, widths=values[: len(self.widths)], hidden=values[len(self.widths) :])
 
