@@ -92,7 +92,7 @@ def finetune(
         label_smoothing=number("label_smoothing", label_smoothing, 0, 1),
         seed=whole_number("seed", seed, 0, MAX_SEED),
         distill_weight=number("distill_weight", distill_weight, 0, 1),
-        distill_temperature=number("distill_temperature", distill_temperature, 0, MOST, above=True),
+        distill_temperature=number("distill_temperature", distill_temperature, 0, above=True),
     )
     choice("schedule", schedule, get_args(Schedule))
     choice("precision", precision, get_args(Precision))
