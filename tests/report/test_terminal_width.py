@@ -168,14 +168,31 @@ with notes_on_stderr():
 
 def test_a_note_wraps_on_a_terminal_and_not_in_a_file() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    assert said_on_a_terminal(environment) == [
+        "one two three four",
+        "five six seven eight",
+        "nine ten",
+    ]
+    assert said_on_a_terminal({**environment, "COLUMNS": "30"}) == [
+        "one two three four five six",
+        "seven eight nine ten",
+    ]
     piped = subprocess.run(
-        [sys.executable, "-c", SAYS], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SAYS],
+        env={**environment, "COLUMNS": "30"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert piped.stderr == "one two three four five six seven eight nine ten\n"
+
+
+def said_on_a_terminal(environment: dict[str, str]) -> list[str]:
+    """Return the lines on a terminal of 20 characters."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
     subprocess.run([sys.executable, "-c", SAYS], env=environment, stderr=follower, check=True)
     os.close(follower)
     shown = os.read(leader, 1000).decode()
     os.close(leader)
-    assert shown.splitlines() == ["one two three four", "five six seven eight", "nine ten"]
+    return shown.splitlines()

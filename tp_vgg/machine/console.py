@@ -50,10 +50,11 @@ class _NotesOnStderr(logging.Handler):
 def line_on_stderr(text: str) -> None:
     """Write a line on stderr; progress bars that are shown there move down.
 
-    On a terminal it wraps between words; in a file or a pipe it stays one line.
+    On a terminal it wraps between words; in a file or a pipe it stays one line, which can be
+    searched for.
     """
-    line, width = printable(text), terminal_width(sys.stderr)
-    if width is not None:
+    line = printable(text)
+    if sys.stderr.isatty() and (width := terminal_width(sys.stderr)) is not None:
         line = wrapped(line, width)
     if (bars := sys.modules.get("tqdm")) is not None:
         bars.tqdm.write(line, file=sys.stderr)

@@ -157,13 +157,10 @@ def render_dry_run(
         ]
         for before, after in zip(spec.rows, target.rows, strict=True)
     ]
-    totals = [
-        f"{before:,} → {after:,}"
-        for before, after in ((spec.params(), target.params()), (spec.macs(), target.macs()))
+    params, macs = (spec.params(), target.params()), (spec.macs(), target.macs())
+    lines = [
+        f"total params {params[0]:,} → {params[1]:,}, MACs {macs[0]:,} → {macs[1]:,}",
+        f"params {params[1] / params[0]:.3f}×, MACs {macs[1] / macs[0]:.3f}×",
     ]
-    header = ["layer", "ratio", "channels", "params", "MACs"]
-    table = text_table(header, [*rows, ["total", "", "", *totals]], width)
-    shares = (
-        f"params {target.params() / spec.params():.3f}×, MACs {target.macs() / spec.macs():.3f}×"
-    )
-    return f"{table}\n{shares if width is None else wrapped(shares, width)}"
+    table = text_table(["layer", "ratio", "channels", "params", "MACs"], rows, width)
+    return "\n".join([table, *(line if width is None else wrapped(line, width) for line in lines)])
