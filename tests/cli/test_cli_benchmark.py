@@ -77,7 +77,7 @@ def test_a_refusal_does_not_import_torch(tp_vgg, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_checkpoints_are_timed_against_the_dense_one(call, pair) -> None:
     dense, half = pair
-    status, out, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW)
+    status, out, err = call("benchmark", half, "--checkpoint", dense, "--out", "o", *FEW, "--wide")
     assert status == 0, err
     assert files(Path("o")) == {"latency.json", "plots/latency.png", ".lock"}
     found = json.loads(Path("o/latency.json").read_text())

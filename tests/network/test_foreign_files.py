@@ -560,8 +560,8 @@ WRONG = {
     "number": ({"mean": 0.5, "std": [0.5] * 3}, "mean: must be three finite"),
     "zero": ({"mean": [0.5] * 3, "std": [0.5, 0, 0.5]}, "std: must be three numbers above 0"),
     "infinite": ({"mean": [0.5] * 3, "std": [float("inf")] * 3}, "std: must be three finite"),
-    "small": ({"image_size": 31}, r"image_size: must be an integer in \[32, 1024\]"),
-    "large": ({"image_size": 2000}, "image_size: must be"),
+    "small": ({"image_size": 31}, "image_size: 31: must be a whole number from 32 to 1024"),
+    "large": ({"image_size": 2000}, "image_size: 2000: must be"),
 }
 
 

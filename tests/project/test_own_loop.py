@@ -39,4 +39,4 @@ def test_the_guides_loop_keeps_its_zeros(
     exec(compile(call, PAGE.name, "exec"), names)
     for name, places in zeros.items():
         assert not names["model"].get_submodule(name).weight[places].any()
-    assert "Accuracy(" in capsys.readouterr().out
+    assert "<Accuracy: " in capsys.readouterr().out

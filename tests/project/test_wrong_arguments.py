@@ -146,6 +146,7 @@ LEGAL: dict[str, set[str]] = {
     "sweep.levels": {"array", "tensor"},
     "sweep.model": {"network", "kept wrong", "kept far"},
     "threads": {"none", *COUNT},
+    "measure_latency.batch_sizes": {"none"},
     "trials": {"none"},
     "val": {"none", "tensor pair"},
     "VGGSpec.with_widths.widths": {"empty dict"},

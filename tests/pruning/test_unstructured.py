@@ -240,7 +240,7 @@ def test_a_masked_model_is_refused_with_the_way_out_where_masks_do_not_fit(make_
     assert [row.model for row in timed.rows] == ["a", "b"]
 
 
-@pytest.mark.parametrize("masks", [None, 1, 0, "yes", "false", [True], torch.tensor(True)])
+@pytest.mark.parametrize("masks", [None, 1, 0, "yes", "false", [True], torch.tensor(1)])
 def test_masks_are_true_or_false(make_model, masks: object) -> None:
     model = make_model()
     with pytest.raises(BadInput, match=r"^masks: .*: must be True or False$"):

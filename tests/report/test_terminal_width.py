@@ -135,8 +135,8 @@ def test_text_wraps_between_words_and_a_long_word_stays_whole() -> None:
 def test_columns_counts_only_if_it_is_a_width(
     columns: str, width: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    with Path(os.devnull).open("w") as nowhere:
+    with monkeypatch.context() as only_here, Path(os.devnull).open("w") as nowhere:
+        only_here.setenv("COLUMNS", columns)  # pytest's own lines would be as wide
         assert terminal_width(nowhere) == width
 
 
