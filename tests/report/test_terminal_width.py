@@ -196,3 +196,9 @@ def said_on_a_terminal(environment: dict[str, str]) -> list[str]:
     shown = os.read(leader, 1000).decode()
     os.close(leader)
     return shown.splitlines()
+
+
+def test_names_that_would_be_cut_to_the_same_stay_whole() -> None:
+    one, two = (f"runs/of_someone/{name}/structured_pruned.pth" for name in ("one", "two"))
+    shown = render_comparison(comparison("baseline", one, two), width=80)
+    assert one in shown and two in shown

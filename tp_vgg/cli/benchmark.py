@@ -107,7 +107,7 @@ def command(
     its row says so. fp32 is never TF32; tf32 is a dtype of its own.
 
     \b
-    Example: python -m tp_vgg benchmark --dataset digits --batch-sizes 1,64 --modes eager,folded
+    Example: python -m tp_vgg benchmark --dataset digits --modes eager,folded
     """
     for path in checkpoints:
         check_file("CHECKPOINT", path)

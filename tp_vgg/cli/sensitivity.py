@@ -77,7 +77,7 @@ def command(
 
     \b
     Example: python -m tp_vgg sensitivity --kind structured --dataset digits
-    Two processes: torchrun --nproc-per-node 2 -m tp_vgg sensitivity --kind structured
+    Or: torchrun --nproc-per-node 2 -m tp_vgg sensitivity --kind structured
     """
     repair: Repair = "recalibrate" if recalibrate else "none"
     question = SweepQuestion(

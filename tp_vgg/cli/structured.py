@@ -88,8 +88,8 @@ def command(
     """Remove channels, check the result and fine-tune: the main job, for a faster network.
 
     \b
-    Example: python -m tp_vgg structured --dataset digits --ratios examples/ratios.json
-    Two processes: torchrun --nproc-per-node 2 -m tp_vgg structured --ratios ratios.json
+    Example: python -m tp_vgg structured --dataset digits --ratios ratios.json
+    Or: torchrun --nproc-per-node 2 -m tp_vgg structured --ratios ratios.json
     """
     plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings, show)
     options = StructuredOptions(repair="recalibrate" if recalibrate else "none", **chosen)

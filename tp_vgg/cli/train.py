@@ -49,7 +49,7 @@ def command(
 
     \b
     Example: python -m tp_vgg train --dataset digits
-    Two processes: torchrun --nproc-per-node 2 -m tp_vgg train --dataset digits
+    Or: torchrun --nproc-per-node 2 -m tp_vgg train --dataset digits
     """
     if settings.checkpoint is not None:
         raise BadInput(

@@ -84,8 +84,8 @@ def command(
     It fine-tunes if --finetune-epochs is given; the zeros stay zero in it.
 
     \b
-    Example: python -m tp_vgg unstructured --dataset digits --sparsity 0.9 --scope global
-    Two processes: torchrun --nproc-per-node 2 -m tp_vgg unstructured --sparsity 0.9
+    Example: python -m tp_vgg unstructured --dataset digits --sparsity 0.9
+    Or: torchrun --nproc-per-node 2 -m tp_vgg unstructured --sparsity 0.9
     """
     if scope == "global" and sparsity is None:
         raise BadInput(

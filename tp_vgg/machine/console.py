@@ -53,13 +53,17 @@ def line_on_stderr(text: str) -> None:
     On a terminal it wraps between words; in a file or a pipe it stays one line, which can be
     searched for.
     """
-    line = printable(text)
-    if sys.stderr.isatty() and (width := terminal_width(sys.stderr)) is not None:
-        line = wrapped(line, width)
+    line = fitting(text, sys.stderr)
     if (bars := sys.modules.get("tqdm")) is not None:
         bars.tqdm.write(line, file=sys.stderr)
     else:
         sys.stderr.write(f"{line}\n")
+
+
+def fitting(text: str, stream: TextIO) -> str:
+    """Return a printable line, wrapped if ``stream`` is a terminal."""
+    width = terminal_width(stream) if stream.isatty() else None
+    return printable(text) if width is None else wrapped(printable(text), width)
 
 
 def terminal_width(stream: TextIO) -> int | None:

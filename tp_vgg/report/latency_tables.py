@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 from tp_vgg.errors import printable
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import SLOW, Latency, LatencyRow
 from tp_vgg.machine.console import wrapped
-from tp_vgg.report.text_table import shortened, text_table
+from tp_vgg.report.text_table import short_names, text_table
 
 
 def render_benchmark(table: Latency, *, width: int | None = None) -> str:
@@ -23,7 +24,8 @@ def render_benchmark(table: Latency, *, width: int | None = None) -> str:
         lines = [text_table(_BENCHMARK_COLUMNS, [_line(row) for row in shown])]
     else:
         header = ["model", "case", "ms", "speed-up [95 %]", "verdict"]
-        lines = [text_table(header, [_short_line(row) for row in shown], width)]
+        names = short_names(dict.fromkeys(row.model for row in shown))
+        lines = [text_table(header, [_short_line(row, names) for row in shown], width)]
     where = (
         table.environment["cpu"]
         if table.environment["device"] == "cpu"
@@ -83,12 +85,12 @@ _BENCHMARK_COLUMNS = (
 )
 
 
-def _short_line(row: LatencyRow) -> list[str]:
+def _short_line(row: LatencyRow, names: Mapping[str, str]) -> list[str]:
     case = f"{row.mode} {row.dtype} {row.batch_size}"
     if row.median_ms is None or row.speedup is None:
         return ["(all)", case, "-", "-", row.verdict]
     return [
-        shortened(row.model),
+        names[row.model],
         case,
         f"{row.median_ms:.3f}",
         f"{row.speedup:.2f} [{row.speedup_low:.2f}, {row.speedup_high:.2f}]",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import Box
 from rich.cells import cell_len
@@ -87,7 +87,14 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def shortened(name: str) -> str:
-    """Return a model's name, which may be a path, without its middle if it is long."""
-    text = printable(name)
-    return text if len(text) <= LONGEST_NAME else f"{text[:8]}…{text[9 - LONGEST_NAME :]}"
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the names of models, which may be paths, without their middle if they are long.
+
+    They stay whole if two of them would be the same without it.
+    """
+    whole = {name: printable(name) for name in names}
+    short = {
+        name: text if len(text) <= LONGEST_NAME else f"{text[:8]}…{text[9 - LONGEST_NAME :]}"
+        for name, text in whole.items()
+    }
+    return short if len(set(short.values())) == len(short) else whole
