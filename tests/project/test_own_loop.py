@@ -35,7 +35,7 @@ def test_the_guides_loop_keeps_its_zeros(
         assert torch.equal(saved.get_submodule(name).weight == 0, places)
     assert not torch.equal(saved.features[0].weight, dense.features[0].weight)
     assert saved.spec.widths == (16, 16, 32, 32, 32, 32, 20, 20)
-    assert [row.model for row in names["times"].rows] == ["dense", "pruned"]
+    assert [row.model for row in names["times"].rows] == ["dense", "own"]
     exec(compile(call, PAGE.name, "exec"), names)
     for name, places in zeros.items():
         assert not names["model"].get_submodule(name).weight[places].any()
