@@ -59,7 +59,10 @@ def test_each_line_begins_with_the_pages_claim_and_holds_its_numbers() -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (verdict_of(THIN, N // 10, N // 10), "The dense network guesses: 10.00 %, so no drop can"),
+        (
+            verdict_of(THIN, N // 10, N // 10),
+            "The dense network guesses: 10.00 % (chance: 10 %), so no drop can",
+        ),
         (verdict_of(SMALL, 190, 190), "Not smaller: 1.000× of the parameters"),
         (verdict_of(SMALL, 190, 190, nonzero=9), "× of the non-zero parameters, 1.000× of the MAC"),
         (verdict_of(THIN, 190, 100), "Less accurate: 50.00 % against 95.00 % (drop +45.00 ["),

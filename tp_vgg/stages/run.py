@@ -97,10 +97,10 @@ def run(settings: Settings, options: RunOptions) -> Outcome:
     progress = Progress(pipeline.steps(), MIN_IMAGES)
     for number in range(len(progress.steps)):
         progress.do(number, settings)
-    if note := progress.summary():
-        log.info(note)
     contents = RunContents.of(settings)
     comparison = compare(settings, contents=contents)
+    if note := progress.summary():
+        log.info(note)
     left_out = [f"{name} {fault}" for name, fault in contents.left_out.items()]
     return Outcome(comparison, verdict(comparison, left_out), contents.run.work / "report.html")
 
