@@ -194,7 +194,7 @@ def test_fewer_test_images_make_a_table_of_their_own(call, at_home: Path, traine
     assert few[-4:-2] == ["--limit-test", 20]
     status, out, err = call("unstructured", *few, "--sparsity", 0.5)
     assert status == 0, err
-    assert "n = 20" in out
+    assert "on 20 test images" in out
     assert (at_home / "o/records/baseline.json").read_bytes() == baseline
     status, out, err = call("compare", *QUICK[:4], "--out", "o")
     assert [line.split()[0] for line in out.splitlines()[2:4]] == ["baseline", "structured_pruned"]
@@ -202,7 +202,7 @@ def test_fewer_test_images_make_a_table_of_their_own(call, at_home: Path, traine
     assert "compare --limit-test 20" in err
     status, out, err = call("compare", *few)
     assert [line.split()[0] for line in out.splitlines()[2:4]] == ["baseline", "unstructured"]
-    assert "n = 20" in out
+    assert "on 20 test images" in out
     status, out, err = call("compare", *QUICK[:4], "--out", "o", "--limit-test", 30)
     assert (status, out) == (2, "")
     assert "holds results on 60 test images, but --limit-test 30 was given" in one_line(

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,49 +150,3 @@ def test_a_file_gets_80_columns_and_wide_has_no_limit(monkeypatch: pytest.Monkey
     assert runner.invoke(command, ["--wide"]).output == "None\n"
     monkeypatch.setenv("COLUMNS", "123")
     assert runner.invoke(command, []).output == "123\n"
-
-
-SAYS = """
-import logging
-from tp_vgg.machine.console import notes_on_stderr
-with notes_on_stderr():
-    logging.getLogger("tp_vgg").info("one two three four five six seven eight nine ten")
-"""
-
-
-def test_a_note_wraps_on_a_terminal_and_not_in_a_file() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    assert said_on_a_terminal(environment) == [
-        "one two three four",
-        "five six seven eight",
-        "nine ten",
-    ]
-    assert said_on_a_terminal({**environment, "COLUMNS": "30"}) == [
-        "one two three four five six",
-        "seven eight nine ten",
-    ]
-    piped = subprocess.run(
-        [sys.executable, "-c", SAYS],
-        env={**environment, "COLUMNS": "30"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert piped.stderr == "one two three four five six seven eight nine ten\n"
-
-
-def said_on_a_terminal(environment: dict[str, str]) -> list[str]:
-    """Return the lines on a terminal of 20 characters."""
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
-    subprocess.run([sys.executable, "-c", SAYS], env=environment, stderr=follower, check=True)
-    os.close(follower)
-    shown = os.read(leader, 1000).decode()
-    os.close(leader)
-    return shown.splitlines()
-
-
-def test_names_that_would_be_cut_to_the_same_stay_whole() -> None:
-    one, two = (f"runs/of_someone/{name}/structured_pruned.pth" for name in ("one", "two"))
-    shown = render_comparison(comparison("baseline", one, two), width=80)
-    assert one in shown and two in shown

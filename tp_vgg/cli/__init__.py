@@ -14,7 +14,7 @@ import click
 
 from tp_vgg import __version__
 from tp_vgg.errors import BadInput, WorkFailed, out_of_memory, printable
-from tp_vgg.machine.console import line_on_stderr, notes_on_stderr
+from tp_vgg.machine.console import line_on_stderr, note_on_stderr, notes_on_stderr
 
 COMMANDS = {
     "run": "Run the whole pipeline, from the dense model to the report page; start here.",
@@ -61,7 +61,7 @@ def cli() -> None:
     """Prune VGG networks, such as VGG-11 on CIFAR-10, and measure the gain.
 
     \b
-    Example: python -m tp_vgg structured --dataset digits --ratios examples/ratios.json
+    Example: python -m tp_vgg structured --dataset digits --ratios ratios.json
     """
 
 
@@ -72,7 +72,7 @@ def main(args: list[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # a terminal without × and → still gets its table
     # torch says so at its import, wherever an older package for GPU sensors is installed.
     warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
-    warnings.showwarning = lambda message, *_: line_on_stderr(str(message))
+    warnings.showwarning = lambda message, *_: note_on_stderr(str(message))
     # A shell completes the console script, whose name click finds its variable by.
     sys.exit(
         execute(args, name="tp-vgg" if "_TP_VGG_COMPLETE" in os.environ else "python -m tp_vgg")
@@ -124,7 +124,7 @@ def execute(
 
 
 def _fail(status: int, message: str) -> int:
-    click.echo(f"error: {printable(' '.join(message.split()))}", err=True)
+    line_on_stderr(f"error: {printable(' '.join(message.split()))}")
     return status
 
 

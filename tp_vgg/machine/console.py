@@ -44,16 +44,20 @@ def progress_bar(
 
 class _NotesOnStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        line_on_stderr(record.getMessage())
+        note_on_stderr(record.getMessage())
 
 
-def line_on_stderr(text: str) -> None:
-    """Write a line on stderr; progress bars that are shown there move down.
+def note_on_stderr(text: str) -> None:
+    """Write a note on stderr.
 
     On a terminal it wraps between words; in a file or a pipe it stays one line, which can be
     searched for.
     """
-    line = fitting(text, sys.stderr)
+    line_on_stderr(fitting(text, sys.stderr))
+
+
+def line_on_stderr(line: str) -> None:
+    """Write a line on stderr; progress bars that are shown there move down."""
     if (bars := sys.modules.get("tqdm")) is not None:
         bars.tqdm.write(line, file=sys.stderr)
     else:

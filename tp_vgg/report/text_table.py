@@ -5,17 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 
-from rich.box import Box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from tp_vgg.errors import printable
 from tp_vgg.machine.console import wrapped
 
-_RULE = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
-"""A line below the header, and nothing else."""
+_RULE = "    \n    \n -  \n    \n    \n    \n    \n    \n"
+"""A box of rich with a line below the header, and nothing else."""
 GAP = 2
 """Spaces between two columns."""
 LONGEST_NAME = 20
@@ -32,10 +26,20 @@ def text_table(
     too wide together, each row becomes a block of lines instead, one per cell. Control characters
     in cells are escaped (:func:`tp_vgg.errors.printable`).
     """
+    # --help and refusals import this module too, and need no rich.
+    from rich.box import Box
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     lines = [[printable(cell) for cell in line] for line in (header, *rows)]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
-    narrowest = [max(map(_longest_word, column)) for column in columns]
+    narrowest = [
+        max(cell_len(word) for cell in column for word in (cell.split() or [""]))
+        for column in columns
+    ]
     gaps = GAP * (len(columns) - 1)
     if width is not None:
         if sum(narrowest) + gaps > width:
@@ -43,7 +47,9 @@ def text_table(
         while sum(widths) + gaps > width:
             spare = [wide - least and wide for wide, least in zip(widths, narrowest, strict=True)]
             widths[spare.index(max(spare))] -= 1
-    table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    table = Table(
+        box=Box(_RULE, ascii=True), show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0)
+    )
     for i, title in enumerate(lines[0]):
         table.add_column(Text(title), justify="right" if i else "left", width=widths[i])
     for line in lines[1:]:
@@ -52,10 +58,6 @@ def text_table(
     whole = sum(widths) + gaps
     Console(file=out, width=whole, color_system=None, legacy_windows=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-
-
-def _longest_word(cell: str) -> int:
-    return max(map(cell_len, cell.split()), default=0)
 
 
 def _blocks(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
