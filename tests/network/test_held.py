@@ -289,3 +289,11 @@ def test_other_things_are_refused(model: object, said: str) -> None:
     with pytest.raises(BadInput, match=f"^model: .*{said}") as refusal:
         tp_vgg.held(model)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_handle_that_has_ended_is_not_entered_again() -> None:
+    handle = tp_vgg.held(sparse())
+    with handle:
+        pass
+    with pytest.raises(BadInput, match=r"^held: it has ended; enter tp_vgg\.held\(model\) anew$"):
+        handle.__enter__()

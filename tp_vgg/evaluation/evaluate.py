@@ -15,6 +15,7 @@ from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.memory import halved
 from tp_vgg.machine.precision import autocast, exact_fp32
 from tp_vgg.network.doors import runnable_network
+from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network
 
 EVALUATION_BLOCK = 500
@@ -46,12 +47,11 @@ def predictions(
     autocast. ``label``: the label of the progress bar; if empty, there is none.
     """
     device, size = split.labels.device, EVALUATION_BLOCK
-    was_training = model.training
-    model.eval()
     classes: list[torch.Tensor] = []
     normalise = normalisation.on(device)
     bar = progress_bar(label, unit="img", total=len(split), leave=False)
-    try:
+    with bar, modes_kept(model):
+        model.eval()
         while (start := sum(map(len, classes))) < len(split):
             try:
                 with exact_fp32(), autocast(device, precision):
@@ -62,9 +62,6 @@ def predictions(
                 if not out_of_memory(error) or size == 1:
                     raise
             size = halved(size)  # outside the handler, so that the failed pass's memory is free
-    finally:
-        bar.close()
-        model.train(was_training)
     return torch.cat(classes)
 
 

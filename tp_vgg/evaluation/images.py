@@ -158,6 +158,8 @@ def check_split(name: str, split: Split, network: Network) -> None:
             f"{name}: images of {height}x{width} pixels; the network takes {side}x{side}: resize "
             "them, or give a network whose spec has their image_size"
         )
+    if isinstance(split, NormalisedSplit) and not split.images.isfinite().all():
+        raise BadInput(f"{name}: images: NaN or infinity in them; was a std of 0 divided by?")
     low, high = int(split.labels.min()), int(split.labels.max())
     classes = network.spec.num_classes
     if low < 0 or high >= classes:

@@ -92,6 +92,16 @@ def _check_tensors(network: Network, name: str, dtype: str = "float32") -> None:
             )
 
 
+def check_no_inference_tensors(network: Network, name: str = "model") -> None:
+    """Raise :class:`BadInput` if autograd can't work on the tensors of ``network``."""
+    for tensor_name, value in network.state_dict().items():
+        if value.is_inference():
+            raise BadInput(
+                f"{name}: {tensor_name}: made in torch.inference_mode(); build or load the model "
+                "outside of it"
+            )
+
+
 def check_kept(network: Network, name: str = "model") -> None:
     """Raise :class:`BadInput` unless ``network.kept`` is what a pruning left there."""
     try:

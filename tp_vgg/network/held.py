@@ -97,11 +97,14 @@ class Held:
 
     def __init__(self, model: nn.Module) -> None:
         self._zeros = _zeros_of(model)
+        self._is_removed = False
         self._step_hook: Any = None
         if self._zeros:
             self._step_hook = register_optimizer_step_post_hook(self._after_step)
 
     def __enter__(self) -> Held:
+        if self._is_removed:
+            raise BadInput("held: it has ended; enter tp_vgg.held(model) anew")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -124,7 +127,7 @@ class Held:
             zeros.let_go()
         if self._step_hook is not None:
             self._step_hook.remove()
-        self._zeros, self._step_hook = [], None
+        self._zeros, self._step_hook, self._is_removed = [], None, True
 
     def _after_step(self, *_: object) -> None:
         # Nobody may have called `remove` for a model that was deleted. This hook then stays, for

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from tp_vgg.data.split import Normalisation, Split, stratified
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32
+from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, prunable_layers
 
 
@@ -45,12 +46,11 @@ def accumulate_gradients(
     are parameters, and so keeps only the last image's gradient.
     """
     sample = split.take(stratified(split.labels.cpu().numpy(), images, 0))
-    was_training = model.training
-    model.eval()
     model.zero_grad(set_to_none=True)
     squares: dict[str, torch.Tensor] = {}
     bar = progress_bar(label, unit="img", total=len(sample), leave=False)
-    with exact_fp32(), bar:
+    with exact_fp32(), bar, modes_kept(model):
+        model.eval()
         for block, labels in sample.blocks(1 if squared else 128):
             (
                 F.cross_entropy(model(normalisation(block)), labels, reduction="sum")
@@ -64,4 +64,3 @@ def accumulate_gradients(
             bar.update(len(labels))
     for name, square in squares.items():
         model.get_parameter(name).grad = square
-    model.train(was_training)

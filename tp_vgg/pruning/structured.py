@@ -22,8 +22,16 @@ from tp_vgg.files.checks import (
     type_name,
     whole_number,
 )
-from tp_vgg.network.doors import UNMASK, check_built, check_kept, network_of, unmasked_network
+from tp_vgg.network.doors import (
+    UNMASK,
+    check_built,
+    check_kept,
+    check_no_inference_tensors,
+    network_of,
+    unmasked_network,
+)
 from tp_vgg.network.masks import has_masks
+from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, prunable_layers, realised_spec
 from tp_vgg.network.spec import Spec, narrowed
 from tp_vgg.pruning.criteria import CRITERIA, check_importance
@@ -88,6 +96,7 @@ def prune_structured(
     multiple = whole_number("round_to", round_to, 1, MAX_MULTIPLE)
     target = resolve(plan, network_of(model).spec, multiple)
     unmasked_network(model)
+    check_no_inference_tensors(model)
     check_kept(model)
     check_importance(importance, model.spec, plan.values)
     _check_gradients(model, importance, list(plan.values))
@@ -96,7 +105,8 @@ def prune_structured(
     noise = torch.randn(
         EQUIVALENCE_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(seed)
     )
-    return prune_channels(model, target, noise, importance, seed)
+    with torch.inference_mode(False):  # torch-pruning traces with autograd
+        return prune_channels(model, target, noise, importance, seed)
 
 
 def prune_channels(
@@ -270,21 +280,19 @@ def _graph(model: Network) -> Any:
     """
     import torch_pruning as tp
 
-    training = model.training
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     size = model.spec.image_size
     device = next(model.parameters()).device
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        with torch.enable_grad():
+        with torch.enable_grad(), modes_kept(model):
             return tp.DependencyGraph().build_dependency(
                 model, example_inputs=torch.zeros(1, 3, size, size, device=device)
             )
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        model.train(training)
 
 
 def _prune_out(tp: Any, layer: nn.Conv2d | nn.Linear) -> Any:

@@ -14,7 +14,12 @@ from tp_vgg.files.journal import Journal
 from tp_vgg.files.read import as_path
 from tp_vgg.machine.distributed import ALONE, Ranks
 from tp_vgg.machine.precision import exact_fp32
-from tp_vgg.network.doors import check_built, network_of, unmasked_network
+from tp_vgg.network.doors import (
+    check_built,
+    check_no_inference_tensors,
+    network_of,
+    unmasked_network,
+)
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
@@ -82,6 +87,7 @@ def sweep(
         raise BadInput(f"journal: {place}: is not a journal of a sweep; give another name")
     true_or_false("quiet", quiet)
     unmasked_network(network)
+    check_no_inference_tensors(network)
     Normalisation.of(network.meta)
     images = Images.of("split", split, network)
     sample = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,9 +19,10 @@ from tp_vgg.evaluation.images import Images, Labelled
 from tp_vgg.files.checks import MAX_SEED, choice, number, true_or_false, whole_number
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32, pick_precision
-from tp_vgg.network.doors import runnable_network
+from tp_vgg.network.doors import check_no_inference_tensors, runnable_network
 from tp_vgg.network.held import Held
 from tp_vgg.network.masks import refresh_masked_weights
+from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network
 from tp_vgg.training.history import Epoch
 from tp_vgg.training.recipe import Recipe
@@ -73,13 +75,15 @@ def finetune(
     ``seed``: of dropout, of the shuffling here, and of a loader's that has no generator of its own.
     ``quiet``: no progress bar.
 
-    ``model`` is left in eval mode, on its device. Raises :class:`BadInput`, and leaves the weights
+    Parameters that require no gradient stay as they are; statistics of batch norm do not. ``model``
+    is left in eval mode, on its device. Raises :class:`BadInput`, and leaves the weights
     as they were, for a model that its spec does not describe or that is not in float32, for images
     or labels that do not fit it, for a teacher with other classes, another image size or on another
     device, and for options out of range; :class:`WorkFailed` if the loss is not finite. ``model``
     then has the weights of an earlier epoch, or those from before.
     """
     network = runnable_network(model)
+    check_no_inference_tensors(network)
     recipe = Recipe(
         epochs=whole_number("epochs", epochs, 1, MOST),
         lr=(0.02 if network.spec.batch_norm else 0.005)
@@ -149,7 +153,6 @@ class _Tuning:
         """Train, restore all that is not a weight, and return the history."""
         network, teacher, device = self.network, self.teacher, self._device
         contiguous = all(parameter.is_contiguous() for parameter in network.parameters())
-        taught = teacher is not None and teacher.training
         try:
             with (
                 torch.inference_mode(False),
@@ -157,6 +160,7 @@ class _Tuning:
                 torch.random.fork_rng([device] if device.type == "cuda" else []),
                 exact_fp32(),
                 Held(network),
+                nullcontext() if teacher is None else modes_kept(teacher),
             ):
                 torch.manual_seed(self.recipe.seed)
                 network.to(memory_format=torch.channels_last)
@@ -164,13 +168,12 @@ class _Tuning:
                     teacher.eval()
                 return self._train(quiet)
         finally:
-            if contiguous:
-                network.to(memory_format=torch.contiguous_format)
-            network.zero_grad()
-            network.eval()
-            refresh_masked_weights(network)
-            if teacher is not None:
-                teacher.train(taught)
+            with torch.inference_mode(False):
+                if contiguous:
+                    network.to(memory_format=torch.contiguous_format)
+                network.zero_grad()
+                network.eval()
+                refresh_masked_weights(network)
 
     def _train(self, quiet: bool) -> list[Epoch]:
         network, recipe = self.network, self.recipe
