@@ -15,6 +15,7 @@ from tp_vgg.cli import COMMANDS
 ROOT = Path(__file__).parents[2]
 NOTES = """
 import logging, sys, time, warnings
+import click
 from tp_vgg.cli import execute, main
 from tp_vgg.errors import WorkFailed
 from tp_vgg.machine.console import progress_bar

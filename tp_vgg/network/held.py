@@ -13,7 +13,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.checks import type_name
-from tp_vgg.network.masks import has_masks
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def held(model: nn.Module) -> Held:
     replaced, as ``prune_structured`` does.
     """
     held_zeros = Held(model)
-    if not len(held_zeros) and not has_masks(model):
+    if not len(held_zeros):
         log.warning("held: no conv or linear weight is zero; prune the model first")
     return held_zeros
 
@@ -44,10 +43,12 @@ def held(model: nn.Module) -> Held:
 class _Zeros:
     """These are the zeros of one layer's weight; the layer is not kept alive by them."""
 
-    def __init__(self, name: str, layer: nn.Module, weight: nn.Parameter) -> None:
+    def __init__(
+        self, name: str, layer: nn.Module, weight: nn.Parameter, places: torch.Tensor
+    ) -> None:
         self.name = name
         self._layer, self._weight = weakref.ref(layer), weakref.ref(weight)
-        self._places = weight.detach() == 0
+        self._places = places
         self._gradient_hook: Any = None
         if weight.requires_grad:
             self._gradient_hook = weight.register_hook(self._masked)
@@ -165,7 +166,18 @@ def _zeros_of(model: object) -> list[_Zeros]:
         raise BadInput(f"model: {type(model).__name__} has no conv or linear layer")
     for _, _, weight in weights.values():
         weight.data.add_(0.0)  # −0.0 becomes 0.0
-    return [_Zeros(*entry) for entry in weights.values() if not entry[2].all()]
+    return [
+        _Zeros(name, layer, weight, places)
+        for name, layer, weight in weights.values()
+        if (places := _places(layer, weight)).any()
+    ]
+
+
+def _places(layer: nn.Module, weight: nn.Parameter) -> torch.Tensor:
+    """Return where the weight of ``layer`` is zero, by its mask or by itself, as a bool tensor."""
+    mask = layer._buffers.get("weight_mask")
+    places = weight.detach() == 0
+    return places if mask is None else places | (mask == 0)
 
 
 def _weight_of(layer: nn.Module) -> nn.Parameter | None:
