@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -18,7 +19,7 @@ from helpers import pages
 from rich.cells import cell_len
 
 from tp_vgg.cli.options import wide_option
-from tp_vgg.machine.console import terminal_width, wrapped
+from tp_vgg.machine.console import fitted, terminal_width, wrapped
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.report.latency_tables import render_benchmark, render_profile
@@ -127,6 +128,22 @@ def test_text_wraps_between_words_and_a_long_word_stays_whole() -> None:
         path,
         "and that is all",
     ]
+
+
+def test_a_number_and_its_percent_sign_stay_on_one_line() -> None:
+    assert wrapped("an accuracy of 10.00 % here", 20).splitlines() == [
+        "an accuracy of",
+        "10.00 % here",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_wraps_on_a_terminal_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    line = fitted("one line that is longer than the terminal", stream)
+    assert line.count("\n") == (2 if terminal else 0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import click
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import PATH, network_options
-from tp_vgg.errors import printable
+from tp_vgg.machine.console import fitted
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.rundir.settings import Settings
 
@@ -57,6 +58,5 @@ def command(
         if EXPORT_FORMATS[form].program
         else "weights equal to the last bit"
     )
-    click.echo(
-        f"{printable(str(path))}: {after:,} bytes, {after / before:.3f}× the checkpoint; {checked}"
-    )
+    line = f"{path}: {after:,} bytes, {after / before:.3f}× the checkpoint; {checked}"
+    click.echo(fitted(line, sys.stdout))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from tp_vgg.cli.command import Command
 from tp_vgg.cli.options import common_options
-from tp_vgg.errors import printable
+from tp_vgg.machine.console import fitted
 from tp_vgg.rundir.comparison import check_anything
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.settings import Settings
@@ -26,7 +28,6 @@ def command(settings: Settings) -> None:
     from tp_vgg.stages.report import report
 
     path = report(settings)
-    click.echo(
-        f"{printable(str(path))}: {path.stat().st_size:,} bytes; open it in a browser, "
-        "no network is needed"
-    )
+    size = path.stat().st_size
+    line = f"{path}: {size:,} bytes; open it in a browser, no network is needed"
+    click.echo(fitted(line, sys.stdout))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,18 +49,24 @@ class _NotesOnStderr(logging.Handler):
 
 
 def line_on_stderr(text: str) -> None:
-    """Write a line on stderr; progress bars that are shown there move down.
-
-    On a terminal it wraps between words; in a file or a pipe it stays one line, which can be
-    searched for.
-    """
-    line = printable(text)
-    if sys.stderr.isatty() and (width := terminal_width(sys.stderr)) is not None:
-        line = wrapped(line, width)
+    """Write a line on stderr; progress bars that are shown there move down."""
+    line = fitted(text, sys.stderr)
     if (bars := sys.modules.get("tqdm")) is not None:
         bars.tqdm.write(line, file=sys.stderr)
     else:
         sys.stderr.write(f"{line}\n")
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Return a line of text as ``stream`` shows it, with control characters escaped.
+
+    For a terminal it wraps between words; for a file or a pipe it stays one line, which can be
+    searched for.
+    """
+    line = printable(text)
+    if stream.isatty() and (width := terminal_width(stream)) is not None:
+        line = wrapped(line, width)
+    return line
 
 
 def terminal_width(stream: TextIO) -> int | None:
@@ -81,12 +88,13 @@ def wrapped(text: str, width: int, *, indent: str = "") -> str:
     """Return one line of text as lines of at most ``width`` characters, broken between words.
 
     A word that is longer, such as a path, stays whole in a line of its own. ``indent`` is put
-    before every line. Characters that take two places count as two.
+    before every line. Characters that take two places count as two. A number and its % stay
+    together.
     """
     from rich.cells import cell_len
 
     lines: list[str] = []
-    for word in text.split(" "):
+    for word in re.split(" (?!%)", text):
         if lines and cell_len(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
