@@ -9,7 +9,7 @@ import json
 from tp_vgg.errors import printable
 from tp_vgg.latency.table import LatencyRow
 from tp_vgg.machine.console import wrapped
-from tp_vgg.report.text_table import markdown_table, shortened, text_table
+from tp_vgg.report.text_table import long_names, markdown_table, shortened, text_table
 from tp_vgg.rundir.comparison import Comparison, metrics
 
 TABLE_FORMATS = ("text", "markdown", "json", "csv")
@@ -85,7 +85,7 @@ def _in_parts(comparison: Comparison, width: int) -> list[str]:
     """Return a table of the values, a table of their intervals, and what the columns are."""
     base = next(iter(comparison.records.values()))
     quoted = comparison.quoted()
-    names = {name: shortened(name) for name in comparison.records}
+    names = shortened(comparison.records)
     zeros = any(r.nonzero < 0.995 * r.params for r in comparison.records.values())
     header = ["model", "accuracy", "drop", "params", *(["non-zero"] if zeros else []), "MACs"]
     rows, intervals = [], []
@@ -128,7 +128,7 @@ def _in_parts(comparison: Comparison, width: int) -> list[str]:
     return [
         text_table([*header, *speedup], rows, width),
         text_table(["95 % intervals", "accuracy", "drop", *speedup], intervals, width),
-        wrapped(legend, width),
+        "\n".join(wrapped(text, width) for text in (legend, *long_names(names))),
     ]
 
 

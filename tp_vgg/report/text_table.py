@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import Box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +19,7 @@ _RULE = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
 GAP = 2
 """Spaces between two columns."""
 LONGEST_NAME = 20
-"""Most characters of a model's name in a table that must fit a terminal."""
+"""Most places of a model's name in a table that must fit a terminal."""
 
 
 def text_table(
@@ -87,7 +87,31 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def shortened(name: str) -> str:
-    """Return a model's name, which may be a path, without its middle if it is long."""
-    text = printable(name)
-    return text if len(text) <= LONGEST_NAME else f"{text[:8]}…{text[9 - LONGEST_NAME :]}"
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Return each model's name, which may be a path, without its middle if it is long.
+
+    Long names that would then read the same begin with their number among ``names`` instead.
+    """
+    texts = {name: printable(name) for name in names}
+    short = {name: _cut(text, "") for name, text in texts.items()}
+    seen = list(short.values())
+    return {
+        name: cut if seen.count(cut) == 1 or cut == texts[name] else _cut(texts[name], f"({i}) ")
+        for i, (name, cut) in enumerate(short.items(), 1)
+    }
+
+
+def _cut(text: str, start: str) -> str:
+    if cell_len(text) <= LONGEST_NAME:
+        return text
+    start = start or set_cell_size(text, 8).rstrip()
+    rest = text
+    while cell_len(rest) >= LONGEST_NAME - cell_len(start):
+        rest = rest[1:]
+    return f"{start}…{rest}"
+
+
+def long_names(short: Mapping[str, str]) -> list[str]:
+    """Return one line for each name that :func:`shortened` has cut: the short one and the whole."""
+    whole = {name: printable(name) for name in short}
+    return [f"{cut}: {whole[name]}" for name, cut in short.items() if cut != whole[name]]
