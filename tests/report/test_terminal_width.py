@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable
@@ -12,13 +13,13 @@ from helpers import pages
 from rich.cells import cell_len
 
 from tp_vgg.cli.options import wide_option
-from tp_vgg.machine.console import terminal_width, wrapped
+from tp_vgg.machine.console import fitted, terminal_width, wrapped
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.report.latency_tables import render_benchmark, render_profile
 from tp_vgg.report.plan_tables import render_dry_run, render_plan, render_sensitivity
 from tp_vgg.report.tables import render_comparison
-from tp_vgg.report.text_table import text_table
+from tp_vgg.report.text_table import shortened, text_table
 from tp_vgg.rundir.comparison import Comparison
 
 LONG = "runs/a_directory_of_someone/with/a_long_name/pruned.pth"
@@ -90,7 +91,8 @@ def test_the_closing_table_says_what_its_columns_are_and_keeps_long_names_short(
     shown = render_comparison(MODELS, width=80)
     header = shown.splitlines()[0].split()
     assert header == ["model", "accuracy", "drop", "params", "non-zero", "MACs", "speed-up"]
-    assert "structured_finetuned" in shown and "runs/a_d…" in shown and LONG not in shown
+    assert "structured_finetuned" in shown and "runs/a_d…" in shown
+    assert LONG not in shown.partition("95 %")[0] and shown.count(LONG) == 1
     assert "A/A 1.50×" in shown and "1.50× faster" in shown
     assert "eager fp32, batch 64" in " ".join(shown.split())
     low, high = MODELS.records["unstructured"].test.low, MODELS.records["unstructured"].test.high
@@ -121,6 +123,32 @@ def test_text_wraps_between_words_and_a_long_word_stays_whole() -> None:
         path,
         "and that is all",
     ]
+
+
+def test_long_names_that_are_cut_to_the_same_text_are_told_apart() -> None:
+    paths = [f"run/pareto-macs0.{end}/vgg11_structured_finetuned.pth" for end in ("75", "5")]
+    wide = "日本語" * 20 + ".pth"
+    short = shortened(["baseline", *paths, wide])
+    assert len(set(short.values())) == 4 and short["baseline"] == "baseline"
+    assert max(map(cell_len, short.values())) <= 20
+    shown = render_comparison(comparison("baseline", *paths, wide), width=80)
+    assert all(path in shown for path in (*paths, wide))
+
+
+def test_a_number_and_its_percent_sign_stay_on_one_line() -> None:
+    assert wrapped("an accuracy of 10.00 % here", 20).splitlines() == [
+        "an accuracy of",
+        "10.00 % here",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_wraps_on_a_terminal_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    line = fitted("one line that is longer than the terminal", stream)
+    assert line.count("\n") == (2 if terminal else 0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import click
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import PATH, network_options
-from tp_vgg.machine.console import fitting
+from tp_vgg.machine.console import fitted
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.rundir.settings import Settings
 
@@ -59,4 +59,4 @@ def command(
         else "weights equal to the last bit"
     )
     line = f"{path}: {after:,} bytes, {after / before:.3f}× the checkpoint; {checked}"
-    click.echo(fitting(line, sys.stdout))
+    click.echo(fitted(line, sys.stdout))

@@ -8,7 +8,7 @@ import click
 
 from tp_vgg.cli.command import Command
 from tp_vgg.cli.options import common_options
-from tp_vgg.machine.console import fitting
+from tp_vgg.machine.console import fitted
 from tp_vgg.rundir.comparison import check_anything
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.settings import Settings
@@ -28,5 +28,6 @@ def command(settings: Settings) -> None:
     from tp_vgg.stages.report import report
 
     path = report(settings)
-    line = f"{path}: {path.stat().st_size:,} bytes; open it in a browser, no network is needed"
-    click.echo(fitting(line, sys.stdout))
+    size = path.stat().st_size
+    line = f"{path}: {size:,} bytes; open it in a browser, no network is needed"
+    click.echo(fitted(line, sys.stdout))

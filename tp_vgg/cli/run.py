@@ -83,4 +83,4 @@ def command(
     outcome = run(settings, options)
     click.echo(render_comparison(outcome.comparison, width=width))
     lines = map(printable, (*outcome.verdict, f"Page: {outcome.page}"))
-    click.echo("\n" + "\n".join(line if width is None else wrapped(line, width) for line in lines))
+    click.echo("\n" + "\n".join(wrapped(line, width) for line in lines))

@@ -82,6 +82,11 @@ class ModelRecord:
         return (self.baseline or self.sha256, numbers, *self.test_images)
 
     @property
+    def has_zeros(self) -> bool:
+        """Return True if more than 1 % of the parameters are zero."""
+        return self.nonzero < 0.99 * self.params
+
+    @property
     def chance(self) -> float:
         """Return the accuracy of a random guess in percent, 100 ÷ classes."""
         return 100 / spec_from_dict(self.spec).num_classes

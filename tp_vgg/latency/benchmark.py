@@ -149,6 +149,12 @@ def measure(
         ) as bar,
     ):
         conditions["bandwidth"] = bandwidth = timing_device.bandwidth()
+        number = 0
+
+        def part_done(share: float) -> None:
+            # Shares are rounded: their sum may be a little over 1, and tqdm would warn.
+            bar.update(min(share, number - bar.n))
+
         for number, case in enumerate(settings.cases, 1):
             bar.set_description(case.label)
             if case in known:
@@ -157,7 +163,7 @@ def measure(
                 conditions["before_each"][case.label] = timing_device.clock.conditions()
                 by_model = {
                     row.model: row
-                    for row in measure_case(timed, case, settings, timing_device, bar.update)
+                    for row in measure_case(timed, case, settings, timing_device, part_done)
                 }
                 measured = tuple(
                     replace(by_model[facts[name].get("timed_as", name)], model=name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def note_on_stderr(text: str) -> None:
     On a terminal it wraps between words; in a file or a pipe it stays one line, which can be
     searched for.
     """
-    line_on_stderr(fitting(text, sys.stderr))
+    line_on_stderr(fitted(text, sys.stderr))
 
 
 def line_on_stderr(line: str) -> None:
@@ -64,10 +65,13 @@ def line_on_stderr(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
 
-def fitting(text: str, stream: TextIO) -> str:
-    """Return a printable line, wrapped if ``stream`` is a terminal."""
-    width = terminal_width(stream) if stream.isatty() else None
-    return printable(text) if width is None else wrapped(printable(text), width)
+def fitted(text: str, stream: TextIO) -> str:
+    """Return a line of text as ``stream`` shows it, with control characters escaped.
+
+    For a terminal it wraps between words; for a file or a pipe it stays one line, which can be
+    searched for.
+    """
+    return wrapped(printable(text), terminal_width(stream) if stream.isatty() else None)
 
 
 def terminal_width(stream: TextIO) -> int | None:
@@ -85,16 +89,19 @@ def terminal_width(stream: TextIO) -> int | None:
         return None
 
 
-def wrapped(text: str, width: int, *, indent: str = "") -> str:
+def wrapped(text: str, width: int | None, *, indent: str = "") -> str:
     """Return one line of text as lines of at most ``width`` characters, broken between words.
 
     A word that is longer, such as a path, stays whole in a line of its own. ``indent`` is put
-    before every line. Characters that take two places count as two.
+    before every line. Characters that take two places count as two. A number and its % stay
+    together. ``None`` is no limit.
     """
+    if width is None:
+        return indent + text
     from rich.cells import cell_len
 
     lines: list[str] = []
-    for word in text.split(" "):
+    for word in re.split(" (?!%)", text):
         if lines and cell_len(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:

@@ -37,6 +37,7 @@ def masked_weights(before: np.ndarray, after: np.ndarray, layer: str) -> Figure:
     ):
         _histogram(axis, values, edges, color=colour)
         axis.set(title=title, xlabel="weight", ylabel="weights (log scale)", yscale="log")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     axes[1].set_ylim(axes[0].get_ylim()[0], None)
     return figure
 

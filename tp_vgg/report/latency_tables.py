@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 
 from tp_vgg.errors import printable
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.latency.table import SLOW, Latency, LatencyRow
 from tp_vgg.machine.console import wrapped
-from tp_vgg.report.text_table import short_names, text_table
+from tp_vgg.report.text_table import long_names, shortened, text_table
 
 
 def render_benchmark(table: Latency, *, width: int | None = None) -> str:
@@ -20,12 +19,12 @@ def render_benchmark(table: Latency, *, width: int | None = None) -> str:
     line for all models.
     """
     shown = [row for row in table.rows if row.speedup is not None or row.model == table.reference]
+    names = shortened(dict.fromkeys(row.model for row in table.rows))
     if width is None:
         lines = [text_table(_BENCHMARK_COLUMNS, [_line(row) for row in shown])]
     else:
         header = ["model", "case", "ms", "speed-up [95 %]", "verdict"]
-        names = short_names(dict.fromkeys(row.model for row in shown))
-        lines = [text_table(header, [_short_line(row, names) for row in shown], width)]
+        lines = [text_table(header, [_short_line(row, names[row.model]) for row in shown], width)]
     where = (
         table.environment["cpu"]
         if table.environment["device"] == "cpu"
@@ -65,7 +64,7 @@ def render_benchmark(table: Latency, *, width: int | None = None) -> str:
     ]
     texts = [printable(text) for text in (head, *below)]
     if width is not None:
-        texts = [wrapped(text, width) for text in texts]
+        texts = [wrapped(text, width) for text in (*texts, *long_names(names))]
     return "\n".join([texts[0], *lines, *texts[1:]])
 
 
@@ -85,12 +84,12 @@ _BENCHMARK_COLUMNS = (
 )
 
 
-def _short_line(row: LatencyRow, names: Mapping[str, str]) -> list[str]:
+def _short_line(row: LatencyRow, name: str) -> list[str]:
     case = f"{row.mode} {row.dtype} {row.batch_size}"
     if row.median_ms is None or row.speedup is None:
         return ["(all)", case, "-", "-", row.verdict]
     return [
-        names[row.model],
+        name,
         case,
         f"{row.median_ms:.3f}",
         f"{row.speedup:.2f} [{row.speedup_low:.2f}, {row.speedup_high:.2f}]",

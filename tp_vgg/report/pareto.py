@@ -33,14 +33,15 @@ def render_pareto(table: Pareto, *, width: int | None = None) -> str:
     header = ["budget", "MACs", "params", "accuracy", "drop", *(["speed-up"] if case else [])]
     lines = [
         text_table(header, rows, width),
-        f"accuracy on {table.points[0].n} test images; dense: {table.accuracy:.2f} %",
+        f"accuracy on {table.points[0].n} test images; dense: {table.accuracy:.2f} %"
+        + (f"; chance: {table.chance:.3g} %" if table.guesses else ""),
     ]
     if case:
         lines.append(f"speed-up: {case}")
         if table.control:
             control = "{:.2f} [{:.2f}, {:.2f}]".format(*table.control)
             lines[-1] += f"; A/A control {control}"
-    texts = [line if width is None else wrapped(line, width) for line in lines[1:]]
+    texts = [wrapped(line, width) for line in lines[1:]]
     return "\n".join([lines[0], *texts])
 
 

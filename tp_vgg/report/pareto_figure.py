@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from tp_vgg.report.chart_style import line_style
 from tp_vgg.rundir.pareto import Pareto
-
-_MARKERS = "osD^vP*X<>hp"
 
 
 def pareto(table: Pareto) -> Figure:
@@ -26,20 +23,18 @@ def pareto(table: Pareto) -> Figure:
     figure = Figure(figsize=(5 * len(panels), 4.3), layout="constrained")
     figure.suptitle("Accuracy of several budgets")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    # Markers tell the budgets apart: labels at the points would lie on each other.
-    colours = colormaps["cividis"](np.linspace(0, 0.85, len(points)))
     for axis, (name, shares) in zip(axes, panels.items(), strict=True):
         order = sorted(range(len(points)), key=shares.__getitem__)
         line = [shares[i] for i in order], [points[i].accuracy for i in order]
         axis.plot(*line, color="grey", linewidth=1, zorder=1)
         axis.axhline(table.accuracy, color="black", linestyle="--", linewidth=1, label="dense")
+        if table.guesses:
+            chance = f"chance: {table.chance:.3g} %"
+            axis.axhline(table.chance, color="black", linestyle=":", linewidth=1, label=chance)
         for i, (point, share) in enumerate(zip(points, shares, strict=True)):
             reach = [[point.accuracy - point.low], [point.high - point.accuracy]]
-            look = {"color": colours[i], "marker": _MARKERS[i % len(_MARKERS)]}
-            axis.errorbar(
-                share, point.accuracy, reach, label=point.budget, linestyle="none", capsize=3,
-                markersize=7, **look,
-            )  # fmt: skip
+            look = {**line_style(i), "linestyle": "none", "markersize": 7}
+            axis.errorbar(share, point.accuracy, reach, label=point.budget, capsize=3, **look)
         axis.set(
             xlabel=f"{name}, share of the dense model's",
             ylabel="test accuracy (%)",

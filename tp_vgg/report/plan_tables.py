@@ -65,7 +65,7 @@ def render_plan(plan: PlanResult, *, width: int | None = None) -> str:
         f" to {prediction.accuracy:.2f} % (on {plan.sweep['n']} {split}, by the sweep)"
     )
     lines += _choice(plan)
-    return "\n".join([table, *(line if width is None else wrapped(line, width) for line in lines)])
+    return "\n".join([table, *(wrapped(line, width) for line in lines)])
 
 
 def _choice(plan: PlanResult) -> list[str]:
@@ -163,4 +163,4 @@ def render_dry_run(
         f"params {params[1] / params[0]:.3f}×, MACs {macs[1] / macs[0]:.3f}×",
     ]
     table = text_table(["layer", "ratio", "channels", "params", "MACs"], rows, width)
-    return "\n".join([table, *(line if width is None else wrapped(line, width) for line in lines)])
+    return "\n".join([table, *(wrapped(line, width) for line in lines)])

@@ -65,7 +65,7 @@ def summary_sentences(
                 "Choose ratios "
                 "below, then run the command there.",
                 ("No pruned model can be shown" if left_out else "Nothing is pruned yet")
-                + f": the dense network's accuracy is {test.accuracy:.2f} %",
+                + f": the dense network has {test.accuracy:.2f} %{_chance(dense)}",
             )
         ]
     sentences = [_size(dense, model), _accuracy(dense, model), _time(row, latency)]
@@ -77,7 +77,7 @@ def summary_sentences(
 
 
 def _size(dense: ModelRecord, model: ModelRecord) -> Sentence:
-    zeros = model.nonzero < 0.99 * model.params
+    zeros = model.has_zeros
     kept = model.nonzero if zeros else model.params
     counted = "non-zero parameters" if zeros else "parameters"
     macs = (

@@ -36,7 +36,9 @@ def sensitivity_cost(table: Sensitivity) -> Figure:
     There is one panel per cost and one line per layer; each point of the sweep prunes one layer.
     """
     figure, axes = panels(
-        2, f"{table.kind} pruning of one layer: accuracy against the removed share of the network"
+        2,
+        f"{table.kind.capitalize()} pruning of one layer:"
+        " accuracy against the removed share of the network",
     )
     for place, (axis, unit) in enumerate(zip(axes, ("MACs", "params"), strict=True)):
         for i, layer in enumerate(table.layers):

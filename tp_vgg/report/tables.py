@@ -9,7 +9,7 @@ import json
 from tp_vgg.errors import printable
 from tp_vgg.latency.table import LatencyRow
 from tp_vgg.machine.console import wrapped
-from tp_vgg.report.text_table import markdown_table, short_names, text_table
+from tp_vgg.report.text_table import long_names, markdown_table, shortened, text_table
 from tp_vgg.rundir.comparison import Comparison, metrics
 
 TABLE_FORMATS = ("text", "markdown", "json", "csv")
@@ -32,7 +32,8 @@ def render_comparison(
         return json.dumps(metrics(comparison), indent=1, allow_nan=False)
     if form == "csv":
         return _csv(comparison)
-    if form == "markdown" or width is None:
+    width = None if form == "markdown" else width
+    if width is None:
         draw = markdown_table if form == "markdown" else text_table
         parts = [draw(*_all_columns(comparison))]
     else:
@@ -44,10 +45,7 @@ def render_comparison(
     ]
     notes += map(printable, comparison.finetuning())
     notes += [one.line() for one in comparison.plan_outcomes]
-    unwrapped = form == "markdown" or width is None
-    return "\n\n".join(
-        [*parts, *(note if unwrapped else wrapped(note, width or 0) for note in notes)]
-    )
+    return "\n\n".join([*parts, *(wrapped(note, width) for note in notes)])
 
 
 def _all_columns(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -85,8 +83,8 @@ def _in_parts(comparison: Comparison, width: int) -> list[str]:
     """Return a table of the values, a table of their intervals, and what the columns are."""
     base = next(iter(comparison.records.values()))
     quoted = comparison.quoted()
-    names = short_names(comparison.records)
-    zeros = any(r.nonzero < 0.995 * r.params for r in comparison.records.values())
+    names = shortened(comparison.records)
+    zeros = any(record.has_zeros for record in comparison.records.values())
     header = ["model", "accuracy", "drop", "params", *(["non-zero"] if zeros else []), "MACs"]
     rows, intervals = [], []
     for name, r in comparison.records.items():
@@ -128,7 +126,7 @@ def _in_parts(comparison: Comparison, width: int) -> list[str]:
     return [
         text_table([*header, *speedup], rows, width),
         text_table(["95 % intervals", "accuracy", "drop", *speedup], intervals, width),
-        wrapped(legend, width),
+        "\n".join(wrapped(text, width) for text in (legend, *long_names(names))),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tp_vgg.errors import printable
 from tp_vgg.machine.console import wrapped
@@ -13,7 +13,7 @@ _RULE = "    \n    \n -  \n    \n    \n    \n    \n    \n"
 GAP = 2
 """Spaces between two columns."""
 LONGEST_NAME = 20
-"""Most characters of a model's name in a table that must fit a terminal."""
+"""Most places of a model's name in a table that must fit a terminal."""
 
 
 def text_table(
@@ -89,14 +89,33 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the names of models, which may be paths, without their middle if they are long.
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Return each model's name, which may be a path, without its middle if it is long.
 
-    They stay whole if two of them would be the same without it.
+    Long names that would then read the same begin with their number among ``names`` instead.
     """
-    whole = {name: printable(name) for name in names}
-    short = {
-        name: text if len(text) <= LONGEST_NAME else f"{text[:8]}…{text[9 - LONGEST_NAME :]}"
-        for name, text in whole.items()
+    texts = {name: printable(name) for name in names}
+    short = {name: _cut(text, "") for name, text in texts.items()}
+    seen = list(short.values())
+    return {
+        name: cut if seen.count(cut) == 1 or cut == texts[name] else _cut(texts[name], f"({i}) ")
+        for i, (name, cut) in enumerate(short.items(), 1)
     }
-    return short if len(set(short.values())) == len(short) else whole
+
+
+def _cut(text: str, start: str) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= LONGEST_NAME:
+        return text
+    start = start or set_cell_size(text, 8).rstrip()
+    rest = text
+    while cell_len(rest) >= LONGEST_NAME - cell_len(start):
+        rest = rest[1:]
+    return f"{start}…{rest}"
+
+
+def long_names(short: Mapping[str, str]) -> list[str]:
+    """Return one line for each name that :func:`shortened` has cut: the short one and the whole."""
+    whole = {name: printable(name) for name in short}
+    return [f"{cut}: {whole[name]}" for name, cut in short.items() if cut != whole[name]]

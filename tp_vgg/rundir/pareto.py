@@ -83,6 +83,8 @@ class Pareto:
     """Data set, its fingerprint, and the number of images of each split."""
     accuracy: float
     """Test accuracy of the dense model in percent."""
+    chance: float
+    """Accuracy of a guess in percent."""
     points: tuple[ParetoPoint, ...]
     """One per budget, in the order of the command line."""
     control: tuple[float, ...] = ()
@@ -91,6 +93,11 @@ class Pareto:
     """Device and versions of the timing."""
     command: str = ""
     """The command line; empty if called from Python."""
+
+    @property
+    def guesses(self) -> bool:
+        """Return True if the accuracy of a point can't be told from chance."""
+        return any(point.low <= self.chance for point in self.points)
 
     @property
     def case(self) -> str | None:
@@ -111,7 +118,12 @@ class Pareto:
         if data["format"] != PARETO:
             raise ValueError("not a table of this version")
         table = typed(cls, data, more=True)
-        if not table.points or not 0 <= table.accuracy <= 100 or len(table.control) not in (0, 3):
+        if (
+            not table.points
+            or not 0 <= table.accuracy <= 100
+            or not 0 <= table.chance <= 100
+            or len(table.control) not in (0, 3)
+        ):
             raise ValueError("no points, or numbers out of range")
         for point in table.points:
             point._check()

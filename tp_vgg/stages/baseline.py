@@ -206,7 +206,8 @@ def train_baseline(session: Session, recipe: Recipe, weights: str) -> ModelRecor
     model.to(session.device)
     seconds = estimate_seconds(model, session.training(model, recipe))
     log.info(
-        f"training {model.spec.arch} ({model.spec.head} head) for {recipe.epochs} epochs on"
+        f"training {model.spec.arch} ({model.spec.head} head) for"
+        f" {recipe.epochs} epoch{'s' * (recipe.epochs != 1)} on"
         f" {len(session.data.train)} images of {session.data.name}:"
         f" about {duration(seconds)} here ({session.device.type})"
     )

@@ -88,6 +88,7 @@ def pareto(settings: Settings, options: ParetoOptions, plans: Mapping[str, PlanR
             dense.normalisation,
             data,
             dense.test.accuracy,
+            dense.chance,
             tuple(_point(budget, plans[budget], records) for budget, records in models.items()),
             command=settings.command,
         ),
@@ -215,8 +216,8 @@ def _write(settings: Settings, run: RunDir, table: Pareto, *, missing_only: bool
     """Write the table as CSV, as a figure and, last, as the record."""
     if not (missing_only and run.pareto.is_file()):
         write_text(run.pareto, pareto_csv(table))
+        log.info(f"wrote {run.pareto}")
     if not (missing_only and run.plot("pareto").is_file()):
-        path = keep_figure(settings, run, "pareto", figure_of(table))
-        log.info(f"wrote {run.pareto} and {path}")
+        keep_figure(settings, run, "pareto", figure_of(table))
     if not missing_only:
         write_json(run.pareto_record, table.to_dict())

@@ -44,7 +44,8 @@ def report(settings: Settings, *, anew: bool = True) -> Path:
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; move it away")
     comparison = compared(contents, records_of(settings, contents))
-    key = _key(flag_settings, run, comparison)
+    several = pareto_of(contents, comparison.records[MODELS[0]])
+    key = _key(flag_settings, run, comparison, [] if several is None else [several.key])
     if not anew and path.is_file() and key in path.read_text("utf-8", "replace"):
         return path
     settings.begin_work()
@@ -119,8 +120,11 @@ def _findings(
     )
 
 
-def _key(flag_settings: Settings, run: RunDir, comparison: Comparison) -> str:
-    """Return a fingerprint of everything that the page shows."""
+def _key(flag_settings: Settings, run: RunDir, comparison: Comparison, pareto: list[str]) -> str:
+    """Return a fingerprint of everything that the page shows.
+
+    ``pareto``: the key of the Pareto table that is shown, if there is one.
+    """
     directories = dict.fromkeys((run.root, run.work))
     files = [
         path
@@ -134,4 +138,6 @@ def _key(flag_settings: Settings, run: RunDir, comparison: Comparison) -> str:
         for name in ("plan.json", "latency.json", *HISTORIES.values())
     ]
     digests = [[str(path), file_fingerprint(path)] for path in files if path.is_file()]
-    return fingerprint(__version__, flags(flag_settings), list(comparison.records), digests)
+    return fingerprint(
+        __version__, flags(flag_settings), list(comparison.records), digests, *pareto
+    )
