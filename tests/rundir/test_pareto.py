@@ -27,7 +27,7 @@ TIMES = {
     "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6, "verdict": "faster",
     "case": "folded fp32, batch 64",
 }  # fmt: skip
-TABLE = Pareto("key", "dense", {}, IMAGES, 91.5, (POINT,))
+TABLE = Pareto("key", "dense", {}, IMAGES, 91.5, 10.0, (POINT,))
 DENSE: Any = SimpleNamespace(
     sha256="dense", normalisation={}, baseline=None, test_images=("digits", "f", 60)
 )
@@ -128,3 +128,9 @@ def test_the_table_is_short_and_the_csv_has_all() -> None:
 def test_if_one_model_was_not_timed_no_times_are_shown() -> None:
     table = replace(TABLE, points=(replace(POINT, **TIMES), POINT))
     assert table.case is None and "speed-up" not in render_pareto(table)
+
+
+def test_chance_is_said_if_a_model_may_guess() -> None:
+    assert "chance" not in render_pareto(TABLE)
+    guess = replace(POINT, accuracy=12.0, low=8.0, high=20.0)
+    assert "dense: 91.50 %; chance: 10 %" in render_pareto(replace(TABLE, points=(POINT, guess)))
