@@ -178,3 +178,8 @@ def test_a_file_gets_80_columns_and_wide_has_no_limit(monkeypatch: pytest.Monkey
     assert runner.invoke(command, ["--wide"]).output == "None\n"
     monkeypatch.setenv("COLUMNS", "123")
     assert runner.invoke(command, []).output == "123\n"
+
+
+def test_a_table_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert text_table(["a"], [["b"]]).splitlines() == ["a", "-", "b"]

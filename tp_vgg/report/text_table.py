@@ -56,7 +56,9 @@ def text_table(
         table.add_row(*map(Text, line))
     out = io.StringIO()
     whole = sum(widths) + gaps
-    Console(file=out, width=whole, color_system=None, legacy_windows=False).print(table)
+    Console(
+        file=out, width=whole, color_system=None, legacy_windows=False, force_jupyter=False
+    ).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
