@@ -159,8 +159,8 @@ def render_dry_run(
     ]
     params, macs = (spec.params(), target.params()), (spec.macs(), target.macs())
     lines = [
-        f"total params {params[0]:,} → {params[1]:,}, MACs {macs[0]:,} → {macs[1]:,}",
         f"params {params[1] / params[0]:.3f}×, MACs {macs[1] / macs[0]:.3f}×",
+        f"total params {params[0]:,} → {params[1]:,} and MACs {macs[0]:,} → {macs[1]:,}",
     ]
     table = text_table(["layer", "ratio", "channels", "params", "MACs"], rows, width)
     return "\n".join([table, *(wrapped(line, width) for line in lines)])
