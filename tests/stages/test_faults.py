@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,9 +93,10 @@ def _timeless(data: Any) -> Any:
     return {name: _timeless(value) for name, value in data.items() if name not in left_out}
 
 
-def untimed(out: str) -> list[list[str]]:
-    """The cells of each line of ``run``'s table, without the last column: a speed-up."""
-    return [re.split(r"  +", line)[:6] for line in out.splitlines()]
+def untimed(out: str) -> list[str]:
+    """The lines of ``run``'s table of models, without the last column: a speed-up."""
+    table = out.partition("\n\n")[0].splitlines()
+    return [line[: table[1].rindex(" ")] for line in table]
 
 
 def _sound(directory: Path) -> None:
