@@ -32,7 +32,7 @@ from gpu.runner import Round  # noqa: E402
 from gpu.setting import ARCHIVE, CHECKPOINT, PARTS, Setting, read_results  # noqa: E402
 
 from tp_vgg import cli  # noqa: E402
-from tp_vgg.cli.options import Number  # noqa: E402
+from tp_vgg.cli.value_types import Number  # noqa: E402
 from tp_vgg.errors import BadInput, WorkFailed  # noqa: E402
 
 TINY_MINUTES = 60.0

@@ -11,7 +11,7 @@ from helpers.commands import one_line
 
 import tp_vgg
 from tp_vgg import cli
-from tp_vgg.cli.options import FilePath
+from tp_vgg.cli.value_types import FilePath
 from tp_vgg.data import load_data
 from tp_vgg.errors import BadInput
 from tp_vgg.files.read import as_path

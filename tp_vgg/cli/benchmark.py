@@ -10,14 +10,8 @@ import click
 
 from tp_vgg.cli.arguments import check_file, listed
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import (
-    MOST_THREADS,
-    PATH,
-    WholeNumber,
-    common_options,
-    tensorboard_option,
-    wide_option,
-)
+from tp_vgg.cli.options import common_options, tensorboard_option, wide_option
+from tp_vgg.cli.value_types import MOST_THREADS, PATH, WholeNumber
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.table import BATCH_SIZES, DTYPES, FEWEST_TRIALS, MODES, cases_of
 from tp_vgg.report.latency_tables import render_benchmark, render_profile

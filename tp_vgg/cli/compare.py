@@ -8,7 +8,8 @@ import click
 
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, common_options, wide_option
+from tp_vgg.cli.options import common_options, wide_option
+from tp_vgg.cli.value_types import PATH
 from tp_vgg.report.tables import TABLE_FORMATS, render_comparison
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.compare import compare

@@ -9,7 +9,8 @@ import click
 
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import PATH, network_options
+from tp_vgg.cli.options import network_options
+from tp_vgg.cli.value_types import PATH
 from tp_vgg.machine.console import fitted
 from tp_vgg.network.formats import EXPORT_FORMATS
 from tp_vgg.rundir.settings import Settings

@@ -10,7 +10,6 @@ import click
 from tp_vgg.cli.arguments import budget_from, check_file, check_one_process, listed
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
-    WholeNumber,
     common_options,
     finetune_options,
     force_option,
@@ -18,6 +17,7 @@ from tp_vgg.cli.options import (
     round_to_option,
     wide_option,
 )
+from tp_vgg.cli.value_types import WholeNumber
 from tp_vgg.latency.table import MAX_BATCH
 from tp_vgg.report.pareto import render_pareto, render_plans
 from tp_vgg.rundir.settings import Settings

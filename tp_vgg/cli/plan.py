@@ -10,13 +10,8 @@ from click.core import ParameterSource
 
 from tp_vgg.cli.arguments import budget_from, check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import (
-    PATH,
-    common_options,
-    profile_option,
-    round_to_option,
-    wide_option,
-)
+from tp_vgg.cli.options import common_options, profile_option, round_to_option, wide_option
+from tp_vgg.cli.value_types import PATH
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.criteria import Kind

@@ -9,14 +9,13 @@ import click
 from tp_vgg.cli.arguments import budget_from, check_one_process
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
-    COUNT,
-    WholeNumber,
     common_options,
     finetune_options,
     force_option,
     round_to_option,
     wide_option,
 )
+from tp_vgg.cli.value_types import COUNT, WholeNumber
 from tp_vgg.errors import printable
 from tp_vgg.machine.console import wrapped
 from tp_vgg.pruning.criteria import Kind

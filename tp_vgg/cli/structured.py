@@ -12,15 +12,13 @@ from tp_vgg.cli import print_table
 from tp_vgg.cli.arguments import plan_from
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import (
-    COUNT,
-    PATH,
-    WholeNumber,
     common_options,
     finetune_options,
     force_option,
     round_to_option,
     wide_option,
 )
+from tp_vgg.cli.value_types import COUNT, PATH, WholeNumber
 from tp_vgg.errors import printable
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA

@@ -9,7 +9,8 @@ import click
 from tp_vgg.cli import print_table
 from tp_vgg.cli.arguments import check_file
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import COUNT, NAME_OR_PATH, common_options, training_options, wide_option
+from tp_vgg.cli.options import common_options, training_options, wide_option
+from tp_vgg.cli.value_types import COUNT, NAME_OR_PATH
 from tp_vgg.errors import BadInput
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.rundir.settings import Settings

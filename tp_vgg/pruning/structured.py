@@ -124,7 +124,8 @@ def prune_channels(
     :class:`WorkFailed` if a score is not finite, torch-pruning does not reach the target widths, or
     the equivalence check fails. Do not use the model after a :class:`WorkFailed`.
     """
-    _refuse_masks(model)
+    if has_masks(model):
+        raise BadInput(f"model: has weight masks; {UNMASK}")
     before, reference = model.spec, double_copy(model)
     kept = remove_channels(model, target, importance, seed)
     check = check_equivalence(reference, double_copy(model), kept, images)
@@ -266,11 +267,6 @@ def _remove(graph: Any, model: Network, kept: Mapping[str, list[int]]) -> None:
                 f"{name}: torch-pruning refuses to remove {len(removed)} channels; nothing is saved"
             )
         group.prune()
-
-
-def _refuse_masks(model: Network) -> None:
-    if has_masks(model):
-        raise BadInput(f"model: has weight masks; {UNMASK}")
 
 
 def _graph(model: Network) -> Any:

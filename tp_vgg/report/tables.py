@@ -120,9 +120,8 @@ def _in_parts(comparison: Comparison, width: int) -> list[str]:
     if quoted:
         case = next(iter(quoted.values())).case.label
         legend += f" Speed-up: {case}; A/A is a copy of the dense model, timed against it."
-    if base.params:
-        sizes = f"{base.params / 1e6:.2f} M parameters and {base.macs / 1e6:.2f} M MACs"
-        legend += f" {names[next(iter(names))]} has {sizes}."
+    sizes = f"{base.params / 1e6:.2f} M parameters and {base.macs / 1e6:.2f} M MACs"
+    legend += f" {names[next(iter(names))]} has {sizes}."
     return [
         text_table([*header, *speedup], rows, width),
         text_table(["95 % intervals", "accuracy", "drop", *speedup], intervals, width),
@@ -136,7 +135,7 @@ def _short_speedup(row: LatencyRow | None) -> str:
     return (
         f"A/A {row.speedup:.2f}×"
         if row.verdict == "reference"
-        else (f"{row.speedup:.2f}× {row.verdict}")
+        else f"{row.speedup:.2f}× {row.verdict}"
     )
 
 
