@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tp_vgg.network.vgg.spec import VGGSpec
     from tp_vgg.planning.make_plan import make_plan
     from tp_vgg.pruning.ratios import read_ratios
+    from tp_vgg.pruning.repair import repair
     from tp_vgg.pruning.structured import prune_structured
     from tp_vgg.pruning.unstructured import prune_unstructured
     from tp_vgg.sensitivity.sweep import sweep
@@ -45,6 +46,7 @@ _MODULE_OF = {
     "prune_structured": "tp_vgg.pruning.structured",
     "prune_unstructured": "tp_vgg.pruning.unstructured",
     "read_ratios": "tp_vgg.pruning.ratios",
+    "repair": "tp_vgg.pruning.repair",
     "save": "tp_vgg.network.checkpoint",
     "sweep": "tp_vgg.sensitivity.sweep",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "prune_structured",
     "prune_unstructured",
     "read_ratios",
+    "repair",
     "save",
     "sweep",
 ]

@@ -63,6 +63,25 @@ def test_prune_speed_prints_its_table() -> None:
 
 
 @pytest.mark.slow
+def test_repair_speed_compares_with_an_epoch_of_training(tmp_path: Path) -> None:
+    script = ROOT / "experiments" / "repair_speed.py"
+    options = ["--dataset", "digits", "--images", "20", "--limit-train", "60", "--limit-test", "30"]
+    options += ["--trials", "1", "--batches", "1", "--case", "channels=0.5", "--case", "zeros=0.9"]
+    done = subprocess.run(
+        [sys.executable, script, *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == [
+        "channels=0.5",
+        "zeros=0.9",
+    ]
+    report = json.loads(done.stderr.splitlines()[-1])
+    for case in ("channels=0.5", "zeros=0.9"):
+        seconds = report[case]["seconds"]
+        assert report[case]["ratio"] == seconds["repair"][0] / seconds["epoch"][0]
+
+
+@pytest.mark.slow
 def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> None:
     save(make_model(), tmp_path / "small.pth")
     script = ROOT / "experiments" / "sweep_speed.py"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -16,10 +16,12 @@ from tp_vgg.cli.arguments import settings_from
 from tp_vgg.cli.command import option, shared_option
 from tp_vgg.cli.value_types import COUNT, PATH, RATE, Number, WholeNumber
 from tp_vgg.data.catalogue import CATALOGUE
+from tp_vgg.errors import BadInput
 from tp_vgg.machine.console import muted, terminal_width
 from tp_vgg.network.vgg.spec import ARCHS, HEADS
+from tp_vgg.pruning.repairs import CALIBRATION_IMAGES, REPAIR_IMAGES, RepairOption
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import Finetune
+from tp_vgg.stages.options import Finetune, RepairOptions
 from tp_vgg.training.recipe import SCHEDULES
 
 Function = Callable[..., Any]
@@ -215,6 +217,43 @@ def training_options(what: str, *, lr: str, batch_size: str) -> Callable[[Functi
         return function
 
     return add
+
+
+def repair_options(function: Function) -> Function:
+    """Add the options of the repair after pruning; the command gets them as one ``repair``."""
+
+    @functools.wraps(function)
+    def wrapper(
+        repair: RepairOption, recalibrate: bool, repair_images: int | None, **options: Any
+    ) -> Any:
+        source = click.get_current_context().get_parameter_source("repair")
+        if recalibrate and source is ParameterSource.COMMANDLINE and repair != "recalibrate":
+            raise BadInput(
+                f"--recalibrate: is --repair recalibrate; leave out --repair {repair} or this"
+            )
+        method = "recalibrate" if recalibrate else repair
+        return function(repair=RepairOptions(method, repair_images), **options)
+
+    for decorate in (
+        option("--recalibrate", is_flag=True, help="The same as --repair recalibrate."),
+        option(
+            "--repair-images",
+            type=WholeNumber(min=2),
+            metavar="N",
+            show_default=f"{REPAIR_IMAGES}, or {CALIBRATION_IMAGES} to recalibrate",
+            help="Training images on which the repair looks; it reads no labels.",
+        ),
+        option(
+            "--repair",
+            type=click.Choice(get_args(RepairOption)),
+            default="auto",
+            help="Correct the pruned model before any fine-tuning: refit its weights "
+            "(reconstruct), take batch norm's statistics anew (recalibrate), or neither; auto is "
+            "reconstruct.",
+        ),
+    ):
+        wrapper = decorate(wrapper)
+    return wrapper
 
 
 def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from tp_vgg.cli.options import common_options, tensorboard_option, wide_option
 from tp_vgg.errors import BadInput
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA, Kind
-from tp_vgg.pruning.repair import Repair
+from tp_vgg.pruning.repairs import Repair
 from tp_vgg.report.plan_tables import render_sensitivity
 from tp_vgg.rundir.expected import expected_spec
 from tp_vgg.rundir.settings import Settings

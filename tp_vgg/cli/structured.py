@@ -15,6 +15,7 @@ from tp_vgg.cli.options import (
     common_options,
     finetune_options,
     force_option,
+    repair_options,
     round_to_option,
     wide_option,
 )
@@ -57,11 +58,7 @@ log = logging.getLogger(__name__)
     show_default="2 on digits, else 5; at least one per step",
     help="Epochs of fine-tuning, over all steps together.",
 )
-@option(
-    "--recalibrate",
-    is_flag=True,
-    help="Estimate batch norm's statistics anew after each pruning.",
-)
+@repair_options
 @finetune_options
 @force_option
 @option("--dry-run", is_flag=True, help="Print the channels left in each layer, and stop.")
@@ -76,7 +73,6 @@ def command(
     settings: Settings,
     ratios: Path | None,
     ratio: float | None,
-    recalibrate: bool,
     dry_run: bool,
     show: str | None,
     force: bool,
@@ -90,7 +86,7 @@ def command(
     Or: torchrun --nproc-per-node 2 -m tp_vgg structured --ratios ratios.json
     """
     plan_for = plan_from(ratios, ratio, "--ratio", "structured", settings, show)
-    options = StructuredOptions(repair="recalibrate" if recalibrate else "none", **chosen)
+    options = StructuredOptions(**chosen)
     request = StructuredRequest(plan_for, options, show, force)
     if dry_run:
         click.echo(_dry_run(settings, request, width))

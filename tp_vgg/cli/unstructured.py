@@ -9,14 +9,20 @@ import click
 from tp_vgg.cli import print_table
 from tp_vgg.cli.arguments import plan_from
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import common_options, finetune_options, force_option, wide_option
+from tp_vgg.cli.options import (
+    common_options,
+    finetune_options,
+    force_option,
+    repair_options,
+    wide_option,
+)
 from tp_vgg.cli.value_types import PATH, WholeNumber
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
 from tp_vgg.rundir.expected import expected_spec
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredRequest
+from tp_vgg.stages.options import Finetune, RepairOptions, UnstructuredOptions, UnstructuredRequest
 
 
 @click.command("unstructured", cls=Command)
@@ -50,8 +56,9 @@ from tp_vgg.stages.options import Finetune, UnstructuredOptions, UnstructuredReq
 @option(
     "--gradual",
     is_flag=True,
-    help="Let the zeros grow during fine-tuning, by a cubic schedule.",
+    help="Let the zeros grow during fine-tuning, by a cubic schedule; nothing is repaired.",
 )
+@repair_options
 @finetune_options
 @force_option
 @option(
@@ -68,6 +75,7 @@ def command(
     scope: str,
     importance: str,
     gradual: bool,
+    repair: RepairOptions,
     finetune: Finetune,
     show: str | None,
     force: bool,
@@ -87,7 +95,7 @@ def command(
         )
     plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings, show)
     options = UnstructuredOptions(
-        sparsity if scope == "global" else None, importance, gradual, finetune
+        sparsity if scope == "global" else None, importance, gradual, repair, finetune
     )
     request = UnstructuredRequest(plan_for, options, show, force)
     if settings.checkpoint is None:

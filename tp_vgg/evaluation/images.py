@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tp_vgg.data.datasets import DataSet
-from tp_vgg.data.split import NormalisedSplit, Split
+from tp_vgg.data.split import Normalisation, NormalisedSplit, Split
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.files.checks import type_name
 from tp_vgg.network.network import Network
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 Labelled = Split | tuple[torch.Tensor, torch.Tensor] | Iterable[Any]
 """A split, a pair (images, labels), or what yields such pairs anew in every loop over it."""
+Unlabelled = torch.Tensor | Labelled
+"""Images [N, 3, S, S], or anything that holds labelled ones; the labels are not read."""
 WAYS = "a tp_vgg.data.Split(images, labels), a pair (images, labels) or a DataLoader of such pairs"
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32)
 """The dtypes of labels that are converted to int64."""
@@ -127,6 +129,43 @@ class Images:
                 "a batch is float images [N, 3, S, S] and int64 labels [N], such as of "
                 "torchvision.transforms.ToTensor() and Normalize(mean, std)"
             ) from error
+
+
+def unlabelled(name: str, images: object, network: Network, limit: int, seed: int) -> torch.Tensor:
+    """Return up to ``limit`` of a caller's images as ``network`` takes them, on its device.
+
+    They are normalised floats [N, 3, S, S]. Of a tensor, a split or a pair they are drawn by
+    ``seed``; of a loader they are the first ones. Labels are not read, and a loader's batches may
+    have none. Raises :class:`BadInput` as :class:`Images` does.
+    """
+    if isinstance(images, Split):
+        tensors: Any = images.images
+    elif is_pair(images):
+        tensors = images[0]
+    else:
+        tensors = images
+    if isinstance(tensors, torch.Tensor | np.ndarray):
+        drawn = np.random.default_rng(seed).permutation(len(tensors) if tensors.ndim else 0)[:limit]
+        return _normalised(name, tensors[drawn] if tensors.ndim else tensors, network)
+    _check_loader(name, images)
+    parts: list[torch.Tensor] = []
+    for number, batch in enumerate(Images(name, tensors, network, is_loader=True)._read()):
+        first = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+        parts.append(_normalised(f"{name}: batch {number}", first, network))
+        if sum(map(len, parts)) >= limit:
+            break
+    if not parts:
+        raise BadInput(f"{name}: has no images")
+    return torch.cat(parts)[:limit]
+
+
+def _normalised(name: str, images: object, network: Network) -> torch.Tensor:
+    """Return unlabelled images as normalised floats on the device of ``network``."""
+    count = len(images) if isinstance(images, torch.Tensor | np.ndarray) and images.ndim else 0
+    split = _split_of(name, (images, torch.zeros(count, dtype=torch.int64)), network)
+    check_split(name, split, network)
+    _warn_of_pixels(name, split, network)
+    return Normalisation.of(network.meta)(split.images)
 
 
 def is_pair(images: object) -> TypeGuard[Sequence[Any]]:

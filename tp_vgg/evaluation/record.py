@@ -11,6 +11,7 @@ from typing import Any
 
 from tp_vgg.evaluation.accuracy import Accuracy, check_counts, is_count
 from tp_vgg.evaluation.hits import unpack_hits
+from tp_vgg.evaluation.repaired import RepairRecord
 from tp_vgg.files.schema import typed
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.stats import paired_difference
@@ -61,6 +62,8 @@ class ModelRecord:
     """``--mean`` and ``--std``, for a file that does not hold its own; else empty."""
     file_bytes: int | None = None
     """Size of a file that tp_vgg did not write; ``bytes`` is then its size as tp_vgg writes it."""
+    repair: RepairRecord | None = None
+    """How it was repaired after pruning; ``None`` if it was not, or is a baseline."""
 
     @property
     def test_images(self) -> tuple[str, str, int]:
@@ -151,6 +154,9 @@ class ModelRecord:
             raise ValueError(
                 "image counts that differ from the accuracies', or a file size below 1"
             )
+
+        if self.repair is not None:
+            self.repair.check(set(self.sparsity), self.test.n)
 
     def metrics(self) -> dict[str, Any]:
         """Return the entry in ``metrics.json``; its names are fixed."""

@@ -12,7 +12,7 @@ from tp_vgg.network.vgg.spec import STAGES, VGGSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from tp_vgg.network.network import Network
+    from tp_vgg.network.network import Network, Segment
     from tp_vgg.network.vgg.model import VGG
 
 STEMS = tuple(f"vgg{depth}" for depth in STAGES)
@@ -65,6 +65,16 @@ def activation_after(model: Network, layer: str) -> nn.Module:
     from tp_vgg.network.vgg.model import activation_after
 
     return activation_after(as_vgg(model), layer)
+
+
+def segments(model: Network) -> list[Segment]:
+    """Return the network as one segment for each conv and linear layer, in order.
+
+    The modules are shared with ``model``. Raises :class:`BadInput` as :func:`as_vgg`.
+    """
+    from tp_vgg.network.vgg.cut import segments
+
+    return segments(as_vgg(model))
 
 
 def as_vgg(model: Network) -> VGG:

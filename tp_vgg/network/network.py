@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,22 @@ class Network(nn.Module):
     """Sorted indices of the dense baseline's channels that remain, by layer.
 
     A layer that is not named keeps all of them."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment is a part of a network: a conv or linear layer, and what follows it.
+
+    It ends before the next such layer.
+    """
+
+    name: str
+    """The layer's name."""
+    layer: nn.Conv2d | nn.Linear
+    norm: nn.BatchNorm2d | None
+    """The batch norm behind the layer, if there is one."""
+    rest: nn.Sequential
+    """The modules behind the layer, ``norm`` included; none behind the last layer."""
 
 
 def prunable_layers(model: Network) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:

@@ -12,9 +12,7 @@ from tp_vgg.data.split import Normalisation, Split, stratified
 from tp_vgg.evaluation.evaluate import EVALUATION_BLOCK
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import exact_fp32
-
-CALIBRATION_IMAGES = 2000
-"""Default number of training images over which batch norm's statistics are computed."""
+from tp_vgg.pruning.repairs import CALIBRATION_IMAGES
 
 
 def recalibrate(

@@ -31,15 +31,16 @@ class PlanOutcome:
     n: int
     """Number of images on which the model was measured."""
     drop: float
-    """Drop of the pruned model before fine-tuning.
+    """Drop of the pruned model as the sweep pruned: before any repair and fine-tuning.
 
-    For unstructured pruning that of the saved model, after its fine-tuning if there was any."""
+    If the record does not tell that, it is the drop of the saved model: of channels after the
+    repair, of zeros after the fine-tuning too."""
     macs_share: float | None
     """``None`` for unstructured pruning."""
     params_share: float
     """Parameters, or parameters that are not zero if unstructured."""
     finetuned_drop: float | None
-    """Drop of the fine-tuned model; ``None`` without one and for unstructured pruning."""
+    """Drop of the fine-tuned model; ``None`` without one."""
     speedup: tuple[float, float, float] | None
     """Speed-up of the network with batch norm folded, and the ends of its 95 % interval.
 
@@ -47,6 +48,8 @@ class PlanOutcome:
     benchmarked."""
     finetuned: bool = False
     """True if :attr:`drop` was measured after fine-tuning; only for unstructured pruning."""
+    repaired_drop: float | None = None
+    """Drop after the repair, before any fine-tuning; ``None`` if :attr:`drop` is that already."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry in ``metrics.json``."""
@@ -64,6 +67,7 @@ class PlanOutcome:
             "realised": {
                 "drop": self.drop,
                 "n": self.n,
+                "repaired_drop": self.repaired_drop,
                 "finetuned_drop": self.finetuned_drop,
                 "macs_share": self.macs_share,
                 "params_share": self.params_share,
@@ -78,6 +82,8 @@ class PlanOutcome:
         parts = [f"drop {prediction.drop:+.2f} → {self.drop:+.2f} on {self.split} (n = {self.n})"]
         if self.finetuned:
             parts[0] += " after fine-tuning"
+        if self.repaired_drop is not None:
+            parts[0] += f", {self.repaired_drop:+.2f} repaired"
         if self.finetuned_drop is not None:
             parts[0] += f", {self.finetuned_drop:+.2f} after fine-tuning"
         parts.append(f"params {prediction.params_share:.3f}× → {self.params_share:.3f}×")
@@ -119,25 +125,45 @@ def plan_outcomes(
             or not _made_by(plan, record)
         ):
             continue
-        split: Literal["val", "test"] = "test" if plan.sweep.get("split") == "test" else "val"
-        dense, pruned = getattr(base, split), getattr(record, split)
-        tuned = records.get("structured_finetuned") if kind == "structured" else None
-        outcomes.append(
-            PlanOutcome(
-                plan,
-                split,
-                pruned.n,
-                dense.accuracy - pruned.accuracy,
-                record.macs / base.macs if kind == "structured" else None,
-                record.params / base.params
-                if kind == "structured"
-                else record.nonzero / base.nonzero,
-                None if tuned is None else dense.accuracy - getattr(tuned, split).accuracy,
-                _speedup(plan, record, latency),
-                finetuned=record.finetuning.startswith("fine-tuned"),
-            )
-        )
+        outcomes.append(_outcome(plan, base, record, records.get("structured_finetuned"), latency))
     return tuple(outcomes)
+
+
+def _outcome(
+    plan: PlanResult,
+    base: ModelRecord,
+    record: ModelRecord,
+    tuned: ModelRecord | None,
+    latency: Latency | None,
+) -> PlanOutcome:
+    """Return the outcome of ``plan``, by which the model of ``record`` was pruned.
+
+    ``tuned``: the record of the fine-tuned structured model, if there is one.
+    """
+    split: Literal["val", "test"] = "test" if plan.sweep.get("split") == "test" else "val"
+    structured = plan.kind == "structured"
+    if not structured:
+        tuned = record if record.finetuning.startswith("fine-tuned") else None
+    dense, saved, repair = getattr(base, split), getattr(record, split), record.repair
+    pruned, repaired = saved, None
+    if repair is not None and not plan.recalibrated:
+        before = repair.removed if split == "test" else repair.removed_val
+        after = repair.repaired if split == "test" else repair.repaired_val
+        if before is not None and after is not None:
+            pruned, repaired = before, dense.accuracy - after.accuracy
+    as_pruned = repaired is not None or structured
+    return PlanOutcome(
+        plan,
+        split,
+        pruned.n,
+        dense.accuracy - pruned.accuracy,
+        record.macs / base.macs if structured else None,
+        record.params / base.params if structured else record.nonzero / base.nonzero,
+        dense.accuracy - getattr(tuned, split).accuracy if tuned and as_pruned else None,
+        _speedup(plan, record, latency),
+        finetuned=tuned is not None and not as_pruned,
+        repaired_drop=repaired,
+    )
 
 
 def _made_by(plan: PlanResult, record: ModelRecord) -> bool:

@@ -11,7 +11,7 @@ from tp_vgg.files.checks import MAX_SEED, choice, sequence, text, whole_number
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA, Kind, check_importance
 from tp_vgg.pruning.ratios import fraction, removals
-from tp_vgg.pruning.repair import Repair, check_repair
+from tp_vgg.pruning.repairs import Repair, check_repair
 from tp_vgg.sensitivity.table import LEVELS
 
 Precision = Literal["auto", "fp32", "bf16", "screened"]

@@ -18,7 +18,7 @@ from tp_vgg.network.families import as_vgg
 from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.cut import around
 from tp_vgg.pruning.calibration import renew_statistics
-from tp_vgg.pruning.repair import Repair
+from tp_vgg.pruning.repairs import Repair
 from tp_vgg.pruning.structured import keep_channels
 from tp_vgg.sensitivity.chain import (
     Chain,

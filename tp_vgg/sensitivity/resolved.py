@@ -12,7 +12,7 @@ from tp_vgg.machine.precision import screening_pays
 from tp_vgg.network.masks import is_masked
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.pruning.repair import Repair
+from tp_vgg.pruning.repairs import Repair
 from tp_vgg.sensitivity.question import Precision, SweepQuestion
 from tp_vgg.sensitivity.table import SENSITIVITY
 

@@ -17,7 +17,7 @@ from tp_vgg.latency.table import BenchmarkCase
 from tp_vgg.network.spec import Spec, narrowed
 from tp_vgg.pruning.criteria import check_importance
 from tp_vgg.pruning.ratios import Plan, check_layers, resolve, resolve_sparsity
-from tp_vgg.pruning.repair import Repair, check_repair
+from tp_vgg.pruning.repairs import Repair, RepairOption, check_repair
 from tp_vgg.training.recipe import Schedule
 
 PlanFor = Callable[[Spec], Plan]
@@ -45,6 +45,24 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class RepairOptions:
+    """Repair options say what corrects the pruned model before any fine-tuning."""
+
+    option: RepairOption = "auto"
+    images: int | None = None
+    """Training images on which the repair looks; ``None``: the default of its method."""
+
+    def method(self, *, gradual: bool = False) -> Repair:
+        """Return what ``auto`` stands for, or what was chosen.
+
+        ``gradual``: the zeros grow in training, which leaves nothing to repair before it.
+        """
+        if self.option != "auto":
+            return self.option
+        return "none" if gradual else "reconstruct"
+
+
+@dataclass(frozen=True)
 class StructuredOptions:
     """Structured options say how channels are removed and how the model is fine-tuned."""
 
@@ -54,7 +72,7 @@ class StructuredOptions:
     """Multiple to which the number of kept channels is rounded up."""
     steps: int = 1
     """Number of prunings, each followed by fine-tuning; the epochs are divided among them."""
-    repair: Repair = "none"
+    repair: RepairOptions = RepairOptions()
     """Repair after each pruning."""
     finetune: Finetune = Finetune()
 
@@ -69,6 +87,8 @@ class UnstructuredOptions:
     """One of :data:`~tp_vgg.pruning.criteria.WEIGHT_CRITERIA`."""
     gradual: bool = False
     """Raise the number of zeros step by step during fine-tuning."""
+    repair: RepairOptions = RepairOptions()
+    """Repair after the pruning."""
     finetune: Finetune = Finetune(epochs=0)
 
 
@@ -144,7 +164,7 @@ class StructuredRequest(PruningRequest[StructuredOptions, StructuredTarget]):
                 f"--finetune-epochs: {epochs} can't be shared out over --steps {options.steps}; "
                 f"give {options.steps} or more, or 0"
             )
-        check_repair(options.repair, spec)
+        check_repair(options.repair.option, spec)
         target = resolve(plan, spec, options.round_to)
         layer_to_show = [self.show] if self.show else []
         check_importance(options.importance, spec, [*narrowed(spec, target), *layer_to_show])
@@ -166,6 +186,12 @@ class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
             raise BadInput(
                 f"--gradual: ranks by magnitude at every update of the zeros; "
                 f"leave out --importance {options.importance}"
+            )
+        check_repair(options.repair.option, spec)
+        if options.gradual and options.repair.method(gradual=True) != "none":
+            raise BadInput(
+                "--gradual: the zeros grow while the network is fine-tuned, so there is nothing to "
+                f"repair before; leave out --repair {options.repair.option}"
             )
         if options.global_sparsity is None:
             resolve_sparsity(plan, spec)

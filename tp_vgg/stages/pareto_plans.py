@@ -17,7 +17,7 @@ from tp_vgg.planning.budget import read_budget
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.settings import Settings
-from tp_vgg.stages.options import Finetune, StructuredOptions, StructuredRequest
+from tp_vgg.stages.options import Finetune, RepairOptions, StructuredOptions, StructuredRequest
 from tp_vgg.stages.plan import PlanOptions, best_plan, note_chance
 
 Budget = Mapping[str, float]
@@ -52,7 +52,7 @@ class ParetoOptions:
         """Return the pruning by a plan, in the way that its sweep measured."""
         options = StructuredOptions(
             importance=plan.importance,
-            repair="recalibrate" if plan.recalibrated else "none",
+            repair=RepairOptions("recalibrate" if plan.recalibrated else "auto"),
             finetune=self.finetune,
         )
         ratios = Plan.of(plan.ratios, "the plan")

@@ -21,6 +21,7 @@ from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.precision import pick_precision
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.repairs import REPAIR_IMAGES
 from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import Dense, dense_model
@@ -165,7 +166,15 @@ def work_key(
         more += [str(precision)] if precision != pick_precision("auto", device) else []
     if not epochs:
         parts["finetune"] = asdict(Finetune(options.finetune.epochs))
+    del parts["repair"]
+    gradual = isinstance(options, UnstructuredOptions) and options.gradual
+    method = options.repair.method(gradual=gradual)
+    if method == "reconstruct":
+        more.append(["reconstruct", options.repair.images or REPAIR_IMAGES])
+    elif method == "recalibrate" and options.repair.images is not None:
+        more.append(["recalibrate", options.repair.images])
     if isinstance(options, UnstructuredOptions):
+        more += ["recalibrate"] if method == "recalibrate" else []
         return fingerprint(baseline, dict(plan.values), parts, settings.seed, *more)
-    parts["recalibrate"] = {"none": False, "recalibrate": True}[parts.pop("repair")]
+    parts["recalibrate"] = method == "recalibrate"
     return fingerprint(baseline, dict(plan.values), parts, settings.seed, epochs, *more)

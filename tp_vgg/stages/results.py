@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.evaluation.repaired import RepairRecord
 from tp_vgg.machine.distributed import Ranks
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS
@@ -26,6 +27,10 @@ class Prepared:
     """Path that it will have."""
     name: str
     record: ModelRecord
+
+    def repaired(self, repair: RepairRecord | None) -> Prepared:
+        """Return the same model, whose record says how it was repaired."""
+        return replace(self, record=replace(self.record, repair=repair))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
-from tp_vgg.pruning.repair import Repair
+from tp_vgg.pruning.repairs import Repair
 from tp_vgg.report import sweep_figures
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.expected import with_image_size

@@ -6,6 +6,7 @@ and saves again.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.network import Network
 from tp_vgg.network.spec import Spec
-from tp_vgg.pruning.calibration import recalibrate
 from tp_vgg.pruning.equivalence import EQUIVALENCE_IMAGES, EquivalenceCheck
 from tp_vgg.pruning.ratios import unremoved_note
 from tp_vgg.pruning.structured import prune_channels, rank, top_k
@@ -28,6 +28,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe, structured_epochs
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest, StructuredTarget
 from tp_vgg.stages.pruning import Drawing, Pruning, drawing, pruning, work_key
+from tp_vgg.stages.repair import Repaired, log_choice, repaired_model
 from tp_vgg.stages.results import Prepared, deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -76,6 +77,7 @@ def structured(
         target = job.resolved.spec
         if note := unremoved_note(job.resolved.plan, model.spec, target, options.round_to):
             log.info(note)
+        log_choice(options.repair)
         former = job.former(MODELS[2:], key, force=request.force)
         teacher = fold_batch_norm(model) if options.finetune.distill else None
         trained = model.meta.get("training")
@@ -84,11 +86,13 @@ def structured(
         prepared: list[Prepared] = []
         with deleted_unless_published(prepared, session.ranks):
             for step in steps:
-                check_note = _prune(session, model, step.target, options)
-                log.info(f"{step.label}: {check_note}" if options.steps > 1 else check_note)
+                note, repaired = _prune(session, model, step.target, options)
+                log.info(f"{step.label}: {note}" if options.steps > 1 else note)
                 model.meta.update(baseline=job.baseline.sha256, key=key)
                 if step.last:
-                    prepared.append(session.prepare(model, MODELS[2], notes=(check_note,)))
+                    prepared.append(session.prepare(model, MODELS[2], notes=(note,)))
+                    if repaired is not None:
+                        prepared[0] = prepared[0].repaired(repaired.record(prepared[0].record))
                     if former is None:
                         session.publish(prepared)
                 if step.epochs:
@@ -106,7 +110,8 @@ def structured(
                         for epoch in session.fit(model, recipe, step.partial, label, teacher)
                     )
             if history:
-                prepared.append(session.prepare(model, MODELS[3], notes=(check_note,)))
+                tuned = session.prepare(model, MODELS[3], notes=(note,))
+                prepared.append(tuned.repaired(prepared[0].record.repair))
             waiting = prepared if former is not None else prepared[1:]
             if waiting:
                 session.publish(waiting, former, history_csv(history) if history else "")
@@ -153,23 +158,24 @@ def _steps(job: Pruning[StructuredTarget], options: StructuredOptions) -> Iterat
         )
 
 
-def _prune(session: Session, model: Network, target: Spec, options: StructuredOptions) -> str:
-    """Prune and repair ``model`` in place; return a note about the equivalence check."""
+def _prune(
+    session: Session, model: Network, target: Spec, options: StructuredOptions
+) -> tuple[str, Repaired | None]:
+    """Prune and repair ``model`` in place; return a note about both, and the repair."""
     session.accumulate_gradients(model, options.importance)
     images = torch.cat(
         [split.images[:EQUIVALENCE_IMAGES] for split in (session.data.val, session.data.train)]
     )[:EQUIVALENCE_IMAGES]
     normalisation = Normalisation.of(model.meta)
+    dense = copy.deepcopy(model)
     result = prune_channels(
         model, target, normalisation(images), options.importance, session.settings.seed
     )
-    model.zero_grad(set_to_none=True)
+    for network in (model, dense):
+        network.zero_grad(set_to_none=True)
     note = _check_note(result.proof)
-    if options.repair == "recalibrate":
-        label = session.settings.bar("batch norm")
-        recalibrate(model, session.data.train, normalisation, session.settings.seed, label=label)
-        note += "; then batch norm's statistics were recomputed"
-    return note
+    repaired = repaired_model(session, model, dense, options.repair)
+    return (note if repaired is None else f"{note}; {repaired.note}"), repaired
 
 
 def _draw(job: Drawing[StructuredTarget], options: StructuredOptions, layer: str) -> Path:

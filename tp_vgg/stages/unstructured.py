@@ -24,6 +24,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe
 from tp_vgg.stages.options import UnstructuredOptions, UnstructuredRequest
 from tp_vgg.stages.pruning import Drawing, drawing, pruning, work_key
+from tp_vgg.stages.repair import Accuracies, log_choice, repaired_model
 from tp_vgg.stages.results import deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -52,23 +53,37 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         if not request.force and (records := job.finished(names, key)):
             return records
         session.settings.begin_work()
+        log_choice(options.repair, gradual=options.gradual)
         former = job.former(names, key, force=request.force)
         teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
-        masking = _gradual(job.resolved, options)
+        masking, repaired = _gradual(job.resolved, options), None
         if masking is not None:
             masking.begin(model)
         else:
+            unmasked = copy.deepcopy(model)
             _mask(session, model, job.resolved, options)
+            repaired = repaired_model(session, model, unmasked, options.repair)
+            del unmasked
+        notes = [finetuning_note(finetune.epochs)]
+        if repaired is not None:
+            notes.append(f"weights were set to zero; {repaired.note}")
+            log.info(notes[-1])
         partial = partial_of(session.run.checkpoint("unstructured", model.spec.stem))
         history: tuple[Epoch, ...] = ()
+        before_training = None
         if finetune.epochs:
+            if repaired is not None:
+                before_training = Accuracies.of(session, model, "repaired")
             recipe = finetune_recipe(
                 session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training")
             )
             history = session.fit(model, recipe, partial, "fine-tune", teacher, masking)
         remove_masks(model)
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
-        prepared = session.prepare(model, "unstructured", notes=(finetuning_note(finetune.epochs),))
+        prepared = session.prepare(model, "unstructured", notes=tuple(notes))
+        if repaired is not None:
+            measured = before_training or prepared.record
+            prepared = prepared.repaired(repaired.record(measured))
         with deleted_unless_published([prepared], session.ranks):
             session.publish([prepared], former, history_csv(history) if history else "")
         record = prepared.record

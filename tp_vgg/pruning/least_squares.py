@@ -1,0 +1,144 @@
+"""Ridge regressions in closed form, for many outputs that may each read other columns.
+
+All of them minimise, for each output row, ``‖X δ − r‖² + λ ‖δ‖²`` over the columns that the row
+reads. ``X`` has a row for each sample; ``r`` is what the output lacks there; both are centred, so
+that a bias is free of the penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+CG_TOLERANCE = 1e-4
+"""Conjugate gradients end when each row's residual is at most this part of its first one."""
+CG_ROUNDS = 100
+"""Most rounds of conjugate gradients."""
+_BLOCK = 1 << 23
+"""Most elements of a block of rows that are solved together: 64 MB in fp64."""
+_CG_COST = 120
+"""Products with the Gram matrix that conjugate gradients take, as rows of elimination."""
+
+
+def solve_gram(
+    gram: torch.Tensor, cross: torch.Tensor, copies: torch.Tensor, ridge: float
+) -> torch.Tensor:
+    """Return the corrections δ, fp64 [rows, columns], from the normal equations.
+
+    ``gram``: XᵀX, fp64 [columns, columns]. ``cross``: rᵀX, fp64 [rows, columns]. ``copies``: whole
+    numbers [rows, columns], how often a row reads a column: 0 is never, and such a δ is 0. A column
+    that stands for m equal ones takes the sum of their corrections, whose penalty is λ/m.
+    ``ridge``: λ, above 0.
+
+    Rows that read everything share one Cholesky factor. A row that reads few columns has a factor
+    of its own, of those columns; rows between the two are solved by conjugate gradients
+    (:data:`CG_TOLERANCE`).
+    """
+    solution = torch.zeros_like(cross)
+    most = copies.amax() if copies.numel() else copies.new_tensor(1)
+    full = (copies == most).all(1)
+    if full.any():
+        factor = _cholesky(gram, ridge / most.to(gram.dtype).expand(len(gram)))
+        solution[full] = torch.cholesky_solve(cross[full].T, factor).T
+    reads = (copies > 0).sum(1)
+    is_short = reads.double() ** 3 < _CG_COST * float(len(gram)) ** 2
+    order = reads.argsort()
+    short = order[(is_short & ~full & (reads > 0))[order]]
+    while len(short):
+        # Rows of similar length go together; the longest of them sets the size of the block.
+        longest = int(reads[short[-1]])
+        rows, short = short[-max(1, _BLOCK // longest**2) :], short[: -max(1, _BLOCK // longest**2)]
+        solution[rows] = _solve_short(gram, cross[rows], copies[rows], ridge, longest)
+    long = order[(~is_short & ~full)[order]]
+    for rows in long.split(max(1, _BLOCK // len(gram))):
+        solution[rows] = conjugate_gradients(
+            lambda delta: delta @ gram, gram.diagonal(), cross[rows], copies[rows], ridge
+        )
+    return solution
+
+
+def _cholesky(gram: torch.Tensor, ridge: torch.Tensor) -> torch.Tensor:
+    shifted = gram.clone()
+    shifted.diagonal(dim1=-2, dim2=-1).add_(ridge)
+    factor: torch.Tensor = torch.linalg.cholesky_ex(shifted).L
+    return factor
+
+
+def _solve_short(
+    gram: torch.Tensor, cross: torch.Tensor, copies: torch.Tensor, ridge: float, longest: int
+) -> torch.Tensor:
+    """Solve rows that read at most ``longest`` columns each, all in one batch."""
+    columns = (copies > 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :longest]
+    read = copies.gather(1, columns)
+    used = read > 0
+    system = gram[columns[:, :, None], columns[:, None, :]]
+    system.mul_(used[:, :, None]).mul_(used[:, None, :])
+    # Places that a shorter row does not need get the equation δ = 0.
+    factor = _cholesky(system, torch.where(used, ridge / read.clamp(min=1), 1.0).to(system.dtype))
+    right = torch.where(used, cross.gather(1, columns), 0.0)
+    found = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+    return torch.zeros_like(cross).scatter_(1, columns, found.mul_(used))
+
+
+def solve_samples(
+    inputs: torch.Tensor, lacking: torch.Tensor, copies: torch.Tensor, ridge: float
+) -> torch.Tensor:
+    """Return the corrections δ [rows, columns] where there are fewer samples than columns.
+
+    ``inputs``: X, fp32 [samples, columns]. ``lacking``: r, fp32 [samples, rows]. ``copies`` and
+    ``ridge`` are those of :func:`solve_gram`. Rows that read all columns take the dual form
+    δ = rᵀ (XXᵀ + λI)⁻¹ X, solved in fp64; the others conjugate gradients with products by X.
+    """
+    solution = torch.empty(lacking.shape[1], inputs.shape[1], device=inputs.device)
+    most = copies.amax()
+    full = (copies == most).all(1)
+    if full.any():
+        kernel = (inputs @ inputs.T).double()
+        factor = _cholesky(kernel, (ridge / most.double()).expand(len(kernel)))
+        dual = torch.cholesky_solve(lacking[:, full].double(), factor)
+        solution[full] = dual.float().T @ inputs
+    squares = inputs.square().sum(0)
+    for rows in (~full).nonzero()[:, 0].split(max(1, _BLOCK // inputs.shape[1])):
+        solution[rows] = conjugate_gradients(
+            lambda delta: (delta @ inputs.T) @ inputs,
+            squares,
+            lacking[:, rows].T @ inputs,
+            copies[rows],
+            ridge,
+        )
+    return solution
+
+
+def conjugate_gradients(
+    product: Callable[[torch.Tensor], torch.Tensor],
+    diagonal: torch.Tensor,
+    cross: torch.Tensor,
+    copies: torch.Tensor,
+    ridge: float,
+) -> torch.Tensor:
+    """Solve the masked normal equations of all rows at once, in the dtype of ``cross``.
+
+    ``product`` multiplies corrections [rows, columns] by the Gram matrix, whose ``diagonal`` is the
+    preconditioner. It ends when each row's preconditioned residual has shrunk to
+    :data:`CG_TOLERANCE`, or after :data:`CG_ROUNDS`. Source: Hestenes & Stiefel 1952.
+    """
+    read = copies > 0
+    penalty = torch.where(read, ridge / copies.clamp(min=1), 0.0).to(cross.dtype)
+    scale = torch.where(read, 1 / (diagonal + penalty), 0.0).to(cross.dtype)
+    residual = torch.where(read, cross, 0.0)
+    solution = torch.zeros_like(cross)
+    direction = scale * residual
+    size = first = (residual * direction).sum(1)
+    for _ in range(CG_ROUNDS):
+        if bool((size <= CG_TOLERANCE**2 * first).all()):
+            break
+        moved = torch.where(read, product(direction), 0.0) + penalty * direction
+        curvature = (direction * moved).sum(1)
+        step = torch.where(curvature > 0, size / curvature, 0.0)[:, None]
+        solution += step * direction
+        residual -= step * moved
+        ahead = scale * residual
+        last, size = size, (residual * ahead).sum(1)
+        direction = ahead + torch.where(last > 0, size / last, 0.0)[:, None] * direction
+    return solution

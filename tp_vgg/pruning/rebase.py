@@ -1,0 +1,66 @@
+"""Batch norm is re-based: it gets other statistics and computes the same function."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ChannelStatistics:
+    """These are mean and variance of each channel, over blocks of activations.
+
+    Blocks are combined as by Chan, Golub & LeVeque 1979, in fp64.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean: torch.Tensor | None = None
+        self._squares: torch.Tensor | None = None
+
+    def add(self, block: torch.Tensor) -> None:
+        """Count a block of floats [n, channels] or [n, channels, H, W]."""
+        by_channel = block.transpose(0, 1).flatten(1)
+        count = by_channel.shape[1]
+        variance, mean = torch.var_mean(by_channel, 1, correction=0)
+        mean, squares = mean.double(), variance.double() * count
+        if self._mean is not None and self._squares is not None:
+            total = self._count + count
+            apart = mean - self._mean
+            squares = self._squares + squares + apart.square() * (self._count * count / total)
+            mean = self._mean + apart * (count / total)
+        self._mean, self._squares = mean, squares
+        self._count += count
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Return the mean of each channel, fp64 [channels]."""
+        assert self._mean is not None
+        return self._mean
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Return the unbiased variance of each channel, fp64 [channels]."""
+        return self.squares / max(1, self._count - 1)
+
+    @property
+    def squares(self) -> torch.Tensor:
+        """Return the sum of squares about the mean of each channel, fp64 [channels]."""
+        assert self._squares is not None
+        return self._squares
+
+
+def rebase(norm: nn.BatchNorm2d, statistics: ChannelStatistics) -> None:
+    """Give ``norm`` other running statistics, in place; its outputs in eval mode stay the same.
+
+    With the new mean μ' and variance σ'², γ' = γ·√(σ'²+ε) ÷ √(σ²+ε) and
+    β' = β + γ·(μ'−μ) ÷ √(σ²+ε) undo what they change, to rounding. Training and recalibration,
+    which take the statistics of their own batches, then start from the same function too.
+    """
+    assert norm.running_mean is not None and norm.running_var is not None
+    mean, variance = statistics.mean, statistics.variance
+    old_scale = (norm.running_var.double() + norm.eps).sqrt()
+    gamma, beta = norm.weight.detach().double(), norm.bias.detach().double()
+    norm.bias.data.copy_(beta + gamma * (mean - norm.running_mean.double()) / old_scale)
+    norm.weight.data.copy_(gamma * (variance + norm.eps).sqrt() / old_scale)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)

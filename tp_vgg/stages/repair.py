@@ -1,0 +1,113 @@
+"""Both pruning stages repair a pruned model here, before any fine-tuning."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from tp_vgg.data.split import Normalisation
+from tp_vgg.errors import BadInput
+from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.evaluate import accuracy
+from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.evaluation.repaired import RepairRecord, RepairResult
+from tp_vgg.network.network import Network
+from tp_vgg.pruning.calibration import recalibrate
+from tp_vgg.pruning.repair import LEAST_IMAGES, repair
+from tp_vgg.pruning.repairs import CALIBRATION_IMAGES, REPAIR_IMAGES, Repair
+from tp_vgg.stages.options import RepairOptions
+from tp_vgg.stages.session import Session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """These are the accuracies of one model."""
+
+    val: Accuracy
+    test: Accuracy
+
+    @classmethod
+    def of(cls, session: Session, model: Network, what: str) -> Accuracies:
+        """Measure ``model``, which the progress bars call ``what``; the main process does."""
+        normalisation, label = Normalisation.of(model.meta), session.settings.bar
+        return session.ranks.run_on_main(
+            lambda: cls(
+                accuracy(model, session.data.val, normalisation, label=label(f"{what}, val")),
+                accuracy(model, session.data.test, normalisation, label=label(f"{what}, test")),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A Repaired says how a model was repaired; its accuracy afterwards is not measured yet."""
+
+    method: Repair
+    note: str
+    """What was done, for the model's record."""
+    removed: Accuracies
+    """Accuracies before the repair."""
+    result: RepairResult | None
+
+    def record(self, repaired: Accuracies | ModelRecord) -> RepairRecord:
+        """Return the part of a model's record; ``repaired`` has the accuracies after the repair."""
+        assert self.method != "none"
+        return RepairRecord(
+            self.method,
+            self.removed.test,
+            repaired.test,
+            self.result,
+            self.removed.val,
+            repaired.val,
+        )
+
+
+def log_choice(options: RepairOptions, *, gradual: bool = False) -> None:
+    """Log what ``--repair auto`` stands for, and images that were given for no repair."""
+    method = options.method(gradual=gradual)
+    if options.option == "auto" and gradual:
+        log.info("--repair auto: none, since the zeros grow in training")
+    elif options.option == "auto":
+        log.info("--repair auto: reconstruct, which refits the weights from unlabelled images")
+    if method == "none" and options.images is not None:
+        log.info("--repair-images: without effect, since nothing is repaired")
+
+
+def repaired_model(
+    session: Session, model: Network, dense: Network, options: RepairOptions
+) -> Repaired | None:
+    """Measure and repair ``model``, in place; return ``None`` if nothing is to be repaired.
+
+    ``dense``: the network just before the pruning. Raises :class:`BadInput` if there are too few
+    training images.
+    """
+    method, seed = options.method(), session.settings.seed
+    if method == "none":
+        return None
+    train = session.data.train
+    if method == "reconstruct" and len(train) < LEAST_IMAGES:
+        raise BadInput(
+            f"--repair reconstruct: needs {LEAST_IMAGES} training images, and there is "
+            f"{len(train)}; give --repair none"
+        )
+    removed = Accuracies.of(session, model, "as removed")
+    if method == "recalibrate":
+        images = min(options.images or CALIBRATION_IMAGES, len(train))
+        label = session.settings.bar("batch norm")
+        recalibrate(model, train, Normalisation.of(model.meta), seed, images, label)
+        note = "then batch norm's statistics were recomputed"
+        return Repaired(method, note, removed, None)
+    result = repair(
+        model,
+        dense,
+        train,
+        limit=options.images or REPAIR_IMAGES,
+        flip=session.data.flip,
+        seed=seed,
+        quiet=session.settings.quiet,
+    )
+    images = result.images + result.held_out
+    note = f"then the weights were refitted from {images:,} unlabelled images"
+    return Repaired(method, note, removed, result)
