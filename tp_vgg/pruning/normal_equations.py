@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv2d_weight
 
-POSITIONS = 16
+POSITIONS = 64
 """Most positions of an output map that count, drawn anew for each image."""
+_SMALL_MAP = 16
+"""Positions of an output map up to which all pairs of its inputs' values are summed."""
 _WIDEST_MAP = 8192
-"""Most values of a small input map whose products are summed in place of those of its patches."""
+"""Most values of the input of such a map."""
 _STRIP = 1024
 """Columns of a Gram matrix that are multiplied at a time; only its upper half is computed."""
 
@@ -73,7 +75,7 @@ def conv_equations(
     for inputs, wanted in blocks:
         taps = _read_by(conv, inputs.shape[2:], wanted.shape[2:]).to(device)
         pixels = inputs.flatten(2).transpose(1, 2)
-        if len(taps) <= POSITIONS and prod(pixels.shape[1:]) <= _WIDEST_MAP:
+        if len(taps) <= _SMALL_MAP and prod(pixels.shape[1:]) <= _WIDEST_MAP:
             lacking = wanted - conv(inputs)
             cross += as_matrix(_weight_gradient(conv, inputs, lacking))
             lacking_sum += lacking.sum((0, 2, 3), dtype=torch.float64)

@@ -61,7 +61,7 @@ def repair(
 
     with X and Y centred in the first term, which leaves the bias free. Weights that are exactly 0
     stay 0: each output then has a problem of its own, of the weights that are left. XᵀX is
-    [columns, columns] and is summed over the images, from at most 16 drawn positions of each map;
+    [columns, columns] and is summed over the images, from at most 64 drawn positions of each map;
     the patches are never held together. It is solved in fp64: by Cholesky; for many weights among
     zeros by conjugate gradients (relative residual 1e-4); and for a linear layer with fewer images
     than inputs in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀). For the last layer, Y is the
