@@ -154,8 +154,9 @@ class ModelRecord:
             raise ValueError(
                 "image counts that differ from the accuracies', or a file size below 1"
             )
-
         if self.repair is not None:
+            if self.baseline is None:
+                raise ValueError("a repair of a dense model")
             self.repair.check(set(self.sparsity), self.test.n)
 
     def metrics(self) -> dict[str, Any]:
@@ -179,4 +180,5 @@ class ModelRecord:
             "sparsity": self.sparsity,
             "peak_bytes": self.peak_bytes,
             "notes": list(self.notes),
+            "repair": None if self.repair is None else self.repair.metrics(),
         }

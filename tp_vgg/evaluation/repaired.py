@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from tp_vgg.errors import first_of
 from tp_vgg.evaluation.accuracy import Accuracy, check_counts, is_count
@@ -79,7 +79,25 @@ class RepairRecord:
             return
         if not (is_count(self.result.images) and is_count(self.result.held_out)):
             raise ValueError("a repair without images")
+        if not self.result.layers:
+            raise ValueError("a repair of no layers")
         for name, layer in self.result.layers.items():
             errors = (layer.before, layer.after)
             if name not in layers or not all(0 <= e < math.inf for e in errors):
                 raise ValueError(f"{name}: errors {errors} of a repair")
+            falls = layer.after < layer.before
+            if falls != (layer.outcome == "refitted") or layer.after > layer.before:
+                raise ValueError(f"{name}: errors {errors} of a layer that was {layer.outcome}")
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the entry in ``metrics.json``; accuracies are in percent."""
+        result = self.result
+        layers = {} if result is None else result.layers
+        return {
+            "method": self.method,
+            "removed": self.removed.accuracy,
+            "repaired": self.repaired.accuracy,
+            "images": None if result is None else result.images,
+            "held_out": None if result is None else result.held_out,
+            "layers": {name: asdict(layer) for name, layer in layers.items()},
+        }

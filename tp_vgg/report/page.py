@@ -23,10 +23,13 @@ from tp_vgg.report.explorer import explorer_data
 from tp_vgg.report.network_drawing import GAP, HEIGHT, WIDTH, blocks
 from tp_vgg.report.summary import summary_sentences
 from tp_vgg.report.svg import inline_svg
+from tp_vgg.rundir.comparison import repaired_models
 from tp_vgg.sensitivity.table import Sensitivity
 
 OVERVIEW = "overview"
 """Name of the figure that stands right below the table of all models."""
+REPAIR = "repair"
+"""Name of the figure of the repair's errors, to which the table of the repaired models leads."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def render(findings: Findings) -> str:
         shown=shown,
         model=model,
         records=findings.records,
+        repaired=repaired_models(findings.records),
         quoted=findings.quoted,
         case=next((row.case.label for row in findings.quoted.values()), None),
         summary=summary_sentences(
@@ -118,6 +122,7 @@ def render(findings: Findings) -> str:
         ),
         prune_command=findings.prune_command,
         overview=next((one for one in findings.drawn if one.name == OVERVIEW), None),
+        repair_figure=next((one for one in findings.drawn if one.name == REPAIR), None),
         figures=[one for one in findings.drawn if one.name != OVERVIEW],
         commands=findings.commands,
         sweeps=findings.sweeps,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.latency.quoted import Gain, gain_of
 from tp_vgg.latency.table import Latency, LatencyRow
@@ -131,14 +132,33 @@ def _accuracy(dense: ModelRecord, model: ModelRecord) -> Sentence:
         f"{dense.test.accuracy:.2f} %{_chance(dense)}. "
         f"That is a drop of {drop:+.2f} percentage points [{low:+.2f}, {high:+.2f}], paired by "
         f"image (n = {test.n:,})."
+        f"{_repair(model)}"
         + "".join(f" The dense network's {warning}." for warning in chance_warnings),
         f"{claim}: {line}",
     )
 
 
+def _repair(model: ModelRecord) -> str:
+    """Return a sentence on the model's accuracy before and after its repair, if it had one."""
+    if model.repair is None:
+        return ""
+    removed, repaired = (
+        f"{accuracy.accuracy:.2f} %{_chance_of(accuracy, model.chance)}"
+        for accuracy in (model.repair.removed, model.repair.repaired)
+    )
+    return (
+        f" As removed, the network classified {removed} correctly; repaired, before any"
+        f" fine-tuning, {repaired}."
+    )
+
+
 def _chance(record: ModelRecord) -> str:
-    """Return the accuracy of a guess in brackets, if the record's can't be told from it."""
-    return f" (chance: {record.chance:.3g} %)" if record.guesses else ""
+    return _chance_of(record.test, record.chance)
+
+
+def _chance_of(accuracy: Accuracy, chance: float) -> str:
+    """Return the accuracy of a guess in brackets, if ``accuracy`` can't be told from it."""
+    return f" (chance: {chance:.3g} %)" if accuracy.chance_warnings(chance) else ""
 
 
 def _time(row: LatencyRow | None, latency: Latency | None) -> Sentence:

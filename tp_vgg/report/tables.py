@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 from tp_vgg.errors import printable
+from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.latency.table import LatencyRow
 from tp_vgg.machine.console import wrapped
 from tp_vgg.report.text_table import long_names, markdown_table, shortened, text_table
-from tp_vgg.rundir.comparison import Comparison, metrics
+from tp_vgg.rundir.comparison import Comparison, RepairedModel, metrics, repaired_models
 
 TABLE_FORMATS = ("text", "markdown", "json", "csv")
 """Formats in which :func:`render_comparison` can write the table."""
@@ -24,9 +27,9 @@ def render_comparison(
     Every ratio (``0.500×``) is a model's value divided by that of the first model, the baseline.
     Drops are in percentage points against the baseline on the same test images. ``width``: the most
     characters of a line of text, whose table then has the intervals below it; ``None``, and any
-    other format, has all columns in one table. In text and Markdown, the notes on files that tp_vgg
-    did not write follow, and one line per plan, with its prediction and the measured result. JSON
-    is the content of ``metrics.json``.
+    other format, has all columns in one table. In text and Markdown, a table of the repaired models
+    follows, the notes on files that tp_vgg did not write, and one line per plan, with its
+    prediction and the measured result. JSON is the content of ``metrics.json``.
     """
     if form == "json":
         return json.dumps(metrics(comparison), indent=1, allow_nan=False)
@@ -36,6 +39,8 @@ def render_comparison(
     if width is None:
         draw = markdown_table if form == "markdown" else text_table
         parts = [draw(*_all_columns(comparison))]
+        if repaired := repaired_models(comparison.records):
+            parts += [draw(*_repairs(repaired, intervals=True)), printable(_methods(repaired))]
     else:
         parts = _in_parts(comparison, width)
     notes = [
@@ -111,22 +116,69 @@ def _in_parts(comparison: Comparison, width: int) -> list[str]:
             ]
         )
     speedup = ["speed-up"] if quoted else []
+    repaired = [
+        replace(model, name=names.get(model.name, model.name))
+        for model in repaired_models(comparison.records)
+    ]
+    repairs = [text_table(*_repairs(repaired), width)] if repaired else []
     legend = (
         f"Accuracy is on {base.test.n:,} test images, a drop in percentage points;"
         f" × is the model's value divided by that of {names[next(iter(names))]}."
     )
-    if any(record.guesses for record in comparison.records.values()):
+    if any(record.guesses for record in comparison.records.values()) or any(
+        accuracy.chance_warnings(base.chance)
+        for model in repaired
+        for accuracy in (model.repair.removed, model.repair.repaired)
+    ):
         legend += f" Chance is {base.chance:.3g} %."
     if quoted:
         case = next(iter(quoted.values())).case.label
         legend += f" Speed-up: {case}; A/A is a copy of the dense model, timed against it."
     sizes = f"{base.params / 1e6:.2f} M parameters and {base.macs / 1e6:.2f} M MACs"
     legend += f" {names[next(iter(names))]} has {sizes}."
+    if repaired:
+        legend += f" {_methods(repaired)}"
     return [
         text_table([*header, *speedup], rows, width),
         text_table(["95 % intervals", "accuracy", "drop", *speedup], intervals, width),
+        *repairs,
         "\n".join(wrapped(text, width) for text in (legend, *long_names(names))),
     ]
+
+
+def _repairs(
+    repaired: Sequence[RepairedModel], *, intervals: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the table of the repaired models."""
+
+    def cell(accuracy: Accuracy | None) -> str:
+        if accuracy is None:
+            return ""
+        interval = f" [{accuracy.low:.2f}, {accuracy.high:.2f}]" if intervals else ""
+        return f"{accuracy.accuracy:.2f} %{interval}"
+
+    tuned = any(model.finetuned is not None for model in repaired)
+    first = "accuracy [95 %]" if intervals else "accuracy"
+    header = [first, "as removed", "repaired", *(["fine-tuned"] if tuned else [])]
+    rows = [
+        [
+            model.name,
+            cell(model.repair.removed),
+            cell(model.repair.repaired),
+            *([cell(model.finetuned)] if tuned else []),
+        ]
+        for model in repaired
+    ]
+    return header, rows
+
+
+def _methods(repaired: Sequence[RepairedModel]) -> str:
+    """Return a sentence with the method of each repair."""
+    by_method: dict[str, list[str]] = {}
+    for model in repaired:
+        by_method.setdefault(model.repair.method, []).append(model.name)
+    methods = [f"{method} ({', '.join(names)})" for method, names in by_method.items()]
+    return f"Repaired by {' and '.join(methods)}, without labels and without training."
 
 
 def _short_speedup(row: LatencyRow | None) -> str:

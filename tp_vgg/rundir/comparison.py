@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from tp_vgg.errors import BadInput
+from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.evaluation.record import ModelRecord
+from tp_vgg.evaluation.repaired import RepairRecord
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.rundir.contents import RunContents
@@ -55,6 +58,36 @@ class Comparison:
             if row.case == case and row.speedup
         }
         return quoted_rows if next(iter(self.records)) in quoted_rows else {}
+
+
+@dataclass(frozen=True)
+class RepairedModel:
+    """A repaired model has a test accuracy as removed, one repaired and perhaps one fine-tuned."""
+
+    name: str
+    """The model's name; ``structured`` if the record of its fine-tuning is counted to it too."""
+    repair: RepairRecord
+    finetuned: Accuracy | None
+    """``None`` if it was not fine-tuned."""
+
+
+def repaired_models(records: Mapping[str, ModelRecord]) -> tuple[RepairedModel, ...]:
+    """Return the models that were repaired, in the order of ``records``.
+
+    Both records of ``structured`` are one model, if its fine-tuning began from that repair.
+    """
+    models: dict[str, RepairedModel] = {}
+    for name, record in records.items():
+        if record.repair is None:
+            continue
+        tuned = name == MODELS[3] or record.finetuning.startswith("fine-tuned")
+        model = RepairedModel(name, record.repair, record.test if tuned else None)
+        pruned = models.get(MODELS[2])
+        if name == MODELS[3] and pruned is not None and pruned.repair == record.repair:
+            models[MODELS[2]] = replace(model, name="structured")
+        else:
+            models[name] = model
+    return tuple(models.values())
 
 
 def recorded(settings: Settings, contents: RunContents) -> dict[str, ModelRecord]:

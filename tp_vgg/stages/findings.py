@@ -13,9 +13,9 @@ from tp_vgg.latency.profile import Staircase
 from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.report import figures, model_figures, pareto_figure, sweep_figures
-from tp_vgg.report.page import OVERVIEW, Drawn
-from tp_vgg.rundir.comparison import Comparison
+from tp_vgg.report import figures, model_figures, pareto_figure, repair_figure, sweep_figures
+from tp_vgg.report.page import OVERVIEW, REPAIR, Drawn
+from tp_vgg.rundir.comparison import Comparison, repaired_models
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.layout import MODELS, RunDir
 from tp_vgg.rundir.pareto import pareto_of
@@ -39,6 +39,18 @@ def drawn_figures(
             "Accuracy against cost",
             _CAPTIONS[OVERVIEW],
             model_figures.accuracy_against_cost(comparison.records),
+        )
+    refitted = {
+        model.name: model.repair.result
+        for model in repaired_models(comparison.records)
+        if model.repair.result is not None
+    }
+    if refitted:
+        yield Drawn.of(
+            REPAIR,
+            "Repair, layer by layer",
+            _CAPTIONS[REPAIR],
+            repair_figure.repair_by_layer(refitted),
         )
     for kind, sweep in sweeps.items():
         yield Drawn.of(
@@ -92,6 +104,13 @@ _CAPTIONS = {
     OVERVIEW: (
         "Up is more accurate, left is cheaper. Bars are 95 % intervals, and the dashed line is the"
         " dense model. Zeros in a dense kernel save no MACs, only parameters to store."
+    ),
+    REPAIR: (
+        "The difference of each layer's outputs from the dense model's, on n images that no layer"
+        " was fitted to; the layers before it are repaired already. Further left is better, and at"
+        " the dotted line outputs that never change would do as well. A layer is kept as removed if"
+        " refitting does not lower its error, and unchanged if pruning left it and its inputs as"
+        " they were."
     ),
     "layers": (
         f"Drops from 0 to {sweep_figures.SCALE:g} points, where plans are made; a triangle at the"
