@@ -1,4 +1,4 @@
-"""This script measures everything on a GPU: tests, latency, sweeps, training and profile.
+"""This script measures everything on a GPU: tests, latency, sweeps, training, profile, repair.
 
 Each step has a time box and a process of its own, and each result is on the disk at once, so a
 round that is interrupted keeps its results. They are in OUT: results.jsonl (one line per result),
@@ -49,6 +49,7 @@ DO: dict[str, Callable[[Round], None]] = {
     "sweeps": parts.sweeps,
     "training": training.training,
     "profile": parts.profile,
+    "repair": parts.repair,
 }
 """The function that does each part."""
 

@@ -1,4 +1,4 @@
-"""These functions run the parts of a round as steps: tests, latency, sweeps and profile.
+"""These functions run the parts of a round as steps: tests, latency, sweeps, profile, repair.
 
 They also prepare the images. This module does not import torch.
 """
@@ -188,3 +188,8 @@ def sweeps(r: Round) -> None:
 def profile(r: Round) -> None:
     """Make the staircase profiles (:mod:`gpu.profiles`)."""
     r.module("profiles", box(r, 48))
+
+
+def repair(r: Round) -> None:
+    """Time repairs of pruned models (:mod:`gpu.repair`)."""
+    r.module("repair", box(r, 60))

@@ -34,6 +34,7 @@ def render(lines: Sequence[dict[str, Any]]) -> str:
         ("Dense models", training_tables.dense_models),
         ("Fine-tuned models", training_tables.fine_tuned),
         ("Staircase", staircase),
+        ("Repair", repairs),
         ("Steps", steps),
     ]
     return "\n\n".join(f"## {title}\n\n{section(make, results)}" for title, make in sections)
@@ -178,6 +179,24 @@ def staircase(results: Results) -> str:
             )
     header = ("profile", "layer", "channels", "µs", "half the width", "highest step")
     return table(header, rows) if rows else NOT_MEASURED
+
+
+def repairs(results: Results) -> str:
+    """Render the time of each repair beside that of an epoch of fine-tuning, and accuracies."""
+    rows = [
+        [
+            row["case"],
+            amount(row["cold"], 2),
+            amount(row["seconds"], 2),
+            amount(row["epoch"], 2),
+            amount(row["peak_bytes"] / 1e9, 2),
+            *(amount(row[name], 2) for name in ("dense", "removed", "repaired")),
+        ]
+        for row in results.of("repair")
+        if "seconds" in row
+    ]
+    header = ["case", "first s", "s", "epoch s", "peak GB", "dense %", "removed %", "repaired %"]
+    return table(header, rows)
 
 
 def steps(results: Results) -> str:

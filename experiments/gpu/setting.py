@@ -15,7 +15,7 @@ VARIABLE = "GPU_ROUND"
 """The environment variable that hands a :class:`Setting` to the processes of a round."""
 DEADLINE = "GPU_ROUND_DEADLINE"
 """The environment variable that says, in Unix time, when a step's time box ends."""
-PARTS = ("tests", "latency", "sweeps", "training", "profile")
+PARTS = ("tests", "latency", "sweeps", "training", "profile", "repair")
 """The parts of a round, the most important first."""
 ARCHIVE = "cifar10-jpeg.tar.xz"
 """Archive of the images: an ImageFolder of CIFAR-10 as JPEG."""

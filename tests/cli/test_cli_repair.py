@@ -158,8 +158,8 @@ def test_a_network_without_batch_norm_is_refitted(call, at_home: Path, make_mode
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["structured", "--ratio", "0.5", "--recalibrate", "--repair", "none"], "--recalibrate: is"),
-        (["structured", "--ratio", "0.5", "--repair", "auto", "--recalibrate"], "--recalibrate: is"),
+        (["structured", "--ratio", "0.5", "--recalibrate", "--repair", "none"], "--recalibrate: "),
+        (["structured", "--ratio", "0.5", "--repair", "auto", "--recalibrate"], "--recalibrate: "),
         (["unstructured", "--sparsity", "0.5", "--recalibrate", "--repair", "reconstruct"],
          "leave out --repair reconstruct"),
         (["structured", "--ratio", "0.5", "--repair", "refit"], "'refit' is not one of"),

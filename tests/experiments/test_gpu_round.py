@@ -25,7 +25,7 @@ from helpers.commands import one_line
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "gpu_round.py"
-STEPS = 13
+STEPS = 14
 """Number of steps of a dry run."""
 KINDS = {
     "machine",
@@ -38,6 +38,7 @@ KINDS = {
     "step time",
     "run",
     "profile",
+    "repair",
 }
 FILES = {"results.jsonl", "summary.txt", "logs.txt", "files.tar.gz"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -171,7 +172,7 @@ def test_a_step_is_stopped_as_by_ctrl_c_when_its_time_box_ends(
     [
         (
             ["--only", "tests,speed"],
-            "--only: 'speed' is not one of tests, latency, sweeps, training, profile",
+            "--only: 'speed' is not one of tests, latency, sweeps, training, profile, repair",
         ),
         (["--minutes", "0"], "--minutes"),
         (["--minutes", "nan", "--tiny"], "NaN is not a number"),
@@ -238,6 +239,9 @@ def recorded() -> list[dict[str, Any]]:
          **common},
         {"kind": "profile", "name": "bf16, batch 64",
          "at_full_input_us": {"features.0": [[32, 5.0], [33, 10.0], [64, 10.0]]}},
+        {"kind": "repair", "name": "zeros=0.95", "case": "zeros=0.95", "cold": 3.5,
+         "seconds": 1.25, "epoch": 0.9, "peak_bytes": 2e9, "dense": 87.0, "removed": 10.0,
+         "repaired": 84.5},
         {"kind": "step", "name": "lab", "outcome": "ok"},
         {"kind": "step", "name": "profiles", "outcome": "stopped"},
     ]  # fmt: skip
@@ -273,6 +277,7 @@ def test_the_tables_hold_what_was_measured_and_say_what_was_not(
         "| 90.00 [89.40, 90.57] |",
         "| 98% zeros | 5 | zeros, seed 0 | 76.00 | 0.20 | not measured | 90.00 [89.40, 90.57] |",
         "| bf16, batch 64 | features.0 | 64 | 10.0 | 0.50 (32) | 2.00 (32 → 33) |",
+        "| zeros=0.95 | 3.50 | 1.25 | 0.90 | 2.00 | 87.00 | 10.00 | 84.50 |",
         "1 of 2 ended well.\n- profiles: stopped",
     ):
         assert said in done.stdout, said
@@ -285,7 +290,7 @@ def test_of_nothing_the_tables_say_that_nothing_was_measured(
     done = gpu_round("--render", "results.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
     titles = re.findall(r"^## .*", done.stdout, re.MULTILINE)
-    assert len(titles) == 11
+    assert len(titles) == 12
     assert all("not measured" in section for section in done.stdout.split("## ")[1:])
     figures = re.sub(r"^\| (1|64|1024|[0-2]) \|", "", done.stdout, flags=re.MULTILINE)
     assert not re.search(r"\d\.\d", figures)
