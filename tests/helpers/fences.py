@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = [
     ROOT / "docs" / "guide" / f"{name}.md"
     for name in (
-        "first-run", "your-data", "sweeps", "plans", "pruning", "fine-tuning",
+        "first-run", "your-data", "sweeps", "plans", "pruning", "repair", "fine-tuning",
         "own-loop", "latency", "export", "report",
     )
 ]  # fmt: skip

@@ -26,8 +26,8 @@ def solve_gram(
 ) -> torch.Tensor:
     """Return the corrections δ, fp64 [rows, columns], from the normal equations.
 
-    ``gram``: XᵀX, fp64 [columns, columns]. ``cross``: rᵀX, fp64 [rows, columns]. ``copies``: whole
-    numbers [rows, columns], how often a row reads a column: 0 is never, and such a δ is 0. A column
+    ``gram``: XᵀX, fp64 [columns, columns]. ``cross``: rᵀX, fp64 [rows, columns]. ``copies``: uint8
+    [rows, columns], how often a row reads a column: 0 is never, and such a δ is 0. A column
     that stands for m equal ones takes the sum of their corrections, whose penalty is λ/m.
     ``ridge``: λ, above 0.
 
@@ -75,7 +75,8 @@ def _solve_short(
     system = gram[columns[:, :, None], columns[:, None, :]]
     system.mul_(used[:, :, None]).mul_(used[:, None, :])
     # Places that a shorter row does not need get the equation δ = 0.
-    factor = _cholesky(system, torch.where(used, ridge / read.clamp(min=1), 1.0).to(system.dtype))
+    penalty = ridge / read.clamp(min=1).to(system.dtype)
+    factor = _cholesky(system, torch.where(used, penalty, 1.0))
     right = torch.where(used, cross.gather(1, columns), 0.0)
     found = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
     return torch.zeros_like(cross).scatter_(1, columns, found.mul_(used))
@@ -124,8 +125,8 @@ def conjugate_gradients(
     :data:`CG_TOLERANCE`, or after :data:`CG_ROUNDS`. Source: Hestenes & Stiefel 1952.
     """
     read = copies > 0
-    penalty = torch.where(read, ridge / copies.clamp(min=1), 0.0).to(cross.dtype)
-    scale = torch.where(read, 1 / (diagonal + penalty), 0.0).to(cross.dtype)
+    penalty = torch.where(read, ridge / copies.clamp(min=1).to(cross.dtype), 0.0)
+    scale = torch.where(read, 1 / (diagonal + penalty), 0.0)
     residual = torch.where(read, cross, 0.0)
     solution = torch.zeros_like(cross)
     direction = scale * residual

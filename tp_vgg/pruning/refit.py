@@ -91,9 +91,9 @@ def correction(
 
 
 def _copies(weight: torch.Tensor, reads: int) -> torch.Tensor:
-    """Return how many weights of each row are not 0, among ``reads`` neighbours; int64."""
-    nonzero = weight != 0
-    return nonzero.unflatten(1, (-1, reads)).sum(2) if reads > 1 else nonzero.long()
+    """Return how many weights of each row are not 0, among ``reads`` (≤ 255) neighbours; uint8."""
+    nonzero = (weight != 0).to(torch.uint8)
+    return nonzero.unflatten(1, (-1, reads)).sum(2, dtype=torch.uint8) if reads > 1 else nonzero
 
 
 def _ridge(mean_square: float) -> float:

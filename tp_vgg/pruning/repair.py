@@ -133,10 +133,10 @@ class _Walk:
         self.held_out = max(1, len(sample) // HELD_OUT)
         sample = sample.contiguous(memory_format=torch.channels_last)
         held, fitted = sample[: self.held_out], sample[self.held_out :]
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed = seed
         plain = [*held.split(BLOCK), *fitted.split(BLOCK)]
         self._held_blocks, self._plain_blocks = len(held.split(BLOCK)), len(plain)
-        blocks = [*plain, *(_views(fitted, flip, self._generator).split(BLOCK) if VIEWS else [])]
+        blocks = [*plain, *(_views(fitted, flip, seed).split(BLOCK) if VIEWS else [])]
         self._model, self._dense = Activations(blocks), Activations(blocks)
         self._intact = True
         """True as long as both networks give the same activations, to the bit."""
@@ -157,27 +157,13 @@ class _Walk:
         )
         held_out: list[torch.Tensor] = []
         pairs = self._wanted(part, whole, places, held_out)
-        # Each layer's draws must not depend on which others are refitted.
-        generator = torch.Generator().manual_seed(self._generator.initial_seed())
         result = None
-        if unchanged or not chosen:
+        if chosen and not unchanged:
+            result = self._refit(part, pairs, held_out, reads)
+        else:
             for _ in pairs:
                 pass
             result = LayerRepair(0.0, 0.0, "unchanged") if chosen else None
-        else:
-            found = correction(layer, pairs, generator, reads)
-            former = copy.deepcopy(layer.state_dict())
-            before = self._error(layer, held_out)
-            found.add_to(layer)
-            after = self._error(layer, held_out)
-            result = LayerRepair(before, after, "refitted")
-            if not after < before:  # NaN is not
-                layer.load_state_dict(former)
-                result = LayerRepair(before, before, "kept")
-                log.info(
-                    f"repair: {part.name} keeps its weights: refitted, its error on "
-                    f"{self.held_out} held-out images would be {after:.3g} instead of {before:.3g}"
-                )
         self._dense.moved(whole.layer, whole.rest)
         statistics = ChannelStatistics()
         for number, inputs in enumerate(self._model):
@@ -189,6 +175,32 @@ class _Walk:
         if norm is not None and chosen and not unchanged:
             rebase(norm, statistics)
         return result
+
+    def _refit(
+        self,
+        part: Segment,
+        pairs: Iterator[tuple[torch.Tensor, torch.Tensor]],
+        held_out: list[torch.Tensor],
+        reads: int,
+    ) -> LayerRepair:
+        """Refit the layer of ``part``, unless its error on the held-out images does not fall."""
+        layer = part.layer
+        # Each layer's draws must not depend on which others are refitted.
+        generator = torch.Generator().manual_seed(self._seed)
+        found = correction(layer, pairs, generator, reads)
+        before = self._error(layer, held_out)
+        former = copy.deepcopy(layer.state_dict())
+        found.add_to(layer)
+        del found
+        after = self._error(layer, held_out)
+        if after < before:
+            return LayerRepair(before, after, "refitted")
+        layer.load_state_dict(former)
+        log.info(
+            f"repair: {part.name} keeps its weights: refitted, its error on {self.held_out} "
+            f"held-out images would be {after:.3g} instead of {before:.3g}"
+        )
+        return LayerRepair(before, before, "kept")
 
     def _wanted(
         self, part: Segment, whole: Segment, places: list[int], held_out: list[torch.Tensor]
@@ -262,8 +274,9 @@ def _names(model: Network, layers: Iterable[str] | None) -> set[str]:
     return set(names)
 
 
-def _views(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
+def _views(images: torch.Tensor, flip: bool, seed: int) -> torch.Tensor:
     """Return :data:`VIEWS` copies of each image, shifted by up to 4 pixels and mirrored or not."""
+    generator = torch.Generator().manual_seed(seed)
     count, side = len(images), images.shape[-1]
     shift = min(PAD, side - 1)
     draws = [torch.arange(count).repeat(VIEWS)] + [
