@@ -7,17 +7,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import pages
+from helpers.records import repair
 
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.planning.make_plan import make_plan
-from tp_vgg.report.page import render
+from tp_vgg.report.page import REPAIR, Drawn, render
+from tp_vgg.report.repair_figure import repair_by_layer
 
 CHROMIUM = next(
     (
@@ -46,7 +49,19 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def found() -> Any:
-    return pages.findings(SPEC)
+    """The findings of a run whose model was repaired and then fine-tuned."""
+    made = pages.findings(SPEC)
+    fitted = repair(21, 170, pages.N, [row.name for row in SPEC.rows])
+    (dense, before), (name, tuned) = made.records.items()
+    records = {
+        dense: before,
+        "unstructured": pages.record(SPEC, 150, repair=repair(20, 150, pages.N)),
+        "structured_pruned": replace(tuned, repair=fitted),
+        name: replace(tuned, repair=fitted),
+    }
+    figure = repair_by_layer({"structured": fitted.result})
+    drawn = Drawn.of(REPAIR, "Repair, layer by layer", "How to read it.", figure)
+    return replace(made, records=records, drawn=(*made.drawn, drawn))
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +344,14 @@ def test_every_entry_of_the_contents_leads_to_its_section(page: Any) -> None:
         target = page.locator(f'[id="{link.get_attribute("href")[1:]}"]')
         link.click()
         assert 0 <= target.bounding_box()["y"] <= page.evaluate("innerHeight")
+
+
+def test_the_table_of_the_repaired_models_leads_to_their_figure(page: Any) -> None:
+    link = page.locator("main").get_by_role("link", name="Repair, layer by layer").first
+    link.click()
+    box = page.locator("#figure-repair").bounding_box()
+    assert 0 <= box["y"] <= page.evaluate("innerHeight")
+    assert box["width"] <= 1280
 
 
 def test_past_the_sweep_nothing_is_predicted(page: Any) -> None:

@@ -10,12 +10,14 @@ from helpers.networks import SMALL
 from matplotlib.text import Text
 
 from tp_vgg.evaluation.accuracy import Accuracy
+from tp_vgg.evaluation.repaired import LayerRepair, RepairResult
 from tp_vgg.latency.profile import Staircase, Timed
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.report.chart_style import GONE, LINES, line_style, luminance, name_points, panels
 from tp_vgg.report.figures import masked_weights, removed_filters, save_png, staircase
 from tp_vgg.report.model_figures import accuracy_against_cost, latency
+from tp_vgg.report.repair_figure import repair_by_layer
 from tp_vgg.report.sweep_figures import drops_by_layer, sensitivity, sensitivity_cost
 from tp_vgg.sensitivity.table import Point, Sensitivity
 
@@ -254,6 +256,91 @@ def test_the_cost_figure_is_against_what_leaves_the_network(kind: str) -> None:
                 [100 * made.cost_removed(p)[place], p.accuracy] for p in made.of_layer(layer)
             ]
             assert lines[layer].get_xydata().tolist() == expected
+
+
+def repair_result(layers: dict[str, tuple[float, float, str]], held_out: int = 10) -> RepairResult:
+    errors = {name: LayerRepair(*values) for name, values in layers.items()}
+    return RepairResult(errors, 90, held_out)
+
+
+def points_of(axis, layers: str | list[str]) -> dict[tuple[str, str], float]:
+    """The error of each point, by the layer of its row and its marker."""
+    return {
+        (
+            layers[round(y)],
+            "ring" if line.get_markerfacecolor() == "white" else line.get_marker(),
+        ): x
+        for line in axis.lines
+        if line.get_marker() != "None"
+        for x, y in line.get_xydata()
+    }
+
+
+def test_each_layer_goes_from_its_ring_to_its_dot_in_the_networks_order(tmp_path: Path) -> None:
+    refitted = {name: (0.5 + i, 0.1 + 0.1 * i, "refitted") for i, name in enumerate("cab")}
+    results = {
+        "unstructured": repair_result(refitted),
+        "structured": repair_result(
+            {"c": (0.0, 0.0, "unchanged"), "a": (0.4, 0.4, "kept"), "b": (2.0, 0.5, "refitted")}, 20
+        ),
+    }
+    figure = repair_by_layer(results)
+    left, right = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == [
+        "unstructured, n = 10",
+        "structured, n = 20",
+    ]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["c", "a", "b"]
+    assert left.get_ylim()[0] > left.get_ylim()[1], "the first layer is at the top"
+    assert points_of(left, "cab") == {
+        (name, mark): error
+        for name, (before, after, _) in refitted.items()
+        for mark, error in (("ring", before), ("o", after))
+    }
+    assert points_of(right, "cab") == {("a", "D"): 0.4, ("b", "ring"): 2.0, ("b", "o"): 0.5}
+    notes = [text.get_text() for text in right.texts]
+    assert notes == ["unchanged", "kept at 0.40", "2.0 → 0.50"]
+    assert [text.get_position()[1] for text in right.texts] == [0, 1, 2]
+    save_png(figure, tmp_path / "a.png")
+
+
+def legend(figure) -> list[str]:
+    (found,) = figure.legends
+    return [text.get_text() for text in found.get_texts()]
+
+
+def test_the_repairs_legend_names_what_is_there() -> None:
+    plain = {"a": (0.5, 0.2, "refitted")}
+    known = ["as removed", "repaired", "no better than a constant"]
+    assert legend(repair_by_layer({"m": repair_result(plain)})) == known
+    kept = repair_result({**plain, "b": (0.5, 0.5, "kept")})
+    figure = repair_by_layer({"m": repair_result(plain), "n": kept})
+    assert legend(figure) == [*known[:2], "kept as removed", known[2]]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"a": (0.0, 0.0, "unchanged")}, {"a": (0.0, 0.0, "kept")}, {"a": (0.5, 0.0, "refitted")},
+        {"a": (1e15, 1e-300, "refitted"), "b": (0.5, 0.2, "refitted")},
+        {f"features.{i}": (0.5, 0.2, "refitted") for i in range(40)}, {"$_{": (1, 0.5, "refitted")},
+    ],
+    ids=["unchanged", "no error", "all gone", "far apart", "many", "no formula"],
+)  # fmt: skip
+def test_any_repair_can_be_drawn_within_its_panel(layers: dict, tmp_path: Path) -> None:
+    """No row, note or legend lies on another or outside the figure."""
+    figure = repair_by_layer({"$_{": repair_result(layers)})
+    save_png(figure, tmp_path / "a.png")
+    (axis,) = figure.axes
+    assert overlapping(axis) == []
+    low, high = axis.get_xlim()
+    assert all(low <= error <= high for error in points_of(axis, list(layers)).values())
+    box = figure.bbox
+    boxes = [Text.get_window_extent(text) for text in axis.texts]
+    boxes += [figure.legends[0].get_window_extent(), axis.xaxis.label.get_window_extent()]
+    for one in boxes:
+        assert box.x0 <= one.x0 and one.x1 <= box.x1 and box.y0 <= one.y0 and one.y1 <= box.y1
+    assert not boxes[-1].overlaps(boxes[-2])
 
 
 def latency_row(model: str, mode: str, batch: int, speedup: float, ratio: float) -> LatencyRow:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import pages
 from helpers.networks import SMALL, VARIANTS
+from helpers.records import repair
 
 from tp_vgg.evaluation.hits import pack_hits
 from tp_vgg.latency.table import Latency, LatencyRow
@@ -210,6 +211,80 @@ def test_the_overview_is_the_first_figure() -> None:
     figures_of = re.findall(r'<figure id="figure-([^"]+)"', page)
     assert figures_of == ["overview", "sweep", "training"]
     assert page.index('id="figure-overview"') < page.index('<h2 id="network"')
+
+
+def repaired_page(removed: int = 21, method: str = "reconstruct", drawn: bool = True) -> str:
+    """The page of a run with two repaired models, of which one was fine-tuned; one line."""
+    small = SMALL.with_widths({"features.4": 6})
+    layers = [row.name for row in SMALL.rows] if method == "reconstruct" else []
+    fitted = repair(removed, 170, pages.N, layers)
+    records = {
+        "baseline": pages.record(SMALL, 190),
+        "unstructured": pages.record(SMALL, 151, repair=repair(44, 151, pages.N, layers)),
+        "structured_pruned": pages.record(small, 170, repair=fitted),
+        "structured_finetuned": pages.record(small, 188, repair=fitted),
+    }
+    figure = Drawn.of("repair", "T", "R", figures.history({"baseline": [_epoch()]}))
+    found = pages.findings(
+        SMALL, records=records, latency=None, quoted={}, drawn=(figure,) if drawn else ()
+    )
+    return " ".join(render(found).split())
+
+
+def repairs_of(page: str) -> list[list[str]]:
+    """The cells of the table of the repaired models, without the intervals."""
+    table = page[page.index('id="repaired"') :]
+    rows = re.findall(r"<tr>.*?</tr>", table[: table.index("</table>")])
+    plain = [re.sub(r"<small>.*?</small>", "", row) for row in rows]
+    return [
+        [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in plain
+    ]
+
+
+def test_the_page_has_the_accuracies_as_removed_repaired_and_fine_tuned() -> None:
+    page = repaired_page(removed=55)
+    assert repairs_of(page) == [
+        ["test accuracy, n = 200", "as removed", "repaired", "fine-tuned", "repair"],
+        ["unstructured", "22.00 %", "75.50 %", "–", "reconstruct"],
+        ["structured", "27.50 %", "85.00 %", "94.00 %", "reconstruct"],
+    ]
+    assert "from 100 training images" in page
+    assert '<a href="#figure-repair">T</a>' in page and 'id="figure-repair"' in page
+    assert "[21.78, 34.07]" in page, "the interval of 55 of 200"
+
+
+def test_without_a_figure_or_a_refitted_layer_the_page_claims_neither() -> None:
+    page = repaired_page(method="recalibrate", drawn=False)
+    assert [row[-1] for row in repairs_of(page)] == ["repair", "recalibrate", "recalibrate"]
+    assert "figure-repair" not in page
+    assert not re.search(r"from \d+ training images", page)
+
+
+def test_a_page_without_a_repair_has_no_table_of_repairs() -> None:
+    page = render(pages.findings(SMALL))
+    assert 'id="repaired"' not in page and "as removed" not in page.lower()
+
+
+def test_chance_stands_beside_an_accuracy_as_removed_that_reaches_it() -> None:
+    page = repaired_page(removed=21)
+    assert page.count("(chance: 10 %)") == 2, "in the table of the repairs and in the verdict"
+    assert "(chance: 10 %)" in page[page.index('id="repaired"') : page.index('id="network"')]
+    assert "chance: 10" not in repaired_page(removed=55)
+
+
+def test_the_verdict_says_what_the_model_had_as_removed_and_repaired() -> None:
+    dense = pages.record(SMALL, 190)
+    small = SMALL.with_widths({"features.4": 6})
+    plain = pages.record(small, 188)
+    repaired = replace(plain, repair=repair(55, 170, pages.N))
+    without, sentence = (summary_sentences(dense, one, None, None)[1] for one in (plain, repaired))
+    added = sentence.text.removeprefix(without.text)
+    assert added == (
+        " As removed, the network classified 27.50 % correctly; repaired, before any fine-tuning,"
+        " 85.00 %."
+    )
+    assert sentence.line == without.line, "the terminal's line has no room for it"
 
 
 def test_of_a_dense_network_that_guesses_no_accuracy_is_claimed() -> None:

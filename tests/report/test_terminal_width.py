@@ -6,13 +6,17 @@ import io
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import pages
+from helpers.records import repair
 from rich.cells import cell_len
 
 from tp_vgg.cli.options import wide_option
+from tp_vgg.evaluation.record import finetuning_note
+from tp_vgg.evaluation.repaired import RepairRecord
 from tp_vgg.machine.console import fitted, terminal_width, wrapped
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning.make_plan import make_plan
@@ -45,9 +49,31 @@ def comparison(*names: str) -> Comparison:
 
 
 MODELS = comparison("baseline", "unstructured", "structured_finetuned", LONG)
+
+
+def repaired(models: Comparison, **repairs: RepairRecord) -> Comparison:
+    """The same models, of which these were repaired."""
+    records = {
+        name: replace(record, repair=repairs.get(name)) for name, record in models.records.items()
+    }
+    return replace(models, records=records)
+
+
+REFITTED = repair(20, 140, pages.N, DEEP.prunable)
+ZEROED = repair(21, 150, pages.N)
+THREE = ("baseline", "unstructured", "structured_pruned")
+REPAIRED = repaired(
+    comparison(*THREE, "structured_finetuned", LONG),
+    unstructured=ZEROED, structured_pruned=REFITTED, structured_finetuned=REFITTED,
+    **{LONG: repair(33, 44, pages.N)},
+)  # fmt: skip
 SWEEP = pages.sweep(DEEP, layers=tuple(DEEP.prunable))
 RENDERED: dict[str, Callable[[int | None], str]] = {
     "comparison": lambda width: render_comparison(MODELS, width=width),
+    "repaired": lambda width: render_comparison(REPAIRED, width=width),
+    "not fine-tuned": lambda width: render_comparison(
+        repaired(comparison(*THREE), structured_pruned=REFITTED), width=width
+    ),
     "benchmark": lambda width: render_benchmark(
         pages.latency(("baseline", "structured_pruned", "structured_finetuned")), width=width
     ),
@@ -103,6 +129,85 @@ def test_the_closing_table_says_what_its_columns_are_and_keeps_long_names_short(
 def test_zeros_have_a_column_only_if_there_are_any() -> None:
     dense = comparison("baseline")
     assert "non-zero" not in render_comparison(dense, width=80)
+
+
+def small_table(models: Comparison, width: int | None = 80, form: str = "text") -> list[list[str]]:
+    """The cells of the table of the repaired models."""
+    shown = render_comparison(models, form, width=width).splitlines()
+    start = next(i for i, line in enumerate(shown) if "as removed" in line)
+    lines = shown[start : shown.index("", start)]
+    if form == "markdown":
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [re.split(r"  +", line.strip()) for line in lines]
+
+
+def test_both_records_of_structured_are_one_row_with_the_fine_tuned_accuracy() -> None:
+    header, _, zeroed, refitted, other = small_table(REPAIRED)
+    assert header == ["accuracy", "as removed", "repaired", "fine-tuned"]
+    assert zeroed == ["unstructured", "10.50 %", "75.00 %"]
+    tuned = REPAIRED.records["structured_finetuned"].test.accuracy
+    assert refitted == ["structured", "10.00 %", "70.00 %", f"{tuned:.2f} %"]
+    assert other[1:] == ["16.50 %", "22.00 %"] and other[0].startswith("runs/a_d…")
+    assert small_table(REPAIRED, None, "markdown")[2][-1] == "", "an empty cell"
+
+
+def test_a_fine_tuning_that_began_from_another_repair_has_a_row_of_its_own() -> None:
+    models = repaired(
+        comparison(*THREE, "structured_finetuned"),
+        structured_pruned=REFITTED, structured_finetuned=repair(20, 141, pages.N, DEEP.prunable),
+    )  # fmt: skip
+    _, _, pruned, tuned = small_table(models)
+    assert pruned == ["structured_pruned", "10.00 %", "70.00 %"]
+    assert tuned[:3] == ["structured_finetuned", "10.00 %", "70.50 %"] and len(tuned) == 4
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_the_note_says_whether_unstructured_was_fine_tuned(tuned: bool) -> None:
+    models = repaired(comparison(*THREE), unstructured=ZEROED)
+    record = models.records["unstructured"]
+    note = finetuning_note(3 if tuned else 0)
+    models.records["unstructured"] = replace(record, notes=(note,))
+    header, _, row = small_table(models)
+    last = ["fine-tuned"] if tuned else []
+    assert header == ["accuracy", "as removed", "repaired", *last]
+    assert row[3:] == ([f"{record.test.accuracy:.2f} %"] if tuned else [])
+
+
+def test_all_columns_of_the_repaired_models_have_their_intervals() -> None:
+    for form in ("text", "markdown"):
+        header, _, zeroed, *_ = small_table(REPAIRED, None, form)
+        assert header[0] == "accuracy [95 %]"
+        assert zeroed[1] == f"10.50 % [{ZEROED.removed.low:.2f}, {ZEROED.removed.high:.2f}]"
+
+
+@pytest.mark.parametrize("width", [40, 80, None])
+def test_the_method_of_each_repair_is_named(width: int | None) -> None:
+    shown = " ".join(render_comparison(REPAIRED, width=width).split())
+    assert "Repaired by recalibrate (unstructured, " in shown
+    assert "reconstruct (structured), without labels" in shown
+
+
+def test_chance_is_named_if_an_accuracy_as_removed_reaches_it() -> None:
+    models = comparison(*THREE)
+    assert "Chance is" not in render_comparison(models, width=80)
+    assert "Chance is 10 %." in render_comparison(repaired(models, unstructured=ZEROED), width=80)
+
+
+def test_without_a_repair_there_is_no_table_of_repairs_and_csv_never_has_one() -> None:
+    assert "as removed" not in render_comparison(MODELS, width=80)
+    plain = replace(
+        REPAIRED, records={n: replace(r, repair=None) for n, r in REPAIRED.records.items()}
+    )
+    assert render_comparison(REPAIRED, "csv") == render_comparison(plain, "csv")
+
+
+def test_a_repaired_models_odd_name_stays_one_line_of_text() -> None:
+    name = "a\x1b[31m|\nb.pth"
+    models = repaired(comparison("baseline", name), **{name: ZEROED})
+    for form, width in (("text", 80), ("text", None), ("markdown", None)):
+        shown = render_comparison(models, form, width=width)
+        assert "\x1b" not in shown
+        assert small_table(models, width, form)[2][0].startswith("a\\x1b[31m")
 
 
 @pytest.mark.parametrize("form", ["markdown", "csv", "json"])

@@ -18,6 +18,7 @@ _DECADES = 1e4
 """Most that the errors of one axis can differ by; a smaller one stands at the left edge."""
 _SIZE = "small"
 _REMOVED = {"marker": "o", "markersize": 6, "markerfacecolor": "white", "markeredgewidth": 1.4}
+_CONSTANT = {"color": "0.45", "linestyle": ":", "linewidth": 1}
 _LOOKS = {
     "as removed": {**_REMOVED, "color": BEFORE},
     "repaired": {"marker": "o", "markersize": 6, "color": AFTER},
@@ -43,7 +44,7 @@ def repair_by_layer(results: Mapping[str, RepairResult]) -> Figure:
     for axis, (name, result) in zip(axes, results.items(), strict=True):
         for layer, errors in result.layers.items():
             _draw(axis, rows[layer], errors, lowest)
-        axis.axvline(_MEAN, color="0.45", linestyle=":", linewidth=1, zorder=0)
+        axis.axvline(_MEAN, zorder=0, **_CONSTANT)
         axis.set(
             xlabel="relative error on held-out images",
             xscale="log",
@@ -65,9 +66,7 @@ def repair_by_layer(results: Mapping[str, RepairResult]) -> Figure:
         for label, look in _LOOKS.items()
         if "kept" in outcomes or not label.startswith("kept")
     ]
-    handles.append(
-        Line2D([], [], color="0.45", linestyle=":", linewidth=1, label="no better than a constant")
-    )
+    handles.append(Line2D([], [], label="no better than a constant", **_CONSTANT))
     columns = 2 if len(results) == 1 else 4
     figure.legend(handles=handles, fontsize=_SIZE, loc="outside lower center", ncols=columns)
     return figure
