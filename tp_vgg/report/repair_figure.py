@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,10 +18,10 @@ _MEAN = 1.0
 _DECADES = 1e4
 """Most that the errors of one axis can differ by; a smaller one stands at the left edge."""
 _SIZE = "small"
-_REMOVED = {"marker": "o", "markersize": 6, "markerfacecolor": "white", "markeredgewidth": 1.4}
-_CONSTANT = {"color": "0.45", "linestyle": ":", "linewidth": 1}
-_LOOKS = {
-    "as removed": {**_REMOVED, "color": BEFORE},
+_RING = {"markerfacecolor": "white", "markeredgewidth": 1.4}
+_CONSTANT: dict[str, Any] = {"color": "0.45", "linestyle": ":", "linewidth": 1}
+_LOOKS: dict[str, dict[str, Any]] = {
+    "as removed": {"marker": "o", "markersize": 6, "color": BEFORE, **_RING},
     "repaired": {"marker": "o", "markersize": 6, "color": AFTER},
     "kept as removed": {"marker": "D", "markersize": 5.5, "color": GONE},
 }
