@@ -138,34 +138,40 @@ def unlabelled(name: str, images: object, network: Network, limit: int, seed: in
     ``seed``; of a loader they are the first ones. Labels are not read, and a loader's batches may
     have none. Raises :class:`BadInput` as :class:`Images` does.
     """
+    tensors: Any = images
     if isinstance(images, Split):
-        tensors: Any = images.images
-    elif is_pair(images):
+        tensors = images.images
+    elif is_pair(images) and getattr(images[1], "ndim", 0) != 4:  # two batches are no pair
         tensors = images[0]
-    else:
-        tensors = images
     if isinstance(tensors, torch.Tensor | np.ndarray):
+        _check_values(name, tensors)
         drawn = np.random.default_rng(seed).permutation(len(tensors) if tensors.ndim else 0)[:limit]
-        return _normalised(name, tensors[drawn] if tensors.ndim else tensors, network)
-    _check_loader(name, images)
-    parts: list[torch.Tensor] = []
-    for number, batch in enumerate(Images(name, tensors, network, is_loader=True)._read()):
-        first = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-        parts.append(_normalised(f"{name}: batch {number}", first, network))
-        if sum(map(len, parts)) >= limit:
-            break
-    if not parts:
+        splits = [_without_labels(name, tensors[drawn] if tensors.ndim else tensors, network)]
+    else:
+        _check_loader(name, images)
+        splits = []
+        for number, batch in enumerate(Images(name, tensors, network, is_loader=True)._read()):
+            first = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+            splits.append(_without_labels(f"{name}: batch {number}", first, network))
+            if sum(map(len, splits)) >= limit:
+                break
+    if not splits:
         raise BadInput(f"{name}: has no images")
-    return torch.cat(parts)[:limit]
+    _warn_of_pixels(name, splits[0], network)
+    return torch.cat([_normalised(split, network) for split in splits])[:limit]
 
 
-def _normalised(name: str, images: object, network: Network) -> torch.Tensor:
-    """Return unlabelled images as normalised floats on the device of ``network``."""
+def _without_labels(name: str, images: object, network: Network) -> Split:
+    """Return images that ``network`` takes as a split on its device, whose labels are all 0."""
     count = len(images) if isinstance(images, torch.Tensor | np.ndarray) and images.ndim else 0
     split = _split_of(name, (images, torch.zeros(count, dtype=torch.int64)), network)
     check_split(name, split, network)
-    _warn_of_pixels(name, split, network)
-    return Normalisation.of(network.meta)(split.images)
+    return split
+
+
+def _normalised(split: Split, network: Network) -> torch.Tensor:
+    images = split.images
+    return images if images.is_floating_point() else Normalisation.of(network.meta)(images)
 
 
 def is_pair(images: object) -> TypeGuard[Sequence[Any]]:
@@ -227,6 +233,14 @@ def _check_loader(name: str, images: object) -> None:
         raise BadInput(got)
 
 
+def _check_values(name: str, images: object) -> None:
+    """Raise :class:`BadInput` for a tensor of no values, or of some that can't be indexed."""
+    if isinstance(images, torch.Tensor) and images.is_meta:
+        raise BadInput(f"{name}: images: on the meta device, without values")
+    if isinstance(images, torch.Tensor) and images.layout != torch.strided:
+        raise BadInput(f"{name}: images: a sparse tensor; give images.to_dense()")
+
+
 def _split_of(name: str, pair: Sequence[Any], network: Network) -> Split:
     """Return a caller's pair (images, labels) as a split on the device of ``network``."""
     images, labels = (
@@ -235,6 +249,7 @@ def _split_of(name: str, pair: Sequence[Any], network: Network) -> Split:
         else value
         for value in pair
     )
+    _check_values(name, images)
     if isinstance(images, torch.Tensor) and images.ndim == 3 and not isinstance(labels, list):
         raise BadInput(
             f"{name}: one image of shape {list(images.shape)}, not a batch; "

@@ -20,7 +20,8 @@ class LayerRepair:
     """A layer repair says how far a layer's outputs are from those of the dense network.
 
     The error is ‖outputs − dense outputs‖ ÷ ‖dense outputs − their mean‖, over images that the
-    refitting has not seen. The outputs are those before batch norm.
+    refitting has not seen. The outputs are those before batch norm. The divisor is
+    ‖dense outputs‖ if these do not vary, and 1 if they are 0.
     """
 
     before: float
@@ -43,7 +44,7 @@ class RepairResult:
 
     def __repr__(self) -> str:
         layers = [
-            f"{name} {layer.before:.2f} -> {layer.after:.2f}"
+            f"{name} {layer.before:.2g} -> {layer.after:.2g}"
             for name, layer in self.layers.items()
             if layer.outcome == "refitted"
         ]

@@ -107,7 +107,7 @@ def check_kept(network: Network, name: str = "model") -> None:
     try:
         checked_kept(plain_kept(network.kept), network.spec, network.meta)
     except BadInput as error:
-        raise BadInput(f"{name}: {error}; model.kept = {{}} starts anew") from None
+        raise BadInput(f"{name}: {error}; {name}.kept = {{}} starts anew") from None
 
 
 def checked_kept(kept: object, spec: Spec, meta: Mapping[str, Any]) -> dict[str, list[int]]:

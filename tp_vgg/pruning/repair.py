@@ -15,15 +15,16 @@ from tp_vgg.data.split import NormalisedSplit
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.images import Unlabelled, unlabelled
 from tp_vgg.evaluation.repaired import LayerRepair, RepairResult
-from tp_vgg.files.checks import MAX_SEED, sequence, text, true_or_false, whole_number
+from tp_vgg.files.checks import MAX_SEED, true_or_false, whole_number
 from tp_vgg.machine.console import progress_bar
-from tp_vgg.machine.precision import exact_fp32
+from tp_vgg.machine.precision import autocast, exact_fp32
 from tp_vgg.network.doors import runnable_network
 from tp_vgg.network.families import segments
-from tp_vgg.network.masks import refresh_masked_weights
+from tp_vgg.network.masks import masked_tensors, refresh_masked_weights
 from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
 from tp_vgg.pruning.paired_walk import BLOCK, Activations
+from tp_vgg.pruning.pruned_pair import check_weights, kept_places, layer_names
 from tp_vgg.pruning.rebase import ChannelStatistics, rebase
 from tp_vgg.pruning.refit import correction
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
@@ -95,8 +96,9 @@ def repair(
     the same for zeros; He et al. 2017 and Frantar et al.: fitted to the repaired layers before.
     """
     network, reference = runnable_network(model), runnable_network(dense, "dense")
+    check_weights(network)
     places = kept_places(network, reference)
-    names = _names(network, layers)
+    names = layer_names(network, layers)
     seed = whole_number("seed", seed, 0, MAX_SEED)
     true_or_false("flip", flip)
     true_or_false("quiet", quiet)
@@ -106,7 +108,13 @@ def repair(
         raise BadInput(f"images: {len(sample)} is too few; give {LEAST_IMAGES} or more")
     refresh_masked_weights(network)
     refresh_masked_weights(reference)
-    with modes_kept(network), modes_kept(reference), torch.no_grad(), exact_fp32():
+    with (
+        modes_kept(network),
+        modes_kept(reference),
+        torch.no_grad(),
+        exact_fp32(),
+        autocast(sample.device, torch.float32),
+    ):
         network.eval()
         reference.eval()
         walk = _Walk(sample, flip, seed)
@@ -119,7 +127,6 @@ def repair(
             )
             if result is not None:
                 results[part.name] = result
-    refresh_masked_weights(network)
     return RepairResult(results, len(sample) - walk.held_out, walk.held_out)
 
 
@@ -153,7 +160,7 @@ class _Walk:
         self._intact = (
             unchanged
             and len(places) == len(whole.layer.weight)
-            and (norm is None or whole.norm is None or _same_state(norm, whole.norm))
+            and (norm is None or whole.norm is None or _same_norm(norm, whole.norm))
         )
         held_out: list[torch.Tensor] = []
         pairs = self._wanted(part, whole, places, held_out)
@@ -172,7 +179,7 @@ class _Walk:
                 statistics.add(outputs)
             self._model.move(outputs, part.rest)
         self._model.moved(layer, part.rest)
-        if norm is not None and chosen and not unchanged:
+        if norm is not None and chosen and not unchanged and not masked_tensors(norm):
             rebase(norm, statistics)
         return result
 
@@ -190,12 +197,18 @@ class _Walk:
         found = correction(layer, pairs, generator, reads)
         before = self._error(layer, held_out)
         former = copy.deepcopy(layer.state_dict())
-        found.add_to(layer)
-        del found
-        after = self._error(layer, held_out)
-        if after < before:
+        is_better = False
+        try:
+            found.add_to(layer)
+            del found
+            after = self._error(layer, held_out)
+            is_better = after < before  # NaN is not
+        finally:  # Ctrl-C comes here too
+            if not is_better:
+                layer.load_state_dict(former)
+                refresh_masked_weights(layer)
+        if is_better:
             return LayerRepair(before, after, "refitted")
-        layer.load_state_dict(former)
         log.info(
             f"repair: {part.name} keeps its weights: refitted, its error on {self.held_out} "
             f"held-out images would be {after:.3g} instead of {before:.3g}"
@@ -220,58 +233,14 @@ class _Walk:
 
     def _error(self, layer: nn.Module, wanted: list[torch.Tensor]) -> float:
         """Return the relative error of the layer's outputs on the held-out images."""
-        missed = 0.0
+        missed = size = 0.0
         spread = ChannelStatistics()
         for inputs, target in zip(islice(self._model, self._held_blocks), wanted, strict=True):
             missed += float((layer(inputs) - target).square().sum(dtype=torch.float64))
+            size += float(target.square().sum(dtype=torch.float64))
             spread.add(target)
-        varied = float(spread.squares.sum())
-        return (missed / varied) ** 0.5 if varied else float(missed > 0)
-
-
-def kept_places(model: Network, dense: Network) -> dict[str, list[int]]:
-    """Return which channels of each conv and linear layer of ``dense`` are left in ``model``.
-
-    Raises :class:`BadInput` if ``model`` was not pruned from ``dense``.
-    """
-    if model is dense:
-        raise BadInput("dense: is the model itself; give a copy from before the pruning")
-    if next(model.parameters()).device != next(dense.parameters()).device:
-        raise BadInput(
-            f"dense: on {next(dense.parameters()).device}, the model on "
-            f"{next(model.parameters()).device}; move one of them with .to()"
-        )
-    names = dict(model.spec.prunable)
-    if set(names) != set(dense.spec.prunable) or dense.spec.with_widths(names) != model.spec:
-        raise BadInput(
-            f"dense: {dense.spec.arch} of other layers than the model, a {model.spec.arch}; "
-            "give the network that it was pruned from"
-        )
-    places = {row.name: list(range(row.out_width)) for row in dense.spec.rows}
-    for name, width in names.items():
-        dense_kept = dense.kept.get(name, list(range(dense.spec.prunable[name])))
-        position = {channel: place for place, channel in enumerate(dense_kept)}
-        kept = model.kept.get(name, dense_kept)
-        if len(kept) != width or not set(kept) <= set(position):
-            raise BadInput(
-                f"dense: {name}: the model's {width} channels are not among its {len(dense_kept)}; "
-                "give the network that it was pruned from, whose .kept says so"
-            )
-        places[name] = [position[channel] for channel in kept]
-    return places
-
-
-def _names(model: Network, layers: Iterable[str] | None) -> set[str]:
-    known = [row.name for row in model.spec.rows]
-    if layers is None:
-        return set(known)
-    if isinstance(layers, str):
-        raise BadInput(f"layers: {layers!r} is one name; give a list of names")
-    names = sequence("layers", layers, "['features.0', 'features.4']", text("layers"))
-    for name in names:
-        if name not in known:
-            raise BadInput(f"layers: {name!r} is not one of {', '.join(known)}")
-    return set(names)
+        # A single held-out image has no spread in a linear layer.
+        return float(missed / (float(spread.squares.sum()) or size or 1.0)) ** 0.5
 
 
 def _views(images: torch.Tensor, flip: bool, seed: int) -> torch.Tensor:
@@ -298,8 +267,9 @@ def _same_rows(
     return torch.equal(part.bias, whole.bias[places])
 
 
-def _same_state(part: nn.Module, whole: nn.Module) -> bool:
-    mine, other = part.state_dict(), whole.state_dict()
-    return all(
-        torch.equal(mine[name], other[name]) for name in mine if name != "num_batches_tracked"
+def _same_norm(part: nn.BatchNorm2d, whole: nn.BatchNorm2d) -> bool:
+    """Return True if both compute the same in eval mode, to the bit."""
+    return part.eps == whole.eps and all(
+        torch.equal(getattr(part, name), getattr(whole, name))
+        for name in ("weight", "bias", "running_mean", "running_var")
     )
