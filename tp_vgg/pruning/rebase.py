@@ -54,13 +54,19 @@ def rebase(norm: nn.BatchNorm2d, statistics: ChannelStatistics) -> None:
 
     With the new mean μ' and variance σ'², γ' = γ·√(σ'²+ε) ÷ √(σ²+ε) and
     β' = β + γ·(μ'−μ) ÷ √(σ²+ε) undo what they change, to rounding. Training and recalibration,
-    which take the statistics of their own batches, then start from the same function too.
+    which take the statistics of their own batches, then start from the same function too. It stays
+    as it is if these are not finite in fp32.
     """
     assert norm.running_mean is not None and norm.running_var is not None
     mean, variance = statistics.mean, statistics.variance
     old_scale = (norm.running_var.double() + norm.eps).sqrt()
     gamma, beta = norm.weight.detach().double(), norm.bias.detach().double()
-    norm.bias.data.copy_(beta + gamma * (mean - norm.running_mean.double()) / old_scale)
-    norm.weight.data.copy_(gamma * (variance + norm.eps).sqrt() / old_scale)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
+    renewed = {
+        norm.bias: beta + gamma * (mean - norm.running_mean.double()) / old_scale,
+        norm.weight: gamma * (variance + norm.eps).sqrt() / old_scale,
+        norm.running_mean: mean,
+        norm.running_var: variance,
+    }
+    if all(value.float().isfinite().all() for value in renewed.values()):
+        for tensor, value in renewed.items():
+            tensor.data.copy_(value)

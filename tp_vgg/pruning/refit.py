@@ -21,6 +21,8 @@ from tp_vgg.pruning.normal_equations import (
 
 RIDGE = 0.1
 """Strength λ of the pull to the present weights, as a part of the inputs' mean square."""
+_LEAST_SQUARE = 1e-30
+"""Mean square of inputs that count as zeros: below it, squares lose their digits in fp32."""
 _WIDEST_GRAM = 8192
 """Most columns of a linear layer whose Gram matrix is held; it takes 0.5 GB in fp64."""
 
@@ -97,7 +99,7 @@ def _copies(weight: torch.Tensor, reads: int) -> torch.Tensor:
 
 
 def _ridge(mean_square: float) -> float:
-    return RIDGE * mean_square or 1.0  # nothing is read but zeros
+    return RIDGE * mean_square if mean_square > _LEAST_SQUARE else 1.0
 
 
 def _solve_linear(

@@ -1,0 +1,154 @@
+"""The corrections are those of the stated ridge problem, whichever way they are solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tp_vgg.pruning import least_squares
+from tp_vgg.pruning.least_squares import conjugate_gradients, solve_gram, solve_samples
+
+RIDGE = 3.0
+
+
+def problem(samples: int = 90, rows: int = 12, columns: int = 24, seed: int = 0):
+    """Return X and r in fp64, centred; the columns of X are correlated."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, columns, dtype=torch.float64, generator=generator)
+    inputs = inputs @ torch.randn(columns, columns, dtype=torch.float64, generator=generator)
+    lacking = torch.randn(samples, rows, dtype=torch.float64, generator=generator)
+    return inputs - inputs.mean(0), lacking - lacking.mean(0)
+
+
+def copies_of(kind: str, rows: int = 12, columns: int = 24) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    draws = torch.rand(rows, columns, generator=generator)
+    copies = {
+        "full": torch.ones(rows, columns),
+        "zeros": draws < 0.5,
+        "few": draws < 0.1,
+        "copies": (draws * 50).floor(),
+        "full copies": torch.full((rows, columns), 49),
+        "of all lengths": torch.arange(columns) < 2 * torch.arange(rows)[:, None],
+        "nothing": torch.zeros(rows, columns),
+    }[kind].to(torch.uint8)
+    if kind in ("zeros", "copies"):
+        copies[3] = 0
+        copies[5] = copies.max()
+        copies[6] = 1
+    return copies
+
+
+KINDS = ("full", "zeros", "few", "copies", "full copies", "of all lengths", "nothing")
+
+
+def expected(inputs: torch.Tensor, lacking: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
+    """Solve each row by lstsq, with one column per copy; return the sums of equal columns."""
+    solution = torch.zeros(lacking.shape[1], inputs.shape[1], dtype=torch.float64)
+    for row, count in enumerate(copies.long()):
+        columns = torch.arange(inputs.shape[1]).repeat_interleave(count)
+        if not len(columns):
+            continue
+        penalty = RIDGE**0.5 * torch.eye(len(columns), dtype=torch.float64)
+        stacked = torch.cat([inputs[:, columns], penalty])
+        right = torch.cat([lacking[:, row], penalty.new_zeros(len(columns))])
+        weights = torch.linalg.lstsq(stacked, right[:, None]).solution[:, 0]
+        solution[row].index_add_(0, columns, weights)
+    return solution
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> bool:
+    return bool((found.double() - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+
+def all_ways(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Let rows that do not read everything be solved in one ``way``."""
+    if way == "gradients":
+        monkeypatch.setattr(least_squares, "_CG_COST", 0)
+    elif way == "one at a time":
+        monkeypatch.setattr(least_squares, "_BLOCK", 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["short", "gradients", "one at a time"])
+def test_the_normal_equations_give_the_ridge_solution(
+    kind: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_ways(monkeypatch, way)
+    inputs, lacking = problem()
+    copies = copies_of(kind)
+    found = solve_gram(inputs.T @ inputs, lacking.T @ inputs, copies, RIDGE)
+    assert found.dtype == torch.float64
+    assert close(found, expected(inputs, lacking, copies), 1e-3 if way == "gradients" else 1e-9)
+    assert not found[copies == 0].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_samples_give_the_ridge_solution(kind: str) -> None:
+    inputs, lacking = problem(samples=9)
+    copies = copies_of(kind)
+    found = solve_samples(inputs.float(), lacking.float(), copies, RIDGE)
+    assert close(found, expected(inputs, lacking, copies), 5e-3)
+    assert not found[copies == 0].any()
+
+
+def test_gradients_reach_their_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, lacking = problem()
+    gram, cross, copies = inputs.T @ inputs, lacking.T @ inputs, copies_of("zeros")
+    wanted = expected(inputs, lacking, copies)
+    errors = []
+    for tolerance in (1e-1, 1e-4, 1e-10):
+        monkeypatch.setattr(least_squares, "CG_TOLERANCE", tolerance)
+        found = conjugate_gradients(lambda x: x @ gram, gram.diagonal(), cross, copies, RIDGE)
+        errors.append(float((found - wanted).abs().max() / wanted.abs().max()))
+    assert errors[2] < 1e-9 < errors[1] < 1e-3 < errors[0]
+
+
+def test_gradients_end_after_so_many_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, lacking = problem()
+    gram = inputs.T @ inputs
+    rounds = []
+
+    def product(delta: torch.Tensor) -> torch.Tensor:
+        rounds.append(1)
+        return delta @ gram
+
+    monkeypatch.setattr(least_squares, "CG_ROUNDS", 3)
+    conjugate_gradients(product, gram.diagonal(), lacking.T @ inputs, copies_of("zeros"), RIDGE)
+    assert len(rounds) == 3
+
+
+def gram_way(inputs: torch.Tensor, lacking: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
+    return solve_gram(inputs.T @ inputs, lacking.T @ inputs, copies, RIDGE)
+
+
+def sample_way(inputs: torch.Tensor, lacking: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
+    return solve_samples(inputs.float(), lacking.float(), copies, RIDGE)
+
+
+@pytest.mark.parametrize("solve", [gram_way, sample_way])
+@pytest.mark.parametrize("kind", ["full", "zeros", "copies"])
+def test_columns_without_values_get_no_correction(solve: Callable, kind: str) -> None:
+    inputs, lacking = problem()
+    inputs[:, [0, 7]] = 0
+    found = solve(inputs, lacking, copies_of(kind))
+    assert found.isfinite().all() and not found[:, [0, 7]].any()
+
+
+@pytest.mark.parametrize("solve", [gram_way, sample_way])
+@pytest.mark.parametrize("kind", ["full", "zeros"])
+def test_a_row_that_lacks_nothing_is_not_corrected(solve: Callable, kind: str) -> None:
+    inputs, lacking = problem()
+    lacking[:, [0, 5]] = 0
+    found = solve(inputs, lacking, copies_of(kind))
+    assert not found[[0, 5]].any() and found[1].any()
+
+
+def test_one_column_and_one_row() -> None:
+    inputs, lacking = problem(rows=1, columns=1)
+    copies = torch.ones(1, 1, dtype=torch.uint8)
+    wanted = expected(inputs, lacking, copies)
+    assert close(gram_way(inputs, lacking, copies), wanted, 1e-9)
+    assert close(sample_way(inputs, lacking, copies), wanted, 1e-4)
