@@ -99,9 +99,10 @@ def conv_equations(
         input_sum += patches.sum(0, dtype=torch.float64)
         count += len(patches)
     if map_gram is None:
-        gram = _mirrored(gram)
+        _mirror(gram)
     else:
-        _patch_gram(gram, _mirrored(map_gram), taps)
+        _mirror(map_gram)
+        _patch_gram(gram, map_gram, taps)
     return _centred(gram, cross, input_sum, lacking_sum, count, bias=conv.bias is not None)
 
 
@@ -119,7 +120,8 @@ def linear_equations(inputs: torch.Tensor, lacking: torch.Tensor, *, bias: bool)
     _add_gram(gram, inputs)
     sums = inputs.sum(0, dtype=torch.float64), lacking.sum(0, dtype=torch.float64)
     cross = (lacking.T @ inputs).double()
-    return _centred(_mirrored(gram), cross, *sums, len(inputs), bias=bias)
+    _mirror(gram)
+    return _centred(gram, cross, *sums, len(inputs), bias=bias)
 
 
 def _centred(
@@ -167,14 +169,17 @@ def _draw(images: int, positions: int, generator: torch.Generator) -> torch.Tens
 
 
 def _add_gram(total: torch.Tensor, x: torch.Tensor) -> None:
-    """Add xᵀx to the upper half of ``total``, in place; ``x`` is fp32 [samples, columns]."""
+    """Add the upper half of xᵀx to ``total``, in place; ``x`` is fp32 [samples, columns]."""
     for start in range(0, x.shape[1], _STRIP):
         strip = x[:, start : start + _STRIP]
         total[start : start + _STRIP, start:] += strip.T @ x[:, start:]
 
 
-def _mirrored(upper: torch.Tensor) -> torch.Tensor:
-    return upper.triu_() + upper.triu(1).T
+def _mirror(total: torch.Tensor) -> None:
+    """Copy the upper half of what :func:`_add_gram` summed to the lower half, in place."""
+    for start in range(0, len(total), _STRIP):
+        end = start + _STRIP
+        total[end:, start:end] = total[start:end, end:].T
 
 
 def _patch_gram(gram: torch.Tensor, map_gram: torch.Tensor, taps: torch.Tensor) -> None:

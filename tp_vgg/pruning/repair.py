@@ -32,8 +32,9 @@ from tp_vgg.pruning.repairs import REPAIR_IMAGES
 log = logging.getLogger(__name__)
 
 LEAST_IMAGES = 2
-VIEWS = 1
-"""Shifted copies of each image to which the layers are fitted as well."""
+VIEWS, VIEWS_OF_ZEROS = 1, 3
+"""Shifted copies of each image to which the layers are fitted as well, without and with zeroed
+weights. Layers that keep their full width have more weights to determine."""
 HELD_OUT = 10
 """One of so many images is held out: no layer is fitted to it."""
 
@@ -79,7 +80,8 @@ def repair(
     that go to the network as they are: a tensor, a :class:`~tp_vgg.Split`, a pair (images, labels)
     or a ``DataLoader``, whose labels are ignored. They should be training images. ``limit`` of them
     are used: drawn by ``seed``, but of a loader the first ones, so shuffle it. Each is used as it
-    is and shifted by up to 4 pixels; with ``flip``, half of the shifted ones are mirrored.
+    is and shifted by up to 4 pixels: once, or three times if weights are zero. With ``flip``, half
+    of the shifted ones are mirrored.
     ``layers``: names of the layers to refit; ``None`` is every conv and every linear layer.
     ``dense``: the network just before the pruning, on the same device; it is not changed. Both may
     have masks of ``torch.nn.utils.prune``. ``quiet``: no progress bar.
@@ -117,7 +119,8 @@ def repair(
     ):
         network.eval()
         reference.eval()
-        walk = _Walk(sample, flip, seed)
+        has_zeros = any((part.layer.weight == 0).any() for part in segments(network))
+        walk = _Walk(sample, VIEWS_OF_ZEROS if has_zeros else VIEWS, flip, seed)
         pairs = list(zip(segments(network), segments(reference), strict=True))
         reads = {row.name: row.reads for row in network.spec.rows}
         results = {}
@@ -136,14 +139,14 @@ class _Walk:
     Each layer is fitted to what the repaired layers before it give.
     """
 
-    def __init__(self, sample: torch.Tensor, flip: bool, seed: int) -> None:
+    def __init__(self, sample: torch.Tensor, views: int, flip: bool, seed: int) -> None:
         self.held_out = max(1, len(sample) // HELD_OUT)
         sample = sample.contiguous(memory_format=torch.channels_last)
         held, fitted = sample[: self.held_out], sample[self.held_out :]
         self._seed = seed
         plain = [*held.split(BLOCK), *fitted.split(BLOCK)]
         self._held_blocks, self._plain_blocks = len(held.split(BLOCK)), len(plain)
-        blocks = [*plain, *(_views(fitted, flip, seed).split(BLOCK) if VIEWS else [])]
+        blocks = [*plain, *_views(fitted, views, flip, seed).split(BLOCK)]
         self._model, self._dense = Activations(blocks), Activations(blocks)
         self._intact = True
         """True as long as both networks give the same activations, to the bit."""
@@ -243,13 +246,13 @@ class _Walk:
         return float(missed / (float(spread.squares.sum()) or size or 1.0)) ** 0.5
 
 
-def _views(images: torch.Tensor, flip: bool, seed: int) -> torch.Tensor:
-    """Return :data:`VIEWS` copies of each image, shifted by up to 4 pixels and mirrored or not."""
+def _views(images: torch.Tensor, copies: int, flip: bool, seed: int) -> torch.Tensor:
+    """Return ``copies`` of each image, shifted by up to 4 pixels and mirrored or not."""
     generator = torch.Generator().manual_seed(seed)
     count, side = len(images), images.shape[-1]
     shift = min(PAD, side - 1)
-    draws = [torch.arange(count).repeat(VIEWS)] + [
-        torch.randint(low, high, (count * VIEWS,), generator=generator)
+    draws = [torch.arange(count).repeat(copies)] + [
+        torch.randint(low, high, (count * copies,), generator=generator)
         for low, high in ((-shift, shift + 1), (-shift, shift + 1), (0, 1 + flip))
     ]
     labels = torch.zeros(count, dtype=torch.int64, device=images.device)
