@@ -15,6 +15,7 @@ from helpers.quick import brief
 
 import tp_vgg
 from tp_vgg.data.split import NormalisedSplit
+from tp_vgg.evaluation.repaired import LayerRepair, RepairResult
 from tp_vgg.latency.profile import Staircase, Timed
 
 
@@ -61,6 +62,8 @@ def results(tmp_path_factory: pytest.TempPathFactory, few_digits) -> dict[str, A
             tuple(Timed(name, 8, 8, 1.0, 0.1) for name in SMALL.conv_names),
         ),
         "held": tp_vgg.held(pruned_zeros()),
+        "repaired": tp_vgg.repair(pruned_zeros(), model, val),
+        "not repaired": tp_vgg.repair(lively(), model, val),
         "epochs": tp_vgg.finetune(lively(), few_digits.train, epochs=1)[0],
     }  # fmt: skip
 
@@ -98,6 +101,9 @@ SAYS = {
     "missing row": r"<LatencyRow .*: graph fp32, batch 1: not available: .*>",
     "profile": r"<Staircase: 8 convs, 8 times, fp32, batch 64, on cpu>",
     "held": r"<held: [\d,]+ zero weights in 10 layers>",
+    "repaired": r"<RepairResult: errors features\.0 0\.\d+ -> 0\.\d+, features\.4 .* and \d+ more; "
+    r"from 36 images, 4 held out>",
+    "not repaired": r"<RepairResult: nothing changed; from 36 images, 4 held out>",
     "epochs": r"Epoch\(epoch=1, lr=",
 }
 
@@ -122,6 +128,8 @@ def test_reprs_of_odd_results_do_not_fail(results: dict[str, Any]) -> None:
         replace(plan, layers=()),
         replace(plan.prediction, drop_low=None, latency_share=0.5, sparsity=0.9),
         replace(times, rows=(), environment={}),
+        RepairResult({}, 0, 0),
+        RepairResult(dict.fromkeys(SMALL.prunable, LayerRepair(1e38, 1e-38, "refitted")), 9, 1),
         tp_vgg.Split(results["split"].images.to("meta"), results["split"].labels.to("meta")),
         tp_vgg.Split(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.long)),
         tp_vgg.read_ratios(Path("examples/ratios.json")),
