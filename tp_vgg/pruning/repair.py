@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -46,7 +47,7 @@ def repair(
     *,
     layers: Iterable[str] | None = None,
     limit: int = REPAIR_IMAGES,
-    flip: bool = True,
+    flip: bool = False,
     seed: int = 0,
     quiet: bool = True,
 ) -> RepairResult:
@@ -243,7 +244,7 @@ class _Walk:
             size += float(target.square().sum(dtype=torch.float64))
             spread.add(target)
         # A single held-out image has no spread in a linear layer.
-        return float(missed / (float(spread.squares.sum()) or size or 1.0)) ** 0.5
+        return math.sqrt(missed / (float(spread.squares.sum()) or size or 1.0))
 
 
 def _views(images: torch.Tensor, copies: int, flip: bool, seed: int) -> torch.Tensor:
