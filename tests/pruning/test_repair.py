@@ -843,3 +843,15 @@ def test_segments_compute_the_logits(variant: str) -> None:
             values = part.rest(part.layer(values))
     assert torch.equal(values, logits)
     assert len(parts[-1].rest) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["channels", "zeros"])
+def test_a_gpu_repairs_as_the_cpu_does(kind: str) -> None:
+    dense = lively()
+    model = pruned(dense, kind)
+    on_gpu, dense_on_gpu = (copy.deepcopy(network).cuda() for network in (model, dense))
+    results = [tp_vgg.repair(model, dense, PIXELS), tp_vgg.repair(on_gpu, dense_on_gpu, PIXELS)]
+    assert_close(model, on_gpu.cpu())
+    for name, layer in results[0].layers.items():
+        assert results[1].layers[name].after == pytest.approx(layer.after, rel=1e-3, abs=1e-6)
