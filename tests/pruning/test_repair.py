@@ -846,6 +846,7 @@ def test_segments_compute_the_logits(variant: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["channels", "zeros"])
 def test_a_gpu_repairs_as_the_cpu_does(kind: str) -> None:
     dense = lively()
