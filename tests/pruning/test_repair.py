@@ -144,6 +144,31 @@ def test_the_errors_are_those_of_images_that_were_held_out(trained, digits) -> N
     assert float(last) == pytest.approx(result.layers["classifier"].after, rel=1e-3)
 
 
+def test_no_layer_is_fitted_to_images_that_are_held_out() -> None:
+    others = FLOATS.clone()
+    others[:6] = FLOATS[50:56].flip(3)
+    found = []
+    for images in (FLOATS, others):
+        dense = lively()
+        model = pruned(dense, "zeros")
+        result = tp_vgg.repair(model, dense, [images], layers=["features.4", "classifier.3"])
+        assert {layer.outcome for layer in result.layers.values()} == {"refitted"}
+        found.append((model.features[4].weight, model.classifier[3].weight, result))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-4)
+    assert found[0][2] != found[1][2]
+
+
+def test_the_error_of_one_image_is_relative_to_its_size() -> None:
+    model, dense = some_pruned()
+    sample = FLOATS[:2]
+    result = tp_vgg.repair(model, dense, [sample])
+    with torch.no_grad():
+        wanted = dense(sample[:1])
+        error = (model(sample[:1]) - wanted).norm() / wanted.norm()
+    assert float(error) == pytest.approx(result.layers["classifier.6"].after, rel=1e-3)
+
+
 @pytest.mark.parametrize("variant", TRAINED)
 def test_zeros_stay_zero(variant: str) -> None:
     dense = lively(VARIANTS[variant])
@@ -373,9 +398,10 @@ def test_after_an_interrupt_the_layers_before_are_repaired(
 
     def interrupted(walk, layer: nn.Module, wanted) -> float:
         calls.append(layer)
+        found = error(walk, layer, wanted)
         if calls.count(model.features[8]) == 2:
             raise KeyboardInterrupt
-        return error(walk, layer, wanted)
+        return found
 
     monkeypatch.setattr(REPAIR._Walk, "_error", interrupted)
     model.train()
