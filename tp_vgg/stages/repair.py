@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 
@@ -75,13 +76,18 @@ def log_choice(options: RepairOptions, *, gradual: bool = False) -> None:
         log.info("--repair-images: without effect, since nothing is repaired")
 
 
+def unpruned_copy(model: Network, options: RepairOptions) -> Network | None:
+    """Return a copy of ``model`` to repair it by after pruning; ``None`` if none is needed."""
+    return copy.deepcopy(model) if options.method() == "reconstruct" else None
+
+
 def repaired_model(
-    session: Session, model: Network, dense: Network, options: RepairOptions
+    session: Session, model: Network, dense: Network | None, options: RepairOptions
 ) -> Repaired | None:
     """Measure and repair ``model``, in place; return ``None`` if nothing is to be repaired.
 
-    ``dense``: the network just before the pruning. Raises :class:`BadInput` if there are too few
-    training images.
+    ``dense``: the :func:`unpruned_copy` from just before the pruning. Raises :class:`BadInput` if
+    there are too few training images.
     """
     method, seed = options.method(), session.settings.seed
     if method == "none":
@@ -99,6 +105,7 @@ def repaired_model(
         recalibrate(model, train, Normalisation.of(model.meta), seed, images, label)
         note = "then batch norm's statistics were recomputed"
         return Repaired(method, note, removed, None)
+    assert dense is not None
     result = repair(
         model,
         dense,

@@ -6,7 +6,6 @@ and saves again.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe, structured_epochs
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest, StructuredTarget
 from tp_vgg.stages.pruning import Drawing, Pruning, drawing, pruning, work_key
-from tp_vgg.stages.repair import Repaired, log_choice, repaired_model
+from tp_vgg.stages.repair import Repaired, log_choice, repaired_model, unpruned_copy
 from tp_vgg.stages.results import Prepared, deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -162,17 +161,16 @@ def _prune(
     session: Session, model: Network, target: Spec, options: StructuredOptions
 ) -> tuple[str, Repaired | None]:
     """Prune and repair ``model`` in place; return a note about both, and the repair."""
+    dense = unpruned_copy(model, options.repair)
     session.accumulate_gradients(model, options.importance)
     images = torch.cat(
         [split.images[:EQUIVALENCE_IMAGES] for split in (session.data.val, session.data.train)]
     )[:EQUIVALENCE_IMAGES]
     normalisation = Normalisation.of(model.meta)
-    dense = copy.deepcopy(model)
     result = prune_channels(
         model, target, normalisation(images), options.importance, session.settings.seed
     )
-    for network in (model, dense):
-        network.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     note = _check_note(result.proof)
     repaired = repaired_model(session, model, dense, options.repair)
     return (note if repaired is None else f"{note}; {repaired.note}"), repaired

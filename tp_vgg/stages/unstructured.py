@@ -24,7 +24,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe
 from tp_vgg.stages.options import UnstructuredOptions, UnstructuredRequest
 from tp_vgg.stages.pruning import Drawing, drawing, pruning, work_key
-from tp_vgg.stages.repair import Accuracies, log_choice, repaired_model
+from tp_vgg.stages.repair import Accuracies, log_choice, repaired_model, unpruned_copy
 from tp_vgg.stages.results import deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -60,7 +60,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         if masking is not None:
             masking.begin(model)
         else:
-            unmasked = copy.deepcopy(model)
+            unmasked = unpruned_copy(model, options.repair)
             _mask(session, model, job.resolved, options)
             repaired = repaired_model(session, model, unmasked, options.repair)
             del unmasked
