@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import json
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
+from sweep_speed import now
 
 from tp_vgg.data.datasets import DataSet, load_data
 from tp_vgg.evaluation.evaluate import accuracy
@@ -35,13 +35,6 @@ from tp_vgg.training.finetune import finetune
 
 BATCH = 128
 """Images of a batch of fine-tuning."""
-
-
-def now(device: torch.device) -> float:
-    """Return the time in seconds once the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def pruned(dense: Network, case: str) -> Network:
