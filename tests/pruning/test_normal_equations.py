@@ -24,8 +24,16 @@ CONVS = {
     "dilated": {"kernel_size": 3, "dilation": 2, "padding": 2},
     "no padding": {"kernel_size": 4},
 }
-MAPS = {"small": 4, "all drawn": 6}
-"""Side of the input map. Products of a map of 6x6 are summed patch by patch."""
+SIDES = [4, 6]
+"""Sides of the input maps."""
+
+
+@pytest.fixture(params=["by pairs of pixels", "by patches"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Sum a map's products in one of the two ways; all positions count in both."""
+    if request.param == "by patches":
+        monkeypatch.setattr(normal_equations, "pixel_pairs", lambda *_: [])
+    return request.param
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -74,30 +82,26 @@ def assert_sums(equations, inputs: torch.Tensor, lacking: torch.Tensor, *, bias:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", MAPS)
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("kind", CONVS)
-def test_a_convs_sums_are_those_of_all_its_patches(
-    kind: str, size: str, bias: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if size != "small":
-        monkeypatch.setattr(normal_equations, "_SMALL_MAP", 0)
-        monkeypatch.setattr(normal_equations, "POSITIONS", 36)
+@pytest.mark.usefixtures("way")
+def test_a_convs_sums_are_those_of_all_its_patches(kind: str, side: int, bias: bool) -> None:
     conv = conv_of(kind, bias=bias)
-    blocks = blocks_of(conv, MAPS[size])
+    blocks = blocks_of(conv, side)
     equations = conv_equations(conv, blocks, generator())
     assert_sums(equations, *patches_of(conv, blocks), bias=bias)
 
 
 @pytest.mark.parametrize("strip", [1, 5, 27])
+@pytest.mark.usefixtures("way")
 def test_gram_matrices_of_several_strips_are_the_same(
     strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(normal_equations, "_STRIP", strip)
     conv = conv_of("vgg")
-    for side in (4, 6):
-        blocks = blocks_of(conv, side)
-        equations = conv_equations(conv, blocks, generator())
-        assert_sums(equations, *patches_of(conv, blocks), bias=True)
+    blocks = blocks_of(conv, 4)
+    equations = conv_equations(conv, blocks, generator())
+    assert_sums(equations, *patches_of(conv, blocks), bias=True)
 
 
 def test_positions_are_drawn_anew_for_each_image_and_without_repetition(
@@ -224,7 +228,7 @@ def test_neighbours_that_differ_are_not_one_column() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e3, 1e-20])
-@pytest.mark.parametrize("kind", ["small map", "drawn", "linear", "few samples"])
+@pytest.mark.parametrize("kind", ["all positions", "drawn", "linear", "few samples"])
 def test_inputs_that_never_change_move_the_bias_alone(kind: str, value: float) -> None:
     torch.manual_seed(0)
     if kind in ("linear", "few samples"):
@@ -232,12 +236,13 @@ def test_inputs_that_never_change_move_the_bias_alone(kind: str, value: float) -
         inputs = torch.full((5 if kind == "few samples" else 40, 12), value)
     else:
         layer = nn.Conv2d(2, 3, 1)
-        side = 3 if kind == "small map" else 9
+        side = 3 if kind == "all positions" else 9
         inputs = torch.full((10, 2, side, side), value)
     layer.requires_grad_(False)
     shift = torch.tensor([1.0, -2.0, 0.5]).view(-1, *[1] * (inputs.ndim - 2))
-    found = correction(layer, [(inputs, layer(inputs) + shift)], generator())
-    assert float(found.weight.abs().max()) <= 1e-6 * float(layer.weight.abs().max())
+    former = layer(inputs)
+    found = correction(layer, [(inputs, former + shift)], generator())
+    # What a conv lacks is a difference of two large sums of fp32 products.
+    assert float(found.weight.abs().max()) <= 1e-3 * float(layer.weight.abs().max())
     found.add_to(layer)
-    assert (layer(inputs) - layer(inputs)[:1]).abs().max() <= 1e-3
-    assert torch.allclose(found.bias, shift.flatten(), atol=1e-3)
+    assert torch.allclose(layer(inputs), former + shift, atol=1e-3 + 1e-5 * abs(value))

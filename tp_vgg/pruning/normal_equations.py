@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv2d_weight
 
+from tp_vgg.pruning.pixel_pairs import PixelPairs, pixel_pairs, pixels_read
+
 POSITIONS = 64
-"""Most positions of an output map that count, drawn anew for each image."""
-_SMALL_MAP = 16
-"""Positions of an output map up to which all pairs of its inputs' values are summed."""
-_WIDEST_MAP = 8192
-"""Most values of the input of such a map."""
-_STRIP = 1024
+"""Most positions of an output map that count; of a larger map they are drawn for each image."""
+_STRIP = 256
 """Columns of a Gram matrix that are multiplied at a time; only its upper half is computed."""
 
 
@@ -62,56 +60,89 @@ def conv_equations(
 ) -> NormalEquations:
     """Return the normal equations of ``conv`` over blocks of (inputs, wanted outputs).
 
-    The inputs are [n, channels, H, W], the wanted outputs [n, rows, H', W']. At most
-    :data:`POSITIONS` positions of each output map are drawn by ``generator``, a CPU generator.
+    The inputs are [n, channels, H, W], the wanted outputs [n, rows, H', W']; all blocks have maps
+    of one size. At most :data:`POSITIONS` positions of each output map are drawn by ``generator``,
+    a CPU generator.
     """
-    device, rows = conv.weight.device, len(conv.weight)
-    columns = prod(conv.weight.shape[1:])
-    gram = torch.zeros(columns, columns, dtype=torch.float64, device=device)
-    cross = torch.zeros(rows, columns, dtype=torch.float64, device=device)
-    input_sum = torch.zeros(columns, dtype=torch.float64, device=device)
-    lacking_sum = torch.zeros(rows, dtype=torch.float64, device=device)
-    weight, map_gram, count = None, None, 0
+    sums = _ConvSums(conv, generator)
     for inputs, wanted in blocks:
-        taps = _read_by(conv, inputs.shape[2:], wanted.shape[2:]).to(device)
-        pixels = inputs.flatten(2).transpose(1, 2)
-        if len(taps) <= _SMALL_MAP and prod(pixels.shape[1:]) <= _WIDEST_MAP:
-            lacking = wanted - conv(inputs)
-            cross += as_matrix(_weight_gradient(conv, inputs, lacking))
-            lacking_sum += lacking.sum((0, 2, 3), dtype=torch.float64)
-            if map_gram is None:
-                size = prod(pixels.shape[1:])
-                map_gram = torch.zeros(size, size, dtype=torch.float64, device=device)
-            _add_gram(map_gram, pixels.flatten(1))
-            input_sum += _padded(pixels.sum(0, dtype=torch.float64))[taps].sum(0).flatten()
-            count += len(taps) * len(inputs)
-            continue
-        if weight is None:
-            weight = as_matrix(conv.weight)
-        drawn = _draw(len(inputs), len(taps), generator).to(device)
-        image = torch.arange(len(inputs), device=device)[:, None]
-        patches = _padded(pixels)[image[:, :, None], taps[drawn]].flatten(2).flatten(0, 1)
-        lacking = wanted.flatten(2).transpose(1, 2)[image, drawn].flatten(0, 1)
-        lacking = lacking.sub_(F.linear(patches, weight, conv.bias))
-        cross += lacking.T @ patches
-        lacking_sum += lacking.sum(0, dtype=torch.float64)
-        _add_gram(gram, patches)
-        input_sum += patches.sum(0, dtype=torch.float64)
-        count += len(patches)
-    if map_gram is None:
-        _mirror(gram)
-    else:
-        _mirror(map_gram)
-        _patch_gram(gram, map_gram, taps)
-    return _centred(gram, cross, input_sum, lacking_sum, count, bias=conv.bias is not None)
+        sums.add(inputs, wanted)
+    return sums.equations()
 
 
-def _weight_gradient(conv: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the products of ``outputs`` with the patches they read, as a weight."""
-    gradient: torch.Tensor = conv2d_weight(
-        inputs, conv.weight.shape, outputs, conv.stride, conv.padding, conv.dilation
-    )
-    return gradient
+class _ConvSums:
+    """These sums over a conv's patches X and its wanted outputs Y grow block by block."""
+
+    def __init__(self, conv: nn.Conv2d, generator: torch.Generator) -> None:
+        rows, columns = len(conv.weight), prod(conv.weight.shape[1:])
+        zeros = partial(torch.zeros, dtype=torch.float64, device=conv.weight.device)
+        self._conv, self._generator = conv, generator
+        self._gram, self._cross = zeros(columns, columns), zeros(rows, columns)
+        self._input, self._wanted = zeros(columns), zeros(rows)
+        self._count = 0
+        self._read: torch.Tensor | None = None
+        self._products: list[tuple[PixelPairs, torch.Tensor]] = []
+
+    def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
+        pixels = inputs.flatten(2).permute(2, 0, 1).contiguous()
+        if self._read is None:
+            read = pixels_read(self._conv, inputs.shape[2:], wanted.shape[2:])
+            self._read = read.to(inputs.device)
+            if len(read) <= POSITIONS:
+                channels = inputs.shape[1]
+                self._products = [
+                    (pairs, self._gram.new_zeros(channels, channels))
+                    for pairs in pixel_pairs(self._read, len(pixels))
+                ]
+        if self._products:
+            self._add_all(inputs, pixels, wanted, self._read)
+        else:
+            self._add_drawn(pixels, wanted, self._read)
+
+    def _add_all(
+        self, inputs: torch.Tensor, pixels: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor
+    ) -> None:
+        for pairs, product in self._products:
+            first, second = pixels[pairs.first], pixels[pairs.second]
+            product += first.flatten(0, 1).T @ second.flatten(0, 1)
+        conv = self._conv
+        self._cross += as_matrix(
+            conv2d_weight(
+                inputs, conv.weight.shape, wanted, conv.stride, conv.padding, conv.dilation
+            )
+        )
+        self._input += _padded(pixels.sum(1, dtype=torch.float64))[read].sum(0).flatten()
+        self._wanted += wanted.sum((0, 2, 3), dtype=torch.float64)
+        self._count += len(read) * len(inputs)
+
+    def _add_drawn(self, pixels: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor) -> None:
+        drawn = torch.rand(len(wanted), len(read), generator=self._generator)
+        drawn = drawn.topk(min(POSITIONS, len(read))).indices.to(read.device)
+        image = torch.arange(len(wanted), device=read.device)[:, None]
+        patches = _padded(pixels)[read[drawn], image[:, :, None]].flatten(2).flatten(0, 1)
+        outputs = wanted.flatten(2).transpose(1, 2)[image, drawn].flatten(0, 1)
+        _add_gram(self._gram, patches)
+        self._cross += outputs.T @ patches
+        self._input += patches.sum(0, dtype=torch.float64)
+        self._wanted += outputs.sum(0, dtype=torch.float64)
+        self._count += len(patches)
+
+    def equations(self) -> NormalEquations:
+        """Return the equations of r = Y − XW − bias. It ends the sums, which must not grow on."""
+        conv, gram, channels = self._conv, self._gram, self._conv.in_channels
+        for pairs, product in self._products:
+            for row, column in pairs.taps:
+                upper = gram[row * channels :, column * channels :]
+                upper[:channels, :channels] += product
+        _mirror(gram, channels if self._products else _STRIP)
+        weight = as_matrix(conv.weight).double()
+        cross = self._cross - weight @ gram
+        lacking = self._wanted - weight @ self._input
+        if conv.bias is not None:
+            bias = conv.bias.double()
+            cross -= torch.outer(bias, self._input)
+            lacking -= bias * self._count
+        return _centred(gram, cross, self._input, lacking, self._count, bias=conv.bias is not None)
 
 
 def linear_equations(inputs: torch.Tensor, lacking: torch.Tensor, *, bias: bool) -> NormalEquations:
@@ -120,7 +151,7 @@ def linear_equations(inputs: torch.Tensor, lacking: torch.Tensor, *, bias: bool)
     _add_gram(gram, inputs)
     sums = inputs.sum(0, dtype=torch.float64), lacking.sum(0, dtype=torch.float64)
     cross = (lacking.T @ inputs).double()
-    _mirror(gram)
+    _mirror(gram, _STRIP)
     return _centred(gram, cross, *sums, len(inputs), bias=bias)
 
 
@@ -143,29 +174,8 @@ def _centred(
 
 
 def _padded(pixels: torch.Tensor) -> torch.Tensor:
-    """Return ``pixels`` [..., pixels, channels] with a last one of zeros, which is the padding."""
-    return F.pad(pixels, (0, 0, 0, 1))
-
-
-def _read_by(conv: nn.Conv2d, side: torch.Size, out: torch.Size) -> torch.Tensor:
-    """Return which input pixel each output position reads at each tap, int64 [positions, taps].
-
-    Pixels are numbered row by row; the padding is the number behind the last one.
-    """
-    lines = []
-    for i in (0, 1):
-        start = torch.arange(out[i])[:, None] * conv.stride[i] - int(conv.padding[i])
-        lines.append(start + torch.arange(conv.kernel_size[i]) * conv.dilation[i])
-    down, right = lines[0][:, None, :, None], lines[1][None, :, None, :]
-    inside = (down >= 0) & (down < side[0]) & (right >= 0) & (right < side[1])
-    return torch.where(inside, down * side[1] + right, prod(side)).flatten(2).flatten(0, 1)
-
-
-def _draw(images: int, positions: int, generator: torch.Generator) -> torch.Tensor:
-    """Return the drawn positions of each image, int64 [images, min(POSITIONS, positions)]."""
-    if positions <= POSITIONS:
-        return torch.arange(positions).expand(images, -1)
-    return torch.rand(images, positions, generator=generator).topk(POSITIONS).indices
+    """Return ``pixels`` [pixels, ...] with a last one of zeros, which is the padding."""
+    return torch.cat([pixels, torch.zeros_like(pixels[:1])])
 
 
 def _add_gram(total: torch.Tensor, x: torch.Tensor) -> None:
@@ -175,24 +185,8 @@ def _add_gram(total: torch.Tensor, x: torch.Tensor) -> None:
         total[start : start + _STRIP, start:] += strip.T @ x[:, start:]
 
 
-def _mirror(total: torch.Tensor) -> None:
-    """Copy the upper half of what :func:`_add_gram` summed to the lower half, in place."""
-    for start in range(0, len(total), _STRIP):
-        end = start + _STRIP
+def _mirror(total: torch.Tensor, strip: int) -> None:
+    """Copy what is right of each diagonal block of ``strip`` columns to below it, in place."""
+    for start in range(0, len(total), strip):
+        end = start + strip
         total[end:, start:end] = total[start:end, end:].T
-
-
-def _patch_gram(gram: torch.Tensor, map_gram: torch.Tensor, taps: torch.Tensor) -> None:
-    """Add up the patches' Gram matrix from the products of all pairs of values of the map.
-
-    Each pair of pixels is read by several positions, so this takes fewer products than the patches.
-    """
-    kernel = taps.shape[1]
-    channels = len(gram) // kernel
-    pixel_count = len(map_gram) // channels
-    by_tap = gram.view(kernel, channels, kernel, channels)
-    by_pixel = map_gram.view(pixel_count, channels, pixel_count, channels)
-    for pixels in taps:
-        inside = (pixels < pixel_count).nonzero()[:, 0]
-        for tap in inside:
-            by_tap[tap][:, inside] += by_pixel[pixels[tap]][:, pixels[inside]]
