@@ -52,7 +52,7 @@ def pixel_pairs(read: torch.Tensor, pixels: int) -> list[PixelPairs]:
     for pair, taps in taps_of.items():
         pairs_of.setdefault(tuple(taps), []).append(pair)
     found = []
-    for taps, pairs in pairs_of.items():
+    for tap_pairs, pairs in pairs_of.items():
         first, second = torch.tensor(pairs, device=read.device).T.contiguous()
-        found.append(PixelPairs(first, second, taps))
+        found.append(PixelPairs(first, second, tap_pairs))
     return found
