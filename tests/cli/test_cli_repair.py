@@ -11,7 +11,7 @@ import torch
 from helpers.commands import one_line
 
 from tp_vgg.evaluation.record import ModelRecord
-from tp_vgg.network.checkpoint import load
+from tp_vgg.network.checkpoint import load, save
 
 PRUNED = "o/vgg11_digits_structured_pruned.pth"
 KINDS = {
@@ -48,7 +48,7 @@ def test_a_pruned_model_is_repaired_unless_told_otherwise(
     assert found.repair.repaired == found.test
     assert found.repair.repaired_val == found.val
     assert list(found.repair.result.layers) == [row.name for row in load(Path(file)).spec.rows]
-    assert any("refitted from 64 unlabelled images" in note for note in found.notes)
+    assert any("layers, from 64 unlabelled images" in note for note in found.notes)
     repaired = weights(file)
 
     status, _, err = call(kind, *small, "--out", "o", *options, "--repair", "none")
@@ -178,6 +178,33 @@ def test_options_that_contradict_are_refused(
     assert (status, out) == (2, "")
     assert re.search(said, one_line(err))
     assert not list(at_home.iterdir())
+
+
+def test_more_images_than_there_are_mean_all(call, at_home: Path, small: list) -> None:
+    options, _ = KINDS["structured"]
+    many = ["--repair-images", str(10**20)]
+    status, _, err = call("structured", *small, "--out", "o", *options, *many)
+    assert status == 0, err
+    found = record("o/records/structured_pruned.json").repair
+    assert found is not None and found.result is not None
+    assert found.result.images + found.result.held_out == 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_that_overflow_are_one_line(
+    kind: str, call, at_home: Path, small: list, make_model
+) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.features[1].weight *= 1e30
+        model.features[4].weight *= 1e30
+    save(model, Path("big.pth"))
+    options = [*KINDS[kind][0], "--out", "o"]
+    status, out, err = call(kind, *small[:-2], "--checkpoint", "big.pth", *options)
+    assert (status, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("error: features.4: its outputs on the images of the repair are not ")
+    assert last.endswith("give --repair none") and "Traceback" not in err
 
 
 def test_too_few_training_images_are_refused(call, at_home: Path, small: list) -> None:

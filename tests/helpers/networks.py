@@ -27,6 +27,16 @@ def variants(spec: VGGSpec) -> dict[str, VGGSpec]:
 
 VARIANTS = variants(SMALL)
 
+CONVS = {
+    "vgg": {"kernel_size": 3, "padding": 1},
+    "1x1": {"kernel_size": 1},
+    "stride": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "oblong": {"kernel_size": (2, 3), "stride": (1, 2), "padding": (0, 2)},
+    "dilated": {"kernel_size": 3, "dilation": 2, "padding": 2},
+    "no padding": {"kernel_size": 4},
+}
+"""How convs read their input, as arguments of ``Conv2d``."""
+
 
 def fresh(spec: VGGSpec = SMALL):
     """The untrained network of a spec, with the same weights on every call."""

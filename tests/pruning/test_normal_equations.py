@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.networks import CONVS
 from torch import nn
 
-from tp_vgg.pruning import normal_equations, refit
+from tp_vgg.pruning import least_squares, normal_equations, refit
 from tp_vgg.pruning.normal_equations import (
     as_matrix,
     as_weight,
@@ -16,14 +17,6 @@ from tp_vgg.pruning.normal_equations import (
 )
 from tp_vgg.pruning.refit import RIDGE, correction
 
-CONVS = {
-    "vgg": {"kernel_size": 3, "padding": 1},
-    "1x1": {"kernel_size": 1},
-    "stride": {"kernel_size": 3, "stride": 2, "padding": 1},
-    "oblong": {"kernel_size": (2, 3), "stride": (1, 2), "padding": (0, 2)},
-    "dilated": {"kernel_size": 3, "dilation": 2, "padding": 2},
-    "no padding": {"kernel_size": 4},
-}
 SIDES = [4, 6]
 """Sides of the input maps."""
 
@@ -92,11 +85,23 @@ def test_a_convs_sums_are_those_of_all_its_patches(kind: str, side: int, bias: b
     assert_sums(equations, *patches_of(conv, blocks), bias=bias)
 
 
-@pytest.mark.parametrize("strip", [1, 5, 27])
 @pytest.mark.usefixtures("way")
+def test_what_is_lacking_may_be_little() -> None:
+    conv = conv_of("vgg", channels=6)
+    inputs = blocks_of(conv, 6, images=40)[0][0]
+    little = 1e-3 * torch.randn(4, 5, 6, 6, generator=generator(3))
+    blocks = [(inputs, conv(inputs) + little)]
+    patches, lacking = patches_of(conv, blocks)
+    wanted = (lacking - lacking.mean(0)).T @ (patches - patches.mean(0))
+    found = conv_equations(conv, blocks, generator()).cross
+    assert (found - wanted).norm() < 1e-3 * wanted.norm()
+
+
+@pytest.mark.parametrize("strip", [1, 5, 27])
 def test_gram_matrices_of_several_strips_are_the_same(
     strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(normal_equations, "pixel_pairs", lambda *_: [])
     monkeypatch.setattr(normal_equations, "_STRIP", strip)
     conv = conv_of("vgg")
     blocks = blocks_of(conv, 4)
@@ -204,6 +209,7 @@ def test_a_linears_correction_is_the_ridge_solution(
     zeros: str, images: int, reads: int, widest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refit, "_WIDEST_GRAM", widest)
+    monkeypatch.setattr(least_squares, "CG_TOLERANCE", 1e-5)
     torch.manual_seed(0)
     channels = 4 if reads > 1 else 20
     linear = nn.Linear(channels * reads, 6).requires_grad_(False)
@@ -243,6 +249,6 @@ def test_inputs_that_never_change_move_the_bias_alone(kind: str, value: float) -
     former = layer(inputs)
     found = correction(layer, [(inputs, former + shift)], generator())
     # What a conv lacks is a difference of two large sums of fp32 products.
-    assert float(found.weight.abs().max()) <= 1e-3 * float(layer.weight.abs().max())
+    assert float(found.weight.abs().max()) <= 5e-4 * float(layer.weight.abs().max())
     found.add_to(layer)
     assert torch.allclose(layer(inputs), former + shift, atol=1e-3 + 1e-5 * abs(value))

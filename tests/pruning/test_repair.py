@@ -7,7 +7,8 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -250,11 +251,32 @@ def test_the_same_call_gives_the_same_bits(kind: str) -> None:
         assert not same(bits(models[0]), bits(other))
 
 
-def test_the_callers_settings_change_nothing() -> None:
-    (one, dense), (other, _) = some_pruned(), some_pruned()
-    tp_vgg.repair(one, dense, PIXELS)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        tp_vgg.repair(other, dense, PIXELS)
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    former = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(former)
+
+
+SETTINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "fp64 by default": lambda: default_dtype(torch.float64),
+    "bf16 by default": lambda: default_dtype(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("variant", ["bn-hidden", "bn-unfolded"])
+def test_the_callers_settings_change_nothing(variant: str, setting: str) -> None:
+    dense = lively(VARIANTS[variant])
+    one, other = pruned(dense, "zeros"), pruned(dense, "zeros")
+    images = PIXELS[:12]
+    tp_vgg.repair(one, dense, images)
+    with SETTINGS[setting]():
+        tp_vgg.repair(other, dense, images)
     assert same(bits(one), bits(other))
 
 
@@ -416,6 +438,24 @@ def test_after_an_interrupt_the_layers_before_are_repaired(
 # Batch norm
 
 
+def test_an_interrupted_rebase_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = lively().features[1]
+    statistics = ChannelStatistics()
+    statistics.add(FLOATS[:, :1].expand(-1, 8, -1, -1))
+    before, copies, copy_ = bits(norm), [], torch.Tensor.copy_
+
+    def interrupted(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        copies.append(value)
+        if len(copies) == 3:
+            raise KeyboardInterrupt
+        return copy_(tensor, value)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rebase(norm, statistics)
+    assert same(before, bits(norm))
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_a_rebased_batch_norm_computes_the_same(scale: float) -> None:
     norm = lively().features[1]
@@ -504,6 +544,14 @@ def test_a_masked_batch_norm_is_left_alone() -> None:
     result = tp_vgg.repair(model, dense, PIXELS)
     assert same(before, bits(norm))
     assert result.layers["features.11"].outcome == "refitted"
+
+
+def test_a_padding_given_as_a_word_is_the_same() -> None:
+    (one, dense), (other, _) = some_pruned(), some_pruned()
+    other.features[11].padding = "same"
+    tp_vgg.repair(one, dense, PIXELS)
+    tp_vgg.repair(other, dense, PIXELS)
+    assert_close(one, other)
 
 
 # Images
@@ -626,9 +674,37 @@ def sharing():
     return {"model": model, "dense": dense}
 
 
+def overlapping():
+    model, dense = some_pruned()
+    model_bias, dense_bias = model.classifier[6].bias, dense.classifier[6].bias
+    values = torch.arange(len(model_bias) + 1.0)
+    model_bias.data, dense_bias.data = values[:-1], values[1:]
+    return {"model": model, "dense": dense}
+
+
+def padded_otherwise(**settings: object):
+    model, _ = some_pruned()
+    for name, value in settings.items():
+        setattr(model.features[11], name, value)
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], dict[str, object]], str]] = {
     "itself": (lambda: dict.fromkeys(("model", "dense"), lively()), "dense: is the model itself"),
     "shared tensors": (sharing, r"dense: shares tensors .* copy\.deepcopy\(model\)"),
+    "overlapping tensors": (overlapping, "dense: shares tensors"),
+    "dense padding": (
+        lambda: {"dense": padded_otherwise(padding=(2, 2))},
+        r"dense: features\.11: .*; build the network from its spec",
+    ),
+    "padding mode": (
+        lambda: {
+            "model": padded_otherwise(
+                padding_mode="reflect", _reversed_padding_repeated_twice=[1] * 4
+            )
+        },
+        r"model: features\.11: ",
+    ),
     "smaller dense": (
         lambda: dict(zip(("dense", "model"), some_pruned(), strict=True)),
         r"dense: features\.8: the model's 16 channels are not among its 8; give the network that",
@@ -743,7 +819,7 @@ def test_dead_channels_do_no_harm(variant: str, kind: str) -> None:
 
 def assert_repaired(model, dense, images: torch.Tensor = FLOATS) -> None:
     with torch.no_grad():
-        wanted = dense(images)
+        wanted = dense(images).double()
         before = (model(images) - wanted).norm()
         result = tp_vgg.repair(model, dense, images)
         after = (model(images) - wanted).norm()
@@ -756,6 +832,22 @@ def assert_repaired(model, dense, images: torch.Tensor = FLOATS) -> None:
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("variant", ["plain-linear", "bn-hidden"])
 def test_large_and_small_activations_are_repaired(variant: str, scale: float) -> None:
+    dense = scaled(variant, scale)
+    assert_repaired(pruned(dense, "channels"), dense)
+
+
+def test_activations_whose_squares_overflow_have_finite_errors() -> None:
+    dense = scaled("plain-linear", 1e22)
+    model = pruned(dense, "channels")
+    before = bits(model)
+    result = tp_vgg.repair(model, dense, FLOATS)
+    assert {layer.outcome for layer in result.layers.values()} == {"unchanged", "kept"}
+    assert all(math.isfinite(layer.before) for layer in result.layers.values())
+    assert same(before, bits(model))
+
+
+def scaled(variant: str, scale: float):
+    """A lively network whose activations are ``scale`` times as large."""
     dense = lively(VARIANTS[variant])
     with torch.no_grad():
         dense.features[0].weight *= scale
@@ -766,7 +858,7 @@ def test_large_and_small_activations_are_repaired(variant: str, scale: float) ->
         else:
             for row in dense.spec.rows[1:]:
                 dense.get_submodule(row.name).bias *= scale
-    assert_repaired(pruned(dense, "channels"), dense)
+    return dense
 
 
 @pytest.mark.parametrize("variant", ["plain-linear", "bn-hidden"])
@@ -850,6 +942,13 @@ def test_other_shapes_are_repaired(spec: VGGSpec, kind: str) -> None:
     images = torch.randn(40, 3, side, side, generator=torch.Generator().manual_seed(0))
     dense = lively(spec)
     assert_repaired(pruned(dense, kind), dense, images)
+
+
+@pytest.mark.parametrize(
+    ("side", "images"), [(32, 100), (64, 100), (96, 56), (224, 10), (725, 1), (2000, 1)]
+)
+def test_blocks_of_large_images_have_fewer(side: int, images: int) -> None:
+    assert paired_walk.block_size(side) == images
 
 
 # Segments

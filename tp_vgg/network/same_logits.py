@@ -38,7 +38,7 @@ def check_same_logits(module: nn.Module, network: Network) -> None:
     that of ``network``.
     """
     side = network.spec.image_size
-    images = torch.randn(len(SCALES), 3, side, side, generator=_seeded())
+    images = torch.randn(len(SCALES), 3, side, side, generator=_seeded(), dtype=torch.float32)
     images *= torch.tensor(SCALES).view(-1, 1, 1, 1)
     with exact_fp32(), torch.no_grad():
         try:

@@ -1,7 +1,7 @@
 """These sums over blocks of images are the normal equations of a layer's weights.
 
-A weight's column is what it reads: for a conv, one input channel at one place of the kernel.
-Nothing of the size of all images times all columns is held.
+A weight's column is what it reads: for a conv, one input channel at one place of the kernel, which
+is called a tap here. Of a conv, nothing of the size of all images times all columns is held.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.grad import conv2d_weight
 
-from tp_vgg.pruning.pixel_pairs import PixelPairs, pixel_pairs, pixels_read
+from tp_vgg.pruning.pixel_pairs import PixelPairs, padding_of, pixel_pairs, pixels_read
 
 POSITIONS = 64
 """Most positions of an output map that count; of a larger map they are drawn for each image."""
@@ -84,7 +84,6 @@ class _ConvSums:
         self._products: list[tuple[PixelPairs, torch.Tensor]] = []
 
     def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
-        pixels = inputs.flatten(2).permute(2, 0, 1).contiguous()
         if self._read is None:
             read = pixels_read(self._conv, inputs.shape[2:], wanted.shape[2:])
             self._read = read.to(inputs.device)
@@ -92,34 +91,38 @@ class _ConvSums:
                 channels = inputs.shape[1]
                 self._products = [
                     (pairs, self._gram.new_zeros(channels, channels))
-                    for pairs in pixel_pairs(self._read, len(pixels))
+                    for pairs in pixel_pairs(self._read, prod(inputs.shape[2:]))
                 ]
         if self._products:
-            self._add_all(inputs, pixels, wanted, self._read)
+            self._add_all(inputs, wanted, self._read)
         else:
-            self._add_drawn(pixels, wanted, self._read)
+            self._add_drawn(inputs, wanted, self._read)
 
-    def _add_all(
-        self, inputs: torch.Tensor, pixels: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor
-    ) -> None:
+    def _add_all(self, inputs: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor) -> None:
+        pixels = inputs.flatten(2).permute(2, 0, 1).contiguous()
         for pairs, product in self._products:
             first, second = pixels[pairs.first], pixels[pairs.second]
             product += first.flatten(0, 1).T @ second.flatten(0, 1)
         conv = self._conv
         self._cross += as_matrix(
             conv2d_weight(
-                inputs, conv.weight.shape, wanted, conv.stride, conv.padding, conv.dilation
+                inputs, conv.weight.shape, wanted, conv.stride, padding_of(conv), conv.dilation
             )
         )
-        self._input += _padded(pixels.sum(1, dtype=torch.float64))[read].sum(0).flatten()
+        sums = pixels.sum(1, dtype=torch.float64)
+        sums = torch.cat([sums, torch.zeros_like(sums[:1])])  # the last one is the padding
+        self._input += sums[read].sum(0).flatten()
         self._wanted += wanted.sum((0, 2, 3), dtype=torch.float64)
         self._count += len(read) * len(inputs)
 
-    def _add_drawn(self, pixels: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor) -> None:
-        drawn = torch.rand(len(wanted), len(read), generator=self._generator)
+    def _add_drawn(self, inputs: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor) -> None:
+        drawn = torch.rand(len(wanted), len(read), generator=self._generator, dtype=torch.float32)
         drawn = drawn.topk(min(POSITIONS, len(read))).indices.to(read.device)
         image = torch.arange(len(wanted), device=read.device)[:, None]
-        patches = _padded(pixels)[read[drawn], image[:, :, None]].flatten(2).flatten(0, 1)
+        pixels, taken = inputs.flatten(2).transpose(1, 2), read[drawn]
+        padding = (taken == pixels.shape[1])[..., None]
+        patches = pixels[image[:, :, None], taken.clamp(max=pixels.shape[1] - 1)]
+        patches = patches.masked_fill_(padding, 0).flatten(2).flatten(0, 1)
         outputs = wanted.flatten(2).transpose(1, 2)[image, drawn].flatten(0, 1)
         _add_gram(self._gram, patches)
         self._cross += outputs.T @ patches
@@ -171,11 +174,6 @@ def _centred(
     gram = torch.addr(gram, input_mean, input_mean, alpha=-count)
     cross = torch.addr(cross, lacking_mean, input_mean, alpha=-count)
     return NormalEquations(gram, mean_square, cross, input_mean, lacking_mean)
-
-
-def _padded(pixels: torch.Tensor) -> torch.Tensor:
-    """Return ``pixels`` [pixels, ...] with a last one of zeros, which is the padding."""
-    return torch.cat([pixels, torch.zeros_like(pixels[:1])])
 
 
 def _add_gram(total: torch.Tensor, x: torch.Tensor) -> None:

@@ -11,10 +11,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-BLOCK = 100
-"""Images that go through a segment at a time."""
+_MOST_IMAGES = 100
+_BLOCK_PIXELS = 1 << 19
+"""Most images, and most pixels of them, that go through a segment at a time. 64 channels of so many
+pixels take 128 MB."""
 HELD_BYTES = 1 << 29
 """Most bytes of one network's activations that are held."""
+
+
+def block_size(side: int) -> int:
+    """Return how many images of ``side`` x ``side`` pixels go through a segment at a time."""
+    return max(1, min(_MOST_IMAGES, _BLOCK_PIXELS // side**2))
 
 
 class Activations:

@@ -1,4 +1,7 @@
-"""These functions say which pixels of its input map a conv reads, alone and in pairs."""
+"""These functions say which pixels of its input map a conv reads, alone and in pairs.
+
+A tap is a place of the kernel. Taps are numbered row by row.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,18 @@ class PixelPairs:
     second: torch.Tensor
     """The second pixel of each pair, int64 [pairs]; it is the first one, or comes after it."""
     taps: tuple[tuple[int, int], ...]
-    """Pairs of taps, each at one position of the output map; the taps are numbered row by row."""
+    """The pairs of taps. Each pair reads each pair of pixels at one position of the output map."""
+
+
+def padding_of(conv: nn.Conv2d) -> tuple[int, int]:
+    """Return the rows and columns of zeros above and left of the input map of ``conv``."""
+    if conv.padding == "same":
+        down, right = (
+            step * (size - 1) // 2
+            for step, size in zip(conv.dilation, conv.kernel_size, strict=True)
+        )
+        return down, right
+    return int(conv.padding[0]), int(conv.padding[1])
 
 
 def pixels_read(conv: nn.Conv2d, side: torch.Size, out: torch.Size) -> torch.Tensor:
@@ -29,7 +43,7 @@ def pixels_read(conv: nn.Conv2d, side: torch.Size, out: torch.Size) -> torch.Ten
     """
     lines = []
     for i in (0, 1):
-        start = torch.arange(out[i])[:, None] * conv.stride[i] - int(conv.padding[i])
+        start = torch.arange(out[i])[:, None] * conv.stride[i] - padding_of(conv)[i]
         lines.append(start + torch.arange(conv.kernel_size[i]) * conv.dilation[i])
     down, right = lines[0][:, None, :, None], lines[1][None, :, None, :]
     inside = (down >= 0) & (down < side[0]) & (right >= 0) & (right < side[1])

@@ -31,7 +31,8 @@ def kept_places(model: Network, dense: Network) -> dict[str, list[int]]:
     if model is dense:
         raise BadInput("dense: is the model itself; give a copy from before the pruning")
     storages = [
-        {value.data_ptr() for value in part.state_dict().values()} for part in (model, dense)
+        {value.untyped_storage().data_ptr() for value in part.state_dict().values()}
+        for part in (model, dense)
     ]
     if storages[0] & storages[1]:
         raise BadInput(

@@ -67,6 +67,13 @@ def rebase(norm: nn.BatchNorm2d, statistics: ChannelStatistics) -> None:
         norm.running_mean: mean,
         norm.running_var: variance,
     }
-    if all(value.float().isfinite().all() for value in renewed.values()):
+    if not all(value.float().isfinite().all() for value in renewed.values()):
+        return
+    former = {tensor: tensor.detach().clone() for tensor in renewed}
+    try:
         for tensor, value in renewed.items():
             tensor.data.copy_(value)
+    except BaseException:  # Ctrl-C: half of them would be another function
+        for tensor, value in former.items():
+            tensor.data.copy_(value)
+        raise

@@ -62,8 +62,9 @@ def correction(
     positions of the maps. ``reads``: that many neighbouring inputs of a linear layer belong to one
     channel.
 
-    Everything is solved in fp64 from sums of fp32 products. A linear layer with fewer samples than
-    inputs is solved in the dual form.
+    Sums of fp32 products are solved in fp64. A linear layer with fewer samples than inputs is
+    solved in the dual form, unless it has zeros and at most 8,192 inputs. With zeros and more
+    inputs, conjugate gradients multiply by X itself, in fp32.
     """
     if isinstance(layer, nn.Conv2d):
         equations = conv_equations(layer, blocks, generator)

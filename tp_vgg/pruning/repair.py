@@ -19,12 +19,12 @@ from tp_vgg.evaluation.repaired import LayerRepair, RepairResult
 from tp_vgg.files.checks import MAX_SEED, true_or_false, whole_number
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.machine.precision import autocast, exact_fp32
-from tp_vgg.network.doors import runnable_network
+from tp_vgg.network.doors import check_built, runnable_network
 from tp_vgg.network.families import segments
 from tp_vgg.network.masks import masked_tensors, refresh_masked_weights
 from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
-from tp_vgg.pruning.paired_walk import BLOCK, Activations
+from tp_vgg.pruning.paired_walk import Activations, block_size
 from tp_vgg.pruning.pruned_pair import check_weights, kept_places, layer_names
 from tp_vgg.pruning.rebase import ChannelStatistics, rebase
 from tp_vgg.pruning.refit import correction
@@ -65,13 +65,14 @@ def repair(
     with X and Y centred in the first term, which leaves the bias free. Weights that are exactly 0
     stay 0: each output then has a problem of its own, of the weights that are left. XᵀX is
     [columns, columns] and is summed over the images, from at most 64 drawn positions of each map;
-    the patches are never held together. It is solved in fp64: by Cholesky; for many weights among
-    zeros by conjugate gradients (relative residual 1e-4); and for a linear layer with fewer images
-    than inputs in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀). For the last layer, Y is the
-    logits.
+    a conv's patches are never held together. It is solved in fp64: by Cholesky; for many weights
+    among zeros by conjugate gradients (relative residual 3e-3). A linear layer with fewer samples
+    than inputs is solved in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀), unless it has zeros and
+    at most 8,192 inputs. For the last layer, Y is the logits.
 
-    Batch norm behind a refitted layer is re-based: its running statistics become those of the
-    repaired network, and its scale and shift change so that it still computes the same function.
+    Batch norm behind each layer that is not left as it was is re-based: its running statistics
+    become those of the repaired network, and its scale and shift change so that it still computes
+    the same function.
 
     A layer whose inputs and weights pruning left as they were stays as it is, to the bit. One image
     in ten is held out. A layer whose error on these does not fall, or has no finite solution, keeps
@@ -100,6 +101,8 @@ def repair(
     """
     network, reference = runnable_network(model), runnable_network(dense, "dense")
     check_weights(network)
+    check_built(network)
+    check_built(reference, "dense")
     places = kept_places(network, reference)
     names = layer_names(network, layers)
     seed = whole_number("seed", seed, 0, MAX_SEED)
@@ -145,9 +148,10 @@ class _Walk:
         sample = sample.contiguous(memory_format=torch.channels_last)
         held, fitted = sample[: self.held_out], sample[self.held_out :]
         self._seed = seed
-        plain = [*held.split(BLOCK), *fitted.split(BLOCK)]
-        self._held_blocks, self._plain_blocks = len(held.split(BLOCK)), len(plain)
-        blocks = [*plain, *_views(fitted, views, flip, seed).split(BLOCK)]
+        block = block_size(sample.shape[-1])
+        plain = [*held.split(block), *fitted.split(block)]
+        self._held_blocks, self._plain_blocks = len(held.split(block)), len(plain)
+        blocks = [*plain, *_views(fitted, views, flip, seed).split(block)]
         self._model, self._dense = Activations(blocks), Activations(blocks)
         self._intact = True
         """True as long as both networks give the same activations, to the bit."""
@@ -215,7 +219,7 @@ class _Walk:
             return LayerRepair(before, after, "refitted")
         log.info(
             f"repair: {part.name} keeps its weights: refitted, its error on {self.held_out} "
-            f"held-out images would be {after:.3g} instead of {before:.3g}"
+            f"held-out images would be {after:.6g} instead of {before:.6g}"
         )
         return LayerRepair(before, before, "kept")
 
@@ -240,8 +244,9 @@ class _Walk:
         missed = size = 0.0
         spread = ChannelStatistics()
         for inputs, target in zip(islice(self._model, self._held_blocks), wanted, strict=True):
-            missed += float((layer(inputs) - target).square().sum(dtype=torch.float64))
-            size += float(target.square().sum(dtype=torch.float64))
+            # In fp64, since the square of what fp32 holds may be more than fp32 holds.
+            missed += float((layer(inputs) - target).double().square().sum())
+            size += float(target.double().square().sum())
             spread.add(target)
         # A single held-out image has no spread in a linear layer.
         return math.sqrt(missed / (float(spread.squares.sum()) or size or 1.0))

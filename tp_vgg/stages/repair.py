@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from dataclasses import dataclass
 
 from tp_vgg.data.split import Normalisation
-from tp_vgg.errors import BadInput
+from tp_vgg.errors import BadInput, WorkFailed
 from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.evaluation.evaluate import accuracy
 from tp_vgg.evaluation.record import ModelRecord
@@ -87,7 +88,7 @@ def repaired_model(
     """Measure and repair ``model``, in place; return ``None`` if nothing is to be repaired.
 
     ``dense``: the :func:`unpruned_copy` from just before the pruning. Raises :class:`BadInput` if
-    there are too few training images.
+    there are too few training images, and :class:`WorkFailed` if the networks' numbers overflow.
     """
     method, seed = options.method(), session.settings.seed
     if method == "none":
@@ -110,11 +111,21 @@ def repaired_model(
         model,
         dense,
         train,
-        limit=options.images or REPAIR_IMAGES,
+        limit=min(options.images or REPAIR_IMAGES, len(train)),
         flip=session.data.flip,
         seed=seed,
         quiet=session.settings.quiet,
     )
+    for name, layer in result.layers.items():
+        if not math.isfinite(layer.before):
+            raise WorkFailed(
+                f"{name}: its outputs on the images of the repair are not finite; "
+                "give --repair none"
+            )
     images = result.images + result.held_out
-    note = f"then the weights were refitted from {images:,} unlabelled images"
+    refitted = sum(layer.outcome == "refitted" for layer in result.layers.values())
+    note = (
+        f"then the weights were refitted in {refitted} of {len(result.layers)} layers, from "
+        f"{images:,} unlabelled images"
+    )
     return Repaired(method, note, removed, result)
