@@ -198,7 +198,7 @@ def kernel_times(model: VGG, split: Split, trials: int) -> Iterator[list[str]]:
 def _direct(layer: FusedLayer, x: torch.Tensor, buffers: Buffers) -> Callable[[], None]:
     kernel = Direct()
     weight, out = kernel.prepare(layer.weight), buffers.take("direct", x, layer.output_shape)
-    return lambda: kernel.run_weights(layer, x, [weight], [out])
+    return lambda: kernel.run_weights([layer], x, [weight], [out])
 
 
 @click.command()

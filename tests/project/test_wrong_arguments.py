@@ -138,6 +138,8 @@ LEGAL: dict[str, set[str]] = {
     "repair.model": {"network", "masked"},
     "ratios": {"empty dict"},
     "recalibrate": {"none", "tensor pair"},
+    "reconstruct": {"none", "images", "tensor pair"},
+    "repair_linear": {"false"},
     "round_to": COUNT,
     "save.model": {*ANY_NETWORK, "half", "double", "masked", "wrapped", "other spec"}
     - {"meta empty", "meta wrong", "kept wrong", "kept far"},

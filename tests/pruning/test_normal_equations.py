@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from helpers.networks import CONVS
 from torch import nn
 
-from tp_vgg.pruning import least_squares, normal_equations, refit
+from tp_vgg.pruning import conjugate_gradients, normal_equations, refit
 from tp_vgg.pruning.normal_equations import (
     as_matrix,
     as_weight,
@@ -209,7 +209,7 @@ def test_a_linears_correction_is_the_ridge_solution(
     zeros: str, images: int, reads: int, widest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refit, "_WIDEST_GRAM", widest)
-    monkeypatch.setattr(least_squares, "CG_TOLERANCE", 1e-5)
+    monkeypatch.setattr(conjugate_gradients, "CG_TOLERANCE", 1e-5)
     torch.manual_seed(0)
     channels = 4 if reads > 1 else 20
     linear = nn.Linear(channels * reads, 6).requires_grad_(False)

@@ -416,16 +416,16 @@ def test_after_an_interrupt_the_layers_before_are_repaired(
     model = pruned(dense, "masks")
     before = bits(model)
     calls = []
-    error = REPAIR._Walk._error
+    error = REPAIR.relative_error
 
-    def interrupted(walk, layer: nn.Module, wanted) -> float:
+    def interrupted(layer: nn.Module, pairs) -> float:
         calls.append(layer)
-        found = error(walk, layer, wanted)
+        found = error(layer, pairs)
         if calls.count(model.features[8]) == 2:
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(REPAIR._Walk, "_error", interrupted)
+    monkeypatch.setattr(REPAIR, "relative_error", interrupted)
     model.train()
     with pytest.raises(KeyboardInterrupt):
         tp_vgg.repair(model, dense, PIXELS)
@@ -526,7 +526,7 @@ def test_rebasing_keeps_the_logits_and_recalibrating_then_changes_little(
 
 def test_rebasing_alone_keeps_the_logits_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer keeps its weights, so that re-basing is all that is done."""
-    monkeypatch.setattr(REPAIR._Walk, "_error", lambda *_: 1.0)
+    monkeypatch.setattr(REPAIR, "relative_error", lambda *_: 1.0)
     model, dense = some_pruned()
     before = bits(model)
     with torch.no_grad():

@@ -49,7 +49,9 @@ def test_a_kernel_is_the_convolution(
     layer, x = conv_layer(side, pooled, torch.float64)
     weights = [layer.weight, layer.weight * (layer.weight > 0)]
     results = outputs(layer, x, 2)
-    kernel.run_weights(layer, x, [kernel.prepare(weight) for weight in weights], results)
+    kernel.run_weights(
+        [layer] * len(weights), x, [kernel.prepare(weight) for weight in weights], results
+    )
     for weight, output in zip(weights, results, strict=True):
         torch.testing.assert_close(output, reference(layer, x, weight), rtol=0, atol=1e-12)
 
@@ -97,7 +99,7 @@ def test_rounding_errors_are_those_of_a_direct_convolution(kernel: Kernel, side:
     wide = FusedLayer(layer.name, layer.weight.double(), layer.bias.double(), side, False, True)
     exact = reference(wide, x.double(), wide.weight)
     results = outputs(layer, x, 1)
-    kernel.run_weights(layer, x, [kernel.prepare(layer.weight)], results)
+    kernel.run_weights([layer], x, [kernel.prepare(layer.weight)], results)
     direct = (reference(layer, x, layer.weight) - exact).abs().max()
     assert (results[0] - exact).abs().max() <= 4 * direct
     assert (results[0] - exact).abs().max() <= 2e-6 * exact.abs().max()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 import torch
 from helpers.networks import SMALL, WIDE, variants
 from helpers.sweeps import interrupted
-from helpers.training import fit
 
 import tp_vgg
 from tp_vgg.data.split import Normalisation, Split
@@ -24,7 +22,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.evaluate import predictions
 from tp_vgg.machine.distributed import ALONE, Ranks
 from tp_vgg.machine.precision import screening_pays
-from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.network.vgg.model import VGG
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.gradients import accumulate_gradients
@@ -41,38 +39,9 @@ from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.screening import MOST_REDONE, SAFETY, Classifier, bounded
 from tp_vgg.sensitivity.sweep import run, sweep
 from tp_vgg.sensitivity.table import Sensitivity
-from tp_vgg.training.recipe import Recipe
 
 LEVELS = (0.0, 0.3, 0.5, 0.96)
 """0.96 leaves one channel of 12 to 36: the largest legal level for the second thinnest layer."""
-
-
-@pytest.fixture(scope="session")
-def trained(digits) -> Callable[[VGGSpec], VGG]:
-    """A network that has learned digits well enough for its counts to mean something."""
-    held: dict[VGGSpec, VGG] = {}
-
-    def train(spec: VGGSpec, epochs: int | None = None) -> VGG:
-        if spec not in held:
-            torch.manual_seed(0)
-            model = build(spec)
-            for module in model.modules():
-                if isinstance(module, torch.nn.Linear):
-                    # With the default initialisation so thin a head learns nothing in 3 epochs.
-                    torch.nn.init.kaiming_normal_(module.weight)
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.0
-            model.meta = {
-                "mean": list(digits.normalisation.mean),
-                "std": list(digits.normalisation.std),
-            }
-            epochs = epochs or (3 if spec.batch_norm else 6)  # slower without batch norm
-            recipe = Recipe(epochs=epochs, lr=0.02, batch_size=64, seed=0)
-            fit(model, digits, recipe)
-            held[spec] = model.eval()
-        return held[spec]
-
-    return train
 
 
 def naive(

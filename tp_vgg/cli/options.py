@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
@@ -25,6 +25,7 @@ from tp_vgg.stages.options import Finetune, RepairOptions
 from tp_vgg.training.recipe import SCHEDULES
 
 Function = Callable[..., Any]
+_Option = TypeVar("_Option", bound=RepairOption)
 _NETWORK = [
     shared_option(
         "--arch",
@@ -226,12 +227,7 @@ def repair_options(function: Function) -> Function:
     def wrapper(
         repair: RepairOption, recalibrate: bool, repair_images: int | None, **options: Any
     ) -> Any:
-        source = click.get_current_context().get_parameter_source("repair")
-        if recalibrate and source is ParameterSource.COMMANDLINE and repair != "recalibrate":
-            raise BadInput(
-                f"--recalibrate: is --repair recalibrate; leave out --repair {repair} or this"
-            )
-        method = "recalibrate" if recalibrate else repair
+        method = repair_of(repair, recalibrate=recalibrate)
         return function(repair=RepairOptions(method, repair_images), **options)
 
     for decorate in (
@@ -254,6 +250,19 @@ def repair_options(function: Function) -> Function:
     ):
         wrapper = decorate(wrapper)
     return wrapper
+
+
+def repair_of(repair: _Option, *, recalibrate: bool) -> _Option | Literal["recalibrate"]:
+    """Return the repair that ``--repair`` and its alias ``--recalibrate`` name together.
+
+    Raises :class:`BadInput` if they contradict each other.
+    """
+    source = click.get_current_context().get_parameter_source("repair")
+    if recalibrate and source is ParameterSource.COMMANDLINE and repair != "recalibrate":
+        raise BadInput(
+            f"--recalibrate: is --repair recalibrate; leave out --repair {repair} or this"
+        )
+    return "recalibrate" if recalibrate else repair
 
 
 def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:

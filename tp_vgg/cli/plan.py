@@ -91,5 +91,5 @@ def _flags(result: PlanResult) -> str:
     """Return the sweep's options that are not defaults: pruning needs them for the same drop."""
     importance = "" if result.importance == "l1" else f" --importance {result.importance}"
     return importance + (
-        " --recalibrate" if result.recalibrated and result.kind == "structured" else ""
+        " --recalibrate" if result.repair == "recalibrate" and result.kind == "structured" else ""
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 
 from tp_vgg.cli.arguments import listed
 from tp_vgg.cli.command import Command, option
-from tp_vgg.cli.options import common_options, tensorboard_option, wide_option
+from tp_vgg.cli.options import common_options, repair_of, tensorboard_option, wide_option
 from tp_vgg.errors import BadInput
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import CRITERIA, Kind
@@ -48,9 +48,17 @@ from tp_vgg.sensitivity.table import LEVELS
     help="Layers to sweep, or `all` for convs and hidden linear layers.",
 )
 @option(
-    "--recalibrate",
+    "--repair",
+    type=click.Choice(get_args(Repair)),
+    default="none",
+    help="At each point, refit the weights that the pruning changed or that read what it removed "
+    "(reconstruct), or estimate batch norm's statistics anew behind the layer (recalibrate).",
+)
+@option("--recalibrate", is_flag=True, help="The same as --repair recalibrate.")
+@option(
+    "--repair-linear",
     is_flag=True,
-    help="At each point, estimate batch norm's statistics anew behind the pruned layer.",
+    help="Refit zeroed hidden linear layers too, with --repair reconstruct; takes long.",
 )
 @tensorboard_option
 @wide_option
@@ -61,7 +69,9 @@ def command(
     split: Literal["val", "test"],
     importance: str,
     layers: str | None,
+    repair: Repair,
     recalibrate: bool,
+    repair_linear: bool,
     width: int | None,
 ) -> None:
     """Measure the accuracy drop of each layer at each ratio; `plan` needs it.
@@ -79,13 +89,13 @@ def command(
     Example: python -m tp_vgg sensitivity --kind structured --dataset digits
     Or: torchrun --nproc-per-node 2 -m tp_vgg sensitivity --kind structured
     """
-    repair: Repair = "recalibrate" if recalibrate else "none"
     question = SweepQuestion(
         kind,
         _levels(levels),
         None if layers is None else tuple(dict.fromkeys(listed(layers))),
         importance,
-        repair,
+        repair_of(repair, recalibrate=recalibrate),
+        repair_linear,
         settings.seed,
         settings.precision,
     )

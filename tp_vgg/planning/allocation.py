@@ -14,6 +14,8 @@ from tp_vgg.errors import first_of
 from tp_vgg.files.schema import typed
 from tp_vgg.planning.budget import BudgetKind
 from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.repairs import Repair
+from tp_vgg.sensitivity.table import with_repair
 
 PLAN = "tp_vgg/plan/1"
 """Format of ``plan.json``; another one is not read."""
@@ -115,8 +117,8 @@ class PlanResult:
 
     In the unit of the minimised quantity: percentage points for the drop (below that of
     ``least_drop``), else parameters, MACs, microseconds, or weights that are not zero."""
-    recalibrated: bool
-    """True if the sweep gave batch norm new statistics: the prediction is for ``--recalibrate``."""
+    repair: Repair = "none"
+    """What corrected the networks of the sweep: the prediction is for a model so repaired."""
     sweep: dict[str, Any] = field(default_factory=dict)
     """The sweep behind the plan.
 
@@ -165,7 +167,7 @@ class PlanResult:
         """
         if data["format"] != PLAN:
             raise ValueError("not a plan of this version")
-        result = typed(cls, data, more=True)
+        result = typed(cls, with_repair(data), more=True)
         if not all(0 <= row.ratio < 1 and 0 < row.after <= row.before for row in result.layers):
             raise ValueError("a layer with a ratio or a count that no plan has")
         if len(result.ratios) != len(result.layers) or result.round_to < 1:

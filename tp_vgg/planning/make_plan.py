@@ -224,7 +224,7 @@ def _plan_result(request: _Request, cheapest: _Cheapest, choice: Sequence[int]) 
         layers=planned_layers(table, problem, choice),
         prediction=predict(problem, choice, table.baseline.n),
         gap=problem.points(solution) if cheapest.objective == "drop" else solution.gap,
-        recalibrated=table.recalibrated,
+        repair=table.repair,
         sweep={
             "key": table.key,
             "n": table.baseline.n,

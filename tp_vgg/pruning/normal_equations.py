@@ -55,23 +55,12 @@ def as_weight(matrix: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return matrix.view(out, height, width, channels).permute(0, 3, 1, 2)
 
 
-def conv_equations(
-    conv: nn.Conv2d, blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], generator: torch.Generator
-) -> NormalEquations:
-    """Return the normal equations of ``conv`` over blocks of (inputs, wanted outputs).
+class ConvSums:
+    """These sums over a conv's patches X and its wanted outputs Y grow block by block.
 
-    The inputs are [n, channels, H, W], the wanted outputs [n, rows, H', W']; all blocks have maps
-    of one size. At most :data:`POSITIONS` positions of each output map are drawn by ``generator``,
-    a CPU generator.
+    At most :data:`POSITIONS` positions of each output map are drawn by ``generator``, a CPU
+    generator. All blocks have maps of one size.
     """
-    sums = _ConvSums(conv, generator)
-    for inputs, wanted in blocks:
-        sums.add(inputs, wanted)
-    return sums.equations()
-
-
-class _ConvSums:
-    """These sums over a conv's patches X and its wanted outputs Y grow block by block."""
 
     def __init__(self, conv: nn.Conv2d, generator: torch.Generator) -> None:
         rows, columns = len(conv.weight), prod(conv.weight.shape[1:])
@@ -82,8 +71,11 @@ class _ConvSums:
         self._count = 0
         self._read: torch.Tensor | None = None
         self._products: list[tuple[PixelPairs, torch.Tensor]] = []
+        self._ended = False
 
     def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
+        """Count inputs [n, channels, H, W] and the wanted outputs [n, rows, H', W']."""
+        assert not self._ended
         if self._read is None:
             read = pixels_read(self._conv, inputs.shape[2:], wanted.shape[2:])
             self._read = read.to(inputs.device)
@@ -130,22 +122,54 @@ class _ConvSums:
         self._wanted += outputs.sum(0, dtype=torch.float64)
         self._count += len(patches)
 
-    def equations(self) -> NormalEquations:
-        """Return the equations of r = Y − XW − bias. It ends the sums, which must not grow on."""
-        conv, gram, channels = self._conv, self._gram, self._conv.in_channels
+    def equations(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, channels: torch.Tensor | None = None
+    ) -> NormalEquations:
+        """Return the equations of r = Y − XW − bias. The sums must not grow afterwards.
+
+        ``weight`` [rows, inputs, kernel height, kernel width] and ``bias`` [rows] are those that
+        the conv has now. ``channels``, int64 [inputs]: the channels of X that it still reads;
+        ``None`` is all.
+        """
+        self._end()
+        gram, cross, inputs = self._gram, self._cross, self._input
+        if channels is not None:
+            width = self._conv.in_channels
+            taps = torch.arange(prod(weight.shape[2:]), device=channels.device)
+            columns = (taps[:, None] * width + channels).flatten()
+            gram, cross, inputs = gram[columns][:, columns], cross[:, columns], inputs[columns]
+        matrix = as_matrix(weight).double()
+        cross = cross - matrix @ gram
+        lacking = self._wanted - matrix @ inputs
+        if bias is not None:
+            cross -= torch.outer(bias.double(), inputs)
+            lacking -= bias.double() * self._count
+        return _centred(gram, cross, inputs, lacking, self._count, bias=bias is not None)
+
+    def _end(self) -> None:
+        """Put the Gram matrix together, once."""
+        if self._ended:
+            return
+        gram, channels = self._gram, self._conv.in_channels
         for pairs, product in self._products:
             for row, column in pairs.taps:
                 upper = gram[row * channels :, column * channels :]
                 upper[:channels, :channels] += product
         _mirror(gram, channels if self._products else _STRIP)
-        weight = as_matrix(conv.weight).double()
-        cross = self._cross - weight @ gram
-        lacking = self._wanted - weight @ self._input
-        if conv.bias is not None:
-            bias = conv.bias.double()
-            cross -= torch.outer(bias, self._input)
-            lacking -= bias * self._count
-        return _centred(gram, cross, self._input, lacking, self._count, bias=conv.bias is not None)
+        self._products, self._ended = [], True
+
+
+def conv_equations(
+    conv: nn.Conv2d, blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], generator: torch.Generator
+) -> NormalEquations:
+    """Return the normal equations of ``conv`` over blocks of (inputs, wanted outputs).
+
+    The arguments are those of :class:`ConvSums`.
+    """
+    sums = ConvSums(conv, generator)
+    for inputs, wanted in blocks:
+        sums.add(inputs, wanted)
+    return sums.equations(conv.weight, conv.bias)
 
 
 def linear_equations(inputs: torch.Tensor, lacking: torch.Tensor, *, bias: bool) -> NormalEquations:

@@ -5,19 +5,24 @@ The penalty pulls the weights to those that the layer has; weights that are exac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from tp_vgg.network.masks import refresh_masked_weights
 from tp_vgg.pruning.least_squares import solve_gram, solve_samples
 from tp_vgg.pruning.normal_equations import (
+    NormalEquations,
     as_matrix,
     as_weight,
     conv_equations,
     linear_equations,
 )
+from tp_vgg.pruning.rebase import ChannelStatistics
 
 RIDGE = 0.1
 """Strength λ of the pull to the present weights, as a part of the inputs' mean square."""
@@ -67,30 +72,81 @@ def correction(
     inputs, conjugate gradients multiply by X itself, in fp32.
     """
     if isinstance(layer, nn.Conv2d):
-        equations = conv_equations(layer, blocks, generator)
-        copies = _copies(as_matrix(layer.weight.detach()), 1)
-        ridge = _ridge(equations.mean_square)
-        delta = solve_gram(equations.gram, equations.cross, copies, ridge)
-        input_mean, lacking_mean = equations.input_mean, equations.lacking_mean
-    else:
-        inputs, wanted = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-        lacking = wanted - layer(inputs)
-        if reads > 1:
-            by_channel = inputs.unflatten(1, (-1, reads))
-            if bool((by_channel == by_channel[:, :, :1]).all()):
-                inputs = by_channel[:, :, 0].contiguous()
-            else:
-                reads = 1
-        copies = _copies(layer.weight.detach(), reads)
-        delta, input_mean, lacking_mean = _solve_linear(
-            inputs, lacking, copies, bias=layer.bias is not None
-        )
-    bias = None if layer.bias is None else (lacking_mean - delta @ input_mean).float()
-    weight = as_weight((delta / copies.clamp(min=1)).float(), layer.weight.shape)
+        return conv_correction(layer, conv_equations(layer, blocks, generator))
+    inputs, wanted = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    return linear_correction(layer, inputs, wanted, reads)
+
+
+def conv_correction(conv: nn.Conv2d, equations: NormalEquations) -> Correction:
+    """Return the :func:`correction` of ``conv``, whose normal equations are given."""
+    copies = _copies(as_matrix(conv.weight.detach()), 1)
+    ridge = _ridge(equations.mean_square)
+    delta = solve_gram(equations.gram, equations.cross, copies, ridge)
+    bias = None
+    if conv.bias is not None:
+        bias = (equations.lacking_mean - delta @ equations.input_mean).float()
+    return Correction(as_weight(delta.float(), conv.weight.shape), bias)
+
+
+def linear_correction(
+    linear: nn.Linear, inputs: torch.Tensor, wanted: torch.Tensor, reads: int = 1
+) -> Correction:
+    """Return the :func:`correction` of ``linear`` for inputs [n, features] and wanted outputs."""
+    lacking = wanted - linear(inputs)
     if reads > 1:
-        nonzero = layer.weight.detach() != 0
+        by_channel = inputs.unflatten(1, (-1, reads))
+        if bool((by_channel == by_channel[:, :, :1]).all()):
+            inputs = by_channel[:, :, 0].contiguous()
+        else:
+            reads = 1
+    copies = _copies(linear.weight.detach(), reads)
+    delta, input_mean, lacking_mean = _solve_linear(
+        inputs, lacking, copies, bias=linear.bias is not None
+    )
+    bias = None if linear.bias is None else (lacking_mean - delta @ input_mean).float()
+    weight = (delta / copies.clamp(min=1)).float()
+    if reads > 1:
+        nonzero = linear.weight.detach() != 0
         weight = weight.repeat_interleave(reads, 1).mul_(nonzero)
     return Correction(weight, bias)
+
+
+def refit(
+    layer: nn.Module, correction: Correction, held_out: Callable[[], float]
+) -> tuple[float, float]:
+    """Correct ``layer`` in place unless that makes it no better; return its error before and after.
+
+    ``held_out`` returns the error that the layer has on images to which it was not fitted. If the
+    second is not below the first, or not finite, the layer is as it was.
+    """
+    before = held_out()
+    former = copy.deepcopy(layer.state_dict())
+    is_better = False
+    try:
+        correction.add_to(layer)
+        after = held_out()
+        is_better = after < before  # NaN is not
+    finally:  # Ctrl-C comes here too
+        if not is_better:
+            layer.load_state_dict(former)
+            refresh_masked_weights(layer)
+    return before, after
+
+
+def relative_error(layer: nn.Module, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Return the error of the layer's outputs over pairs of inputs and wanted outputs.
+
+    It is the root of the squared error divided by that of the wanted outputs about their means.
+    """
+    missed = size = 0.0
+    spread = ChannelStatistics()
+    for inputs, wanted in pairs:
+        # In fp64, since the square of what fp32 holds may be more than fp32 holds.
+        missed += float((layer(inputs) - wanted).double().square().sum())
+        size += float(wanted.double().square().sum())
+        spread.add(wanted)
+    # A single held-out image has no spread in a linear layer.
+    return math.sqrt(missed / (float(spread.squares.sum()) or size or 1.0))
 
 
 def _copies(weight: torch.Tensor, reads: int) -> torch.Tensor:

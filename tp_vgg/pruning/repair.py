@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
 from torch import nn
 
-from tp_vgg.data.augment import PAD, augment
-from tp_vgg.data.split import NormalisedSplit
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.images import Unlabelled, unlabelled
 from tp_vgg.evaluation.repaired import LayerRepair, RepairResult
@@ -24,20 +20,14 @@ from tp_vgg.network.families import segments
 from tp_vgg.network.masks import masked_tensors, refresh_masked_weights
 from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
-from tp_vgg.pruning.paired_walk import Activations, block_size
+from tp_vgg.pruning.paired_walk import Activations
 from tp_vgg.pruning.pruned_pair import check_weights, kept_places, layer_names
 from tp_vgg.pruning.rebase import ChannelStatistics, rebase
-from tp_vgg.pruning.refit import correction
+from tp_vgg.pruning.refit import correction, refit, relative_error
+from tp_vgg.pruning.repair_sample import LEAST_IMAGES, RepairSample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
 
 log = logging.getLogger(__name__)
-
-LEAST_IMAGES = 2
-VIEWS, VIEWS_OF_ZEROS = 1, 3
-"""Shifted copies of each image to which the layers are fitted as well, without and with zeroed
-weights. Layers that keep their full width have more weights to determine."""
-HELD_OUT = 10
-"""One of so many images is held out: no layer is fitted to it."""
 
 
 def repair(
@@ -109,9 +99,7 @@ def repair(
     true_or_false("flip", flip)
     true_or_false("quiet", quiet)
     limit = whole_number("limit", limit, LEAST_IMAGES, MAX_SEED)
-    sample = unlabelled("images", images, network, limit, seed)
-    if len(sample) < LEAST_IMAGES:
-        raise BadInput(f"images: {len(sample)} is too few; give {LEAST_IMAGES} or more")
+    sample = repair_sample("images", images, network, limit, seed)
     refresh_masked_weights(network)
     refresh_masked_weights(reference)
     with (
@@ -123,8 +111,8 @@ def repair(
     ):
         network.eval()
         reference.eval()
-        has_zeros = any((part.layer.weight == 0).any() for part in segments(network))
-        walk = _Walk(sample, VIEWS_OF_ZEROS if has_zeros else VIEWS, flip, seed)
+        blocks = RepairSample.of(sample, has_zeros=has_zeros(network), flip=flip, seed=seed)
+        walk = _Walk(blocks, seed)
         pairs = list(zip(segments(network), segments(reference), strict=True))
         reads = {row.name: row.reads for row in network.spec.rows}
         results = {}
@@ -134,7 +122,7 @@ def repair(
             )
             if result is not None:
                 results[part.name] = result
-    return RepairResult(results, len(sample) - walk.held_out, walk.held_out)
+    return RepairResult(results, len(sample) - blocks.held_out, blocks.held_out)
 
 
 class _Walk:
@@ -143,16 +131,9 @@ class _Walk:
     Each layer is fitted to what the repaired layers before it give.
     """
 
-    def __init__(self, sample: torch.Tensor, views: int, flip: bool, seed: int) -> None:
-        self.held_out = max(1, len(sample) // HELD_OUT)
-        sample = sample.contiguous(memory_format=torch.channels_last)
-        held, fitted = sample[: self.held_out], sample[self.held_out :]
-        self._seed = seed
-        block = block_size(sample.shape[-1])
-        plain = [*held.split(block), *fitted.split(block)]
-        self._held_blocks, self._plain_blocks = len(held.split(block)), len(plain)
-        blocks = [*plain, *_views(fitted, views, flip, seed).split(block)]
-        self._model, self._dense = Activations(blocks), Activations(blocks)
+    def __init__(self, sample: RepairSample, seed: int) -> None:
+        self._sample, self._seed = sample, seed
+        self._model, self._dense = Activations(sample.blocks), Activations(sample.blocks)
         self._intact = True
         """True as long as both networks give the same activations, to the bit."""
 
@@ -183,7 +164,7 @@ class _Walk:
         statistics = ChannelStatistics()
         for number, inputs in enumerate(self._model):
             outputs = layer(inputs)
-            if number < self._plain_blocks and norm is not None:
+            if number < self._sample.plain_blocks and norm is not None:
                 statistics.add(outputs)
             self._model.move(outputs, part.rest)
         self._model.moved(layer, part.rest)
@@ -203,23 +184,12 @@ class _Walk:
         # Each layer's draws must not depend on which others are refitted.
         generator = torch.Generator().manual_seed(self._seed)
         found = correction(layer, pairs, generator, reads)
-        before = self._error(layer, held_out)
-        former = copy.deepcopy(layer.state_dict())
-        is_better = False
-        try:
-            found.add_to(layer)
-            del found
-            after = self._error(layer, held_out)
-            is_better = after < before  # NaN is not
-        finally:  # Ctrl-C comes here too
-            if not is_better:
-                layer.load_state_dict(former)
-                refresh_masked_weights(layer)
-        if is_better:
+        before, after = refit(layer, found, lambda: self._error(layer, held_out))
+        if after < before:
             return LayerRepair(before, after, "refitted")
         log.info(
-            f"repair: {part.name} keeps its weights: refitted, its error on {self.held_out} "
-            f"held-out images would be {after:.6g} instead of {before:.6g}"
+            f"repair: {part.name} keeps its weights: refitted, its error on "
+            f"{self._sample.held_out} held-out images would be {after:.6g} instead of {before:.6g}"
         )
         return LayerRepair(before, before, "kept")
 
@@ -234,35 +204,34 @@ class _Walk:
             outputs = whole.layer(full)
             target = outputs[:, places]
             self._dense.move(outputs, whole.rest)
-            if number < self._held_blocks:
+            if number < self._sample.held_blocks:
                 held_out.append(target)
             else:
                 yield inputs, target
 
     def _error(self, layer: nn.Module, wanted: list[torch.Tensor]) -> float:
         """Return the relative error of the layer's outputs on the held-out images."""
-        missed = size = 0.0
-        spread = ChannelStatistics()
-        for inputs, target in zip(islice(self._model, self._held_blocks), wanted, strict=True):
-            # In fp64, since the square of what fp32 holds may be more than fp32 holds.
-            missed += float((layer(inputs) - target).double().square().sum())
-            size += float(target.double().square().sum())
-            spread.add(target)
-        # A single held-out image has no spread in a linear layer.
-        return math.sqrt(missed / (float(spread.squares.sum()) or size or 1.0))
+        held_out = islice(self._model, self._sample.held_blocks)
+        return relative_error(layer, zip(held_out, wanted, strict=True))
 
 
-def _views(images: torch.Tensor, copies: int, flip: bool, seed: int) -> torch.Tensor:
-    """Return ``copies`` of each image, shifted by up to 4 pixels and mirrored or not."""
-    generator = torch.Generator().manual_seed(seed)
-    count, side = len(images), images.shape[-1]
-    shift = min(PAD, side - 1)
-    draws = [torch.arange(count).repeat(copies)] + [
-        torch.randint(low, high, (count * copies,), generator=generator)
-        for low, high in ((-shift, shift + 1), (-shift, shift + 1), (0, 1 + flip))
-    ]
-    labels = torch.zeros(count, dtype=torch.int64, device=images.device)
-    return augment(NormalisedSplit(images, labels), torch.stack(draws).to(images.device))[0]
+def repair_sample(
+    name: str, images: Unlabelled, model: Network, limit: int, seed: int
+) -> torch.Tensor:
+    """Return the normalised images on which a repair looks, fp32 [N, 3, S, S]; N ≤ ``limit``.
+
+    ``name``: of the argument ``images``. Raises :class:`BadInput` for images that do not fit
+    ``model``, or too few.
+    """
+    sample = unlabelled(name, images, model, limit, seed)
+    if len(sample) < LEAST_IMAGES:
+        raise BadInput(f"{name}: {len(sample)} is too few; give {LEAST_IMAGES} or more")
+    return sample
+
+
+def has_zeros(model: Network) -> bool:
+    """Return True if a weight of a conv or linear layer is exactly 0."""
+    return any(bool((part.layer.weight == 0).any()) for part in segments(model))
 
 
 def _same_rows(

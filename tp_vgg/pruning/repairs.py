@@ -16,6 +16,13 @@ Repair = Literal["none", "recalibrate", "reconstruct"]
 RepairOption = Literal["auto", "none", "recalibrate", "reconstruct"]
 """``auto``: ``reconstruct``, but ``none`` where the zeros grow in training."""
 
+REPAIR_WORDS: dict[Repair, str] = {
+    "none": "",
+    "recalibrate": "batch norm recalibrated",
+    "reconstruct": "weights refitted",
+}
+"""The repairs in a few words, for tables and figures."""
+
 REPAIR_IMAGES = 1000
 """Images on which ``reconstruct`` looks, by default."""
 CALIBRATION_IMAGES = 2000

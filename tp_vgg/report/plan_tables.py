@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from tp_vgg.machine.console import wrapped
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlanResult
+from tp_vgg.pruning.repairs import REPAIR_WORDS
 from tp_vgg.report.text_table import GAP, text_table
 from tp_vgg.sensitivity.table import Sensitivity
 
@@ -58,9 +59,10 @@ def render_plan(plan: PlanResult, *, width: int | None = None) -> str:
             f"({profile['device']}, {profile['dtype']}, batch {profile['batch_size']})"
         )
     lines.append(f"budget {budget}; predicted: {', '.join(sizes)}")
+    stage = "before fine-tuning" if plan.repair == "none" else "after the repair"
     split = f"{plan.sweep['split']} images" if plan.sweep.get("split") else "images"
     lines.append(
-        f"predicted drop before fine-tuning: {prediction.drop:+.2f} points"
+        f"predicted drop {stage}: {prediction.drop:+.2f} points"
         f"{_interval(prediction.drop_low, prediction.drop_high)},"
         f" to {prediction.accuracy:.2f} % (on {plan.sweep['n']} {split}, by the sweep)"
     )
@@ -111,6 +113,8 @@ def render_sensitivity(table: Sensitivity, *, width: int | None = None) -> str:
         f"dense: {base.accuracy:.2f} % [{base.low:.2f}, {base.high:.2f}] of {base.n} images;"
         f" drops in percentage points, {table.precision}"
     )
+    if table.repair != "none":
+        text += f", {REPAIR_WORDS[table.repair]} at each point"
     levels = [f"{point.ratio:g}" for point in table.of_layer(table.layers[0])]
     if width is None:
         rows, last = [], ["redone in fp32"] if table.precision == "screened" else []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tp_vgg.pruning.repairs import REPAIR_WORDS
 from tp_vgg.report.chart_style import AFTER, GONE, line_style, luminance, panels
 from tp_vgg.sensitivity.table import Point, Sensitivity
 
@@ -38,7 +39,7 @@ def sensitivity_cost(table: Sensitivity) -> Figure:
     figure, axes = panels(
         2,
         f"{table.kind.capitalize()} pruning of one layer:"
-        " accuracy against the removed share of the network",
+        f" accuracy against the removed share of the network{_repaired(table)}",
     )
     for place, (axis, unit) in enumerate(zip(axes, ("MACs", "params"), strict=True)):
         for i, layer in enumerate(table.layers):
@@ -68,7 +69,8 @@ def drops_by_layer(table: Sensitivity) -> Figure:
     figure = Figure(figsize=(2.5 * columns + 0.3, 1.75 * rows + 0.9), layout="constrained")
     word = "ratio" if table.kind == "structured" else "sparsity"
     figure.suptitle(
-        f"Drop of each layer alone, n = {table.baseline.n}; dashed: {THRESHOLD:g} point"
+        f"Drop of each layer alone, n = {table.baseline.n}{_repaired(table)};"
+        f" dashed: {THRESHOLD:g} point"
     )
     figure.supxlabel(f"{word} of the layer", fontsize="medium")
     figure.supylabel("drop (percentage points)", fontsize="medium")
@@ -126,7 +128,8 @@ def _lines(table: Sensitivity) -> Figure:
         )
     _baseline(axis, table)
     axis.set(
-        title=f"Unstructured sensitivity, one layer at a time; n = {table.baseline.n}, bands: 95 %",
+        title=f"Unstructured sensitivity, one layer at a time{_repaired(table)};"
+        f" n = {table.baseline.n}, bands: 95 %",
         xlabel="sparsity of the layer", ylabel="accuracy (%)", ylim=(0, 100),
     )  # fmt: skip
     _legend_beside(figure, axis)
@@ -154,13 +157,18 @@ def _heatmap(table: Sensitivity) -> Figure:
     axis.set_yticks(range(len(layers)), layers)
     base = table.baseline
     axis.set(
-        title=f"Drop of accuracy, one layer at a time\ndense {base.accuracy:.2f} %, n = {base.n}",
+        title=f"Drop of accuracy, one layer at a time{_repaired(table)}\n"
+        f"dense {base.accuracy:.2f} %, n = {base.n}",
         xlabel="ratio (fraction of channels removed)",
     )  # fmt: skip
     bar = figure.colorbar(image, label="drop (percentage points)", extend="max")
     ticks = [0, 2, 4, 6, 8, SCALE]
     bar.set_ticks(ticks, labels=[*map(str, ticks[:-1]), f"≥ {SCALE:g}"])
     return figure
+
+
+def _repaired(table: Sensitivity) -> str:
+    return "" if table.repair == "none" else f", {REPAIR_WORDS[table.repair]}"
 
 
 def _baseline(axis: Any, table: Sensitivity) -> None:

@@ -31,7 +31,8 @@ class PlanOutcome:
     n: int
     """Number of images on which the model was measured."""
     drop: float
-    """Drop of the pruned model as the sweep pruned: before any repair and fine-tuning.
+    """Drop of the pruned model as the sweep measured: before any fine-tuning, and after a repair
+    only if the sweep repaired.
 
     If the record does not tell that, it is the drop of the saved model: of channels after the
     repair, of zeros after the fine-tuning too."""
@@ -50,6 +51,8 @@ class PlanOutcome:
     """True if :attr:`drop` was measured after fine-tuning; only for unstructured pruning."""
     repaired_drop: float | None = None
     """Drop after the repair, before any fine-tuning; ``None`` if :attr:`drop` is that already."""
+    removed_drop: float | None = None
+    """Drop before the repair; ``None`` if :attr:`drop` is that already, or if it is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry in ``metrics.json``."""
@@ -68,6 +71,7 @@ class PlanOutcome:
                 "drop": self.drop,
                 "n": self.n,
                 "repaired_drop": self.repaired_drop,
+                "removed_drop": self.removed_drop,
                 "finetuned_drop": self.finetuned_drop,
                 "macs_share": self.macs_share,
                 "params_share": self.params_share,
@@ -82,6 +86,8 @@ class PlanOutcome:
         parts = [f"drop {prediction.drop:+.2f} → {self.drop:+.2f} on {self.split} (n = {self.n})"]
         if self.finetuned:
             parts[0] += " after fine-tuning"
+        if self.removed_drop is not None:
+            parts[0] += f" repaired, {self.removed_drop:+.2f} as removed"
         if self.repaired_drop is not None:
             parts[0] += f", {self.repaired_drop:+.2f} repaired"
         if self.finetuned_drop is not None:
@@ -145,13 +151,16 @@ def _outcome(
     if not structured:
         tuned = record if record.finetuning.startswith("fine-tuned") else None
     dense, saved, repair = getattr(base, split), getattr(record, split), record.repair
-    pruned, repaired = saved, None
-    if repair is not None and not plan.recalibrated:
+    pruned, repaired, removed = saved, None, None
+    if repair is not None and plan.repair != "recalibrate":
         before = repair.removed if split == "test" else repair.removed_val
         after = repair.repaired if split == "test" else repair.repaired_val
         if before is not None and after is not None:
-            pruned, repaired = before, dense.accuracy - after.accuracy
-    as_pruned = repaired is not None or structured
+            if plan.repair == "none":
+                pruned, repaired = before, dense.accuracy - after.accuracy
+            else:
+                pruned, removed = after, dense.accuracy - before.accuracy
+    as_pruned = repaired is not None or removed is not None or structured
     return PlanOutcome(
         plan,
         split,
@@ -163,6 +172,7 @@ def _outcome(
         _speedup(plan, record, latency),
         finetuned=tuned is not None and not as_pruned,
         repaired_drop=repaired,
+        removed_drop=removed,
     )
 
 

@@ -81,7 +81,7 @@ class Chain:
         """Return the output of layer ``place`` for its input ``x``, in ``buffers`` if given."""
         layer = self.layers[place]
         out = (buffers or Buffers()).take(place, x, layer.output_shape)
-        self.kernels[place].run_weights(layer, x, self.prepared[place : place + 1], [out])
+        self.kernels[place].run_weights([layer], x, self.prepared[place : place + 1], [out])
         return out
 
     def logits(

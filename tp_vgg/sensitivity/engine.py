@@ -11,7 +11,7 @@ on block boundaries, so the numbers depend on neither.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ from tp_vgg.pruning.unstructured import magnitude_masks
 from tp_vgg.sensitivity.chain import Chain, fused_layers_of, with_channels_in_order
 from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer
 from tp_vgg.sensitivity.hit_table import HitTable
-from tp_vgg.sensitivity.levels import LayerLevels, MaskedLevels, NarrowedLevels
+from tp_vgg.sensitivity.levels import LayerLevels, MaskedLevels, NarrowedLevels, RefittedLevels
+from tp_vgg.sensitivity.reconstructed import Reconstruction
 from tp_vgg.sensitivity.repaired import RepairedLevels, SweepRepair
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.screening import Classifier, bounded
@@ -80,6 +81,11 @@ class Engine:
             )
             self._orders = {name: order.to(self._device) for name, order in orders.items()}
             layers = with_channels_in_order(layers, self._orders)
+        self._reconstruction = (
+            Reconstruction(model, sweep.repair_images, sweep.seed, self._orders)
+            if sweep.repair_images is not None
+            else None
+        )
         self._exact = Chain.of(layers)
         self._screen = self._exact.to(torch.bfloat16) if sweep.precision != "fp32" else None
         self._buffers = Buffers()
@@ -235,17 +241,28 @@ class Engine:
 
     def _levels(self, chain: Chain, place: int, masks: Sequence[torch.Tensor]) -> LayerLevels:
         layer = chain.layers[place]
+        if self._reconstruction is not None and layer.name in self._sweep.refitted:
+            return self._reconstructed(self._reconstruction, chain, place, masks)
         if self._repair is not None:
             return self._repaired(self._repair, layer, masks)
         if self._sweep.kind == "structured":
             counts = [len(layer.weight) - removed for removed in self._sweep.removed[layer.name]]
             return NarrowedLevels(chain, chain.follows(place), counts, self._buffers)
-        return MaskedLevels(
-            chain,
-            place,
-            [chain.kernels[place].prepare(self._masked(layer, mask)) for mask in masks],
-            self._buffers,
-        )
+        layers = [replace(layer, weight=self._masked(layer, mask)) for mask in masks]
+        return MaskedLevels.of(chain, place, layers, self._buffers)
+
+    def _reconstructed(
+        self, repair: Reconstruction, chain: Chain, place: int, masks: Sequence[torch.Tensor]
+    ) -> LayerLevels:
+        """Return the levels at which the first layer that the pruning changes is refitted."""
+        layer = self._exact.layers[place]
+        if self._sweep.kind == "unstructured":
+            return MaskedLevels.of(chain, place, repair.masked(layer, masks), self._buffers)
+        counts = [len(layer.weight) - removed for removed in self._sweep.removed[layer.name]]
+        place = chain.follows(place)
+        reader, order = self._exact.layers[place], self._orders[layer.name]
+        layers = repair.narrowed(reader, order, counts)
+        return RefittedLevels.of(chain, place, layers, counts, self._buffers)
 
     def _repaired(
         self, repair: SweepRepair, layer: FusedLayer, masks: Sequence[torch.Tensor]

@@ -41,9 +41,16 @@ class Kernel(ABC):
 
     @abstractmethod
     def run_weights(
-        self, layer: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+        self,
+        layers: Sequence[FusedLayer],
+        x: torch.Tensor,
+        prepared: Sequence[torch.Tensor],
+        outputs: Outputs,
     ) -> None:
-        """Fill ``outputs[i]`` with the layer's output for input ``x`` and ``prepared[i]``."""
+        """Fill ``outputs[i]`` with the output of ``layers[i]`` for the input ``x``.
+
+        ``prepared[i]``: its weight. The layers differ in weight and bias only.
+        """
 
     @abstractmethod
     def run_prefixes(
@@ -68,11 +75,15 @@ class Direct(Kernel):
         return weight.contiguous(memory_format=torch.channels_last)
 
     def run_weights(
-        self, layer: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+        self,
+        layers: Sequence[FusedLayer],
+        x: torch.Tensor,
+        prepared: Sequence[torch.Tensor],
+        outputs: Outputs,
     ) -> None:
         """Convolve ``x`` with each weight; see :meth:`Kernel.run_weights`."""
-        for part, *pieces in _micro_batches(x, self._bytes(layer, x), *outputs):
-            for weight, piece in zip(prepared, pieces, strict=True):
+        for part, *pieces in _micro_batches(x, self._bytes(layers[0], x), *outputs):
+            for layer, weight, piece in zip(layers, prepared, pieces, strict=True):
                 _convolve(layer, part, weight, piece)
 
     def run_prefixes(
@@ -84,7 +95,7 @@ class Direct(Kernel):
         outputs: Outputs,
     ) -> None:
         """Convolve each count's channels on their own; see :meth:`Kernel.run_prefixes`."""
-        widths = [_aligned(count, x) for count in counts]
+        widths = [aligned(count, x.shape[-1], x.dtype) for count in counts]
         weights = [
             self.prepare(_first_channels(prepared, *both))
             for both in zip(counts, widths, strict=True)
@@ -120,12 +131,16 @@ class Multiplied(Kernel):
         """Turn the product ``[taps, m, columns]`` of ``n`` images into the output ``out``."""
 
     def run_weights(
-        self, layer: FusedLayer, x: torch.Tensor, prepared: Sequence[torch.Tensor], outputs: Outputs
+        self,
+        layers: Sequence[FusedLayer],
+        x: torch.Tensor,
+        prepared: Sequence[torch.Tensor],
+        outputs: Outputs,
     ) -> None:
         """Spread ``x`` once and multiply it by each weight; see :meth:`Kernel.run_weights`."""
-        for part, *pieces in _micro_batches(x, self._bytes(layer, x), *outputs):
-            spread = self.spread(layer, part)
-            for weight, piece in zip(prepared, pieces, strict=True):
+        for part, *pieces in _micro_batches(x, self._bytes(layers[0], x), *outputs):
+            spread = self.spread(layers[0], part)
+            for layer, weight, piece in zip(layers, prepared, pieces, strict=True):
                 self.gather(layer, len(part), torch.bmm(spread, weight), piece)
 
     def run_prefixes(
@@ -338,13 +353,13 @@ def _convolve(layer: FusedLayer, x: torch.Tensor, weight: torch.Tensor, out: tor
     torch.clamp_min(y.permute(0, 2, 3, 1), 0, out=out)
 
 
-def _aligned(count: int, x: torch.Tensor) -> int:
-    """Return how many input channels to convolve if the first ``count`` are needed.
+def aligned(count: int, channels: int, dtype: torch.dtype) -> int:
+    """Return how many of ``channels`` input channels to convolve if the first ``count`` are needed.
 
-    In bf16 it is a multiple of 8, up to the channels that ``x`` has. Otherwise tensor cores are not
-    used (measured: 90 channels take 2.5 times as long as 96).
+    In bf16 it is a multiple of 8, if there are so many. Otherwise tensor cores are not used
+    (measured: 90 channels take 2.5 times as long as 96).
     """
-    return min(-(-count // 8) * 8, x.shape[-1]) if x.dtype == torch.bfloat16 else count
+    return min(-(-count // 8) * 8, channels) if dtype == torch.bfloat16 else count
 
 
 def _first_channels(weight: torch.Tensor, count: int, width: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tp_vgg.errors import BadInput, shown
-from tp_vgg.files.checks import MAX_SEED, choice, sequence, text, whole_number
+from tp_vgg.files.checks import MAX_SEED, choice, sequence, text, true_or_false, whole_number
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.criteria import CRITERIA, Kind, check_importance
 from tp_vgg.pruning.ratios import fraction, removals
@@ -35,8 +35,10 @@ class SweepQuestion:
     """How structured pruning ranks channels: a key of :data:`~tp_vgg.pruning.criteria.CRITERIA`."""
     repair: Repair = "none"
     """How the network behind the pruned layer is corrected, at every point."""
+    repair_linear: bool = False
+    """Refit the zeroed weights of hidden linear layers too, which takes long."""
     seed: int = 0
-    """Seed of the importance ``random``."""
+    """Seed of the importance ``random``, and of the images of the repair ``reconstruct``."""
     precision: Precision = "auto"
     """Arithmetic of the evaluation.
 
@@ -55,6 +57,7 @@ class SweepQuestion:
         repair: Repair,
         seed: int,
         precision: Precision,
+        repair_linear: bool = False,
     ) -> SweepQuestion:
         """Return the question of a Python caller, whose types are checked here.
 
@@ -64,6 +67,7 @@ class SweepQuestion:
         choice("kind", kind, get_args(Kind))
         choice("precision", precision, get_args(Precision))
         choice("importance", importance, CRITERIA)
+        true_or_false("repair_linear", repair_linear)
         names = None
         if isinstance(layers, str):
             raise BadInput(f"layers: {shown(str(layers))} is one name; give a list of names")
@@ -76,6 +80,7 @@ class SweepQuestion:
             names,
             importance,
             repair,
+            bool(repair_linear),
             whole_number("seed", seed, 0, MAX_SEED),
             precision,
         )
@@ -84,6 +89,17 @@ class SweepQuestion:
     def needs_gradients(self) -> bool:
         """Return True if the importance reads the gradients in the parameters."""
         return self.importance in CRITERIA and CRITERIA[self.importance].needs_gradients
+
+    def refitted(self, spec: Spec) -> tuple[str, ...]:
+        """Return the layers at which weights are refitted when they are pruned.
+
+        Zeros of a hidden linear layer are only if :attr:`repair_linear` says so.
+        """
+        if self.repair != "reconstruct":
+            return ()
+        convs = {row.name for row in spec.rows if row.kind == "conv"}
+        every = self.kind == "structured" or self.repair_linear
+        return tuple(name for name in spec.prunable if every or name in convs)
 
     def named(self, spec: Spec) -> SweepQuestion:
         """Return the same question with :data:`ALL_LAYERS` replaced by the layers' names."""
@@ -97,6 +113,11 @@ class SweepQuestion:
         """
         choice("kind", self.kind, get_args(Kind))
         choice("precision", self.precision, get_args(Precision))
+        if self.repair_linear and (self.kind, self.repair) != ("unstructured", "reconstruct"):
+            raise BadInput(
+                "--repair-linear: is for the zeros of hidden linear layers; give it with "
+                "--kind unstructured --repair reconstruct"
+            )
         check_repair(self.repair, spec)
         removed = removals(self.kind, spec, sorted(self.levels), self.named(spec).layers)
         check_importance(self.importance, spec, removed, self.kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from tp_vgg.data.split import Normalisation, Split
 from tp_vgg.errors import BadInput
@@ -14,6 +15,7 @@ from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.repairs import Repair
 from tp_vgg.sensitivity.question import Precision, SweepQuestion
+from tp_vgg.sensitivity.reconstructed import RepairImages
 from tp_vgg.sensitivity.table import SENSITIVITY
 
 
@@ -36,15 +38,24 @@ class ResolvedSweep:
     repair: Repair = "none"
     needs_gradients: bool = False
     sample: Split | None = field(default=None, compare=False, repr=False)
-    """Training images for the repair; ``None`` if there is no repair."""
+    """Training images on which batch norm is recalibrated; ``None`` if it is not."""
+    repair_images: RepairImages | None = field(default=None, compare=False, repr=False)
+    """Training images to which weights are refitted; ``None`` if they are not."""
+    repair_linear: bool = False
+    refitted: frozenset[str] = frozenset()
+    """Layers at which weights are refitted when they are pruned."""
 
     @classmethod
     def of(
-        cls, question: SweepQuestion, model: Network, sample: Split | None = None
+        cls,
+        question: SweepQuestion,
+        model: Network,
+        sample: Split | None = None,
+        repair_images: RepairImages | None = None,
     ) -> ResolvedSweep:
         """Return ``question`` resolved against ``model``.
 
-        ``sample``: training images for the question's repair.
+        ``sample`` and ``repair_images``: training images, the one that the question's repair needs.
 
         Raises :class:`BadInput` if the model has weight masks, and as :meth:`SweepQuestion.removed`
         does.
@@ -67,6 +78,9 @@ class ResolvedSweep:
             question.repair,
             question.needs_gradients,
             sample,
+            repair_images,
+            question.repair_linear,
+            frozenset(question.refitted(model.spec)),
         )
 
     def key(self, model: Network, split: Split) -> str:
@@ -81,9 +95,11 @@ class ResolvedSweep:
         tensors = [*state.values(), images, split.labels.cpu()]
         if self.sample is not None:
             tensors.append(self.sample.images.permute(0, 2, 3, 1).cpu())
+        if self.repair_images is not None:
+            tensors.append(self.repair_images.images.cpu())
         if self.needs_gradients:
             tensors += [value.grad.cpu() for value in model.parameters() if value.grad is not None]
-        options = {
+        options: dict[str, Any] = {
             "device": split.labels.device.type,
             "kind": self.kind,
             "levels": self.levels,
@@ -91,10 +107,12 @@ class ResolvedSweep:
             "importance": self.importance,
             "seed": self.seed,
             "precision": self.precision,
-            "recalibrated": {"none": False, "recalibrate": True}[self.repair],
+            "recalibrated": self.repair == "recalibrate",
             "spec": model.spec.to_dict(),
             "normalisation": asdict(Normalisation.of(model.meta)),
         }
+        if self.repair_images is not None:
+            options["reconstruct"] = [self.repair_images.flip, self.repair_linear]
         return fingerprint(
             SENSITIVITY,
             options,

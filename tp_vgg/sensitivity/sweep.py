@@ -8,7 +8,7 @@ from pathlib import Path
 from tp_vgg.data.split import Normalisation, Split
 from tp_vgg.errors import BadInput
 from tp_vgg.evaluation.accuracy import Accuracy
-from tp_vgg.evaluation.images import Images, Labelled
+from tp_vgg.evaluation.images import Images, Labelled, Unlabelled
 from tp_vgg.files.checks import true_or_false
 from tp_vgg.files.journal import Journal
 from tp_vgg.files.read import as_path
@@ -23,9 +23,11 @@ from tp_vgg.network.doors import (
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.repairs import Repair
 from tp_vgg.sensitivity.engine import Engine
 from tp_vgg.sensitivity.hit_table import HitTable
 from tp_vgg.sensitivity.question import Precision, SweepQuestion
+from tp_vgg.sensitivity.reconstructed import RepairImages
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
 
@@ -41,6 +43,9 @@ def sweep(
     seed: int = 0,
     precision: Precision = "auto",
     recalibrate: Labelled | None = None,
+    reconstruct: Unlabelled | None = None,
+    flip: bool = False,
+    repair_linear: bool = False,
     journal: str | Path | None = None,
     quiet: bool = True,
 ) -> Sensitivity:
@@ -64,6 +69,13 @@ def sweep(
     layer take new statistics on a sample of them before the network is evaluated. Without it, most
     of a drop comes from statistics that no longer fit, which fine-tuning corrects first.
 
+    ``reconstruct``: training images, as :func:`tp_vgg.repair` takes them. At every point, weights
+    are refitted to a sample of them: of the layer that reads the removed channels, or of the zeroed
+    layer itself. That is what ``tp_vgg.repair(…, layers=[…], flip=flip, seed=seed)`` does after the
+    same pruning. No other layer is refitted, though a repair of the whole network refits those
+    behind it too. Zeroed weights of hidden linear layers are refitted only with ``repair_linear``,
+    since that takes long. For all levels of a layer, sums over the sample are taken once.
+
     ``journal``: a file that keeps finished layers, so that the same call resumes there after a
     stop. ``quiet``: no progress bar.
 
@@ -71,15 +83,14 @@ def sweep(
     fit, a model with weight masks or that its spec does not describe, no batch norm to recalibrate,
     or a split without images, of images of another size or with labels that are no class.
     """
+    if recalibrate is not None and reconstruct is not None:
+        raise BadInput("recalibrate, reconstruct: a sweep has one repair; give one of them")
+    repair: Repair = "none" if recalibrate is None else "recalibrate"
+    repair = repair if reconstruct is None else "reconstruct"
     question = SweepQuestion.of(
-        kind,
-        levels,
-        layers,
-        importance,
-        "none" if recalibrate is None else "recalibrate",
-        seed,
-        precision,
+        kind, levels, layers, importance, repair, seed, precision, repair_linear
     )
+    true_or_false("flip", flip)
     network = network_of(model)
     question.removed(network.spec)
     place = None if journal is None else as_path(journal, "journal")
@@ -93,9 +104,12 @@ def sweep(
     sample = None
     if recalibrate is not None:
         sample = calibration_sample(Images.of("recalibrate", recalibrate, network).whole())
+    refitted_to = None
+    if reconstruct is not None:
+        refitted_to = RepairImages.of("reconstruct", reconstruct, network, question.seed, flip=flip)
     check_built(network)
     whole = images.whole()
-    resolved = ResolvedSweep.of(question, network, sample)
+    resolved = ResolvedSweep.of(question, network, sample, refitted_to)
     key = resolved.key(network, whole)
     return run(
         network, whole, resolved, key, None if place is None else Journal(place, key), quiet=quiet
@@ -137,4 +151,5 @@ def run(
     ]
     dense = Accuracy.of(int(hits[0].sum()), len(split))
     options = (resolved.kind, resolved.importance, resolved.precision, model.spec.to_dict())
-    return Sensitivity(key, *options, dense, tuple(points), resolved.repair == "recalibrate")
+    repair = resolved.repair, resolved.repair_linear
+    return Sensitivity(key, *options, dense, tuple(points), *repair)

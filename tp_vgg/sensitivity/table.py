@@ -16,6 +16,7 @@ from tp_vgg.files.checks import choice, type_name
 from tp_vgg.files.schema import typed
 from tp_vgg.network.families import spec_from_dict
 from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.repairs import Repair
 from tp_vgg.stats import paired_difference
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ SENSITIVITY = "tp_vgg/sensitivity/2"
 """Format of a sweep's table and part of its key; its number rises when counts may change."""
 LEVELS = tuple(i / 10 for i in range(1, 10))
 """Default ratios or sparsities of a sweep."""
+
+
+def with_repair(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a table or plan with its ``repair``, which older versions lack."""
+    return {"repair": "recalibrate" if data.get("recalibrated") else "none", **data}
 
 
 def _rises(levels: tuple[float, ...]) -> bool:
@@ -120,8 +126,10 @@ class Sensitivity:
     baseline: Accuracy
     """Accuracy of the dense model on the same images."""
     points: tuple[Point, ...]
-    recalibrated: bool = False
-    """Whether batch norm behind the pruned layer was recalibrated at every point."""
+    repair: Repair = "none"
+    """What corrected the network behind the pruned layer at every point."""
+    repair_linear: bool = False
+    """Whether that was done to the zeroed weights of hidden linear layers too."""
 
     def __repr__(self) -> str:
         levels = [f"{level:g}" for level in sorted({point.ratio for point in self.points})]
@@ -186,7 +194,7 @@ class Sensitivity:
         """
         if data["format"] != SENSITIVITY:
             raise ValueError("not a table of this version")
-        table = typed(cls, data, more=True)
+        table = typed(cls, with_repair(data), more=True)
         table._check()
         return table
 

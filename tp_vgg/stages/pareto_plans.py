@@ -52,7 +52,7 @@ class ParetoOptions:
         """Return the pruning by a plan, in the way that its sweep measured."""
         options = StructuredOptions(
             importance=plan.importance,
-            repair=RepairOptions("recalibrate" if plan.recalibrated else "auto"),
+            repair=RepairOptions("recalibrate" if plan.repair == "recalibrate" else "auto"),
             finetune=self.finetune,
         )
         ratios = Plan.of(plan.ratios, "the plan")

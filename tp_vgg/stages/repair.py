@@ -15,7 +15,8 @@ from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.evaluation.repaired import RepairRecord, RepairResult
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.calibration import recalibrate
-from tp_vgg.pruning.repair import LEAST_IMAGES, repair
+from tp_vgg.pruning.repair import repair
+from tp_vgg.pruning.repair_sample import LEAST_IMAGES
 from tp_vgg.pruning.repairs import CALIBRATION_IMAGES, REPAIR_IMAGES, Repair
 from tp_vgg.stages.options import RepairOptions
 from tp_vgg.stages.session import Session

@@ -193,7 +193,12 @@ class _Pipeline:
         """Return the step that sweeps all layers that a plan can name."""
         layers = ALL_LAYERS if len(self.spec.prunable) > len(conv_names(self.spec)) else None
         question = SweepQuestion(
-            kind, LEVELS, layers, seed=self.settings.seed, precision=self.settings.precision
+            kind,
+            LEVELS,
+            layers,
+            repair="reconstruct",
+            seed=self.settings.seed,
+            precision=self.settings.precision,
         )
         points = len(LEVELS) * len(self.spec.prunable)
         return Step(

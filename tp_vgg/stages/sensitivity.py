@@ -32,7 +32,7 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
-from tp_vgg.pruning.repairs import Repair
+from tp_vgg.pruning.repairs import REPAIR_IMAGES
 from tp_vgg.report import sweep_figures
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.expected import with_image_size
@@ -40,6 +40,7 @@ from tp_vgg.rundir.layout import RunDir, partial_of
 from tp_vgg.rundir.replaced import put_away
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.sensitivity.question import SweepQuestion
+from tp_vgg.sensitivity.reconstructed import RepairImages
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import SENSITIVITY, Sensitivity
@@ -80,12 +81,13 @@ class _Request:
             "layers": sorted(question.layers or ()),
             "split": self.split,
             "importance": question.importance,
-            **_REPAIR_PARTS[question.repair],
+            **_repair_parts(question),
         }
         limits = [settings.limit_val if self.split == "val" else settings.limit_test]
         if question.repair != "none" or question.needs_gradients:
             limits.append(settings.limit_train)
-        seed = question.seed if question.importance == "random" else 0
+        seeded = question.importance == "random" or question.repair == "reconstruct"
+        seed = question.seed if seeded else 0
         more = settings.normalisation_parts()
         return fingerprint(SENSITIVITY, weights, data, parts, limits, seed, *more)
 
@@ -98,8 +100,11 @@ class _Request:
         return fingerprint(key, precision, self.settings.device.partition(":")[0])
 
 
-_REPAIR_PARTS: dict[Repair, dict[str, Any]] = {"none": {}, "recalibrate": {"recalibrate": True}}
-"""The parts of a sweep's key that name the repair."""
+def _repair_parts(question: SweepQuestion) -> dict[str, Any]:
+    """Return the parts of a sweep's key that name the repair."""
+    if question.repair == "reconstruct":
+        return {"reconstruct": REPAIR_IMAGES, "linear": question.repair_linear}
+    return {"recalibrate": True} if question.repair == "recalibrate" else {}
 
 
 def sensitivity(settings: Settings, question: SweepQuestion, split: Split = "val") -> Sensitivity:
@@ -147,10 +152,13 @@ def _sweep(
         question.removed(model.spec)  # refuses a question that does not fit
         settings.begin_work()
         session.accumulate_gradients(model, question.importance)
-        sample = (
-            calibration_sample(session.data.train) if question.repair == "recalibrate" else None
-        )
-        resolved = ResolvedSweep.of(question, model, sample)
+        train, flip = session.data.train, session.data.flip
+        sample = refitted_to = None
+        if question.repair == "recalibrate":
+            sample = calibration_sample(train)
+        elif question.repair == "reconstruct":
+            refitted_to = RepairImages.of("--limit-train", train, model, question.seed, flip=flip)
+        resolved = ResolvedSweep.of(question, model, sample, refitted_to)
         key = request.key(weights, session.data.fingerprint)
         files = _Files(settings, session.run, question.kind)
         journal = (
