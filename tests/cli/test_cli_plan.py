@@ -317,3 +317,71 @@ def test_all_layers_are_swept_by_one_word(call, at_home: Path, small: list, swep
     status, _, err = call(*again, "--out", "p")
     assert status == 0, err
     assert (at_home / "p/structured_sensitivity.csv").read_bytes() == before
+
+
+REALISE = ["--budget", "macs=0.5", "--round-to", "2", "--realise", "2"]
+
+
+def test_plans_are_really_pruned_and_the_best_is_taken(call, at_home: Path, swept: list) -> None:
+    status, out, err = call("plan", *swept, *REALISE)
+    assert status == 0, err
+    written = PlanResult.from_dict(json.loads((at_home / "o/plan.json").read_text()))
+    rows = {row.name: row for row in written.realised}
+    assert list(rows) == ["best", "2", "uniform"] and written.realise == 2
+    text = " ".join(out.split())
+    for row in rows.values():
+        assert f"{row.name}: {row.predicted:+.2f} → {row.drop:+.2f}" in text
+        assert row.drop_low <= row.drop <= row.drop_high and row.macs_share <= 0.5
+    (taken,) = (row for row in rows.values() if row.taken)
+    assert taken.drop == min(row.drop for row in rows.values())
+    assert taken.ratios == written.ratios
+    assert json.loads((at_home / "o/ratios.json").read_text()) == taken.ratios
+    # Pruning by the plan file gives the measured drop.
+    assert call("structured", *swept, "--ratios", "o/ratios.json", "--finetune-epochs", "0")[0] == 0
+    assert call("compare", *swept)[0] == 0
+    models = json.loads((at_home / "o/metrics.json").read_text())["models"]
+    dense, pruned = (models[name]["accuracy"]["val"] for name in ("baseline", "structured_pruned"))
+    assert taken.drop == pytest.approx(dense - pruned, abs=1e-9)
+    before = files(at_home / "o")
+    status, _, err = call("plan", *swept, *REALISE)
+    assert status == 0 and "realised before; nothing to do" in err
+    assert files(at_home / "o") == before
+    status, out, _ = call("plan", *swept, *REALISE[:-2])
+    assert status == 0 and "realised" not in out
+
+
+def test_a_stopped_realising_goes_on(
+    call, at_home: Path, swept: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tp_vgg.stages import realise as stage
+
+    made = []
+    prune, stop_at = stage._pruned, 2
+
+    def interrupted(session, dense, plan):
+        made.append(plan.file_text)
+        if len(made) == stop_at:
+            raise KeyboardInterrupt
+        return prune(session, dense, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_pruned", interrupted)
+        assert call("plan", *swept, *REALISE)[0] == 130
+        assert not (at_home / "o/ratios.json").exists()
+        stop_at = 0
+        status, _, err = call("plan", *swept, *REALISE)
+    assert status == 0, err
+    assert len(made) == 4 and made[1] == made[2] and len(set(made)) == 3
+    assert not list((at_home / "o").glob("*partial*"))
+
+
+def test_what_can_not_be_realised_is_refused(call, at_home: Path, swept: list) -> None:
+    before = files(at_home / "o")
+    for options, message in (
+        (["--budget", "macs=0.5", "--realise", "x"], "--realise"),
+        (["--budget", "macs=0.01", "--realise", "2"], "--budget macs"),
+        (["--limit-val", "7", *REALISE], "images"),
+    ):
+        status, _, err = call("plan", *swept, *options)
+        assert status == 2 and message in err, err
+    assert files(at_home / "o") == before

@@ -178,7 +178,7 @@ def test_a_budget_that_the_search_leaves_open_is_not_refused_before_the_sweep(mo
     def gives_up(*_args: object) -> None:
         raise NotFound
 
-    monkeypatch.setattr("tp_vgg.planning.make_plan.constrained_shortest_path", gives_up)
+    monkeypatch.setattr("tp_vgg.planning.plan_request.constrained_shortest_path", gives_up)
     check_attainable(VGGSpec.preset(), "structured", RunOptions({"params": 0.5, "macs": 0.5}))
 
 

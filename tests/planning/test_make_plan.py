@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import pages
+from helpers.made_up_sweeps import SPEC, table
 from helpers.networks import SMALL
 
 from tp_vgg.errors import BadInput
-from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.latency.profile import Staircase, Timed
 from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.planning import make_plan as allocate
@@ -26,46 +26,8 @@ from tp_vgg.planning.drop_margin import drop_interval, margin
 from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.pruning.ratios import Plan, removals, resolve, resolve_sparsity
-from tp_vgg.sensitivity.table import Point, Sensitivity
+from tp_vgg.pruning.ratios import Plan, resolve, resolve_sparsity
 from tp_vgg.stats import paired_difference
-
-SPEC = VGGSpec((8, 16, 16, 24, 24, 24, 32, 32), hidden=(16,))
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-
-
-def table(
-    spec: VGGSpec,
-    kind: Kind = "structured",
-    seed: int = 0,
-    layers: tuple[str, ...] | None = None,
-    *,
-    n: int = 1000,
-    dense: float = 0.9,
-    steep: float = 1,
-) -> Sensitivity:
-    """A sweep shaped like real ones: drops rise with the level, with some noise.
-
-    ``dense`` is the dense model's share of right answers; with ``steep=0`` no drop is seen.
-    """
-    rng = np.random.default_rng(seed)
-    points = []
-    right = round(dense * n)
-    for layer, removed in removals(kind, spec, LEVELS, layers).items():
-        height, power = rng.uniform(0.05, 0.8), rng.uniform(1, 4)
-        for level, count in zip(LEVELS, removed, strict=True):
-            lost = steep * (height * n * level**power + rng.normal(0, 3))
-            correct = int(np.clip(right - lost, 0, n))
-            a = Accuracy.of(correct, n)
-            drop = 100 * (right - correct) / n
-            points.append(
-                Point(
-                    layer, level, count, correct, n, a.accuracy, a.low, a.high, drop, drop, drop, 0
-                )
-            )
-    return Sensitivity(
-        "key", kind, "l1", "fp32", spec.to_dict(), Accuracy.of(right, n), tuple(points)
-    )
 
 
 def profile(spec: VGGSpec) -> Staircase:
@@ -390,7 +352,7 @@ def test_what_the_search_leaves_open_is_not_called_impossible(monkeypatch) -> No
     def gives_up(*_args: object) -> None:
         raise NotFound
 
-    monkeypatch.setattr("tp_vgg.planning.make_plan.constrained_shortest_path", gives_up)
+    monkeypatch.setattr("tp_vgg.planning.plan_request.constrained_shortest_path", gives_up)
     with pytest.raises(
         BadInput,
         match=r"found no plan that meets macs=0\.5, params=0\.5 at once, though there may be one",

@@ -98,6 +98,34 @@ class LeastDrop:
 
 
 @dataclass(frozen=True)
+class RealisedPlan:
+    """A realised plan was really pruned, repaired and measured on the images of the sweep.
+
+    Drops are percentage points against the dense model on the same images.
+    """
+
+    name: str
+    """``best`` predicts the smallest drop, numbers from 2 on are the next ones, ``uniform`` prunes
+    every layer alike."""
+    ratios: dict[str, float]
+    """Ratio or sparsity of each layer."""
+    predicted: float
+    """The predicted drop."""
+    macs_share: float
+    """MACs (with weights that are not zero) divided by the dense model's."""
+    params_share: float
+    """Parameters (that are not zero) divided by the dense model's."""
+    drop: float
+    """The measured drop."""
+    drop_low: float
+    """Lower end of its paired 95 % interval."""
+    drop_high: float
+    """Upper end of that interval."""
+    taken: bool
+    """Whether this is the plan that was taken."""
+
+
+@dataclass(frozen=True)
 class PlanResult:
     """A plan result holds a plan, its budget and its prediction; ``plan.json`` is its file."""
 
@@ -134,6 +162,11 @@ class PlanResult:
     The plan is then the one that keeps most MACs among those whose drop the sweep's images can't
     tell from it. ``None`` in plans of older versions, which took the smallest drop."""
 
+    realised: tuple[RealisedPlan, ...] = ()
+    """The plans that were really pruned and measured, this one among them; empty: none was."""
+    realise: int = 0
+    """How many plans were asked for to be realised."""
+
     def __repr__(self) -> str:
         budget = ", ".join(f"{name}={value:g}" for name, value in self.budget.items())
         layers = [f"{row.layer} {row.ratio:g}" for row in self.layers if row.ratio]
@@ -157,7 +190,12 @@ class PlanResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``plan.json``, in plain types only."""
-        return {"format": PLAN, **asdict(self), "layers": [asdict(row) for row in self.layers]}
+        return {
+            "format": PLAN,
+            **asdict(self),
+            "layers": [asdict(row) for row in self.layers],
+            "realised": [asdict(plan) for plan in self.realised],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlanResult:

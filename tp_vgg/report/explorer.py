@@ -30,8 +30,9 @@ def explorer_data(
 
     ``rows`` lists every conv and linear layer of the dense network. In a row, ``reads`` is the
     number of elements that the layer reads for each channel of the layer before; it is above 1
-    behind a flattened map. Without a sweep, ``accuracy`` and ``chance`` are ``None``, and
-    ``curves`` is empty. Without a profile ``time`` is ``None``, without a plan ``plan`` is.
+    behind a flattened map. Without a sweep, ``accuracy``, ``chance`` and ``n`` (images) are
+    ``None``, and ``curves`` is empty. Without a profile ``time`` is ``None``, without a plan
+    ``plan`` is.
     ``round_to``: the number of channels whose multiples the sliders keep at first.
     """
     rows = [
@@ -52,6 +53,7 @@ def explorer_data(
         "rows": rows,
         "accuracy": curves.accuracy if curves else None,
         "chance": curves.chance if curves else None,
+        "n": sweep.baseline.n if sweep is not None else None,
         "curves": {
             layer: {"levels": curves.levels[layer], "drops": curves.drops[layer]}
             for layer in curves.levels

@@ -89,6 +89,16 @@
     return { drop: dropOf(losses.reduce((sum, [, value]) => sum + value, 0)), unknown };
   }
 
+  // The narrowest 95 % interval that a measured drop of so many points can have, as `plan` gives it
+  // (Bonett & Price 2012, with as many images lost and none gained).
+  function interval(points) {
+    const n = data.n, lost = ((points * n) / 100 + 1) / (n + 2), gained = 1 / (n + 2);
+    const centre = lost - gained;
+    const half = 1.959963984540054 * Math.sqrt((lost + gained - centre ** 2) / (n + 2));
+    return [Math.max(centre - half, -1), Math.min(centre + half, 1)].map((end) => 100 * end);
+  }
+  const signed = (points) => `${points > 0 ? "+" : ""}${points.toFixed(2)}`;
+
   const dense = sizes(widths);
 
   // Show a result; `value` is the number that tests read, or null.
@@ -125,10 +135,10 @@
       const layers = unknown.length === 1 ? unknown[0] : `${unknown.length} layers`;
       say("drop", null, "not known", `${layers}: beyond the sweep's ratios`);
     } else {
-      const sign = drop > 0 ? "+" : "";
       const rest = data.accuracy - drop, near = rest < data.chance + 1;
       const chance = near ? ` (chance: ${Number(data.chance.toPrecision(3))} %)` : "";
-      say("drop", drop, `${sign}${drop.toFixed(2)} points`, `to ${rest.toFixed(2)} %${chance}`);
+      const ends = interval(drop).map(signed).join(", ");
+      say("drop", drop, `${signed(drop)} points`, `[${ends}], to ${rest.toFixed(2)} %${chance}`);
     }
     if (data.time) {
       const share = now.time / dense.time;

@@ -77,6 +77,8 @@ def _choice(plan: PlanResult) -> list[str]:
         if plan.gap
         else "no plan within the budget predicts less"
     )
+    if plan.realised:
+        return _realised(plan)
     minimised = f"minimised: {plan.minimised}; {best}"
     least = plan.least_drop
     if least is None:
@@ -95,6 +97,22 @@ def _choice(plan: PlanResult) -> list[str]:
         f"taken: {least.more:+.2f} points more{_interval(least.more_low, least.more_high)}, which"
         f" {n} images can't tell from none, at MACs {prediction.macs_share:.4f}×; {most}",
     ]
+
+
+def _realised(plan: PlanResult) -> list[str]:
+    """Return the lines on the plans that were really pruned: predicted and realised drops."""
+    split = f"{plan.sweep['split']} images" if plan.sweep.get("split") else "images"
+    lines = [
+        f"realised on {plan.sweep['n']} {split}: pruned and repaired, predicted → measured drop "
+        "[95 %, paired by image]"
+    ]
+    for row in plan.realised:
+        lines.append(
+            f"{row.name}: {row.predicted:+.2f} → {row.drop:+.2f}"
+            f"{_interval(row.drop_low, row.drop_high)}, MACs {row.macs_share:.4f}×, "
+            f"params {row.params_share:.4f}×{' (taken)' if row.taken else ''}"
+        )
+    return lines
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
+from tp_vgg.planning.candidates import UNIFORM, candidates
 from tp_vgg.planning.make_plan import make_plan
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import plan_files
@@ -54,6 +55,8 @@ class PlanOptions:
     the run directory."""
     force: bool = False
     """Replace another plan in the plan file."""
+    realise: int = 0
+    """Number of plans that are really pruned and measured, so that the best is taken."""
 
 
 def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
@@ -71,9 +74,16 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     contents = RunContents.of(settings)
     path = _path(contents, options)
     _check_output(path, contents.run, from_option=options.output is not None)
+    if options.realise and planned(settings, contents, options):
+        result = contents.own_plans[options.kind]
+        log.info(f"{path}: these plans were realised before; nothing to do")
+        return result, path
     result = best_plan(settings, contents, options)
     check_plan_file(contents, options, result)
     note_chance(contents, options.kind)
+    if options.realise:
+        result = _realised(settings, contents, options)
+        contents = RunContents.of(settings)
     if not keep_plan(settings, contents, options, result):
         log.info(f"{path}: this plan was made before; nothing to do")
     return result, path
@@ -85,15 +95,44 @@ def best_plan(settings: Settings, contents: RunContents, options: PlanOptions) -
     ``settings``: adapted to the model of ``--checkpoint``. Raises :class:`BadInput` if the budget
     can't be met, or the sweep or profile is missing or of another network.
     """
+    table, profile, facts = _sources(settings, contents, options)
+    return make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=facts)
+
+
+def _realised(settings: Settings, contents: RunContents, options: PlanOptions) -> PlanResult:
+    """Return the best of several plans, really pruned and measured."""
+    from tp_vgg.stages.realise import realise
+
+    table, profile, facts = _sources(settings, contents, options)
+    plans = candidates(
+        table,
+        options.budget,
+        options.realise,
+        round_to=options.round_to,
+        profile=profile,
+        sweep=facts,
+    )
+    if (count := len(plans.keys() - {UNIFORM})) < options.realise:
+        log.info(
+            f"--realise {options.realise}: there are {count} plans that differ in a tenth of what "
+            "they remove"
+        )
+    return replace(realise(settings, plans), realise=options.realise)
+
+
+def _sources(
+    settings: Settings, contents: RunContents, options: PlanOptions
+) -> tuple[Sensitivity, Staircase | None, dict[str, Any]]:
+    """Return the sweep, the profile if one is needed, and facts about the sweep's origin.
+
+    Raises :class:`BadInput` as :func:`best_plan` does.
+    """
     source, record, table = _sweep(settings, contents, options.kind)
     spec = spec_from_dict(table.spec)
     settings.check_spec(spec, source)
     check_images(settings, record["data"], source, record["data"]["split"])
-    profile = _profile(contents, spec, options)
-    sweep_facts = {"weights": record["weights"], "split": record["data"]["split"]}
-    return make_plan(
-        table, options.budget, round_to=options.round_to, profile=profile, sweep=sweep_facts
-    )
+    facts = {"weights": record["weights"], "split": record["data"]["split"]}
+    return table, _profile(contents, spec, options), facts
 
 
 def note_chance(contents: RunContents, kind: Kind) -> None:
@@ -171,7 +210,7 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
     Raises :class:`BadInput` if there is a plan but no sweep or profile for it.
     """
     result = contents.plans.get(options.kind)
-    if result is None or not _holds(contents.run.work / PLANS[options.kind], result.file_text):
+    if result is None or not _holds(_path(contents, options), result.file_text):
         return False
     *_, table = _sweep(settings, contents, options.kind)
     profile = _profile(contents, spec_from_dict(table.spec), options)
@@ -180,12 +219,14 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
         options.round_to,
         table.key,
         profile and profile.key,
+        options.realise,
     )
     return wanted == (
         result.budget,
         result.round_to,
         result.sweep.get("key"),
         (result.profile or {}).get("key"),
+        result.realise,
     )
 
 

@@ -10,7 +10,8 @@ from tp_vgg.evaluation.accuracy import Accuracy
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.budget import read_budget
-from tp_vgg.planning.make_plan import Undecided, check_budget
+from tp_vgg.planning.make_plan import check_budget
+from tp_vgg.planning.plan_request import Undecided
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
 from tp_vgg.sensitivity.table import LEVELS, Point, Sensitivity
