@@ -133,6 +133,8 @@ def test_it_opens_at_the_plans_solution(page: Any, found: Any) -> None:
     assert value(page, "macs") == said.macs
     assert value(page, "drop") == pytest.approx(said.drop, abs=1e-9)
     assert page.inner_text("#params").startswith(f"{said.params_share:.3f}×")
+    ends = f"[{said.drop_low:+.2f}, {said.drop_high:+.2f}]"
+    assert ends in page.inner_text("#drop").replace("\u2212", "-")
 
 
 def test_its_time_is_plans(page: Any, found: Any) -> None:

@@ -18,6 +18,7 @@ from tp_vgg.evaluation.hits import pack_hits
 from tp_vgg.latency.table import Latency, LatencyRow
 from tp_vgg.latency.verdicts import UNEXPLAINED
 from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.planning.allocation import RealisedPlan
 from tp_vgg.planning.loss_curves import LossCurves
 from tp_vgg.report import figures, model_figures, sweep_figures
 from tp_vgg.report.explorer import explorer_data
@@ -388,3 +389,21 @@ def test_the_drop_is_paired() -> None:
     dense = pages.record(SMALL, 190)
     other = pages.record(SMALL, 190, hits=pack_hits(np.arange(pages.N) >= 10))
     assert "[-4." in summary_sentences(dense, other, None, None)[1].text
+
+
+def test_plans_that_were_realised_stand_on_the_page() -> None:
+    found = pages.findings(SMALL)
+    rows = tuple(
+        RealisedPlan(name, {}, 1.25, 0.5, 0.4, drop, drop - 0.5, drop + 0.5, taken=name == "2")
+        for name, drop in (("best", 2.0), ("2", 1.75), ("uniform", 9.0))
+    )
+    assert "Plans that were really pruned" not in render(found)
+    plans = {"structured": replace(found.plans["structured"], realised=rows, realise=2)}
+    page = " ".join(render(replace(found, plans=plans)).split())
+    assert "Plans that were really pruned: structured" in page
+    for name, drop, low, high in (
+        ("best", "+2.00", "+1.50", "+2.50"), ("2 (taken)", "+1.75", "+1.25", "+2.25"),
+        ("uniform", "+9.00", "+8.50", "+9.50"),
+    ):  # fmt: skip
+        assert f'<th scope="row">{name}</th> <td data-label="predicted drop">+1.25</td>' in page
+        assert f"{drop} <small>[{low}, {high}]</small>" in page

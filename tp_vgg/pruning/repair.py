@@ -56,7 +56,7 @@ def repair(
     stay 0: each output then has a problem of its own, of the weights that are left. XᵀX is
     [columns, columns] and is summed over the images, from at most 64 drawn positions of each map;
     a conv's patches are never held together. It is solved in fp64: by Cholesky; for many weights
-    among zeros by conjugate gradients (relative residual 3e-3). A linear layer with fewer samples
+    among zeros by conjugate gradients (relative residual 1e-2). A linear layer with fewer samples
     than inputs is solved in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀), unless it has zeros and
     at most 8,192 inputs. For the last layer, Y is the logits.
 

@@ -83,11 +83,15 @@ class PlanOutcome:
         """Return one line of text that compares the prediction with the result."""
         prediction, kind = self.plan.prediction, self.plan.kind
         budget = ", ".join(f"{name}={value:g}" for name, value in self.plan.budget.items())
-        parts = [f"drop {prediction.drop:+.2f} → {self.drop:+.2f} on {self.split} (n = {self.n})"]
+        repaired = "" if self.removed_drop is None else " repaired"
+        parts = [
+            f"drop {prediction.drop:+.2f} → {self.drop:+.2f}{repaired} on {self.split}"
+            f" (n = {self.n})"
+        ]
         if self.finetuned:
             parts[0] += " after fine-tuning"
         if self.removed_drop is not None:
-            parts[0] += f" repaired, {self.removed_drop:+.2f} as removed"
+            parts[0] += f", {self.removed_drop:+.2f} as removed"
         if self.repaired_drop is not None:
             parts[0] += f", {self.repaired_drop:+.2f} repaired"
         if self.finetuned_drop is not None:
