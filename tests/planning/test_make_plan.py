@@ -19,7 +19,7 @@ from helpers.networks import SMALL
 from tp_vgg.errors import BadInput
 from tp_vgg.latency.profile import Staircase, Timed
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.planning import make_plan as allocate
+from tp_vgg.planning import plan_request as allocate
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.constrained_path import NotFound
 from tp_vgg.planning.drop_margin import drop_interval, margin
