@@ -344,10 +344,14 @@ def test_plans_are_really_pruned_and_the_best_is_taken(call, at_home: Path, swep
     assert taken.drop == pytest.approx(dense - pruned, abs=1e-9)
     before = files(at_home / "o")
     status, _, err = call("plan", *swept, *REALISE)
-    assert status == 0 and "realised before; nothing to do" in err
+    assert status == 0 and "made before; nothing to do" in err
     assert files(at_home / "o") == before
+    status, _, err = call("plan", *swept, *REALISE, "--seed", "1")
+    assert status == 0 and "nothing to do" not in err
     status, out, _ = call("plan", *swept, *REALISE[:-2])
     assert status == 0 and "realised" not in out
+    kept = [json.loads(path.read_text()) for path in (at_home / "o/replaced").rglob("plan.json")]
+    assert any(plan.get("realised") for plan in kept)
 
 
 def test_a_stopped_realising_goes_on(

@@ -163,6 +163,27 @@ def test_a_killed_sweep_goes_on_with_the_same_refits(
     assert seeds.key != straight.key
 
 
+def test_memory_that_runs_out_between_two_layers_skips_none(
+    trained, digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(WIDE)
+    options = {"levels": (0.5,), "layers": ("features.4", "features.18"), "precision": "fp32"}
+    straight = tp_vgg.sweep(model, digits.val, reconstruct=digits.train, **options)
+    move, calls = dense_refits.Activations.move, []
+
+    def fails_once(self, output, rest):
+        calls.append(1)
+        if len(calls) == 8:
+            raise torch.OutOfMemoryError("out of memory")
+        move(self, output, rest)
+
+    monkeypatch.setattr(dense_refits.Activations, "move", fails_once)
+    with pytest.warns(UserWarning, match="out of memory"):
+        again = tp_vgg.sweep(model, digits.val, reconstruct=digits.train, **options)
+    assert len(calls) > 8
+    assert again.points == straight.points
+
+
 def test_a_sweep_of_an_older_version_is_read(trained, digits) -> None:
     table = tp_vgg.sweep(trained(WIDE), digits.val, levels=(0.5,), layers=["features.25"])
     old = {name: x for name, x in table.to_dict().items() if not name.startswith("repair")}

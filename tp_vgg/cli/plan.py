@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from tp_vgg.cli.arguments import budget_from, check_file
+from tp_vgg.cli.arguments import budget_from, check_file, check_one_process
 from tp_vgg.cli.command import Command, option
 from tp_vgg.cli.options import common_options, profile_option, round_to_option, wide_option
 from tp_vgg.cli.value_types import PATH, WholeNumber
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
     type=WholeNumber(0, 20),
     default=0,
     metavar="K",
-    help="Really prune, repair and measure the K best plans, which differ from each other in a "
+    help="Really prune, repair and measure K good plans, which differ from each other in a "
     "tenth of what they remove, and a uniform one; take the best. 0: predict only.",
 )
 @option("--force", is_flag=True, help="Replace a plan file with other content.")
@@ -82,6 +82,8 @@ def command(
     """
     budget = budget_from(budgets)
     read_budget(budget, kind)
+    if realise:
+        check_one_process("plan --realise")
     if profile is not None:
         check_file("--profile", profile)
 

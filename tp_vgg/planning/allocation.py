@@ -166,6 +166,8 @@ class PlanResult:
     """The plans that were really pruned and measured, this one among them; empty: none was."""
     realise: int = 0
     """How many plans were asked for to be realised."""
+    realised_key: str = ""
+    """Fingerprint of all that their results depend on, but for the plans themselves."""
 
     def __repr__(self) -> str:
         budget = ", ".join(f"{name}={value:g}" for name, value in self.budget.items())

@@ -46,7 +46,7 @@ def candidates(
     that was found, with one layer held at each of :data:`HELD` options in turn and the others
     chosen by Lagrange multipliers. There are fewer if none is found. The
     uniform plan has the smallest ratio, the same for all swept layers, that meets the budget; for a
-    budget of ``drop``, the largest. It is missing if there is none.
+    budget of ``drop``, the largest. It is missing if there is none, or if it is one of the others.
     """
     first = make_plan(table, budget, round_to=round_to, profile=profile, sweep=sweep)
     request = PlanRequest(
@@ -61,7 +61,9 @@ def candidates(
         plans[str(len(plans) + 1)] = plan_result(request, best, found)
     uniform = _uniform(request, best)
     if uniform is not None:
-        plans[UNIFORM] = plan_result(request, best, uniform)
+        control = plan_result(request, best, uniform)
+        if control.file_text not in {plan.file_text for plan in plans.values()}:
+            plans[UNIFORM] = control
     return plans
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,6 +95,8 @@ class _LowRank:
         for _ in range(_PASSES):
             basis = torch.linalg.qr(product(basis.T).T).Q
         small = (basis.T @ product(basis.T.contiguous()).T).double()
+        if not bool(small.isfinite().all()):  # the numbers overflowed, and so will the solution
+            return cls(torch.zeros_like(basis[:, :1]), torch.full_like(diagonal, math.nan))
         values, vectors = torch.linalg.eigh((small + small.T) / 2)
         top = values[-RANK:].clamp(min=0).float()
         known = basis @ vectors[:, -RANK:].float()

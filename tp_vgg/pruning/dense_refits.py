@@ -102,9 +102,13 @@ class DenseWalk:
         if name not in [part.name for part in self._ahead]:
             self._ahead = list(self._segments)
             self._activations = Activations(self._sample.blocks)
-        while self._ahead[0].name != name:
-            part = self._ahead.pop(0)
-            for block in self._activations:
-                self._activations.move(part.layer(block), part.rest)
-            self._activations.moved(part.layer, part.rest)
+        try:
+            while self._ahead[0].name != name:
+                part = self._ahead.pop(0)
+                for block in self._activations:
+                    self._activations.move(part.layer(block), part.rest)
+                self._activations.moved(part.layer, part.rest)
+        except BaseException:  # out of memory or Ctrl-C in the middle: the next call begins anew
+            self._ahead = []
+            raise
         return self._ahead[0], self._activations

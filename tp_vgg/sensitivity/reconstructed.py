@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tp_vgg.evaluation.images import Unlabelled
+from tp_vgg.machine.precision import autocast
 from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
 from tp_vgg.network.vgg.fold import fold_head_columns
@@ -97,7 +98,13 @@ class Reconstruction:
         """
         if self._last[0] != name:
             self._last = "", []
-            with modes_kept(self._model), torch.inference_mode(False), torch.no_grad():
+            device = self._sample.blocks[0].device
+            with (
+                modes_kept(self._model),
+                torch.inference_mode(False),
+                torch.no_grad(),
+                autocast(device, torch.float32),
+            ):
                 self._model.eval()
                 part, inputs = self._walk.inputs_of(name)
                 refits = DenseRefits(part.layer, inputs, self._sample, self._seed)

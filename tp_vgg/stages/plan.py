@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from tp_vgg.errors import BadInput
 from tp_vgg.files.atomic import write_atomic, write_json
 from tp_vgg.files.fingerprint import file_fingerprint, text_fingerprint
+from tp_vgg.files.journal import Journal
 from tp_vgg.files.lock import locked
 from tp_vgg.files.read import read_json
 from tp_vgg.files.schema import read_table
@@ -74,18 +75,17 @@ def plan(settings: Settings, options: PlanOptions) -> tuple[PlanResult, Path]:
     contents = RunContents.of(settings)
     path = _path(contents, options)
     _check_output(path, contents.run, from_option=options.output is not None)
-    if options.realise and planned(settings, contents, options):
-        result = contents.own_plans[options.kind]
-        log.info(f"{path}: these plans were realised before; nothing to do")
-        return result, path
     result = best_plan(settings, contents, options)
     check_plan_file(contents, options, result)
     note_chance(contents, options.kind)
+    journal = None
     if options.realise:
-        result = _realised(settings, contents, options)
+        result, journal = _realised(settings, contents, options)
         contents = RunContents.of(settings)
     if not keep_plan(settings, contents, options, result):
         log.info(f"{path}: this plan was made before; nothing to do")
+    if journal is not None:
+        journal.remove()
     return result, path
 
 
@@ -99,8 +99,10 @@ def best_plan(settings: Settings, contents: RunContents, options: PlanOptions) -
     return make_plan(table, options.budget, round_to=options.round_to, profile=profile, sweep=facts)
 
 
-def _realised(settings: Settings, contents: RunContents, options: PlanOptions) -> PlanResult:
-    """Return the best of several plans, really pruned and measured."""
+def _realised(
+    settings: Settings, contents: RunContents, options: PlanOptions
+) -> tuple[PlanResult, Journal | None]:
+    """Return the best of several plans, really pruned and measured, and the results' journal."""
     from tp_vgg.stages.realise import realise
 
     table, profile, facts = _sources(settings, contents, options)
@@ -117,7 +119,10 @@ def _realised(settings: Settings, contents: RunContents, options: PlanOptions) -
             f"--realise {options.realise}: there are {count} plans that differ in a tenth of what "
             "they remove"
         )
-    return replace(realise(settings, plans), realise=options.realise)
+    record, _ = contents.sweep(options.kind) or ({}, None)
+    data = str(record.get("data", {}).get("fingerprint"))
+    result, journal = realise(settings, plans, data, contents.own_plans.get(options.kind))
+    return replace(result, realise=options.realise), journal
 
 
 def _sources(
@@ -189,13 +194,18 @@ def keep_plan(
             file.write(text.encode())
             if another and not options.force:
                 put_away(run.work, file_fingerprint(path), [path], [run.plan])
-            elif former is not None and former.file_text != text and not options.force:
+            elif former is not None and _gives_way(former, result) and not options.force:
                 put_away(run.work, text_fingerprint(former.file_text), [], [run.plan])
             # Written before the plan has its name, so that no plan file is without a prediction.
             write_json(run.plan, {**result.to_dict(), **extras})
 
         write_atomic(path, write)
     return True
+
+
+def _gives_way(former: PlanResult, result: PlanResult) -> bool:
+    """Return True if ``former`` says what ``result`` does not: other ratios, or measured plans."""
+    return former.file_text != result.file_text or bool(former.realised and not result.realised)
 
 
 def _path(contents: RunContents, options: PlanOptions) -> Path:
@@ -219,7 +229,7 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
         options.round_to,
         table.key,
         profile and profile.key,
-        options.realise,
+        options.realise or result.realise,
     )
     return wanted == (
         result.budget,

@@ -17,7 +17,7 @@ from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.files.journal import Journal
 from tp_vgg.machine.console import progress_bar
 from tp_vgg.network.network import Network
-from tp_vgg.planning.allocation import PlanResult, RealisedPlan
+from tp_vgg.planning.allocation import PlanResult, Prediction, RealisedPlan
 from tp_vgg.pruning.calibration import recalibrate
 from tp_vgg.pruning.repair import repair
 from tp_vgg.pruning.repair_sample import LEAST_IMAGES
@@ -35,8 +35,14 @@ log = logging.getLogger(__name__)
 
 
 @stage
-def realise(settings: Settings, plans: Mapping[str, PlanResult]) -> PlanResult:
+def realise(
+    settings: Settings, plans: Mapping[str, PlanResult], data: str, former: PlanResult | None
+) -> tuple[PlanResult, Journal | None]:
     """Prune, repair and measure each of ``plans``, and return the best with all results in it.
+
+    ``data``: the fingerprint of the sweep's data. ``former``: a plan that comes back if it is the
+    best of the same plans, realised in the same way. The journal of the results comes back too; it
+    is removed once the plan is saved.
 
     They are measured on the images of the sweep. The best has the smallest drop; with a budget of
     ``drop``, it is the smallest network among those that keep to the budget, if there is one. The
@@ -47,6 +53,10 @@ def realise(settings: Settings, plans: Mapping[str, PlanResult]) -> PlanResult:
     """
     settings, given_model = given_network(settings)
     with open_session(settings, given_model) as session:
+        if given_model is None and session.run.own_baseline(settings) is None:
+            raise BadInput("--realise: needs the dense model of the sweep; give it as --checkpoint")
+        if session.data.fingerprint != data:
+            raise BadInput("--realise: the sweep is of other images; give its data set")
         dense = dense_model(session, given_model)
         first = next(iter(plans.values()))
         if session.contents.sha256(dense.path) != first.sweep.get("weights"):
@@ -62,8 +72,11 @@ def realise(settings: Settings, plans: Mapping[str, PlanResult]) -> PlanResult:
         path = partial_of(session.run.work / f"{first.kind}_realised.json").with_suffix(".jsonl")
         key = fingerprint(
             first.sweep["weights"], session.data.fingerprint, first.sweep["key"], settings.seed,
-            settings.limits,
+            settings.limits, *settings.normalisation_parts(),
         )  # fmt: skip
+        texts = [plan.file_text for plan in plans.values()]
+        if former is not None and former.realised_key == fingerprint(key, texts):
+            return former, None
         journal = Journal(path, key)
         known = _known(journal, len(images))
         results: dict[str, np.ndarray] = {}
@@ -80,13 +93,14 @@ def realise(settings: Settings, plans: Mapping[str, PlanResult]) -> PlanResult:
                     }
                 )
             results[name] = known[plan.file_text]
-        journal.remove()
     rows = {name: _row(name, plans[name], results[name], dense_hits) for name in plans}
-    taken = _taken(first, rows)
-    return replace(
+    taken = _taken(plans, rows)
+    result = replace(
         plans[taken],
         realised=tuple(replace(row, taken=name == taken) for name, row in rows.items()),
+        realised_key=fingerprint(key, texts),
     )
+    return result, journal
 
 
 def _known(journal: Journal, n: int) -> dict[str, np.ndarray]:
@@ -134,11 +148,19 @@ def _row(name: str, plan: PlanResult, found: np.ndarray, dense: np.ndarray) -> R
     )  # fmt: skip
 
 
-def _taken(first: PlanResult, rows: Mapping[str, RealisedPlan]) -> str:
-    """Return the name of the best of ``rows``; ``first`` has the budget of all."""
+def _taken(plans: Mapping[str, PlanResult], rows: Mapping[str, RealisedPlan]) -> str:
+    """Return the name of the best of ``rows``, which are of ``plans``."""
+    first = next(iter(plans.values()))
     limit = first.budget.get("drop")
-    within = [row for row in rows.values() if limit is not None and row.drop <= limit]
+    within = [name for name, row in rows.items() if limit is not None and row.drop <= limit]
     if within:
-        cost = "macs_share" if first.minimised == "macs" else "params_share"
-        return min(within, key=lambda row: float(getattr(row, cost))).name
+        return min(within, key=lambda name: _cost(plans[name].prediction, first.minimised))
     return min(rows.values(), key=lambda row: row.drop).name
+
+
+def _cost(prediction: Prediction, minimised: str) -> float:
+    if minimised == "latency" and prediction.latency_share is not None:
+        return prediction.latency_share
+    if minimised == "sparsity":
+        return -prediction.sparsity
+    return prediction.macs_share if minimised == "macs" else prediction.params_share
