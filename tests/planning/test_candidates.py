@@ -44,6 +44,7 @@ def test_candidates_meet_the_budget_and_differ_in_a_tenth(kind: str, budget: dic
         assert said.sparsity >= budget.get("sparsity", 0) - 1e-9
         assert said.drop <= budget.get("drop", 100) + 1e-9
         least = plans[BEST].least_drop
+        assert plan.gap >= plans[BEST].gap
         assert least is None or said.drop >= least.prediction.drop - 1e-9
 
 

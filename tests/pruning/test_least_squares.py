@@ -115,7 +115,16 @@ def test_gradients_reach_their_tolerance(rank: int, monkeypatch: pytest.MonkeyPa
         found = conjugate_gradients(lambda x: x @ gram, gram.diagonal(), cross, copies)
         assert not found[copies == 0].any()
         errors.append(float((found - wanted).abs().max() / wanted.abs().max()))
-    assert errors[2] < 2e-5 and errors[1] < 1e-2 and errors[2] < errors[1]
+    # The residual is measured in the norm of the preconditioner: at rank 0 that says less.
+    assert errors[2] < 2e-5 and errors[1] < (1e-2 if rank else 5e-2)
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_numbers_that_overflow_give_no_correction() -> None:
+    gram, cross, copies, _ = scaled_problem()
+    gram = gram * 1e38 * 1e10
+    found = conjugate_gradients(lambda x: x @ gram, gram.diagonal(), cross, copies)
+    assert not found.any()
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from tp_vgg.latency.profile import Staircase
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.planning.budget import read_budget
-from tp_vgg.planning.make_plan import make_plan
+from tp_vgg.planning.make_plan import plan_of
 from tp_vgg.planning.multipliers import SLACK, price
 from tp_vgg.planning.plan_request import Cheapest, PlanRequest, cheapest, plan_result
 from tp_vgg.planning.problem import Problem
@@ -44,27 +45,33 @@ def candidates(
     Each next one differs from all before in at least a tenth of the channels or weights that either
     of the two removes. It has the smallest predicted drop (or cost, with ``drop`` in the budget)
     that was found, with one layer held at each of :data:`HELD` options in turn and the others
-    chosen by Lagrange multipliers. There are fewer if none is found. The
-    uniform plan has the smallest ratio, the same for all swept layers, that meets the budget; for a
-    budget of ``drop``, the largest. It is missing if there is none, or if it is one of the others.
+    chosen by Lagrange multipliers. There are fewer if none is found. The uniform plan has the
+    smallest ratio, the same for all swept layers, that meets the budget; for a budget of ``drop``,
+    the largest. It is missing if there is none, or if it is one of the others.
     """
-    first = make_plan(table, budget, round_to=round_to, profile=profile, sweep=sweep)
     request = PlanRequest(
         table, read_budget(budget, table.kind), round_to, profile, dict(sweep or {})
     )
     best = cheapest(request)
-    plans = {BEST: first}
+    plans = {BEST: plan_of(request, best)}
     while len(plans) < count:
         found = _other(best, [_left(plan) for plan in plans.values()])
         if found is None:
             break
-        plans[str(len(plans) + 1)] = plan_result(request, best, found)
+        plans[str(len(plans) + 1)] = _result(request, best, found)
     uniform = _uniform(request, best)
     if uniform is not None:
-        control = plan_result(request, best, uniform)
+        control = _result(request, best, uniform)
         if control.file_text not in {plan.file_text for plan in plans.values()}:
             plans[UNIFORM] = control
     return plans
+
+
+def _result(request: PlanRequest, best: Cheapest, choice: Sequence[int]) -> PlanResult:
+    """Return the plan of a choice, whose gap is that to the bound of the cheapest."""
+    total = best.problem.sums(choice)[best.objective]
+    solution = replace(best.solution, totals=(total, *best.solution.totals[1:]))
+    return plan_result(request, replace(best, solution=solution), choice)
 
 
 def _other(best: Cheapest, taken: Sequence[Mapping[str, int]]) -> Sequence[int] | None:

@@ -86,10 +86,7 @@ def make_plan(
     for name in notes:
         text("sweep: the names")(name)
     request = PlanRequest(table, read_budget(budget, table.kind), multiple, profile, notes)
-    best = cheapest(request)
-    if best.objective != "drop":
-        return plan_result(request, best, best.solution.choice)
-    return _keep_most(request, best)
+    return plan_of(request, cheapest(request))
 
 
 def check_budget(
@@ -101,6 +98,13 @@ def check_budget(
 ) -> None:
     """Raise what :func:`make_plan` raises if it finds no plan; the plan itself is not made."""
     cheapest(PlanRequest(table, read_budget(budget, table.kind), round_to, profile, {}))
+
+
+def plan_of(request: PlanRequest, best: Cheapest) -> PlanResult:
+    """Return the plan that :func:`make_plan` takes; ``best`` is the cheapest of the request."""
+    if best.objective != "drop":
+        return plan_result(request, best, best.solution.choice)
+    return _keep_most(request, best)
 
 
 def _keep_most(request: PlanRequest, best: Cheapest) -> PlanResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +14,9 @@ CG_ROUNDS = 100
 RANK = 64
 """Eigenvectors of the Gram matrix that the preconditioner knows."""
 _MORE = 16
+"""Further vectors that are iterated so that the known ones are accurate."""
 _PASSES = 2
+"""Products by the Gram matrix with which they are iterated."""
 _LEAVES = 0.75
 """Rows that have converged leave when less than this part of the rows is left."""
 
@@ -95,11 +96,12 @@ class _LowRank:
         for _ in range(_PASSES):
             basis = torch.linalg.qr(product(basis.T).T).Q
         small = (basis.T @ product(basis.T.contiguous()).T).double()
-        if not bool(small.isfinite().all()):  # the numbers overflowed, and so will the solution
-            return cls(torch.zeros_like(basis[:, :1]), torch.full_like(diagonal, math.nan))
+        if not bool(small.isfinite().all()):  # eigh would raise; no solution can be found
+            return cls(torch.zeros_like(basis[:, :1]), torch.zeros_like(diagonal))
         values, vectors = torch.linalg.eigh((small + small.T) / 2)
-        top = values[-RANK:].clamp(min=0).float()
-        known = basis @ vectors[:, -RANK:].float()
+        first = max(len(values) - RANK, 0)
+        top = values[first:].clamp(min=0).float()
+        known = basis @ vectors[:, first:].float()
         rest = (diagonal - known.square() @ top).clamp(min=0) + 1
         return cls(known * top.sqrt() / rest.sqrt()[:, None], rest.rsqrt())
 

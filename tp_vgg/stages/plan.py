@@ -220,7 +220,7 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
     Raises :class:`BadInput` if there is a plan but no sweep or profile for it.
     """
     result = contents.plans.get(options.kind)
-    if result is None or not _holds(_path(contents, options), result.file_text):
+    if result is None or not _holds(contents.run.work / PLANS[options.kind], result.file_text):
         return False
     *_, table = _sweep(settings, contents, options.kind)
     profile = _profile(contents, spec_from_dict(table.spec), options)
@@ -229,14 +229,12 @@ def planned(settings: Settings, contents: RunContents, options: PlanOptions) -> 
         options.round_to,
         table.key,
         profile and profile.key,
-        options.realise or result.realise,
     )
     return wanted == (
         result.budget,
         result.round_to,
         result.sweep.get("key"),
         (result.profile or {}).get("key"),
-        result.realise,
     )
 
 
