@@ -241,7 +241,8 @@ def test_a_plan_cut_short_leaves_the_one_before(
     from tp_vgg.files import atomic
     from tp_vgg.rundir.contents import RunContents
     from tp_vgg.rundir.settings import Settings
-    from tp_vgg.stages.plan import PlanOptions, planned
+    from tp_vgg.stages.plan import planned
+    from tp_vgg.stages.plan_file import PlanOptions
 
     assert call("plan", *swept, "--budget", "macs=0.5", "--round-to", "2")[0] == 0
     before = (at_home / "o/ratios.json").read_bytes()
@@ -329,6 +330,7 @@ def test_plans_are_really_pruned_and_the_best_is_taken(call, at_home: Path, swep
     rows = {row.name: row for row in written.realised}
     assert list(rows) == ["best", "2", "uniform"] and written.realise == 2
     text = " ".join(out.split())
+    assert "the predictions are of networks as removed" in text  # the sweep is a plain one
     for row in rows.values():
         assert f"{row.name}: {row.predicted:+.2f} → {row.drop:+.2f}" in text
         assert row.drop_low <= row.drop <= row.drop_high and row.macs_share <= 0.5

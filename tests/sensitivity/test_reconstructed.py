@@ -16,6 +16,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.machine.distributed import ALONE
 from tp_vgg.pruning import dense_refits
 from tp_vgg.pruning.criteria import Kind
+from tp_vgg.report.plan_tables import render_sensitivity
 from tp_vgg.sensitivity import engine as engine_module
 from tp_vgg.sensitivity.engine import Engine
 from tp_vgg.sensitivity.question import SweepQuestion
@@ -137,6 +138,8 @@ def test_zeros_of_hidden_linears_are_refitted_only_if_asked_for(trained, digits)
     assert usual.of_layer("features.25") == asked.of_layer("features.25")
     assert asked.of_layer("classifier.0") != plain.of_layer("classifier.0")
     assert (usual.repair_linear, asked.repair_linear) == (False, True)
+    assert "at each point but those of linear layers" in render_sensitivity(usual)
+    assert "linear layers" not in render_sensitivity(asked)
     with pytest.raises(BadInput, match="--repair-linear: is for the zeros"):
         tp_vgg.sweep(model, digits.test, repair_linear=True, **options)
 

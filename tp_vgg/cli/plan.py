@@ -87,7 +87,8 @@ def command(
     if profile is not None:
         check_file("--profile", profile)
 
-    from tp_vgg.stages.plan import PlanOptions, plan
+    from tp_vgg.stages.plan import plan
+    from tp_vgg.stages.plan_file import PlanOptions
 
     result, path = plan(
         settings, PlanOptions(kind, budget, round_to, output, profile, force, realise)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from tp_vgg.machine.console import wrapped
+from tp_vgg.network.families import spec_from_dict
 from tp_vgg.network.spec import Spec
 from tp_vgg.planning.allocation import PlanResult
 from tp_vgg.pruning.repairs import REPAIR_WORDS
@@ -112,6 +113,8 @@ def _realised(plan: PlanResult) -> list[str]:
             f"{_interval(row.drop_low, row.drop_high)}, MACs {row.macs_share:.4f}×, "
             f"params {row.params_share:.4f}×{' (taken)' if row.taken else ''}"
         )
+    if plan.repair == "none":
+        lines.append("the predictions are of networks as removed, since the sweep repaired nothing")
     return lines
 
 
@@ -133,6 +136,10 @@ def render_sensitivity(table: Sensitivity, *, width: int | None = None) -> str:
     )
     if table.repair != "none":
         text += f", {REPAIR_WORDS[table.repair]} at each point"
+        linear = {row.name for row in spec_from_dict(table.spec).rows if row.kind == "linear"}
+        is_partial = (table.repair, table.kind) == ("reconstruct", "unstructured")
+        if is_partial and not table.repair_linear and linear & set(table.layers):
+            text += " but those of linear layers"
     levels = [f"{point.ratio:g}" for point in table.of_layer(table.layers[0])]
     if width is None:
         rows, last = [], ["redone in fp32"] if table.precision == "screened" else []

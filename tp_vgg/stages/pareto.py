@@ -31,7 +31,7 @@ from tp_vgg.stages.measure import data_summary
 from tp_vgg.stages.options import BenchmarkOptions, StructuredRequest
 from tp_vgg.stages.outputs import keep_figure
 from tp_vgg.stages.pareto_plans import ParetoOptions, inside, variant
-from tp_vgg.stages.plan import check_plan_file, keep_plan
+from tp_vgg.stages.plan_file import check_plan_file, keep_plan
 from tp_vgg.stages.pruning import work_key
 from tp_vgg.stages.session import Session, open_session, stage
 from tp_vgg.stages.structured import structured

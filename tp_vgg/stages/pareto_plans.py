@@ -18,7 +18,8 @@ from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.options import Finetune, RepairOptions, StructuredOptions, StructuredRequest
-from tp_vgg.stages.plan import PlanOptions, best_plan, note_chance
+from tp_vgg.stages.plan import best_plan, note_chance
+from tp_vgg.stages.plan_file import PlanOptions
 
 Budget = Mapping[str, float]
 

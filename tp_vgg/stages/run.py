@@ -39,7 +39,8 @@ from tp_vgg.stages.options import (
     UnstructuredOptions,
     UnstructuredRequest,
 )
-from tp_vgg.stages.plan import PlanOptions, plan, planned
+from tp_vgg.stages.plan import plan, planned
+from tp_vgg.stages.plan_file import PlanOptions
 from tp_vgg.stages.profile import profile
 from tp_vgg.stages.report import report
 from tp_vgg.stages.run_budget import RunOptions, check_attainable
