@@ -7,8 +7,8 @@ import torch
 
 from tp_vgg.pruning import conjugate_gradients as gradients
 from tp_vgg.pruning import least_squares
-from tp_vgg.pruning.conjugate_gradients import conjugate_gradients
-from tp_vgg.pruning.least_squares import solve_gram, solve_samples
+from tp_vgg.pruning.conjugate_gradients import Preconditioner, conjugate_gradients
+from tp_vgg.pruning.least_squares import GramSystem, solve_samples
 
 RIDGE = 3.0
 
@@ -81,7 +81,7 @@ def test_the_normal_equations_give_the_ridge_solution(
     all_ways(monkeypatch, way)
     inputs, lacking = problem()
     copies = copies_of(kind)
-    found = solve_gram(inputs.T @ inputs, lacking.T @ inputs, copies, RIDGE)
+    found = GramSystem(inputs.T @ inputs, RIDGE).solve(lacking.T @ inputs, copies)
     assert found.dtype == torch.float64
     assert close(found, expected(inputs, lacking, copies), 1e-3 if way == "gradients" else 1e-9)
     assert not found[copies == 0].any()
@@ -105,6 +105,10 @@ def scaled_problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
     return gram, cross, copies, expected(inputs, lacking, copies)
 
 
+def solved(product, diagonal: torch.Tensor, *right: torch.Tensor) -> torch.Tensor:
+    return conjugate_gradients(product, Preconditioner.of(product, diagonal), *right)
+
+
 @pytest.mark.parametrize("rank", [0, 3, 64])
 def test_gradients_reach_their_tolerance(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     gram, cross, copies, wanted = scaled_problem()
@@ -112,7 +116,7 @@ def test_gradients_reach_their_tolerance(rank: int, monkeypatch: pytest.MonkeyPa
     errors = []
     for tolerance in (3e-1, 1e-3, 1e-6):
         monkeypatch.setattr(gradients, "CG_TOLERANCE", tolerance)
-        found = conjugate_gradients(lambda x: x @ gram, gram.diagonal(), cross, copies)
+        found = solved(lambda x: x @ gram, gram.diagonal(), cross, copies)
         assert not found[copies == 0].any()
         errors.append(float((found - wanted).abs().max() / wanted.abs().max()))
     # The residual is measured in the norm of the preconditioner: at rank 0 that says less.
@@ -123,7 +127,7 @@ def test_gradients_reach_their_tolerance(rank: int, monkeypatch: pytest.MonkeyPa
 def test_numbers_that_overflow_give_no_correction() -> None:
     gram, cross, copies, _ = scaled_problem()
     gram = gram * 1e38 * 1e10
-    found = conjugate_gradients(lambda x: x @ gram, gram.diagonal(), cross, copies)
+    found = solved(lambda x: x @ gram, gram.diagonal(), cross, copies)
     assert not found.any()
 
 
@@ -132,11 +136,11 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     gram, cross, copies, _ = scaled_problem()
     cross[0] = 0
     cross[1] *= 1e30
-    together = conjugate_gradients(lambda x: x @ gram, gram.diagonal(), cross, copies)
+    together = solved(lambda x: x @ gram, gram.diagonal(), cross, copies)
     assert together.isfinite().all() and not together[0].any()
     for row in range(1, len(cross)):
         one = slice(row, row + 1)
-        alone = conjugate_gradients(lambda x: x @ gram, gram.diagonal(), cross[one], copies[one])
+        alone = solved(lambda x: x @ gram, gram.diagonal(), cross[one], copies[one])
         assert close(together[one], alone.double(), 1e-2)
 
 
@@ -148,13 +152,13 @@ def test_gradients_end_after_so_many_rounds(monkeypatch: pytest.MonkeyPatch) -> 
         rounds.append(1)
         return delta @ gram
 
-    conjugate_gradients(product, gram.diagonal(), cross, copies)
+    solved(product, gram.diagonal(), cross, copies)
     before = len(rounds)
     rounds.clear()
     monkeypatch.setattr(gradients, "CG_TOLERANCE", 0.0)
     monkeypatch.setattr(gradients, "CG_ROUNDS", 3)
     monkeypatch.setattr(gradients, "RANK", 1)
-    conjugate_gradients(product, gram.diagonal(), cross, copies)
+    solved(product, gram.diagonal(), cross, copies)
     for_the_preconditioner = gradients._PASSES + 1
     assert len(rounds) == 3 + for_the_preconditioner
     assert before > for_the_preconditioner

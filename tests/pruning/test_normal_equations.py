@@ -64,14 +64,14 @@ def assert_sums(equations, inputs: torch.Tensor, lacking: torch.Tensor, *, bias:
     square = float(inputs.square().sum(0).mean())
     centred, missing = inputs - means[0], lacking - means[1]
     for found, wanted in (
-        (equations.gram, centred.T @ centred),
+        (equations.inputs.gram, centred.T @ centred),
         (equations.cross, missing.T @ centred),
-        (equations.input_mean, means[0]),
+        (equations.inputs.mean, means[0]),
         (equations.lacking_mean, means[1]),
     ):
         assert found.dtype == torch.float64 and found.shape == wanted.shape
         assert torch.allclose(found, wanted, rtol=1e-4, atol=2e-5 * float(wanted.abs().max()))
-    assert equations.mean_square == pytest.approx(square, rel=1e-5)
+    assert float(equations.inputs.squares.mean()) == pytest.approx(square, rel=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -134,11 +134,13 @@ def test_sampled_sums_come_close_to_those_of_all_positions(
     equations = conv_equations(conv, blocks, generator())
     centred = inputs - inputs.mean(0)
     wanted = centred.T @ centred / 4  # 16 of 64 positions
-    assert (equations.gram - wanted).norm() < 0.1 * wanted.norm()
+    assert (equations.inputs.gram - wanted).norm() < 0.1 * wanted.norm()
     again = conv_equations(conv, blocks, generator())
-    assert torch.equal(again.gram, equations.gram) and torch.equal(again.cross, equations.cross)
+    assert torch.equal(again.inputs.gram, equations.inputs.gram) and torch.equal(
+        again.cross, equations.cross
+    )
     other = conv_equations(conv, blocks, generator(1))
-    assert not torch.equal(other.gram, equations.gram)
+    assert not torch.equal(other.inputs.gram, equations.inputs.gram)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -208,7 +210,7 @@ def test_a_convs_correction_is_the_ridge_solution(kind: str, zeros: str, bias: b
 def test_a_linears_correction_is_the_ridge_solution(
     zeros: str, images: int, reads: int, widest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refit, "_WIDEST_GRAM", widest)
+    monkeypatch.setattr(refit, "WIDEST_GRAM", widest)
     monkeypatch.setattr(conjugate_gradients, "CG_TOLERANCE", 1e-5)
     torch.manual_seed(0)
     channels = 4 if reads > 1 else 20

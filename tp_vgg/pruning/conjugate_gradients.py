@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-CG_TOLERANCE = 1e-2
+CG_TOLERANCE = 3e-2
 """Conjugate gradients end when each row's residual is at most this part of its first one."""
 CG_ROUNDS = 100
 """Most rounds of conjugate gradients."""
@@ -25,11 +25,11 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 def conjugate_gradients(
-    product: Product, diagonal: torch.Tensor, cross: torch.Tensor, copies: torch.Tensor
+    product: Product, preconditioner: Preconditioner, cross: torch.Tensor, copies: torch.Tensor
 ) -> torch.Tensor:
     """Solve ``δ (G + penalty) = cross`` for all rows at once, over the columns that each row reads.
 
-    ``product`` multiplies by G, whose ``diagonal`` is fp32 [columns]. ``cross``: fp32 [rows,
+    ``product`` multiplies by G, of which ``preconditioner`` was made. ``cross``: fp32 [rows,
     columns]. ``copies``: uint8 [rows, columns]; 0 is a column that the row does not read, and the
     penalty of the others is 1 ÷ copies. So G and ``cross`` are those of least squares, divided
     by λ.
@@ -44,10 +44,9 @@ def conjugate_gradients(
     rows = torch.arange(len(cross), device=cross.device)
     read = copies > 0
     penalty = torch.where(read, 1 / copies.clamp(min=1).to(cross.dtype), 0.0)
-    low_rank = _LowRank.of(product, diagonal)
-    inner = low_rank.inner(read)
+    inner = preconditioner.inner(read)
     solution, residual = torch.zeros_like(cross), torch.where(read, cross, 0.0)
-    direction = low_rank.applied(residual, read, inner)
+    direction = preconditioner.applied(residual, read, inner)
     size = first = (residual * direction).sum(1)
     for _ in range(CG_ROUNDS):
         going = size > CG_TOLERANCE**2 * first
@@ -64,7 +63,7 @@ def conjugate_gradients(
         step = torch.where(curvature > 0, size / curvature, 0.0)[:, None]
         solution += step * direction
         residual -= step * moved
-        ahead = low_rank.applied(residual, read, inner)
+        ahead = preconditioner.applied(residual, read, inner)
         last, size = size, (residual * ahead).sum(1)
         direction = ahead + torch.where(last > 0, size / last, 0.0)[:, None] * direction
     result[rows] = solution
@@ -72,8 +71,8 @@ def conjugate_gradients(
 
 
 @dataclass(frozen=True)
-class _LowRank:
-    """A preconditioner: D + D^½ V Vᵀ D^½ on each row's columns, with D diagonal and V of low rank.
+class Preconditioner:
+    """It is D + D^½ V Vᵀ D^½ on the columns of each row, with D diagonal and V of low rank.
 
     It is inverted by the formula of Sherman, Morrison & Woodbury.
     """
@@ -84,9 +83,10 @@ class _LowRank:
     """The inverse square root of D's diagonal, [columns]."""
 
     @classmethod
-    def of(cls, product: Product, diagonal: torch.Tensor) -> _LowRank:
+    def of(cls, product: Product, diagonal: torch.Tensor) -> Preconditioner:
         """Approximate the Gram matrix plus 1 by its largest eigenvalues and its ``diagonal``.
 
+        ``product`` multiplies by the Gram matrix. ``diagonal``: fp32 [columns].
         They come from randomised subspace iteration (Halko, Martinsson & Tropp 2011).
         """
         columns = len(diagonal)

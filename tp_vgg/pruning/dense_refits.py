@@ -3,87 +3,152 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
+from math import prod
 
 import torch
 from torch import nn
 
 from tp_vgg.network.families import segments
 from tp_vgg.network.network import Network, Segment
-from tp_vgg.pruning.normal_equations import ConvSums
+from tp_vgg.pruning.least_squares import GramSystem
+from tp_vgg.pruning.normal_equations import ConvSums, InputSums, as_matrix, linear_inputs
 from tp_vgg.pruning.paired_walk import Activations
-from tp_vgg.pruning.refit import conv_correction, linear_correction, refit, relative_error
+from tp_vgg.pruning.refit import (
+    WIDEST_GRAM,
+    Correction,
+    as_correction,
+    copies_of,
+    gram_system,
+    linear_correction,
+    one_of_equal,
+    refit,
+    relative_error,
+    takes_gram,
+)
 from tp_vgg.pruning.repair_sample import RepairSample
 
 
 class DenseRefits:
     """These refit one layer of a dense network for several prunings, each by itself.
 
-    The layers before it are as they were, so that all prunings share the layer's inputs and what it
-    should give. Each refitted layer is that of :func:`tp_vgg.repair` with ``layers=[name]`` after
-    the same pruning, up to rounding.
+    The layers before it are as they were, so that all prunings share the layer's inputs X, and what
+    a pruned layer lacks is X times the weights that it lost. Each refitted layer is that of
+    :func:`tp_vgg.repair` with ``layers=[name]`` after the same pruning, up to rounding.
     """
 
     def __init__(
-        self, layer: nn.Conv2d | nn.Linear, inputs: Activations, sample: RepairSample, seed: int
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        reads: int,
+        inputs: Activations,
+        sample: RepairSample,
+        seed: int,
     ) -> None:
-        self._layer = layer
-        held: list[tuple[torch.Tensor, torch.Tensor]] = []
-        fitted: list[tuple[torch.Tensor, torch.Tensor]] = []
-        sums = None
+        """Take the sums; ``reads``: elements that it reads for each channel; for a conv, 1."""
+        self._layer, self._reads = layer, reads
+        self._held: list[tuple[torch.Tensor, torch.Tensor]] = []
+        fitted: list[torch.Tensor] = []
+        self._patches: ConvSums | None = None
         if isinstance(layer, nn.Conv2d):
-            sums = ConvSums(layer, torch.Generator().manual_seed(seed))
+            self._patches = ConvSums(layer, torch.Generator().manual_seed(seed))
         for number, block in enumerate(inputs):
-            pair = block, layer(block)
             if number < sample.held_blocks:
-                held.append(pair)
-            elif sums is not None:
-                sums.add(*pair)
+                self._held.append((block, layer(block)))
+            elif self._patches is not None:
+                self._patches.add(block)
             else:
-                fitted.append(pair)
-        self._sums, self._held = sums, held
+                fitted.append(block)
+        self._equal = 1
         if fitted:
-            self._inputs, self._wanted = (torch.cat(parts) for parts in zip(*fitted, strict=True))
+            self._inputs, self._equal = one_of_equal(torch.cat(fitted), reads)
 
-    def narrowed(self, kept: torch.Tensor, reads: int) -> nn.Conv2d | nn.Linear:
+    def narrowed(self, kept: torch.Tensor) -> nn.Conv2d | nn.Linear:
         """Return a copy of the layer that reads only the channels ``kept``, refitted.
 
-        ``kept``: int64 [inputs], in the order in which the copy reads them. ``reads``: elements
-        that it reads for each channel; for a conv, 1.
+        ``kept``: int64 [inputs], in the order in which the copy reads them.
         """
-        columns = kept
-        if reads > 1:
-            elements = torch.arange(reads, device=kept.device)
-            columns = (kept[:, None] * reads + elements).flatten()
+        columns = _neighbours(kept, self._reads)
         narrow = copy.deepcopy(self._layer)
         narrow.weight = nn.Parameter(narrow.weight[:, columns].contiguous(), requires_grad=False)
         if isinstance(narrow, nn.Conv2d):
             narrow.in_channels = len(kept)
+            taps = torch.arange(prod(narrow.kernel_size), device=kept.device)
+            found = (taps[:, None] * self._layer.weight.shape[1] + kept).flatten()
         else:
             narrow.in_features = len(columns)
-        return self._refitted(narrow, columns, reads)
+            found = _neighbours(kept, self._reads // self._equal)
+        refit(narrow, self._correction(narrow, found), lambda: self._error(narrow, columns))
+        return narrow
 
-    def masked(self, mask: torch.Tensor, reads: int) -> nn.Conv2d | nn.Linear:
+    def masked(self, mask: torch.Tensor) -> nn.Conv2d | nn.Linear:
         """Return a copy of the layer whose weights are zero outside of ``mask``, refitted.
 
         ``mask``: bool, in the shape of the weight.
         """
         masked = copy.deepcopy(self._layer)
         masked.weight = nn.Parameter(masked.weight * mask, requires_grad=False)
-        return self._refitted(masked, None, reads)
+        refit(masked, self._correction(masked, None), lambda: self._error(masked, None))
+        return masked
 
-    def _refitted(
-        self, layer: nn.Conv2d | nn.Linear, columns: torch.Tensor | None, reads: int
-    ) -> nn.Conv2d | nn.Linear:
-        def read(x: torch.Tensor) -> torch.Tensor:
-            return x if columns is None else x[:, columns]
+    def _error(self, layer: nn.Module, columns: torch.Tensor | None) -> float:
+        """Return the relative error on the held-out images of ``layer``, which reads ``columns``.
 
-        if isinstance(layer, nn.Conv2d):
-            assert self._sums is not None
-            found = conv_correction(layer, self._sums.equations(layer.weight, layer.bias, columns))
+        ``None`` is all.
+        """
+        return relative_error(
+            layer, ((x if columns is None else x[:, columns], y) for x, y in self._held)
+        )
+
+    def _correction(self, layer: nn.Conv2d | nn.Linear, columns: torch.Tensor | None) -> Correction:
+        """Return the correction of ``layer``, which reads ``columns`` of X; ``None`` is all."""
+        lost = self._matrix(self._layer)
+        if columns is None:
+            lost = lost - self._matrix(layer)
         else:
-            found = linear_correction(layer, read(self._inputs), self._wanted, reads)
-        refit(layer, found, lambda: relative_error(layer, ((read(x), y) for x, y in self._held)))
-        return layer
+            lost = lost.index_add(1, columns, self._matrix(layer), alpha=-1)
+        places = lost.any(0).nonzero()[:, 0]
+        lost = lost[:, places]
+        copies = copies_of(layer, self._equal)
+        if isinstance(layer, nn.Linear) and not (
+            self._inputs.shape[1] <= WIDEST_GRAM and takes_gram(len(self._inputs), copies)
+        ):
+            inputs = self._inputs if columns is None else self._inputs[:, columns]
+            lacking = self._inputs[:, places] @ lost.T
+            return linear_correction(layer, inputs, lacking, self._equal)
+        sums, system, gram = self._sums, self._system, self._gram[places]
+        if columns is not None:
+            sums, gram = sums.of_columns(columns), gram[:, columns]
+            system = gram_system(sums)
+        delta = system.solve((lost @ gram).double(), copies)
+        lacking_mean = lost.double() @ self._sums.mean[places]
+        return as_correction(layer, delta, copies, self._equal, sums.mean, lacking_mean)
+
+    def _matrix(self, layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
+        """Return the weight by columns of X."""
+        matrix = as_matrix(layer.weight.detach())
+        return matrix.unflatten(1, (-1, self._equal)).sum(2) if self._equal > 1 else matrix
+
+    @cached_property
+    def _sums(self) -> InputSums:
+        if self._patches is not None:
+            return self._patches.inputs()
+        return linear_inputs(self._inputs, bias=self._layer.bias is not None)
+
+    @cached_property
+    def _gram(self) -> torch.Tensor:
+        """XᵀX in fp32: what a product with fp32 weights needs."""
+        return self._sums.gram.float()
+
+    @cached_property
+    def _system(self) -> GramSystem:
+        return gram_system(self._sums)
+
+
+def _neighbours(channels: torch.Tensor, reads: int) -> torch.Tensor:
+    """Return the numbers of the ``reads`` neighbouring elements of each channel."""
+    elements = torch.arange(reads, device=channels.device)
+    return (channels[:, None] * reads + elements).flatten()
 
 
 class DenseWalk:

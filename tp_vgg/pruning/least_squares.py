@@ -7,9 +7,12 @@ that a bias is free of the penalty.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 
-from tp_vgg.pruning.conjugate_gradients import conjugate_gradients
+from tp_vgg.pruning.conjugate_gradients import Preconditioner, conjugate_gradients
 
 _BLOCK = 1 << 23
 """Most elements of a block of rows that are solved together: 64 MB in fp64."""
@@ -20,46 +23,61 @@ _CG_COST = 1
 so many times the square of all columns; measured with 4,608 columns on 2 CPU cores."""
 
 
-def solve_gram(
-    gram: torch.Tensor, cross: torch.Tensor, copies: torch.Tensor, ridge: float
-) -> torch.Tensor:
-    """Return the corrections δ, fp64 [rows, columns], from the normal equations.
+@dataclass(frozen=True)
+class GramSystem:
+    """A Gram system is the left side of normal equations; it is solved for many right sides."""
 
-    ``gram``: XᵀX, fp64 [columns, columns]. ``cross``: rᵀX, fp64 [rows, columns]. ``copies``: uint8
-    [rows, columns], how often a row reads a column: 0 is never, and such a δ is 0. A column
-    that stands for m equal ones takes the sum of their corrections, whose penalty is λ/m.
-    ``ridge``: λ, above 0.
+    gram: torch.Tensor
+    """XᵀX, fp64 [columns, columns]."""
+    ridge: float
+    """The penalty λ, above 0."""
 
-    Rows that read everything share one Cholesky factor. A row that reads few columns has a factor
-    of its own, of those columns; rows between the two are solved by conjugate gradients
-    in fp32 (:data:`~tp_vgg.pruning.conjugate_gradients.CG_TOLERANCE`).
-    """
-    solution = torch.zeros_like(cross)
-    most = copies.amax() if copies.numel() else copies.new_tensor(1)
-    full = (copies == most).all(1) & (most > 0)
-    if full.any():
-        factor = _cholesky(gram, ridge / most.to(gram.dtype).expand(len(gram)))
-        solution[full] = torch.cholesky_solve(cross[full].T, factor).T
-    reads = (copies > 0).sum(1)
-    is_short = reads.double() ** 3 < max(_CG_COST * float(len(gram)) ** 2, _SHORT**3)
-    order = reads.argsort()
-    short = order[(is_short & ~full & (reads > 0))[order]]
-    while len(short):
-        # Rows of similar length go together; the longest of them sets the size of the block.
-        longest = int(reads[short[-1]])
-        rows, short = short[-max(1, _BLOCK // longest**2) :], short[: -max(1, _BLOCK // longest**2)]
-        solution[rows] = _solve_short(gram, cross[rows], copies[rows], ridge, longest)
-    long = order[(~is_short & ~full)[order]]
-    if len(long):
-        scaled = (gram / ridge).float()
-        for rows in long.split(max(1, _BLOCK // len(gram))):
-            solution[rows] = conjugate_gradients(
-                lambda delta: delta @ scaled,
-                scaled.diagonal(),
-                (cross[rows] / ridge).float(),
-                copies[rows],
-            ).double()
-    return solution
+    def solve(self, cross: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
+        """Return the corrections δ, fp64 [rows, columns].
+
+        ``cross``: rᵀX, fp64 [rows, columns]. ``copies``: uint8 [rows, columns], how often a row
+        reads a column: 0 is never, and such a δ is 0. A column that stands for m equal ones takes
+        the sum of their corrections, whose penalty is λ/m.
+
+        Rows that read everything share one Cholesky factor. A row that reads few columns has a
+        factor of its own, of those columns; rows between the two are solved by conjugate gradients
+        in fp32 (:data:`~tp_vgg.pruning.conjugate_gradients.CG_TOLERANCE`).
+        """
+        gram, ridge = self.gram, self.ridge
+        solution = torch.zeros_like(cross)
+        most = copies.amax() if copies.numel() else copies.new_tensor(1)
+        full = (copies == most).all(1) & (most > 0)
+        if full.any():
+            factor = _cholesky(gram, ridge / most.to(gram.dtype).expand(len(gram)))
+            solution[full] = torch.cholesky_solve(cross[full].T, factor).T
+        reads = (copies > 0).sum(1)
+        is_short = reads.double() ** 3 < max(_CG_COST * float(len(gram)) ** 2, _SHORT**3)
+        order = reads.argsort()
+        short = order[(is_short & ~full & (reads > 0))[order]]
+        while len(short):
+            # Rows of similar length go together; the longest of them sets the size of the block.
+            longest = int(reads[short[-1]])
+            count = max(1, _BLOCK // longest**2)
+            rows, short = short[-count:], short[:-count]
+            solution[rows] = _solve_short(gram, cross[rows], copies[rows], ridge, longest)
+        long = order[(~is_short & ~full)[order]]
+        for rows in long.split(max(1, _BLOCK // max(1, len(gram)))) if len(long) else ():
+            right = (cross[rows] / ridge).float()
+            found = conjugate_gradients(self._product, self._preconditioner, right, copies[rows])
+            solution[rows] = found.double()
+        return solution
+
+    @cached_property
+    def _scaled(self) -> torch.Tensor:
+        return (self.gram / self.ridge).float()
+
+    @cached_property
+    def _preconditioner(self) -> Preconditioner:
+        return Preconditioner.of(self._product, self._scaled.diagonal())
+
+    def _product(self, delta: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = self._scaled
+        return delta @ scaled
 
 
 def _cholesky(gram: torch.Tensor, ridge: torch.Tensor) -> torch.Tensor:
@@ -91,8 +109,8 @@ def solve_samples(
 ) -> torch.Tensor:
     """Return the corrections δ [rows, columns] where there are fewer samples than columns.
 
-    ``inputs``: X, fp32 [samples, columns]. ``lacking``: r, fp32 [samples, rows]. ``copies`` and
-    ``ridge`` are those of :func:`solve_gram`. Rows that read all columns take the dual form
+    ``inputs``: X, fp32 [samples, columns]. ``lacking``: r, fp32 [samples, rows]. ``ridge`` is λ and
+    ``copies`` that of :meth:`GramSystem.solve`. Rows that read all columns take the dual form
     δ = rᵀ (XXᵀ + λI)⁻¹ X, solved in fp64; the others conjugate gradients with products by X, in
     fp32.
     """
@@ -104,13 +122,15 @@ def solve_samples(
         factor = _cholesky(kernel, (ridge / most.double()).expand(len(kernel)))
         dual = torch.cholesky_solve(lacking[:, full].double(), factor)
         solution[full] = dual.float().T @ inputs
-    scaled = inputs / ridge**0.5
-    squares = scaled.square().sum(0)
-    for rows in (~full).nonzero()[:, 0].split(max(1, _BLOCK // inputs.shape[1])):
-        solution[rows] = conjugate_gradients(
-            lambda delta: (delta @ scaled.T) @ scaled,
-            squares,
-            (lacking[:, rows].T / ridge**0.5) @ scaled,
-            copies[rows],
-        )
+    others = (~full).nonzero()[:, 0]
+    if len(others):
+        scaled = inputs / ridge**0.5
+
+        def product(delta: torch.Tensor) -> torch.Tensor:
+            return (delta @ scaled.T) @ scaled
+
+        preconditioner = Preconditioner.of(product, scaled.square().sum(0))
+        for rows in others.split(max(1, _BLOCK // inputs.shape[1])):
+            right = (lacking[:, rows].T / ridge**0.5) @ scaled
+            solution[rows] = conjugate_gradients(product, preconditioner, right, copies[rows])
     return solution

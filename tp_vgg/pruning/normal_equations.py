@@ -24,22 +24,34 @@ _STRIP = 256
 
 
 @dataclass(frozen=True)
+class InputSums:
+    """These are sums over a layer's inputs X, in fp64; they are centred if the layer has a bias."""
+
+    gram: torch.Tensor
+    """XᵀX, [columns, columns]."""
+    squares: torch.Tensor
+    """Diagonal of XᵀX before it was centred, [columns]."""
+    mean: torch.Tensor
+    """Mean of X, [columns]; 0 if the layer has no bias."""
+
+    def of_columns(self, columns: torch.Tensor) -> InputSums:
+        """Return the sums over the inputs ``columns`` alone, int64 [columns]."""
+        gram = self.gram[columns[:, None], columns]
+        return InputSums(gram, self.squares[columns], self.mean[columns])
+
+
+@dataclass(frozen=True)
 class NormalEquations:
-    """These are the sums that a regression of a layer's missing outputs on its inputs needs.
+    """These are the sums that a regression of a layer's missing outputs r on its inputs X needs.
 
     They are fp64, and centred if the layer has a bias.
     """
 
-    gram: torch.Tensor
-    """XᵀX, [columns, columns]."""
-    mean_square: float
-    """Mean of the diagonal of XᵀX before it was centred."""
+    inputs: InputSums
     cross: torch.Tensor
     """rᵀX, [rows, columns]."""
-    input_mean: torch.Tensor
-    """Mean of X, [columns]."""
     lacking_mean: torch.Tensor
-    """Mean of r, [rows]."""
+    """Mean of r, [rows]; 0 if the layer has no bias."""
 
 
 def as_matrix(weight: torch.Tensor) -> torch.Tensor:
@@ -56,7 +68,7 @@ def as_weight(matrix: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 class ConvSums:
-    """These sums over a conv's patches X and its wanted outputs Y grow block by block.
+    """These sums over a conv's patches X and, if given, its wanted outputs Y grow block by block.
 
     At most :data:`POSITIONS` positions of each output map are drawn by ``generator``, a CPU
     generator. All blocks have maps of one size.
@@ -73,11 +85,12 @@ class ConvSums:
         self._products: list[tuple[PixelPairs, torch.Tensor]] = []
         self._ended = False
 
-    def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
-        """Count inputs [n, channels, H, W] and the wanted outputs [n, rows, H', W']."""
+    def add(self, inputs: torch.Tensor, wanted: torch.Tensor | None = None) -> None:
+        """Count inputs [n, channels, H, W] and the wanted outputs [n, rows, H', W'], if any."""
         assert not self._ended
         if self._read is None:
-            read = pixels_read(self._conv, inputs.shape[2:], wanted.shape[2:])
+            out = self._conv(inputs[:1]).shape[2:]
+            read = pixels_read(self._conv, inputs.shape[2:], out)
             self._read = read.to(inputs.device)
             if len(read) <= POSITIONS:
                 channels = inputs.shape[1]
@@ -90,66 +103,67 @@ class ConvSums:
         else:
             self._add_drawn(inputs, wanted, self._read)
 
-    def _add_all(self, inputs: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor) -> None:
+    def _add_all(
+        self, inputs: torch.Tensor, wanted: torch.Tensor | None, read: torch.Tensor
+    ) -> None:
         pixels = inputs.flatten(2).permute(2, 0, 1).contiguous()
         for pairs, product in self._products:
             first, second = pixels[pairs.first], pixels[pairs.second]
             product += first.flatten(0, 1).T @ second.flatten(0, 1)
-        conv = self._conv
-        self._cross += as_matrix(
-            conv2d_weight(
-                inputs, conv.weight.shape, wanted, conv.stride, padding_of(conv), conv.dilation
-            )
-        )
         sums = pixels.sum(1, dtype=torch.float64)
         sums = torch.cat([sums, torch.zeros_like(sums[:1])])  # the last one is the padding
         self._input += sums[read].sum(0).flatten()
-        self._wanted += wanted.sum((0, 2, 3), dtype=torch.float64)
         self._count += len(read) * len(inputs)
+        if wanted is not None:
+            conv = self._conv
+            self._cross += as_matrix(
+                conv2d_weight(
+                    inputs, conv.weight.shape, wanted, conv.stride, padding_of(conv), conv.dilation
+                )
+            )
+            self._wanted += wanted.sum((0, 2, 3), dtype=torch.float64)
 
-    def _add_drawn(self, inputs: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor) -> None:
-        drawn = torch.rand(len(wanted), len(read), generator=self._generator, dtype=torch.float32)
+    def _add_drawn(
+        self, inputs: torch.Tensor, wanted: torch.Tensor | None, read: torch.Tensor
+    ) -> None:
+        drawn = torch.rand(len(inputs), len(read), generator=self._generator, dtype=torch.float32)
         drawn = drawn.topk(min(POSITIONS, len(read))).indices.to(read.device)
-        image = torch.arange(len(wanted), device=read.device)[:, None]
+        image = torch.arange(len(inputs), device=read.device)[:, None]
         pixels, taken = inputs.flatten(2).transpose(1, 2), read[drawn]
         padding = (taken == pixels.shape[1])[..., None]
         patches = pixels[image[:, :, None], taken.clamp(max=pixels.shape[1] - 1)]
         patches = patches.masked_fill_(padding, 0).flatten(2).flatten(0, 1)
-        outputs = wanted.flatten(2).transpose(1, 2)[image, drawn].flatten(0, 1)
         _add_gram(self._gram, patches)
-        self._cross += outputs.T @ patches
         self._input += patches.sum(0, dtype=torch.float64)
-        self._wanted += outputs.sum(0, dtype=torch.float64)
         self._count += len(patches)
+        if wanted is not None:
+            outputs = wanted.flatten(2).transpose(1, 2)[image, drawn].flatten(0, 1)
+            self._cross += outputs.T @ patches
+            self._wanted += outputs.sum(0, dtype=torch.float64)
 
-    def equations(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, channels: torch.Tensor | None = None
-    ) -> NormalEquations:
-        """Return the equations of r = Y − XW − bias. The sums must not grow afterwards.
+    def equations(self) -> NormalEquations:
+        """Return the equations of r = Y − XW − bias, for the conv's weight and bias.
 
-        ``weight`` [rows, inputs, kernel height, kernel width] and ``bias`` [rows] are those that
-        the conv has now. ``channels``, int64 [inputs]: the channels of X that it still reads;
-        ``None`` is all.
+        It is called at most once, and the sums must not grow afterwards.
         """
-        self._end()
-        gram, cross, inputs = self._gram, self._cross, self._input
-        if channels is not None:
-            width = self._conv.in_channels
-            taps = torch.arange(prod(weight.shape[2:]), device=channels.device)
-            columns = (taps[:, None] * width + channels).flatten()
-            gram, cross, inputs = gram[columns][:, columns], cross[:, columns], inputs[columns]
-        matrix = as_matrix(weight).double()
-        cross = cross - matrix @ gram
-        lacking = self._wanted - matrix @ inputs
+        bias = self._conv.bias
+        matrix = as_matrix(self._conv.weight).double()
+        gram = self._whole_gram()
+        cross = self._cross - matrix @ gram
+        lacking = self._wanted - matrix @ self._input
         if bias is not None:
-            cross -= torch.outer(bias.double(), inputs)
+            cross -= torch.outer(bias.double(), self._input)
             lacking -= bias.double() * self._count
-        return _centred(gram, cross, inputs, lacking, self._count, bias=bias is not None)
+        return _centred(gram, cross, self._input, lacking, self._count, bias=bias is not None)
 
-    def _end(self) -> None:
-        """Put the Gram matrix together, once."""
-        if self._ended:
-            return
+    def inputs(self) -> InputSums:
+        """Return the sums over the inputs, under the terms of :meth:`equations`."""
+        bias = self._conv.bias is not None
+        return _input_sums(self._whole_gram(), self._input, self._count, bias=bias)
+
+    def _whole_gram(self) -> torch.Tensor:
+        """Put the Gram matrix together."""
+        assert not self._ended
         gram, channels = self._gram, self._conv.in_channels
         for pairs, product in self._products:
             for row, column in pairs.taps:
@@ -157,6 +171,7 @@ class ConvSums:
                 upper[:channels, :channels] += product
         _mirror(gram, channels if self._products else _STRIP)
         self._products, self._ended = [], True
+        return gram
 
 
 def conv_equations(
@@ -169,17 +184,20 @@ def conv_equations(
     sums = ConvSums(conv, generator)
     for inputs, wanted in blocks:
         sums.add(inputs, wanted)
-    return sums.equations(conv.weight, conv.bias)
+    return sums.equations()
 
 
 def linear_equations(inputs: torch.Tensor, lacking: torch.Tensor, *, bias: bool) -> NormalEquations:
     """Return the normal equations of a linear layer, of inputs [n, columns] and r [n, rows]."""
-    gram = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64, device=inputs.device)
-    _add_gram(gram, inputs)
     sums = inputs.sum(0, dtype=torch.float64), lacking.sum(0, dtype=torch.float64)
     cross = (lacking.T @ inputs).double()
-    _mirror(gram, _STRIP)
-    return _centred(gram, cross, *sums, len(inputs), bias=bias)
+    return _centred(_gram(inputs), cross, *sums, len(inputs), bias=bias)
+
+
+def linear_inputs(inputs: torch.Tensor, *, bias: bool) -> InputSums:
+    """Return the sums over the inputs of a linear layer, fp32 [n, columns]."""
+    total = inputs.sum(0, dtype=torch.float64)
+    return _input_sums(_gram(inputs), total, len(inputs), bias=bias)
 
 
 def _centred(
@@ -191,13 +209,27 @@ def _centred(
     *,
     bias: bool,
 ) -> NormalEquations:
-    input_mean, lacking_mean = input_sum / count, lacking_sum / count
-    mean_square = float(gram.diagonal().mean())
+    inputs, lacking_mean = _input_sums(gram, input_sum, count, bias=bias), lacking_sum / count
     if not bias:
-        return NormalEquations(gram, mean_square, cross, 0 * input_mean, 0 * lacking_mean)
-    gram = torch.addr(gram, input_mean, input_mean, alpha=-count)
-    cross = torch.addr(cross, lacking_mean, input_mean, alpha=-count)
-    return NormalEquations(gram, mean_square, cross, input_mean, lacking_mean)
+        return NormalEquations(inputs, cross, 0 * lacking_mean)
+    cross = torch.addr(cross, lacking_mean, inputs.mean, alpha=-count)
+    return NormalEquations(inputs, cross, lacking_mean)
+
+
+def _input_sums(gram: torch.Tensor, total: torch.Tensor, count: int, *, bias: bool) -> InputSums:
+    """Centre ``gram``, in place, unless there is no ``bias``."""
+    squares, mean = gram.diagonal().clone(), total / count
+    if not bias:
+        return InputSums(gram, squares, 0 * mean)
+    return InputSums(gram.addr_(mean, mean, alpha=-count), squares, mean)
+
+
+def _gram(x: torch.Tensor) -> torch.Tensor:
+    """Return xᵀx, fp64 [columns, columns]; ``x`` is fp32 [samples, columns]."""
+    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    _add_gram(total, x)
+    _mirror(total, _STRIP)
+    return total
 
 
 def _add_gram(total: torch.Tensor, x: torch.Tensor) -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from tp_vgg.network.masks import refresh_masked_weights
-from tp_vgg.pruning.least_squares import solve_gram, solve_samples
+from tp_vgg.pruning.least_squares import GramSystem, solve_samples
 from tp_vgg.pruning.normal_equations import (
-    NormalEquations,
+    InputSums,
     as_matrix,
     as_weight,
     conv_equations,
@@ -28,8 +28,10 @@ RIDGE = 0.1
 """Strength λ of the pull to the present weights, as a part of the inputs' mean square."""
 _LEAST_SQUARE = 1e-30
 """Mean square of inputs that count as zeros: below it, squares lose their digits in fp32."""
-_WIDEST_GRAM = 8192
+WIDEST_GRAM = 8192
 """Most columns of a linear layer whose Gram matrix is held; it takes 0.5 GB in fp64."""
+_FEW = 0.1
+"""Part of a linear layer's rows that may be solved by products with X itself."""
 
 
 @dataclass(frozen=True)
@@ -68,47 +70,92 @@ def correction(
     channel.
 
     Sums of fp32 products are solved in fp64. A linear layer with fewer samples than inputs is
-    solved in the dual form, unless it has zeros and at most 8,192 inputs. With zeros and more
-    inputs, conjugate gradients multiply by X itself, in fp32.
+    solved in the dual form, unless many of its rows have zeros and it has at most 8,192 inputs.
+    Rows with zeros are otherwise solved by conjugate gradients that multiply by X itself, in fp32.
     """
     if isinstance(layer, nn.Conv2d):
-        return conv_correction(layer, conv_equations(layer, blocks, generator))
+        equations = conv_equations(layer, blocks, generator)
+        copies = copies_of(layer, 1)
+        delta = gram_system(equations.inputs).solve(equations.cross, copies)
+        return as_correction(layer, delta, copies, 1, equations.inputs.mean, equations.lacking_mean)
     inputs, wanted = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    return linear_correction(layer, inputs, wanted, reads)
-
-
-def conv_correction(conv: nn.Conv2d, equations: NormalEquations) -> Correction:
-    """Return the :func:`correction` of ``conv``, whose normal equations are given."""
-    copies = _copies(as_matrix(conv.weight.detach()), 1)
-    ridge = _ridge(equations.mean_square)
-    delta = solve_gram(equations.gram, equations.cross, copies, ridge)
-    bias = None
-    if conv.bias is not None:
-        bias = (equations.lacking_mean - delta @ equations.input_mean).float()
-    return Correction(as_weight(delta.float(), conv.weight.shape), bias)
+    lacking = wanted - layer(inputs)
+    inputs, reads = one_of_equal(inputs, reads)
+    return linear_correction(layer, inputs, lacking, reads)
 
 
 def linear_correction(
-    linear: nn.Linear, inputs: torch.Tensor, wanted: torch.Tensor, reads: int = 1
+    linear: nn.Linear, inputs: torch.Tensor, lacking: torch.Tensor, reads: int
 ) -> Correction:
-    """Return the :func:`correction` of ``linear`` for inputs [n, features] and wanted outputs."""
-    lacking = wanted - linear(inputs)
+    """Return the :func:`correction` of ``linear`` for inputs [n, columns] and r, [n, rows].
+
+    ``reads``: each column stands for so many neighbouring inputs (:func:`one_of_equal`).
+    """
+    copies, bias = copies_of(linear, reads), linear.bias is not None
+    if takes_gram(len(inputs), copies):
+        equations = linear_equations(inputs, lacking, bias=bias)
+        delta = gram_system(equations.inputs).solve(equations.cross, copies)
+        input_mean, lacking_mean = equations.inputs.mean, equations.lacking_mean
+    else:
+        input_mean, lacking_mean = (
+            x.mean(0) if bias else x.new_zeros(x.shape[1]) for x in (inputs, lacking)
+        )
+        ridge = _ridge(float(inputs.square().sum(dtype=torch.float64)) / inputs.shape[1])
+        delta = solve_samples(inputs - input_mean, lacking - lacking_mean, copies, ridge)
+    return as_correction(linear, delta, copies, reads, input_mean, lacking_mean)
+
+
+def gram_system(inputs: InputSums) -> GramSystem:
+    """Return the system of these sums, with the ridge that belongs to them."""
+    return GramSystem(inputs.gram, _ridge(float(inputs.squares.mean())))
+
+
+def takes_gram(samples: int, copies: torch.Tensor) -> bool:
+    """Return True if a linear layer is solved from its Gram matrix, not from the inputs.
+
+    ``copies``: what :func:`copies_of` returns.
+    """
+    columns = copies.shape[1]
+    partly = (copies != copies.amax()).any(1).double().mean()
+    return samples >= columns or (float(partly) > _FEW and columns <= WIDEST_GRAM)
+
+
+def one_of_equal(inputs: torch.Tensor, reads: int) -> tuple[torch.Tensor, int]:
+    """Return one of each ``reads`` neighbouring inputs if they are equal, and how many it is.
+
+    ``inputs``: [n, features]. If some differ, they are returned as they are, with 1.
+    """
     if reads > 1:
         by_channel = inputs.unflatten(1, (-1, reads))
         if bool((by_channel == by_channel[:, :, :1]).all()):
-            inputs = by_channel[:, :, 0].contiguous()
-        else:
-            reads = 1
-    copies = _copies(linear.weight.detach(), reads)
-    delta, input_mean, lacking_mean = _solve_linear(
-        inputs, lacking, copies, bias=linear.bias is not None
-    )
-    bias = None if linear.bias is None else (lacking_mean - delta @ input_mean).float()
-    weight = (delta / copies.clamp(min=1)).float()
-    if reads > 1:
-        nonzero = linear.weight.detach() != 0
-        weight = weight.repeat_interleave(reads, 1).mul_(nonzero)
-    return Correction(weight, bias)
+            return by_channel[:, :, 0].contiguous(), reads
+    return inputs, 1
+
+
+def copies_of(layer: nn.Conv2d | nn.Linear, reads: int) -> torch.Tensor:
+    """Return how many weights of each row are not 0, among ``reads`` (≤ 255) neighbours; uint8."""
+    nonzero = (as_matrix(layer.weight.detach()) != 0).to(torch.uint8)
+    return nonzero.unflatten(1, (-1, reads)).sum(2, dtype=torch.uint8) if reads > 1 else nonzero
+
+
+def as_correction(
+    layer: nn.Conv2d | nn.Linear,
+    delta: torch.Tensor,
+    copies: torch.Tensor,
+    reads: int,
+    input_mean: torch.Tensor,
+    lacking_mean: torch.Tensor,
+) -> Correction:
+    """Return δ [rows, columns] as a correction of ``layer``.
+
+    ``copies``: what :func:`copies_of` returns; ``input_mean`` [columns] and ``lacking_mean``
+    [rows]: means of X and r.
+    """
+    bias = None if layer.bias is None else (lacking_mean - delta @ input_mean).float()
+    if reads == 1:
+        return Correction(as_weight(delta.float(), layer.weight.shape), bias)
+    weight = (delta / copies.clamp(min=1)).float().repeat_interleave(reads, 1)
+    return Correction(weight.mul_(layer.weight.detach() != 0), bias)
 
 
 def refit(
@@ -149,31 +196,5 @@ def relative_error(layer: nn.Module, pairs: Iterable[tuple[torch.Tensor, torch.T
     return math.sqrt(missed / (float(spread.squares.sum()) or size or 1.0))
 
 
-def _copies(weight: torch.Tensor, reads: int) -> torch.Tensor:
-    """Return how many weights of each row are not 0, among ``reads`` (≤ 255) neighbours; uint8."""
-    nonzero = (weight != 0).to(torch.uint8)
-    return nonzero.unflatten(1, (-1, reads)).sum(2, dtype=torch.uint8) if reads > 1 else nonzero
-
-
 def _ridge(mean_square: float) -> float:
     return RIDGE * mean_square if mean_square > _LEAST_SQUARE else 1.0
-
-
-def _solve_linear(
-    inputs: torch.Tensor, lacking: torch.Tensor, copies: torch.Tensor, *, bias: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return δ [rows, columns], and the means of the inputs and of what is lacking."""
-    samples, columns = inputs.shape
-    all_read = bool((copies == copies.amax()).all())
-    if samples >= columns or (not all_read and columns <= _WIDEST_GRAM):
-        equations = linear_equations(inputs, lacking, bias=bias)
-        ridge = _ridge(equations.mean_square)
-        delta = solve_gram(equations.gram, equations.cross, copies, ridge)
-        return delta, equations.input_mean, equations.lacking_mean
-    input_mean, lacking_mean = (
-        x.mean(0) if bias else x.new_zeros(x.shape[1]) for x in (inputs, lacking)
-    )
-    ridge = _ridge(float(inputs.square().sum(dtype=torch.float64)) / columns)
-    inputs, lacking = inputs - input_mean, lacking - lacking_mean
-    delta = solve_samples(inputs, lacking, copies, ridge)
-    return delta, input_mean, lacking_mean

@@ -15,7 +15,7 @@ from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
 from tp_vgg.network.vgg.fold import fold_head_columns
 from tp_vgg.pruning.dense_refits import DenseRefits, DenseWalk
-from tp_vgg.pruning.repair import has_zeros, repair_sample
+from tp_vgg.pruning.repair import is_sparse, repair_sample
 from tp_vgg.pruning.repair_sample import RepairSample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
 from tp_vgg.sensitivity.fused_layer import FusedLayer
@@ -53,8 +53,8 @@ class Reconstruction:
     ) -> None:
         """``orders``: the channels of each layer by falling importance; empty: zeros are swept."""
         self._model, self._seed, self._orders = model, seed, orders
-        zeros = not orders or has_zeros(model)
-        self._sample = RepairSample.of(images.images, has_zeros=zeros, flip=images.flip, seed=seed)
+        zeros = not orders or is_sparse(model)
+        self._sample = RepairSample.of(images.images, is_sparse=zeros, flip=images.flip, seed=seed)
         self._walk = DenseWalk(model, self._sample)
         self._reads = {row.name: row.reads for row in model.spec.rows}
         self._last: tuple[str, list[FusedLayer]] = "", []
@@ -66,25 +66,22 @@ class Reconstruction:
 
         They are the first ones of ``order``, int64 [channels], and come in that order.
         """
-        reads = self._reads[fused.name]
 
         def refitted(part: Segment, refits: DenseRefits) -> list[FusedLayer]:
             of_count: dict[int, FusedLayer] = {len(order): fused}
             for count in counts:
                 if count not in of_count:
-                    layer = refits.narrowed(order[:count], reads)
-                    of_count[count] = self._fused(fused, part, layer)
+                    of_count[count] = self._fused(fused, part, refits.narrowed(order[:count]))
             return [of_count[count] for count in counts]
 
         return self._refitted(fused.name, refitted)
 
     def masked(self, fused: FusedLayer, masks: Sequence[torch.Tensor]) -> list[FusedLayer]:
         """Return the layer ``fused`` refitted for each of ``masks``, bool in its weight's shape."""
-        reads = self._reads[fused.name]
         return self._refitted(
             fused.name,
             lambda part, refits: [
-                fused if bool(mask.all()) else self._fused(fused, part, refits.masked(mask, reads))
+                fused if bool(mask.all()) else self._fused(fused, part, refits.masked(mask))
                 for mask in masks
             ],
         )
@@ -107,7 +104,8 @@ class Reconstruction:
             ):
                 self._model.eval()
                 part, inputs = self._walk.inputs_of(name)
-                refits = DenseRefits(part.layer, inputs, self._sample, self._seed)
+                reads = self._reads[name]
+                refits = DenseRefits(part.layer, reads, inputs, self._sample, self._seed)
                 self._last = name, levels(part, refits)
         return self._last[1]
 
