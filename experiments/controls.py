@@ -1,14 +1,16 @@
 """This script tests whether a gain comes from the plan: it compares the plan with controls.
 
-All meet the same budget of MACs in different ways (arms) and get the same fine-tuning:
+All meet the same budget of MACs in different ways (arms), are repaired without labels and get the
+same fine-tuning, or none with `--finetune-epochs 0`:
 
 - ours: the plan of `python -m tp_vgg plan`, with channels ranked by L1.
-- random: the same widths, with channels ranked at random.
+- uniform: one ratio for every swept layer, with channels ranked by L1.
+- random: the widths of ours, with channels ranked at random.
 - stock: one ratio for every conv, by torch-pruning's `BasePruner` with its L1 importance.
 - stock-plain: the same without distillation, the usual way to fine-tune.
-- scratch: the widths of ours with fresh weights. It is trained by the baseline's recipe, for the
-  epochs of the dense model and of the fine-tuning together; for the baseline's default epochs if
-  the dense model's file does not name its own. This is work for a GPU.
+- scratch: the widths of ours with fresh weights, not repaired. It is trained by the baseline's
+  recipe, for the epochs of the dense model and of the fine-tuning together; for the baseline's
+  default epochs if the dense model's file does not name its own. This is work for a GPU.
 - dense: the dense model with the same fine-tuning.
 
 The script can be stopped and run again: a finished run is a JSON file and is not repeated. The file
@@ -19,15 +21,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
-import torch_pruning as tp
+from control_arms import ARMS, MAKERS
 
 from tp_vgg import cli
 from tp_vgg.cli.command import Command, option
@@ -42,11 +42,10 @@ from tp_vgg.files.fingerprint import file_fingerprint, fingerprint
 from tp_vgg.files.read import read_json
 from tp_vgg.machine.environment import environment
 from tp_vgg.network.checkpoint import load, save
-from tp_vgg.network.network import realised_spec
-from tp_vgg.network.vgg.model import VGG, build
+from tp_vgg.network.vgg.model import VGG
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.planning.make_plan import make_plan
-from tp_vgg.pruning.structured import remove_channels
+from tp_vgg.planning.candidates import BEST, UNIFORM, candidates
+from tp_vgg.pruning.repair import repair
 from tp_vgg.report.text_table import text_table
 from tp_vgg.rundir.contents import sweep_table
 from tp_vgg.rundir.settings import Settings
@@ -57,73 +56,15 @@ from tp_vgg.stages.options import Finetune, StructuredOptions
 from tp_vgg.stages.session import Session, open_session
 from tp_vgg.stats import paired_runs
 
-ARMS = ("dense", "stock", "stock-plain", "random", "ours", "scratch")
-"""Names of the arms that `--arms` takes."""
-
-
-def pruned(dense: VGG, target: VGGSpec, importance: str = "l1", seed: int = 0) -> VGG:
-    """Return a copy of the dense model with the widths of ``target``.
-
-    The channels of least ``importance`` are removed; ``seed`` is that of the importance random.
-    """
-    model = copy.deepcopy(dense)
-    model.kept = {}  # it would index the channels of the model that ``dense`` was pruned from
-    remove_channels(model, target, importance, seed)
-    return model
-
-
-def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
-    """Return the widest network of the stock pruner that has at most the MACs of ``target``.
-
-    All convs have the same ratio, a multiple of 0.001.
-    """
-    for thousandth in range(1, 1000):
-        ratio = thousandth / 1000
-        widths = {
-            name: int(width * (1 - ratio))
-            for name, width in zip(dense.spec.conv_names, dense.spec.widths, strict=True)
-        }
-        if dense.spec.with_widths(widths).macs() <= target.macs():
-            break
-    model = copy.deepcopy(dense).cpu()
-    size = model.spec.image_size
-    pruner = tp.pruner.BasePruner(
-        model,
-        torch.zeros(1, 3, size, size),
-        tp.importance.MagnitudeImportance(p=1),
-        pruning_ratio=ratio,
-        ignored_layers=[model.get_submodule(name) for name in model.spec.linear_names],
-    )
-    pruner.step()
-    model.spec, model.kept = realised_spec(model), {}
-    assert model.spec.macs() <= target.macs()
-    return model
-
-
-def scratch(dense: VGG, target: VGGSpec, seed: int) -> VGG:
-    """Return a network with the widths of ``target`` and fresh weights, drawn from ``seed``."""
-    torch.manual_seed(seed)
-    model = build(target)
-    model.meta = dict(dense.meta)
-    return model
-
-
-MAKERS: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
-    "dense": lambda dense, _target, _seed: copy.deepcopy(dense),
-    "stock": stock,
-    "stock-plain": stock,
-    "random": lambda dense, target, seed: pruned(dense, target, "random", seed),
-    "ours": lambda dense, target, _seed: pruned(dense, target),
-    "scratch": scratch,
-}
-"""The function of each arm that makes its network.
-
-Arguments: the dense model, the spec with the plan's widths, and a seed."""
-
 
 def hits_of(model: VGG, session: Session) -> np.ndarray:
     """Return, for each test image, whether the model classifies it correctly: bool ``[N]``."""
     return hits(model.to(session.device), session.data.test, Normalisation.of(model.meta))
+
+
+def accuracy_of(hits: np.ndarray) -> Accuracy:
+    """Return the accuracy of what :func:`hits_of` returns."""
+    return Accuracy.of(int(hits.sum()), len(hits))
 
 
 def unpacked(run: dict[str, Any]) -> np.ndarray:
@@ -139,14 +80,19 @@ def one_run(
     arm: str,
     seed: int,
     finetune: Finetune,
+    repairs: bool,
     folder: Path,
 ) -> dict[str, Any]:
     """Return the result of one arm with one seed, from its JSON file in ``folder`` or done now.
 
     ``weights``: the SHA-256 of the dense model's file. ``target``: the widths of the plan.
+    ``repairs``: the network is repaired before it is fine-tuned.
     """
     settings = replace(session.settings, seed=seed)
-    epochs = finetune.epochs or structured_epochs(settings, StructuredOptions())
+    repairs = repairs and arm not in ("dense", "scratch")
+    epochs = finetune.epochs
+    if epochs is None:
+        epochs = structured_epochs(settings, StructuredOptions())
     if arm == "stock-plain":
         finetune = replace(finetune, distill=False)
     trained = dense.meta.get("training") or {}
@@ -165,17 +111,26 @@ def one_run(
         asdict(recipe),
         data_summary(session.data),
         str(session.precision),
+        *(["reconstruct"] if repairs else []),
     )
     path = folder / f"{arm}-s{seed}-{key[:8]}.json"
     finished = read_json(path)
     if finished is not None:
         return finished
     model = MAKERS[arm](dense, target, seed).to(session.device)
-    one_shot_hits = hits_of(model, session)
+    found = removed = hits_of(model, session)
+    repaired = None
+    if repairs:
+        train, flip = session.data.train, session.data.flip
+        repair(model, dense, train, flip=flip, seed=seed, quiet=session.settings.quiet)
+        found = hits_of(model, session)
+        repaired = asdict(accuracy_of(found))
     partial = path.with_suffix(".partial.pth")
-    teacher = copy.deepcopy(dense).eval() if recipe.distill_weight else None
-    history = session.fit(model, recipe, partial, f"{arm}, seed {seed}", teacher)
-    tuned_hits = hits_of(model, session)
+    history = []
+    if recipe.epochs:
+        teacher = copy.deepcopy(dense).eval() if recipe.distill_weight else None
+        history = session.fit(model, recipe, partial, f"{arm}, seed {seed}", teacher)
+        found = hits_of(model, session)
     save(model, path.with_suffix(".pth"))
     run = {
         "arm": arm,
@@ -186,12 +141,13 @@ def one_run(
         "widths": model.spec.widths,
         "macs": model.spec.macs(),
         "params": model.spec.params(),
-        "one_shot": asdict(Accuracy.of(int(one_shot_hits.sum()), len(one_shot_hits))),
-        "test": asdict(Accuracy.of(int(tuned_hits.sum()), len(tuned_hits))),
+        "one_shot": asdict(accuracy_of(removed)),
+        "repaired": repaired,
+        "test": asdict(accuracy_of(found)),
         "history": [asdict(epoch) for epoch in history],
         "data": data_summary(session.data),
         "environment": environment(session.device),
-        "hits": pack_hits(tuned_hits),
+        "hits": pack_hits(found),
     }
     write_json(path, run)
     partial.unlink(missing_ok=True)
@@ -201,7 +157,8 @@ def one_run(
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Render one row per arm: means over the seeds, and paired differences to other arms.
 
-    ``runs``: the results of each arm, one per seed. A difference is the arm's test accuracy minus
+    ``runs``: the results of each arm, one per seed. "Final" is after the fine-tuning, if there was
+    any. A difference is the arm's test accuracy minus
     that of the dense arm or a stock arm, in percentage points. It is paired by image, and averaged
     over the seeds (:func:`tp_vgg.stats.paired_runs`).
     """
@@ -212,8 +169,9 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
             arm,
             f"{of_arm[0]['macs'] / 1e6:.2f} M",
             f"{of_arm[0]['params'] / 1e6:.2f} M",
-            f"{np.mean([run['one_shot']['accuracy'] for run in of_arm]):.2f} %",
-            f"{np.mean(accuracies):.2f} %",
+            mean_of(of_arm, "one_shot"),
+            mean_of(of_arm, "repaired"),
+            mean_of(of_arm, "test"),
             " ".join(f"{accuracy:.2f}" for accuracy in accuracies),
         ]
         for other in ("dense", "stock", "stock-plain"):
@@ -230,14 +188,23 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "MACs",
         "params",
-        "one-shot",
-        "fine-tuned, mean",
+        "as removed",
+        "repaired",
+        "final, mean",
         "by seed",
         "against dense [95 %]",
         "against stock [95 %]",
         "against stock-plain [95 %]",
     ]
     return text_table(header, rows)
+
+
+def mean_of(runs: list[dict[str, Any]], key: str) -> str:
+    """Render the mean accuracy ``key`` of ``runs``; "" if one has none."""
+    accuracies = [run.get(key) for run in runs]
+    if None in accuracies:
+        return ""
+    return f"{np.mean([accuracy['accuracy'] for accuracy in accuracies]):.2f} %"
 
 
 @click.command(cls=Command)
@@ -259,16 +226,23 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
 )
 @option(
     "--finetune-epochs",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=0),
     metavar="N",
     show_default="2 on digits, else 5",
     help="Epochs of fine-tuning.",
 )
 @option(
+    "--repair",
+    "repair_kind",
+    type=click.Choice(["none", "reconstruct"]),
+    default="reconstruct",
+    help="What corrects the pruned networks before any fine-tuning.",
+)
+@option(
     "--arms",
     default="dense,stock,random,ours",
     metavar="NAME,NAME,…",
-    help="What to compare; there are stock-plain and scratch too.",
+    help="What to compare; there are uniform, stock-plain and scratch too.",
 )
 @finetune_options
 def main(
@@ -278,6 +252,7 @@ def main(
     round_to: int,
     seeds: int,
     arms: str,
+    repair_kind: str,
     finetune: Finetune,
 ) -> None:
     """Print a table of all arms; the runs are in OUT/controls."""
@@ -293,21 +268,38 @@ def main(
         raise BadInput(
             f"--sweep: {sweep}: is of another model than --checkpoint {settings.checkpoint}"
         )
-    plan = make_plan(swept, {"macs": budget}, round_to=round_to)
+    plans = candidates(swept, {"macs": budget}, 1, round_to=round_to)
     dense = load_model(settings, settings.checkpoint)
-    target = dense.spec.with_widths({row.layer: row.after for row in plan.layers})
+    targets = {
+        name: dense.spec.with_widths({row.layer: row.after for row in plan.layers})
+        for name, plan in plans.items()
+    }
     runs: dict[str, list[dict[str, Any]]] = {}
     with open_session(settings, dense) as session:
         folder = session.run.work / "controls"
         folder.mkdir(exist_ok=True, parents=True)
         dense = load(settings.checkpoint).to(session.device)
+        dense.kept = {}  # it would index the channels of a model that this one was pruned from
         for seed in range(seeds):
             for arm in names:
-                run = one_run(session, dense, weights, target, arm, seed, finetune, folder)
+                target = targets[BEST]
+                if arm == "uniform":
+                    target = targets.get(UNIFORM, target)  # not there if the plan is uniform
+                run = one_run(
+                    session,
+                    dense,
+                    weights,
+                    target,
+                    arm,
+                    seed,
+                    finetune,
+                    repair_kind != "none",
+                    folder,
+                )
                 runs.setdefault(arm, []).append(run)
                 click.echo(
-                    f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % one-shot,"
-                    f" {run['test']['accuracy']:.2f} % fine-tuned"
+                    f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % as removed,"
+                    f" {run['test']['accuracy']:.2f} % in the end"
                 )
     click.echo(table(runs))
 

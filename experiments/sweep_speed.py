@@ -2,8 +2,10 @@
 
 (a) is the notebook's naive loop: for every point a deep copy, a new dependency graph or mask, and
 the whole network over a DataLoader of batch 128 in contiguous fp32. (b) runs the engine's kernels
-on the whole pruned network for every point, so nothing is reused between points. The three take
-turns layer by layer on the same images, and their correct-counts are compared.
+on the whole pruned network for every point, so nothing is reused between points. The sweep after
+the repair (`sensitivity --repair reconstruct`) is timed too. All take turns layer by layer on the
+same images, and the correct-counts of the engine, (a) and (b) are compared. (a) and (b) may have
+fewer images (`--loop-images`); their seconds are then multiplied.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -32,6 +35,7 @@ from tp_vgg.network.masks import remove_masks
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.repairs import REPAIR_IMAGES
 from tp_vgg.pruning.structured import rank, remove_channels
 from tp_vgg.pruning.unstructured import mask_layers
 from tp_vgg.report.text_table import text_table
@@ -39,6 +43,7 @@ from tp_vgg.sensitivity.chain import Chain, fused_layers_of, with_channels_in_or
 from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer
 from tp_vgg.sensitivity.kernels import Direct
 from tp_vgg.sensitivity.question import SweepQuestion
+from tp_vgg.sensitivity.reconstructed import RepairImages
 from tp_vgg.sensitivity.resolved import ResolvedSweep
 from tp_vgg.sensitivity.sweep import run
 from tp_vgg.sensitivity.table import LEVELS
@@ -111,20 +116,74 @@ def chain_correct(
     return hits
 
 
-class Turns:
-    """A Turns stands in for the engine's journal, so that the three methods take turns.
-
-    Whenever the engine has finished a layer, (a) and (b) evaluate the same layer.
-    """
+class Repaired:
+    """It stands in for the journal of the sweep after the repair, which waits after each layer."""
 
     def __init__(self, model: VGG, split: Split, sweep: ResolvedSweep) -> None:
+        self.entries: list[dict[str, Any]] = []
+        """Entries of an earlier run, as a journal has them; there are none."""
+        self._device = split.labels.device
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._swept: tuple[dict[str, Any], float] | None = None
+        self._start = 0.0
+
+        def work() -> None:
+            self._go.acquire()
+            try:
+                self._start = now(self._device)
+                run(model, split, sweep, "", self)  # type: ignore[arg-type]
+            finally:
+                self._done.release()
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def append(self, *entries: dict[str, Any]) -> None:
+        """Take the time of the layer, and wait for the next turn."""
+        self._swept = entries[0], now(self._device) - self._start
+        self._done.release()
+        self._go.acquire()
+        self._start = now(self._device)
+
+    def turn(self, entry: dict[str, Any]) -> float:
+        """Sweep the layer and images of ``entry``, which the plain sweep has; return the seconds.
+
+        Raises ``RuntimeError`` if other ones come, or none.
+        """
+        self._swept = None
+        self._go.release()
+        self._done.acquire()
+        if self._swept is None:
+            raise RuntimeError("the sweep after the repair failed; its traceback is above")
+        swept, seconds = self._swept
+        if (swept["layer"], swept["n"]) != (entry["layer"], entry["n"]):
+            raise RuntimeError("the images must be in memory at once, for both sweeps")
+        return seconds
+
+    def finish(self) -> None:
+        """Let the sweep end behind its last layer."""
+        self._go.release()
+        self._thread.join()
+
+
+class Turns:
+    """A Turns stands in for the engine's journal, so that the methods take turns.
+
+    Whenever the engine has finished a layer, the others evaluate the same layer.
+    """
+
+    def __init__(
+        self, model: VGG, split: Split, sweep: ResolvedSweep, repaired: Repaired, loop_images: int
+    ) -> None:
         self.entries: list[dict[str, Any]] = []
         """Entries of an earlier run, as a journal has them; there are none."""
         self.seconds: dict[str, dict[str, float]] = {}
         """Seconds by layer and method."""
         self.differences: dict[str, list[int]] = {"naive": [], "whole": []}
         """Absolute difference of each point's correct-count from the engine's."""
-        self._model, self._split, self._sweep = model, split, sweep
+        self._model, self._sweep, self._repaired = model, sweep, repaired
+        self._images = len(split)
+        self._split = split = Split(split.images[:loop_images], split.labels[:loop_images])
         self._normalisation = Normalisation.of(model.meta)
         self._device = split.labels.device
         images = self._normalisation(split.images).contiguous()
@@ -139,21 +198,23 @@ class Turns:
         self.start = now(self._device)
 
     def append(self, *entries: dict[str, Any]) -> None:
-        """Take the time of the engine's layer, then evaluate its points by (a) and (b)."""
+        """Take the time of the engine's layer, then evaluate its points by the others."""
         engine = now(self._device) - self.start
         name = entries[0]["layer"]
-        assert entries[0]["n"] == len(self._split), "the images must be in memory at once"
-        seconds = {"engine": engine, "naive": 0.0, "whole": 0.0}
+        assert entries[0]["n"] == self._images, "the images must be in memory at once"
+        repaired = self._repaired.turn(entries[0])
+        seconds = {"engine": engine, "repaired": repaired, "naive": 0.0, "whole": 0.0}
+        loops = self._images / len(self._split)
         for entry, removed in zip(entries, self._sweep.removed.get(name, ()), strict=False):
             point = (self._sweep.kind, name, entry["ratio"], removed)
-            correct = int(unpack_hits(entry["hits"], entry["n"]).sum())
+            correct = int(unpack_hits(entry["hits"], entry["n"])[: len(self._split)].sum())
             start = now(self._device)
             naive = naive_correct(naive_point(self._model, *point), self._loader, self._device)
             between = now(self._device)
             chain = whole_chain(self._model, self._layers, *point)
             whole = chain_correct(chain, self._split, self._normalisation, self._buffers)
-            seconds["naive"] += between - start
-            seconds["whole"] += now(self._device) - between
+            seconds["naive"] += loops * (between - start)
+            seconds["whole"] += loops * (now(self._device) - between)
             self.differences["naive"].append(abs(correct - naive))
             self.differences["whole"].append(abs(correct - whole))
         self.seconds[name or "the rest of the dense pass"] = seconds
@@ -220,6 +281,12 @@ def _direct(layer: FusedLayer, x: torch.Tensor, buffers: Buffers) -> Callable[[]
     help="Number of images from the test split.",
 )
 @click.option(
+    "--loop-images",
+    type=click.IntRange(min=1),
+    show_default="all",
+    help="Number of them for (a) and (b).",
+)
+@click.option(
     "--kind",
     "kinds",
     type=click.Choice(["structured", "unstructured"]),
@@ -239,56 +306,62 @@ def main(
     dataset: str,
     data_dir: Path,
     images: int,
+    loop_images: int | None,
     kinds: tuple[Kind, ...],
     device: str,
     trials: int,
 ) -> None:
-    """Print the seconds of the three methods by layer, and the time of each kernel alone.
+    """Print the seconds of the methods by layer, and the time of each kernel alone.
 
     Beside the seconds are the ratios to the engine and the largest difference in correct-count. The
     report as JSON goes to stderr.
     """
     place = pick_device(device)
     model = load(checkpoint).eval().to(place)
-    split = load_data(dataset, data_dir, place, limits=(1, 1, images)).test
+    data = load_data(dataset, data_dir, place, limits=(REPAIR_IMAGES, 1, images))
+    split, loop_images = data.test, min(loop_images or images, len(data.test))
+    sample = RepairImages.of("--dataset", data.train, model, 0, flip=data.flip)
     report: dict[str, Any] = {
         "images": len(split),
+        "loop_images": loop_images,
         "levels": LEVELS,
         "environment": environment(place),
     }
     for kind in kinds or ("structured", "unstructured"):
         sweep = ResolvedSweep.of(SweepQuestion(kind), model)
-        turns = Turns(model, split, sweep)
+        question = SweepQuestion(kind, repair="reconstruct")
+        repaired = Repaired(model, split, ResolvedSweep.of(question, model, None, sample))
+        turns = Turns(model, split, sweep, repaired, loop_images)
         with exact_fp32():
             run(model, split, sweep, "", turns)  # type: ignore[arg-type]
+            repaired.finish()
         totals = {
             method: sum(seconds[method] for seconds in turns.seconds.values())
-            for method in ("engine", "naive", "whole")
+            for method in ("engine", "repaired", "naive", "whole")
         }
         worst = {method: max(counts) for method, counts in turns.differences.items()}
         rows = [
             [
                 name,
                 *(f"{seconds[method]:.1f}" for method in totals),
-                *(f"{seconds[method] / seconds['engine']:.2f}" for method in ("naive", "whole")),
+                *(f"{seconds[method] / seconds['engine']:.2f}" for method in list(totals)[1:]),
             ]
             for name, seconds in (*turns.seconds.items(), ("all", totals))
         ]
         click.echo(
             f"\n{kind}, {sweep.precision}, {len(split)} images, {len(LEVELS)} levels; seconds"
+            f" ((a) and (b): {loop_images} images, times {len(split) / loop_images:g})"
         )
-        click.echo(
-            text_table(
-                ["layer", "engine", "(a) naive", "(b) no prefix", "(a) ÷ engine", "(b) ÷ engine"],
-                rows,
-            )
-        )
+        header = ["layer", "engine", "repaired", "(a) naive", "(b) no prefix"]
+        header += [f"{method} ÷ engine" for method in ("repaired", "(a)", "(b)")]
+        click.echo(text_table(header, rows))
         click.echo(
             f"largest difference in correct-count: {worst['naive']} to (a), {worst['whole']} to (b)"
         )
         report[kind] = {
             "precision": sweep.precision,
             "seconds": turns.seconds,
+            "repaired_ratio": totals["repaired"] / totals["engine"],
             "naive_ratio": totals["naive"] / totals["engine"],
             "whole_ratio": totals["whole"] / totals["engine"],
             "differences": turns.differences,

@@ -13,8 +13,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from helpers.networks import SMALL
+import torch
+from helpers.networks import SMALL, WIDE
 
+import tp_vgg
 from tp_vgg.network.checkpoint import save
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +84,7 @@ def test_repair_speed_compares_with_an_epoch_of_training(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> None:
+def test_sweep_speed_compares_all_sides(make_model, tmp_path: Path) -> None:
     save(make_model(), tmp_path / "small.pth")
     script = ROOT / "experiments" / "sweep_speed.py"
     options = [
@@ -92,6 +94,8 @@ def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> Non
         "digits",
         "--images",
         "60",
+        "--loop-images",
+        "30",
         "--trials",
         "1",
     ]
@@ -100,9 +104,15 @@ def test_sweep_speed_compares_the_three_sides(make_model, tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("largest difference in correct-count: 0 to (a), 0 to (b)") == 2
+    report = json.loads(done.stderr.splitlines()[-1])
     for kind in ("structured", "unstructured"):
         assert f"{kind}, " in done.stdout
-    report = json.loads(done.stderr.splitlines()[-1])
+        seconds = report[kind]["seconds"]
+        ratio = sum(x["repaired"] for x in seconds.values()) / sum(
+            x["engine"] for x in seconds.values()
+        )
+        assert report[kind]["repaired_ratio"] == pytest.approx(ratio)
+        assert len(seconds) >= 8 and all(x["repaired"] > 0 for x in seconds.values())
     assert len(report["structured"]["differences"]["naive"]) == 8 * 9
     assert report["environment"]["torch"]
 
@@ -187,7 +197,10 @@ def test_latency_honesty_compares_both_ways() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
+    "script",
+    sorted(
+        path.name for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text()
+    ),
 )
 def test_help_is_there(script: str, experiment) -> None:
     status, out, _ = experiment(script, "--help")
@@ -221,7 +234,7 @@ def test_controls_compare_arms_by_image_and_resume(
         "--seeds",
         "2",
     ]
-    options += ["--finetune-epochs", "1", "--arms", "dense,stock,random,ours"]
+    options += ["--finetune-epochs", "1", "--arms", "dense,stock,uniform,random,ours"]
 
     def run(*more: str) -> tuple[int, str, str]:
         return experiment("controls.py", *common, *options, *more)
@@ -229,17 +242,19 @@ def test_controls_compare_arms_by_image_and_resume(
     status, out, err = run()
     assert status == 0, err
     runs = [json.loads(path.read_text()) for path in (at_home / "o/controls").glob("*.json")]
-    assert len(runs) == 8
+    assert len(runs) == 10
     for found in runs:
+        assert (found["repaired"] is None) == (found["arm"] == "dense")
         assert found["arm"] == "dense" or found["macs"] <= 0.6 * SMALL.macs()
         assert found["test"]["n"] == 60
         assert found["precision"] in ("float32", "bfloat16")
     assert (
         len({tuple(found["widths"]) for found in runs if found["arm"] in ("ours", "random")}) == 1
     )
-    assert [line.split()[0] for line in out.splitlines()[-4:]] == [
+    assert [line.split()[0] for line in out.splitlines()[-5:]] == [
         "dense",
         "stock",
+        "uniform",
         "random",
         "ours",
     ]
@@ -261,6 +276,34 @@ def test_controls_compare_arms_by_image_and_resume(
     (at_home / "o/records/structured_sensitivity.json").write_text("[")
     status, _, err = run()
     assert (status, "can't be read as JSON" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_controls_without_fine_tuning_end_after_the_repair(
+    trained, call, experiment, at_home: Path
+) -> None:
+    dense = trained(WIDE)
+    save(dense, at_home / "wide.pth")
+    common = ["--dataset", "digits", "--limit-val", "40", "--out", "o", "--checkpoint", "wide.pth"]
+    sweep = ["--kind", "structured", "--levels", "0.3,0.6,0.9", "--repair", "reconstruct"]
+    assert call("sensitivity", *sweep, *common)[0] == 0
+    options = ["--sweep", "o/records/structured_sensitivity.json", "--round-to", "2"]
+    options += ["--seeds", "1", "--finetune-epochs", "0", "--arms", "stock,uniform,ours"]
+    status, out, err = experiment("controls.py", *common, *options)
+    assert status == 0, err
+    assert "as removed  repaired" in out
+    for path in (at_home / "o/controls").glob("*.json"):
+        run = json.loads(path.read_text())
+        assert run["repaired"] == run["test"] and run["history"] == []
+        assert run["repaired"]["accuracy"] > run["one_shot"]["accuracy"] + 10
+        pruned = tp_vgg.load(path.with_suffix(".pth"))
+        kept = pruned.kept["features.0"]
+        first, whole = (one.get_submodule("features.0").weight for one in (pruned, dense))
+        assert len(kept) < len(whole) and torch.equal(first, whole[kept])
+    status, _, err = experiment("controls.py", *common, *options, "--repair", "none")
+    assert status == 0, err
+    runs = [json.loads(path.read_text()) for path in (at_home / "o/controls").glob("*.json")]
+    assert sum(run["repaired"] is None for run in runs) == 3 and len(runs) == 6
 
 
 @pytest.mark.usefixtures("undrawn")

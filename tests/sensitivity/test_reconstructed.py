@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.networks import VARIANTS, WIDE
+from helpers.networks import SMALL, VARIANTS, WIDE
 
 import tp_vgg
 from tp_vgg.data.split import Normalisation
@@ -16,6 +16,7 @@ from tp_vgg.errors import BadInput
 from tp_vgg.machine.distributed import ALONE
 from tp_vgg.pruning import dense_refits
 from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.repair_sample import RepairSample
 from tp_vgg.report.plan_tables import render_sensitivity
 from tp_vgg.sensitivity import engine as engine_module
 from tp_vgg.sensitivity.engine import Engine
@@ -70,6 +71,31 @@ def test_logits_are_those_of_each_network_repaired(
             assert difference <= 1e-3, (layer, level, outcome)
     assert outcomes["unchanged"] == len(layers) and outcomes["refitted"] > 2 * len(layers)
     assert not model.training
+
+
+@pytest.mark.parametrize("zeros", [1, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_zeros_that_were_there_give_both_the_same_sample(
+    kind: Kind, zeros: int, make_model, few_digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = make_model(SMALL), []
+    model.get_submodule("features.8").weight.data.flatten()[:zeros] = 0
+    real = RepairSample.of
+
+    def of(*args, **options):
+        seen.append(options["zeroed"])
+        return real(*args, **options)
+
+    monkeypatch.setattr(RepairSample, "of", of)
+    layers, levels = ["features.4", "features.8"], (0.0005, 0.5)
+    train = few_digits.train
+    tp_vgg.sweep(model, few_digits.val, kind, levels=levels, layers=layers, reconstruct=train)
+    for layer in layers:
+        for level in levels:
+            _, outcome = by_itself(model, kind, layer, level, train)
+            if outcome == "unchanged":
+                seen.pop()
+    assert len(seen) >= 2 and set(seen) == {zeros > 1 or kind == "unstructured"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -87,7 +87,7 @@ class Preconditioner:
         """Approximate the Gram matrix plus 1 by its largest eigenvalues and its ``diagonal``.
 
         ``product`` multiplies by the Gram matrix. ``diagonal``: fp32 [columns].
-        They come from randomised subspace iteration (Halko, Martinsson & Tropp 2011).
+        The eigenvalues come from randomised subspace iteration (Halko, Martinsson & Tropp 2011).
         """
         columns = len(diagonal)
         generator = torch.Generator().manual_seed(0)

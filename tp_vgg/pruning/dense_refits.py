@@ -45,7 +45,7 @@ class DenseRefits:
         sample: RepairSample,
         seed: int,
     ) -> None:
-        """Take the sums; ``reads``: elements that it reads for each channel; for a conv, 1."""
+        """Go through the inputs; ``reads``: elements read of each channel, 1 for a conv."""
         self._layer, self._reads = layer, reads
         self._held: list[tuple[torch.Tensor, torch.Tensor]] = []
         fitted: list[torch.Tensor] = []
@@ -74,11 +74,11 @@ class DenseRefits:
         if isinstance(narrow, nn.Conv2d):
             narrow.in_channels = len(kept)
             taps = torch.arange(prod(narrow.kernel_size), device=kept.device)
-            found = (taps[:, None] * self._layer.weight.shape[1] + kept).flatten()
+            of_x = (taps[:, None] * self._layer.weight.shape[1] + kept).flatten()
         else:
             narrow.in_features = len(columns)
-            found = _neighbours(kept, self._reads // self._equal)
-        refit(narrow, self._correction(narrow, found), lambda: self._error(narrow, columns))
+            of_x = _neighbours(kept, self._reads // self._equal)
+        refit(narrow, self._correction(narrow, of_x), lambda: self._error(narrow, columns))
         return narrow
 
     def masked(self, mask: torch.Tensor) -> nn.Conv2d | nn.Linear:
@@ -102,26 +102,28 @@ class DenseRefits:
 
     def _correction(self, layer: nn.Conv2d | nn.Linear, columns: torch.Tensor | None) -> Correction:
         """Return the correction of ``layer``, which reads ``columns`` of X; ``None`` is all."""
-        lost = self._matrix(self._layer)
+        lost, copies = self._matrix(self._layer), copies_of(layer, self._equal)
+        lost_columns: torch.Tensor | slice = slice(None)
         if columns is None:
             lost = lost - self._matrix(layer)
         else:
-            lost = lost.index_add(1, columns, self._matrix(layer), alpha=-1)
-        places = lost.any(0).nonzero()[:, 0]
-        lost = lost[:, places]
-        copies = copies_of(layer, self._equal)
+            is_lost = torch.ones(lost.shape[1], dtype=torch.bool, device=lost.device)
+            is_lost[columns] = False
+            lost_columns = is_lost.nonzero()[:, 0]
+            lost = lost[:, lost_columns]
         if isinstance(layer, nn.Linear) and not (
             self._inputs.shape[1] <= WIDEST_GRAM and takes_gram(len(self._inputs), copies)
         ):
+            lacking = self._inputs[:, lost_columns] @ lost.T
             inputs = self._inputs if columns is None else self._inputs[:, columns]
-            lacking = self._inputs[:, places] @ lost.T
-            return linear_correction(layer, inputs, lacking, self._equal)
-        sums, system, gram = self._sums, self._system, self._gram[places]
+            return linear_correction(layer, inputs, lacking, copies, self._equal)
+        sums, system, scaled = self._sums, self._system, self._system.scaled[lost_columns]
         if columns is not None:
-            sums, gram = sums.of_columns(columns), gram[:, columns]
+            scaled, sums = scaled[:, columns], sums.of_columns(columns)
             system = gram_system(sums)
-        delta = system.solve((lost @ gram).double(), copies)
-        lacking_mean = lost.double() @ self._sums.mean[places]
+        cross = (lost @ scaled).double() * self._system.ridge
+        lacking_mean = lost.double() @ self._sums.mean[lost_columns]
+        delta = system.solve(cross, copies)
         return as_correction(layer, delta, copies, self._equal, sums.mean, lacking_mean)
 
     def _matrix(self, layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
@@ -134,11 +136,6 @@ class DenseRefits:
         if self._patches is not None:
             return self._patches.inputs()
         return linear_inputs(self._inputs, bias=self._layer.bias is not None)
-
-    @cached_property
-    def _gram(self) -> torch.Tensor:
-        """XᵀX in fp32: what a product with fp32 weights needs."""
-        return self._sums.gram.float()
 
     @cached_property
     def _system(self) -> GramSystem:

@@ -61,23 +61,25 @@ class GramSystem:
             rows, short = short[-count:], short[:-count]
             solution[rows] = _solve_short(gram, cross[rows], copies[rows], ridge, longest)
         long = order[(~is_short & ~full)[order]]
-        for rows in long.split(max(1, _BLOCK // max(1, len(gram)))) if len(long) else ():
-            right = (cross[rows] / ridge).float()
-            found = conjugate_gradients(self._product, self._preconditioner, right, copies[rows])
-            solution[rows] = found.double()
+        if len(long):
+            for rows in long.split(max(1, _BLOCK // len(gram))):
+                right = (cross[rows] / ridge).float()
+                solution[rows] = conjugate_gradients(
+                    self._product, self._preconditioner, right, copies[rows]
+                ).double()
         return solution
 
     @cached_property
-    def _scaled(self) -> torch.Tensor:
+    def scaled(self) -> torch.Tensor:
+        """Return XᵀX divided by λ, fp32."""
         return (self.gram / self.ridge).float()
 
     @cached_property
     def _preconditioner(self) -> Preconditioner:
-        return Preconditioner.of(self._product, self._scaled.diagonal())
+        return Preconditioner.of(self._product, self.scaled.diagonal())
 
     def _product(self, delta: torch.Tensor) -> torch.Tensor:
-        scaled: torch.Tensor = self._scaled
-        return delta @ scaled
+        return delta @ self.scaled
 
 
 def _cholesky(gram: torch.Tensor, ridge: torch.Tensor) -> torch.Tensor:
@@ -124,7 +126,7 @@ def solve_samples(
         solution[full] = dual.float().T @ inputs
     others = (~full).nonzero()[:, 0]
     if len(others):
-        scaled = inputs / ridge**0.5
+        scaled: torch.Tensor = inputs / ridge**0.5
 
         def product(delta: torch.Tensor) -> torch.Tensor:
             return (delta @ scaled.T) @ scaled

@@ -81,17 +81,22 @@ def correction(
     inputs, wanted = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     lacking = wanted - layer(inputs)
     inputs, reads = one_of_equal(inputs, reads)
-    return linear_correction(layer, inputs, lacking, reads)
+    return linear_correction(layer, inputs, lacking, copies_of(layer, reads), reads)
 
 
 def linear_correction(
-    linear: nn.Linear, inputs: torch.Tensor, lacking: torch.Tensor, reads: int
+    linear: nn.Linear,
+    inputs: torch.Tensor,
+    lacking: torch.Tensor,
+    copies: torch.Tensor,
+    reads: int,
 ) -> Correction:
     """Return the :func:`correction` of ``linear`` for inputs [n, columns] and r, [n, rows].
 
     ``reads``: each column stands for so many neighbouring inputs (:func:`one_of_equal`).
+    ``copies``: what :func:`copies_of` returns for it.
     """
-    copies, bias = copies_of(linear, reads), linear.bias is not None
+    bias = linear.bias is not None
     if takes_gram(len(inputs), copies):
         equations = linear_equations(inputs, lacking, bias=bias)
         delta = gram_system(equations.inputs).solve(equations.cross, copies)

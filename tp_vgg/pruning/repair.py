@@ -56,9 +56,9 @@ def repair(
     stay 0: each output then has a problem of its own, of the weights that are left. XᵀX is
     [columns, columns] and is summed over the images, from at most 64 drawn positions of each map;
     a conv's patches are never held together. It is solved in fp64: by Cholesky; for many weights
-    among zeros by conjugate gradients (relative residual 1e-2). A linear layer with fewer samples
-    than inputs is solved in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀), unless it has zeros and
-    at most 8,192 inputs. For the last layer, Y is the logits.
+    among zeros by conjugate gradients (relative residual 3e-2). A linear layer with fewer samples
+    than inputs is solved in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀), unless over a tenth of
+    its outputs have zeros and it has at most 8,192 inputs. For the last layer, Y is the logits.
 
     Batch norm behind each layer that is not left as it was is re-based: its running statistics
     become those of the repaired network, and its scale and shift change so that it still computes
@@ -72,8 +72,8 @@ def repair(
     that go to the network as they are: a tensor, a :class:`~tp_vgg.Split`, a pair (images, labels)
     or a ``DataLoader``, whose labels are ignored. They should be training images. ``limit`` of them
     are used: drawn by ``seed``, but of a loader the first ones, so shuffle it. Each is used as it
-    is and shifted by up to 4 pixels: once, or three times if weights are zero. With ``flip``, half
-    of the shifted ones are mirrored.
+    is and shifted by up to 4 pixels: once, or three times if weights were set to zero, or 1 in
+    1,000 of a layer of ``dense`` are zero. With ``flip``, half of the shifted ones are mirrored.
     ``layers``: names of the layers to refit; ``None`` is every conv and every linear layer.
     ``dense``: the network just before the pruning, on the same device; it is not changed. Both may
     have masks of ``torch.nn.utils.prune``. ``quiet``: no progress bar.
@@ -111,7 +111,8 @@ def repair(
     ):
         network.eval()
         reference.eval()
-        blocks = RepairSample.of(sample, is_sparse=is_sparse(network), flip=flip, seed=seed)
+        zeroed = is_sparse(reference) or _has_more_zeros(network, reference)
+        blocks = RepairSample.of(sample, zeroed=zeroed, flip=flip, seed=seed)
         walk = _Walk(blocks, seed)
         pairs = list(zip(segments(network), segments(reference), strict=True))
         reads = {row.name: row.reads for row in network.spec.rows}
@@ -230,11 +231,24 @@ def repair_sample(
 
 
 def is_sparse(model: Network) -> bool:
-    """Return True if one in a thousand weights of a conv or linear layer, or more, is exactly 0.
+    """Return True if 1 in 1,000 weights of a conv or linear layer, or more, are exactly 0.
 
     A few weights of a dense network may be 0 by chance.
     """
-    return any(float((part.layer.weight == 0).double().mean()) >= 0.001 for part in segments(model))
+    return any(
+        zeros >= 0.001 * part.layer.weight.numel()
+        for part, zeros in zip(segments(model), _zeros(model), strict=True)
+    )
+
+
+def _has_more_zeros(model: Network, dense: Network) -> bool:
+    """Return True if weights were set to zero: a layer has more zeros than that of ``dense``."""
+    return any(zeros > before for zeros, before in zip(_zeros(model), _zeros(dense), strict=True))
+
+
+def _zeros(model: Network) -> list[int]:
+    """Return the number of weights of each conv and linear layer that are exactly 0."""
+    return [int((part.layer.weight == 0).sum()) for part in segments(model)]
 
 
 def _same_rows(

@@ -33,18 +33,18 @@ class RepairSample:
     """Number of held-out images."""
 
     @classmethod
-    def of(cls, images: torch.Tensor, *, is_sparse: bool, flip: bool, seed: int) -> RepairSample:
+    def of(cls, images: torch.Tensor, *, zeroed: bool, flip: bool, seed: int) -> RepairSample:
         """Return the sample of normalised ``images``, fp32 [N, 3, S, S].
 
-        The first of :data:`HELD_OUT` parts is held out. ``is_sparse``: weights are zero, so there
-        are more shifted copies; ``seed`` draws the shifts, and if ``flip`` which are mirrored.
+        The first of :data:`HELD_OUT` parts is held out. ``zeroed``: weights are zero, so there are
+        more shifted copies; ``seed`` draws the shifts, and if ``flip`` which are mirrored.
         """
         held_out = max(1, len(images) // HELD_OUT)
         images = images.contiguous(memory_format=torch.channels_last)
         block = block_size(images.shape[-1])
         held, fitted = images[:held_out].split(block), images[held_out:]
         plain = [*held, *fitted.split(block)]
-        views = _views(fitted, VIEWS_OF_ZEROS if is_sparse else VIEWS, flip, seed)
+        views = _views(fitted, VIEWS_OF_ZEROS if zeroed else VIEWS, flip, seed)
         return cls((*plain, *views.split(block)), len(held), len(plain), held_out)
 
 

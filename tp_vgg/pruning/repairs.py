@@ -23,6 +23,8 @@ REPAIR_WORDS: dict[Repair, str] = {
 }
 """The repairs in a few words, for tables and figures."""
 
+REFITS = 2
+"""Part of the key of a sweep after ``reconstruct``; it rises when refitted weights may change."""
 REPAIR_IMAGES = 1000
 """Images on which ``reconstruct`` looks, by default."""
 CALIBRATION_IMAGES = 2000

@@ -53,8 +53,8 @@ class Reconstruction:
     ) -> None:
         """``orders``: the channels of each layer by falling importance; empty: zeros are swept."""
         self._model, self._seed, self._orders = model, seed, orders
-        zeros = not orders or is_sparse(model)
-        self._sample = RepairSample.of(images.images, is_sparse=zeros, flip=images.flip, seed=seed)
+        zeroed = not orders or is_sparse(model)
+        self._sample = RepairSample.of(images.images, zeroed=zeroed, flip=images.flip, seed=seed)
         self._walk = DenseWalk(model, self._sample)
         self._reads = {row.name: row.reads for row in model.spec.rows}
         self._last: tuple[str, list[FusedLayer]] = "", []

@@ -13,7 +13,7 @@ from tp_vgg.machine.precision import screening_pays
 from tp_vgg.network.masks import is_masked
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import Kind
-from tp_vgg.pruning.repairs import Repair
+from tp_vgg.pruning.repairs import REFITS, Repair
 from tp_vgg.sensitivity.question import Precision, SweepQuestion
 from tp_vgg.sensitivity.reconstructed import RepairImages
 from tp_vgg.sensitivity.table import SENSITIVITY
@@ -112,7 +112,7 @@ class ResolvedSweep:
             "normalisation": asdict(Normalisation.of(model.meta)),
         }
         if self.repair_images is not None:
-            options["reconstruct"] = [self.repair_images.flip, self.repair_linear]
+            options["reconstruct"] = [REFITS, self.repair_images.flip, self.repair_linear]
         return fingerprint(
             SENSITIVITY,
             options,

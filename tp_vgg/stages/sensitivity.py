@@ -32,7 +32,7 @@ from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.calibration import calibration_sample
 from tp_vgg.pruning.criteria import Kind
 from tp_vgg.pruning.ratios import removals
-from tp_vgg.pruning.repairs import REPAIR_IMAGES
+from tp_vgg.pruning.repairs import REFITS, REPAIR_IMAGES
 from tp_vgg.report import sweep_figures
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.expected import with_image_size
@@ -103,7 +103,7 @@ class _Request:
 def _repair_parts(question: SweepQuestion) -> dict[str, Any]:
     """Return the parts of a sweep's key that name the repair."""
     if question.repair == "reconstruct":
-        return {"reconstruct": REPAIR_IMAGES, "linear": question.repair_linear}
+        return {"reconstruct": [REFITS, REPAIR_IMAGES], "linear": question.repair_linear}
     return {"recalibrate": True} if question.repair == "recalibrate" else {}
 
 
