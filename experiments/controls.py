@@ -158,9 +158,9 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Render one row per arm: means over the seeds, and paired differences to other arms.
 
     ``runs``: the results of each arm, one per seed. "Final" is after the fine-tuning, if there was
-    any. A difference is the arm's test accuracy minus
-    that of the dense arm or a stock arm, in percentage points. It is paired by image, and averaged
-    over the seeds (:func:`tp_vgg.stats.paired_runs`).
+    any. A difference is the arm's test accuracy minus that of the dense arm or a stock arm, in
+    percentage points. It is paired by image, and averaged over the seeds
+    (:func:`tp_vgg.stats.paired_runs`).
     """
     rows = []
     for arm, of_arm in runs.items():
@@ -274,6 +274,7 @@ def main(
         name: dense.spec.with_widths({row.layer: row.after for row in plan.layers})
         for name, plan in plans.items()
     }
+    repairs = repair_kind != "none"
     runs: dict[str, list[dict[str, Any]]] = {}
     with open_session(settings, dense) as session:
         folder = session.run.work / "controls"
@@ -285,17 +286,7 @@ def main(
                 target = targets[BEST]
                 if arm == "uniform":
                     target = targets.get(UNIFORM, target)  # not there if the plan is uniform
-                run = one_run(
-                    session,
-                    dense,
-                    weights,
-                    target,
-                    arm,
-                    seed,
-                    finetune,
-                    repair_kind != "none",
-                    folder,
-                )
+                run = one_run(session, dense, weights, target, arm, seed, finetune, repairs, folder)
                 runs.setdefault(arm, []).append(run)
                 click.echo(
                     f"{arm}, seed {seed}: {run['one_shot']['accuracy']:.2f} % as removed,"

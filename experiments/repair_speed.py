@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from sweep_speed import now
+from sweep_sides import now
 
 from tp_vgg.data.datasets import DataSet, load_data
 from tp_vgg.evaluation.evaluate import accuracy

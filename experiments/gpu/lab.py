@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from sweep_speed import now
+from sweep_sides import now
 from torch.nn import functional as F
 
 from gpu.common import (

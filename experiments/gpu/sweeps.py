@@ -1,6 +1,6 @@
 """This step times both sweeps on the test images in each precision, and the notebook's loop.
 
-The loop is that of experiments/sweep_speed.py: for each point a deep copy, a new dependency graph
+The loop is that of experiments/sweep_sides.py: for each point a deep copy, a new dependency graph
 or mask, and the whole network in contiguous fp32 over batches of 128. It is timed on some of the
 points, once from a DataLoader on the host, and once from batches that are on the device already,
 which favours it. Counts are compared with those of the sweep in fp32. The time of the command line
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from sweep_speed import naive_correct, naive_point, now
+from sweep_sides import naive_correct, naive_point, now
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpu.common import DEVICE, SETTING, TINY, attempt, dense_model, finish, images, left, record
