@@ -11,21 +11,22 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from helpers import quick
 from helpers.commands import QUICK
 from helpers.networks import VARIANTS, lively
-from helpers.training import fit
 
-from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tp_vgg.network.vgg.model import VGG
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # There is one worker per core: more threads would wait for each other.
+    # There is one worker per core: more threads would wait for each other. OpenMP reads this when
+    # torch is first imported, so nothing that is imported above may import it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -213,6 +214,12 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.fixture(scope="session")
 def trained(digits) -> Callable[[VGGSpec], VGG]:
     """A network that has learned digits well enough for its counts to mean something."""
+    import torch
+    from helpers.training import fit
+
+    from tp_vgg.network.vgg.model import build
+    from tp_vgg.training.recipe import Recipe
+
     held: dict[VGGSpec, VGG] = {}
 
     def train(spec: VGGSpec, epochs: int | None = None) -> VGG:

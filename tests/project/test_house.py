@@ -5,8 +5,11 @@ import-linter checks the order of the subpackages (pyproject.toml).
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tp_vgg"
@@ -24,6 +27,14 @@ def test_only_the_wings_stand_at_the_root() -> None:
 
 def test_no_pyplot_state() -> None:
     assert not [path for path in SOURCES if "pyplot" in path.read_text().replace("no pyplot", "")]
+
+
+@pytest.mark.skipif("OMP_NUM_THREADS" not in os.environ, reason="one process has all cores")
+def test_a_worker_of_pytest_has_the_threads_that_it_was_given() -> None:
+    """More threads than cores wait for each other, and counts of near-ties differ by them."""
+    import torch
+
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
 
 
 def test_no_test_module_imports_another() -> None:

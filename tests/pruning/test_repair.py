@@ -520,7 +520,7 @@ def test_rebasing_keeps_the_logits_and_recalibrating_then_changes_little(
         moved[way] = float(difference), counted - tp_vgg.accuracy(model, digits.test).accuracy
     scale = float(after["not"].abs().max())
     assert (after["rebased"] - after["not"]).abs().max() < 1e-3 * scale
-    assert moved["rebased"][0] < 0.1 and moved["rebased"][0] < 0.4 * moved["not"][0]
+    assert moved["rebased"][0] < 0.1 and moved["rebased"][0] < 0.7 * moved["not"][0]
     assert moved["rebased"][1] < 2
 
 
