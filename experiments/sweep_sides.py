@@ -21,8 +21,9 @@ from tp_vgg.evaluation.hits import unpack_hits
 from tp_vgg.network.masks import remove_masks
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.pruning.criteria import Kind
+from tp_vgg.pruning.ranking import rank
 from tp_vgg.pruning.ratios import Plan
-from tp_vgg.pruning.structured import rank, remove_channels
+from tp_vgg.pruning.structured import remove_channels
 from tp_vgg.pruning.unstructured import mask_layers
 from tp_vgg.sensitivity.chain import Chain, fused_layers_of, with_channels_in_order
 from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer

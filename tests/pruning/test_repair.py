@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -388,8 +389,8 @@ WORSE = {
 def test_a_layer_whose_error_does_not_fall_keeps_its_weights(
     kind: str, masks: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def wrong(layer: nn.Module, blocks, generator, reads: int = 1) -> refit.Correction:
-        found = refit.correction(layer, blocks, generator, reads)
+    def wrong(layer: nn.Module, *given: Any) -> refit.Correction:
+        found = refit.correction(layer, *given)
         if layer is model.features[8]:
             return refit.Correction(WORSE[kind](found.weight) * 100, torch.zeros_like(found.bias))
         return found

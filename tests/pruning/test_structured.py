@@ -15,8 +15,9 @@ from tp_vgg.pruning import structured
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.equivalence import EquivalenceCheck, check_equivalence, double_copy
 from tp_vgg.pruning.gradients import accumulate_gradients
+from tp_vgg.pruning.ranking import rank, top_k
 from tp_vgg.pruning.ratios import Plan, resolve
-from tp_vgg.pruning.structured import prune_channels, prune_structured, rank, top_k
+from tp_vgg.pruning.structured import prune_channels, prune_structured
 from tp_vgg.pruning.unstructured import mask_layers
 
 X = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -67,7 +68,7 @@ def test_every_criterion_shrinks_and_is_proved(importance: str, make_model) -> N
     model = make_model()
     model(X).logsumexp(1).sum().backward()
     convs = dict.fromkeys(SMALL.conv_names, 0.4)
-    done = prune_structured(model, convs, importance=importance, seed=3)
+    done = prune_structured(model, convs, importance=importance, seed=3, images=X)
     assert done.proof.holds
     assert [len(kept) for kept in done.kept.values()] == [
         SMALL.prunable[n] - int(0.4 * SMALL.prunable[n] + 0.5) for n in convs

@@ -21,13 +21,10 @@ _OWN_FILTER: Mapping[str, Any] = {"group_reduction": "first", "normalizer": None
 
 @dataclass(frozen=True)
 class Criterion:
-    """A criterion names a class of ``torch_pruning.importance``, which scores channels.
-
-    The channels with the highest scores are kept.
-    """
+    """A criterion says how channels are scored; those with the highest scores are kept."""
 
     scorer: str
-    """Name of the class."""
+    """Name of a class of ``torch_pruning.importance``; empty if it is none of these."""
     source: str
     """Definition of the score, and its paper."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -36,6 +33,8 @@ class Criterion:
     """True if only convs with batch norm can be ranked."""
     needs_gradients: bool = False
     """True if the parameters must hold gradients of the loss before the ranking."""
+    needs_images: bool = False
+    """True if it looks at unlabelled training images (:mod:`tp_vgg.pruning.obs`)."""
     squared: bool = False
     """True if each image's gradient is squared before the mean over the images is taken."""
 
@@ -79,6 +78,12 @@ CRITERIA: Mapping[str, Criterion] = {
         _OWN_FILTER,
         needs_gradients=True,
         squared=True,
+    ),
+    "obs": Criterion(
+        "",
+        "what the next layer's outputs lose after its weights are refitted, channel by channel "
+        "(optimal brain surgeon): Hassibi & Stork 1993, Frantar & Alistarh 2022",
+        needs_images=True,
     ),
     "random": Criterion("RandomImportance", "the control"),
 }

@@ -12,15 +12,17 @@ from torch import nn
 from tp_vgg.network.families import segments
 from tp_vgg.network.network import Network, Segment
 from tp_vgg.pruning.least_squares import GramSystem
-from tp_vgg.pruning.normal_equations import ConvSums, InputSums, as_matrix, linear_inputs
+from tp_vgg.pruning.normal_equations import ConvSums, InputSums, linear_inputs
 from tp_vgg.pruning.paired_walk import Activations
 from tp_vgg.pruning.refit import (
     WIDEST_GRAM,
     Correction,
     as_correction,
+    by_column,
     copies_of,
     gram_system,
     linear_correction,
+    neighbours,
     one_of_equal,
     refit,
     relative_error,
@@ -68,7 +70,7 @@ class DenseRefits:
 
         ``kept``: int64 [inputs], in the order in which the copy reads them.
         """
-        columns = _neighbours(kept, self._reads)
+        columns = neighbours(kept, self._reads)
         narrow = copy.deepcopy(self._layer)
         narrow.weight = nn.Parameter(narrow.weight[:, columns].contiguous(), requires_grad=False)
         if isinstance(narrow, nn.Conv2d):
@@ -77,7 +79,7 @@ class DenseRefits:
             of_x = (taps[:, None] * self._layer.weight.shape[1] + kept).flatten()
         else:
             narrow.in_features = len(columns)
-            of_x = _neighbours(kept, self._reads // self._equal)
+            of_x = neighbours(kept, self._reads // self._equal)
         refit(narrow, self._correction(narrow, of_x), lambda: self._error(narrow, columns))
         return narrow
 
@@ -102,10 +104,12 @@ class DenseRefits:
 
     def _correction(self, layer: nn.Conv2d | nn.Linear, columns: torch.Tensor | None) -> Correction:
         """Return the correction of ``layer``, which reads ``columns`` of X; ``None`` is all."""
-        lost, copies = self._matrix(self._layer), copies_of(layer, self._equal)
+        weight, bias = layer.weight.detach(), layer.bias is not None
+        lost = by_column(self._layer.weight.detach(), self._equal)
+        copies = copies_of(weight, self._equal)
         lost_columns: torch.Tensor | slice = slice(None)
         if columns is None:
-            lost = lost - self._matrix(layer)
+            lost = lost - by_column(weight, self._equal)
         else:
             is_lost = torch.ones(lost.shape[1], dtype=torch.bool, device=lost.device)
             is_lost[columns] = False
@@ -116,7 +120,7 @@ class DenseRefits:
         ):
             lacking = self._inputs[:, lost_columns] @ lost.T
             inputs = self._inputs if columns is None else self._inputs[:, columns]
-            return linear_correction(layer, inputs, lacking, copies, self._equal)
+            return linear_correction(weight, inputs, lacking, copies, self._equal, bias=bias)
         sums, system, scaled = self._sums, self._system, self._system.scaled[lost_columns]
         if columns is not None:
             scaled, sums = scaled[:, columns], sums.of_columns(columns)
@@ -124,12 +128,7 @@ class DenseRefits:
         cross = (lost @ scaled).double() * self._system.ridge
         lacking_mean = lost.double() @ self._sums.mean[lost_columns]
         delta = system.solve(cross, copies)
-        return as_correction(layer, delta, copies, self._equal, sums.mean, lacking_mean)
-
-    def _matrix(self, layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
-        """Return the weight by columns of X."""
-        matrix = as_matrix(layer.weight.detach())
-        return matrix.unflatten(1, (-1, self._equal)).sum(2) if self._equal > 1 else matrix
+        return as_correction(weight, delta, copies, self._equal, sums.mean, lacking_mean, bias=bias)
 
     @cached_property
     def _sums(self) -> InputSums:
@@ -140,12 +139,6 @@ class DenseRefits:
     @cached_property
     def _system(self) -> GramSystem:
         return gram_system(self._sums)
-
-
-def _neighbours(channels: torch.Tensor, reads: int) -> torch.Tensor:
-    """Return the numbers of the ``reads`` neighbouring elements of each channel."""
-    elements = torch.arange(reads, device=channels.device)
-    return (channels[:, None] * reads + elements).flatten()
 
 
 class DenseWalk:

@@ -53,6 +53,11 @@ class NormalEquations:
     lacking_mean: torch.Tensor
     """Mean of r, [rows]; 0 if the layer has no bias."""
 
+    def after(self, change: torch.Tensor) -> NormalEquations:
+        """Return the equations of the layer whose weight is more by ``change``, [rows, columns]."""
+        cross = self.cross - change @ self.inputs.gram
+        return NormalEquations(self.inputs, cross, self.lacking_mean - change @ self.inputs.mean)
+
 
 def as_matrix(weight: torch.Tensor) -> torch.Tensor:
     """Return a conv's or linear's weight as [rows, columns]; a conv's columns go tap by tap."""

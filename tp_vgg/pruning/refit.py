@@ -1,6 +1,7 @@
 """One layer's weights are refitted here so that its outputs come close to those of a dense network.
 
-The penalty pulls the weights to those that the layer has; weights that are exactly 0 stay 0.
+The penalty pulls the weights to those that the layer has; weights that are exactly 0 stay 0, unless
+the zeros are to move.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tp_vgg.pruning.normal_equations import (
     linear_equations,
 )
 from tp_vgg.pruning.rebase import ChannelStatistics
+from tp_vgg.pruning.unstructured import magnitude_masks
 
 RIDGE = 0.1
 """Strength λ of the pull to the present weights, as a part of the inputs' mean square."""
@@ -41,13 +43,20 @@ class Correction:
     weight: torch.Tensor
     """In the shape of the weight."""
     bias: torch.Tensor | None
+    kept: torch.Tensor | None = None
+    """If the zeros move: bool, in the shape of the weight, False where it is 0 afterwards."""
 
     def add_to(self, layer: nn.Module) -> None:
         """Add it to the weight and bias of ``layer``, in place.
 
-        Where a mask of ``torch.nn.utils.prune`` lies on the weight, it is 0.
+        A mask of ``torch.nn.utils.prune`` on the weight becomes that of the zeros, if they move.
+        Otherwise the correction is 0 where the mask is.
         """
         parameters = layer._parameters
+        mask = layer._buffers.get("weight_mask")
+        if self.kept is not None and mask is not None:
+            layer.get_parameter("weight_orig").data.mul_(mask)
+            mask.copy_(self.kept)
         for name, value in (("weight", self.weight), ("bias", self.bias)):
             parameter = parameters.get(f"{name}_orig", parameters.get(name))
             if parameter is not None and value is not None:
@@ -59,6 +68,7 @@ def correction(
     blocks: Iterable[tuple[torch.Tensor, torch.Tensor]],
     generator: torch.Generator,
     reads: int = 1,
+    dense: torch.Tensor | None = None,
 ) -> Correction:
     """Return the correction δ of the layer's weight that minimises ``‖X δ − r‖² + λ ‖δ‖²``.
 
@@ -69,34 +79,91 @@ def correction(
     positions of the maps. ``reads``: that many neighbouring inputs of a linear layer belong to one
     channel.
 
+    ``dense``: the weight before some of it was set to zero, in the same shape; if it is given, the
+    zeros move (:func:`_with_moved_zeros`).
+
     Sums of fp32 products are solved in fp64. A linear layer with fewer samples than inputs is
     solved in the dual form, unless many of its rows have zeros and it has at most 8,192 inputs.
     Rows with zeros are otherwise solved by conjugate gradients that multiply by X itself, in fp32.
     """
+    weight = layer.weight.detach()
     if isinstance(layer, nn.Conv2d):
-        equations = conv_equations(layer, blocks, generator)
-        copies = copies_of(layer, 1)
-        delta = gram_system(equations.inputs).solve(equations.cross, copies)
-        return as_correction(layer, delta, copies, 1, equations.inputs.mean, equations.lacking_mean)
+        refitted = _conv_solver(layer, weight, blocks, generator)
+    else:
+        refitted = _linear_solver(layer, weight, blocks, reads)
+    return refitted(weight) if dense is None else _with_moved_zeros(weight, dense, refitted)
+
+
+Refitted = Callable[[torch.Tensor], Correction]
+"""Function that returns the correction of a layer which has this weight instead of its own."""
+
+
+def _with_moved_zeros(weight: torch.Tensor, dense: torch.Tensor, refitted: Refitted) -> Correction:
+    """Return the correction of ``weight`` after its zeros moved; their number stays.
+
+    The weights ``dense`` are refitted as a whole. Those that are smallest then become the zeros,
+    and the others are refitted from their dense values. A zero of ``dense`` stays.
+    """
+    whole = dense + refitted(dense).weight
+    (kept,) = magnitude_masks(whole.abs(), [int((weight == 0).sum())])
+    masked = dense * kept
+    found = refitted(masked)
+    return Correction(masked + found.weight - weight, found.bias, kept)
+
+
+def _conv_solver(
+    conv: nn.Conv2d,
+    own: torch.Tensor,
+    blocks: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    generator: torch.Generator,
+) -> Refitted:
+    equations = conv_equations(conv, blocks, generator)
+    system, bias = gram_system(equations.inputs), conv.bias is not None
+
+    def refitted(weight: torch.Tensor) -> Correction:
+        now = equations
+        if weight is not own:
+            now = equations.after(as_matrix(weight - own).double())
+        copies = copies_of(weight, 1)
+        delta = system.solve(now.cross, copies)
+        return as_correction(weight, delta, copies, 1, now.inputs.mean, now.lacking_mean, bias=bias)
+
+    return refitted
+
+
+def _linear_solver(
+    linear: nn.Linear,
+    own: torch.Tensor,
+    blocks: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    reads: int,
+) -> Refitted:
     inputs, wanted = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    lacking = wanted - layer(inputs)
+    lacking, bias = wanted - linear(inputs), linear.bias is not None
     inputs, reads = one_of_equal(inputs, reads)
-    return linear_correction(layer, inputs, lacking, copies_of(layer, reads), reads)
+
+    def refitted(weight: torch.Tensor) -> Correction:
+        now = lacking
+        if weight is not own:
+            now = lacking - inputs @ by_column(weight - own, reads).T
+        return linear_correction(weight, inputs, now, copies_of(weight, reads), reads, bias=bias)
+
+    return refitted
 
 
 def linear_correction(
-    linear: nn.Linear,
+    weight: torch.Tensor,
     inputs: torch.Tensor,
     lacking: torch.Tensor,
     copies: torch.Tensor,
     reads: int,
+    *,
+    bias: bool,
 ) -> Correction:
-    """Return the :func:`correction` of ``linear`` for inputs [n, columns] and r, [n, rows].
+    """Return the :func:`correction` of a linear layer for inputs [n, columns] and r, [n, rows].
 
     ``reads``: each column stands for so many neighbouring inputs (:func:`one_of_equal`).
-    ``copies``: what :func:`copies_of` returns for it.
+    ``copies``: what :func:`copies_of` returns for ``weight``. ``bias``: the layer has one.
     """
-    bias = linear.bias is not None
     if takes_gram(len(inputs), copies):
         equations = linear_equations(inputs, lacking, bias=bias)
         delta = gram_system(equations.inputs).solve(equations.cross, copies)
@@ -107,7 +174,7 @@ def linear_correction(
         )
         ridge = _ridge(float(inputs.square().sum(dtype=torch.float64)) / inputs.shape[1])
         delta = solve_samples(inputs - input_mean, lacking - lacking_mean, copies, ridge)
-    return as_correction(linear, delta, copies, reads, input_mean, lacking_mean)
+    return as_correction(weight, delta, copies, reads, input_mean, lacking_mean, bias=bias)
 
 
 def gram_system(inputs: InputSums) -> GramSystem:
@@ -137,30 +204,47 @@ def one_of_equal(inputs: torch.Tensor, reads: int) -> tuple[torch.Tensor, int]:
     return inputs, 1
 
 
-def copies_of(layer: nn.Conv2d | nn.Linear, reads: int) -> torch.Tensor:
+def by_column(weight: torch.Tensor, reads: int) -> torch.Tensor:
+    """Return a weight as [rows, columns], where a column stands for ``reads`` neighbouring inputs.
+
+    See :func:`one_of_equal`.
+    """
+    matrix = as_matrix(weight)
+    return matrix.unflatten(1, (-1, reads)).sum(2) if reads > 1 else matrix
+
+
+def neighbours(channels: torch.Tensor, reads: int) -> torch.Tensor:
+    """Return the numbers of the ``reads`` neighbouring inputs of each channel."""
+    elements = torch.arange(reads, device=channels.device)
+    return (channels[:, None] * reads + elements).flatten()
+
+
+def copies_of(weight: torch.Tensor, reads: int) -> torch.Tensor:
     """Return how many weights of each row are not 0, among ``reads`` (≤ 255) neighbours; uint8."""
-    nonzero = (as_matrix(layer.weight.detach()) != 0).to(torch.uint8)
+    nonzero = (as_matrix(weight) != 0).to(torch.uint8)
     return nonzero.unflatten(1, (-1, reads)).sum(2, dtype=torch.uint8) if reads > 1 else nonzero
 
 
 def as_correction(
-    layer: nn.Conv2d | nn.Linear,
+    weight: torch.Tensor,
     delta: torch.Tensor,
     copies: torch.Tensor,
     reads: int,
     input_mean: torch.Tensor,
     lacking_mean: torch.Tensor,
+    *,
+    bias: bool,
 ) -> Correction:
-    """Return δ [rows, columns] as a correction of ``layer``.
+    """Return δ [rows, columns] as a correction of a layer with this ``weight``.
 
     ``copies``: what :func:`copies_of` returns; ``input_mean`` [columns] and ``lacking_mean``
-    [rows]: means of X and r.
+    [rows]: means of X and r. ``bias``: the layer has one.
     """
-    bias = None if layer.bias is None else (lacking_mean - delta @ input_mean).float()
+    of_bias = (lacking_mean - delta @ input_mean).float() if bias else None
     if reads == 1:
-        return Correction(as_weight(delta.float(), layer.weight.shape), bias)
-    weight = (delta / copies.clamp(min=1)).float().repeat_interleave(reads, 1)
-    return Correction(weight.mul_(layer.weight.detach() != 0), bias)
+        return Correction(as_weight(delta.float(), weight.shape), of_bias)
+    spread = (delta / copies.clamp(min=1)).float().repeat_interleave(reads, 1)
+    return Correction(spread.mul_(weight != 0), of_bias)
 
 
 def refit(

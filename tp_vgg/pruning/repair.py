@@ -23,7 +23,7 @@ from tp_vgg.network.network import Network, Segment
 from tp_vgg.pruning.paired_walk import Activations
 from tp_vgg.pruning.pruned_pair import check_weights, kept_places, layer_names
 from tp_vgg.pruning.rebase import ChannelStatistics, rebase
-from tp_vgg.pruning.refit import correction, refit, relative_error
+from tp_vgg.pruning.refit import correction, neighbours, refit, relative_error
 from tp_vgg.pruning.repair_sample import LEAST_IMAGES, RepairSample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
 
@@ -39,6 +39,7 @@ def repair(
     limit: int = REPAIR_IMAGES,
     flip: bool = False,
     seed: int = 0,
+    move_zeros: bool = False,
     quiet: bool = True,
 ) -> RepairResult:
     """Refit the weights of a pruned ``model`` in place, so that it computes what ``dense`` did.
@@ -59,6 +60,12 @@ def repair(
     among zeros by conjugate gradients (relative residual 3e-2). A linear layer with fewer samples
     than inputs is solved in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀), unless over a tenth of
     its outputs have zeros and it has at most 8,192 inputs. For the last layer, Y is the logits.
+
+    With ``move_zeros``, each layer keeps the number of its zeros but not their places: its dense
+    weights are refitted as a whole, the smallest become the zeros, and the others are refitted
+    again. So weights count by what they are worth on the inputs that pruning left. A weight that is
+    0 in ``dense`` stays 0, and masks move with the zeros. Do not use it if the places of the zeros
+    matter, such as 2 of every 4. It does nothing for layers without more zeros than in ``dense``.
 
     Batch norm behind each layer that is not left as it was is re-based: its running statistics
     become those of the repaired network, and its scale and shift change so that it still computes
@@ -97,6 +104,7 @@ def repair(
     names = layer_names(network, layers)
     seed = whole_number("seed", seed, 0, MAX_SEED)
     true_or_false("flip", flip)
+    true_or_false("move_zeros", move_zeros)
     true_or_false("quiet", quiet)
     limit = whole_number("limit", limit, LEAST_IMAGES, MAX_SEED)
     sample = repair_sample("images", images, network, limit, seed)
@@ -113,7 +121,7 @@ def repair(
         reference.eval()
         zeroed = is_sparse(reference) or _has_more_zeros(network, reference)
         blocks = RepairSample.of(sample, zeroed=zeroed, flip=flip, seed=seed)
-        walk = _Walk(blocks, seed)
+        walk = _Walk(blocks, seed, move_zeros)
         pairs = list(zip(segments(network), segments(reference), strict=True))
         reads = {row.name: row.reads for row in network.spec.rows}
         results = {}
@@ -132,8 +140,11 @@ class _Walk:
     Each layer is fitted to what the repaired layers before it give.
     """
 
-    def __init__(self, sample: RepairSample, seed: int) -> None:
-        self._sample, self._seed = sample, seed
+    def __init__(self, sample: RepairSample, seed: int, move_zeros: bool) -> None:
+        self._sample, self._seed, self._moves = sample, seed, move_zeros
+        self._read: torch.Tensor | None = None
+        """Channels of the dense network that the next layer reads; ``None``: those of the images.
+        """
         self._model, self._dense = Activations(sample.blocks), Activations(sample.blocks)
         self._intact = True
         """True as long as both networks give the same activations, to the bit."""
@@ -156,11 +167,13 @@ class _Walk:
         pairs = self._wanted(part, whole, places, held_out)
         result = None
         if chosen and not unchanged:
-            result = self._refit(part, pairs, held_out, reads)
+            dense = self._dense_weight(part, whole, places, reads) if self._moves else None
+            result = self._refit(part, pairs, held_out, reads, dense)
         else:
             for _ in pairs:
                 pass
             result = LayerRepair(0.0, 0.0, "unchanged") if chosen else None
+        self._read = torch.tensor(places, device=whole.layer.weight.device)
         self._dense.moved(whole.layer, whole.rest)
         statistics = ChannelStatistics()
         for number, inputs in enumerate(self._model):
@@ -179,12 +192,16 @@ class _Walk:
         pairs: Iterator[tuple[torch.Tensor, torch.Tensor]],
         held_out: list[torch.Tensor],
         reads: int,
+        dense: torch.Tensor | None,
     ) -> LayerRepair:
-        """Refit the layer of ``part``, unless its error on the held-out images does not fall."""
+        """Refit the layer of ``part``, unless its error on the held-out images does not fall.
+
+        ``dense``: its weight before the pruning, if its zeros are to move.
+        """
         layer = part.layer
         # Each layer's draws must not depend on which others are refitted.
         generator = torch.Generator().manual_seed(self._seed)
-        found = correction(layer, pairs, generator, reads)
+        found = correction(layer, pairs, generator, reads, dense)
         before, after = refit(layer, found, lambda: self._error(layer, held_out))
         if after < before:
             return LayerRepair(before, after, "refitted")
@@ -193,6 +210,19 @@ class _Walk:
             f"{self._sample.held_out} held-out images would be {after:.6g} instead of {before:.6g}"
         )
         return LayerRepair(before, before, "kept")
+
+    def _dense_weight(
+        self, part: Segment, whole: Segment, places: list[int], reads: int
+    ) -> torch.Tensor | None:
+        """Return the weight that ``part`` had in the dense network, for what it still reads.
+
+        ``None`` if it has no more zeros than there.
+        """
+        weight = whole.layer.weight.detach()[places]
+        if self._read is not None:
+            weight = weight[:, neighbours(self._read, reads)]
+        more = (part.layer.weight == 0).sum() > (weight == 0).sum()
+        return weight if more else None
 
     def _wanted(
         self, part: Segment, whole: Segment, places: list[int], held_out: list[torch.Tensor]

@@ -25,7 +25,7 @@ from tp_vgg.machine.distributed import Ranks
 from tp_vgg.machine.memory import free_memory, halved
 from tp_vgg.network.network import Network
 from tp_vgg.network.vgg.fold import fold_head_columns
-from tp_vgg.pruning.structured import rank
+from tp_vgg.pruning.ranking import rank
 from tp_vgg.pruning.unstructured import magnitude_masks
 from tp_vgg.sensitivity.chain import Chain, fused_layers_of, with_channels_in_order
 from tp_vgg.sensitivity.fused_layer import Buffers, FusedLayer
@@ -59,7 +59,16 @@ class Engine:
     one in bf16.
     """
 
-    def __init__(self, model: Network, split: Split, sweep: ResolvedSweep, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        model: Network,
+        split: Split,
+        sweep: ResolvedSweep,
+        ranks: Ranks,
+        *,
+        quiet: bool = True,
+    ) -> None:
+        """``quiet``: no progress bar for a ranking that looks at images."""
         self._model, self._split, self._sweep, self._ranks = model, split, sweep, ranks
         self._device = split.labels.device
         self._normalise = Normalisation.of(model.meta).on(self._device)
@@ -72,7 +81,9 @@ class Engine:
         self._orders: dict[str, torch.Tensor] = {}
         if sweep.kind == "structured":
             with torch.inference_mode(False):
-                scores = rank(model, list(sweep.removed), sweep.importance, sweep.seed)
+                images = None if sweep.repair_images is None else sweep.repair_images.images
+                names, importance, seed = list(sweep.removed), sweep.importance, sweep.seed
+                scores = rank(model, names, importance, seed, images, quiet=quiet)
             orders = ranks.broadcast(
                 {
                     name: score.argsort(descending=True, stable=True)

@@ -121,4 +121,9 @@ class SweepQuestion:
         check_repair(self.repair, spec)
         removed = removals(self.kind, spec, sorted(self.levels), self.named(spec).layers)
         check_importance(self.importance, spec, removed, self.kind)
+        if CRITERIA[self.importance].needs_images and self.repair != "reconstruct":
+            raise BadInput(
+                f"--importance {self.importance}: ranks channels by what they are worth after a "
+                "repair; give --repair reconstruct"
+            )
         return removed

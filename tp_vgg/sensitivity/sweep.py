@@ -57,8 +57,8 @@ def sweep(
 
     ``levels``: fractions in [0, 1) of the layer's channels or weights. ``layers``: names; ``None``
     is every conv. ``importance``: how channels are ranked; ``taylor`` and ``hessian`` read the
-    gradients in the parameters, ``random`` uses ``seed``. ``precision``: see
-    :class:`SweepQuestion`.
+    gradients in the parameters, ``random`` uses ``seed``, ``obs`` looks at the images of
+    ``reconstruct``. ``precision``: see :class:`SweepQuestion`.
 
     ``split``: a :class:`~tp_vgg.data.Split`, a pair (images, labels) of tensors, or a
     ``DataLoader`` (or another iterable, not a generator) of such pairs, all of which are held in
@@ -135,7 +135,7 @@ def run(
     if hit_table.unknown(range(len(resolved.rows)), slice(None)).any():
         try:
             with exact_fp32():
-                Engine(model, split, resolved, ranks).fill(hit_table, quiet)
+                Engine(model, split, resolved, ranks, quiet=quiet).fill(hit_table, quiet)
         except KeyboardInterrupt:
             total = len(resolved.rows)
             kept = f"{hit_table.finished} of {total} points are kept" if journal else ""

@@ -91,6 +91,11 @@ class UnstructuredOptions:
     """Repair after the pruning."""
     finetune: Finetune = Finetune(epochs=0)
 
+    @property
+    def move_zeros(self) -> bool:
+        """Return True if the repair chooses the zeros anew; it ranks by magnitude, as ``l1``."""
+        return self.importance == "l1"
+
 
 @dataclass(frozen=True)
 class BenchmarkOptions:

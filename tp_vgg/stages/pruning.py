@@ -174,6 +174,7 @@ def work_key(
     elif method == "recalibrate" and options.repair.images is not None:
         more.append(["recalibrate", options.repair.images])
     if isinstance(options, UnstructuredOptions):
+        more += ["moved zeros"] if method == "reconstruct" and options.move_zeros else []
         more += ["recalibrate"] if method == "recalibrate" else []
         return fingerprint(baseline, dict(plan.values), parts, settings.seed, *more)
     parts["recalibrate"] = method == "recalibrate"

@@ -73,6 +73,7 @@ def realise(
         key = fingerprint(
             first.sweep["weights"], session.data.fingerprint, first.sweep["key"], settings.seed,
             settings.limits, *settings.normalisation_parts(),
+            *(["moved zeros"] if first.kind == "unstructured" else []),
         )  # fmt: skip
         texts = [plan.file_text for plan in plans.values()]
         if former is not None and former.realised_key == fingerprint(key, texts):
@@ -124,8 +125,10 @@ def _pruned(session: Session, dense: Network, plan: PlanResult) -> Network:
     settings, train = session.settings, session.data.train
     model = copy.deepcopy(dense)
     if plan.kind == "structured":
-        session.accumulate_gradients(model, plan.importance)
-        prune_structured(model, plan.ratios, importance=plan.importance, seed=settings.seed)
+        session.prepare_ranking(model, plan.importance)
+        prune_structured(
+            model, plan.ratios, importance=plan.importance, seed=settings.seed, images=train
+        )
         model.zero_grad(set_to_none=True)
     else:
         prune_unstructured(model, plan.ratios)
@@ -134,7 +137,7 @@ def _pruned(session: Session, dense: Network, plan: PlanResult) -> Network:
     else:
         repair(
             model, dense, train, limit=min(REPAIR_IMAGES, len(train)), flip=session.data.flip,
-            seed=settings.seed,
+            seed=settings.seed, move_zeros=plan.kind == "unstructured",
         )  # fmt: skip
     return model
 

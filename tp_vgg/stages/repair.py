@@ -84,11 +84,17 @@ def unpruned_copy(model: Network, options: RepairOptions) -> Network | None:
 
 
 def repaired_model(
-    session: Session, model: Network, dense: Network | None, options: RepairOptions
+    session: Session,
+    model: Network,
+    dense: Network | None,
+    options: RepairOptions,
+    *,
+    move_zeros: bool = False,
 ) -> Repaired | None:
     """Measure and repair ``model``, in place; return ``None`` if nothing is to be repaired.
 
-    ``dense``: the :func:`unpruned_copy` from just before the pruning. Raises :class:`BadInput` if
+    ``dense``: the :func:`unpruned_copy` from just before the pruning. ``move_zeros``: that of
+    :func:`tp_vgg.repair`. Raises :class:`BadInput` if
     there are too few training images, and :class:`WorkFailed` if the networks' numbers overflow.
     """
     method, seed = options.method(), session.settings.seed
@@ -115,6 +121,7 @@ def repaired_model(
         limit=min(options.images or REPAIR_IMAGES, len(train)),
         flip=session.data.flip,
         seed=seed,
+        move_zeros=move_zeros,
         quiet=session.settings.quiet,
     )
     for name, layer in result.layers.items():
@@ -125,8 +132,9 @@ def repaired_model(
             )
     images = result.images + result.held_out
     refitted = sum(layer.outcome == "refitted" for layer in result.layers.values())
+    zeros = "their places were chosen anew and " if move_zeros else ""
     note = (
-        f"then the weights were refitted in {refitted} of {len(result.layers)} layers, from "
+        f"then {zeros}the weights were refitted in {refitted} of {len(result.layers)} layers, from "
         f"{images:,} unlabelled images"
     )
     return Repaired(method, note, removed, result)

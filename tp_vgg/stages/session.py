@@ -29,6 +29,7 @@ from tp_vgg.network import checkpoint
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.criteria import CRITERIA
 from tp_vgg.pruning.gradients import accumulate_gradients
+from tp_vgg.pruning.ranking import ranking_sample
 from tp_vgg.rundir.contents import RunContents
 from tp_vgg.rundir.expected import with_image_size
 from tp_vgg.rundir.layout import RunDir, partial_of
@@ -120,14 +121,19 @@ class Session:
         for partial in partials if self.ranks.is_main else ():
             partial.unlink(missing_ok=True)
 
-    def accumulate_gradients(self, model: Network, importance: str) -> None:
-        """Leave gradients of the loss in the parameters' ``grad`` if ``importance`` needs them."""
+    def prepare_ranking(self, model: Network, importance: str) -> torch.Tensor | None:
+        """Give ``importance`` what it needs of the training images to rank by.
+
+        Gradients of the loss are left in the parameters' ``grad``; images are returned as
+        :func:`~tp_vgg.pruning.ranking.ranking_sample` does.
+        """
         criterion = CRITERIA[importance]
         if criterion.needs_gradients:
             label, normalisation = self.settings.bar("gradients"), Normalisation.of(model.meta)
             accumulate_gradients(
                 model, self.data.train, normalisation, squared=criterion.squared, label=label
             )
+        return ranking_sample(model, importance, self.data.train, self.settings.seed)
 
     def _check_reloaded(self, model: Network, path: Path) -> None:
         """Raise :class:`WorkFailed` unless the file at ``path`` gives the logits of ``model``.

@@ -19,8 +19,9 @@ from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.network import Network
 from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.equivalence import EQUIVALENCE_IMAGES, EquivalenceCheck
+from tp_vgg.pruning.ranking import rank, top_k
 from tp_vgg.pruning.ratios import unremoved_note
-from tp_vgg.pruning.structured import prune_channels, rank, top_k
+from tp_vgg.pruning.structured import prune_channels
 from tp_vgg.report import figures
 from tp_vgg.rundir.layout import MODELS, partial_of
 from tp_vgg.rundir.settings import Settings
@@ -162,14 +163,16 @@ def _prune(
 ) -> tuple[str, Repaired | None]:
     """Prune and repair ``model`` in place; return a note about both, and the repair."""
     dense = unpruned_copy(model, options.repair)
-    session.accumulate_gradients(model, options.importance)
+    sample = session.prepare_ranking(model, options.importance)
     images = torch.cat(
         [split.images[:EQUIVALENCE_IMAGES] for split in (session.data.val, session.data.train)]
     )[:EQUIVALENCE_IMAGES]
     normalisation = Normalisation.of(model.meta)
+    settings = session.settings
     result = prune_channels(
-        model, target, normalisation(images), options.importance, session.settings.seed
-    )
+        model, target, normalisation(images), options.importance, settings.seed, sample,
+        quiet=settings.quiet,
+    )  # fmt: skip
     model.zero_grad(set_to_none=True)
     note = _check_note(result.proof)
     repaired = repaired_model(session, model, dense, options.repair)
@@ -178,8 +181,8 @@ def _prune(
 
 def _draw(job: Drawing[StructuredTarget], options: StructuredOptions, layer: str) -> Path:
     model, seed = job.dense, job.session.settings.seed
-    job.session.accumulate_gradients(model, options.importance)
-    score = rank(model, [layer], options.importance, seed)[layer]
+    sample = job.session.prepare_ranking(model, options.importance)
+    score = rank(model, [layer], options.importance, seed, sample)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
     kept = top_k(score, job.resolved.spec.prunable[layer])
     figure = figures.removed_filters(weights, kept, score.numpy(), layer, options.importance)

@@ -62,7 +62,9 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         else:
             unmasked = unpruned_copy(model, options.repair)
             _mask(session, model, job.resolved, options)
-            repaired = repaired_model(session, model, unmasked, options.repair)
+            repaired = repaired_model(
+                session, model, unmasked, options.repair, move_zeros=options.move_zeros
+            )
             del unmasked
         notes = [finetuning_note(finetune.epochs)]
         if repaired is not None:
@@ -128,7 +130,7 @@ def _draw(job: Drawing[Plan], masked: Network, layer: str) -> Path:
 def _mask(session: Session, model: Network, plan: Plan, options: UnstructuredOptions) -> None:
     scores = None
     if options.importance == "taylor":
-        session.accumulate_gradients(model, options.importance)
+        session.prepare_ranking(model, options.importance)
         scores = taylor_scores(model)
         model.zero_grad(set_to_none=True)
     if options.global_sparsity is None:
