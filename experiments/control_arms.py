@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch_pruning as tp
 
+from tp_vgg.data.split import Split
 from tp_vgg.network.network import realised_spec
 from tp_vgg.network.vgg.model import VGG, build
 from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.ranking import ranking_sample
 from tp_vgg.pruning.structured import remove_channels
 
 
-def pruned(dense: VGG, target: VGGSpec, importance: str = "l1", seed: int = 0) -> VGG:
+def pruned(dense: VGG, target: VGGSpec, seed: int, train: Split, importance: str = "l1") -> VGG:
     """Return a copy of the dense model with the widths of ``target``.
 
-    The channels of least ``importance`` are removed; ``seed`` is that of the importance random.
+    The channels of least ``importance`` are removed; ``seed`` is that of the importance random, and
+    of the images of ``train`` at which obs looks.
     """
     model = copy.deepcopy(dense)
-    model.kept = remove_channels(model, target, importance, seed)
+    sample = ranking_sample(model, importance, train, seed)
+    model.kept = remove_channels(model, target, importance, seed, sample)
     return model
 
 
-def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
+def stock(dense: VGG, target: VGGSpec, _seed: int, _train: Split) -> VGG:
     """Return the widest network of the stock pruner that has at most the MACs of ``target``.
 
     All convs have the same ratio, a multiple of 0.001.
@@ -58,7 +63,7 @@ def stock(dense: VGG, target: VGGSpec, _seed: int) -> VGG:
     return model
 
 
-def scratch(dense: VGG, target: VGGSpec, seed: int) -> VGG:
+def scratch(dense: VGG, target: VGGSpec, seed: int, _train: Split) -> VGG:
     """Return a network with the widths of ``target`` and fresh weights, drawn from ``seed``."""
     torch.manual_seed(seed)
     model = build(target)
@@ -66,18 +71,20 @@ def scratch(dense: VGG, target: VGGSpec, seed: int) -> VGG:
     return model
 
 
-MAKERS: dict[str, Callable[[VGG, VGGSpec, int], VGG]] = {
-    "dense": lambda dense, _target, _seed: copy.deepcopy(dense),
+MAKERS: dict[str, Callable[[VGG, VGGSpec, int, Split], VGG]] = {
+    "dense": lambda dense, *_: copy.deepcopy(dense),
     "stock": stock,
     "stock-plain": stock,
-    "uniform": lambda dense, target, _seed: pruned(dense, target),
-    "random": lambda dense, target, seed: pruned(dense, target, "random", seed),
-    "ours": lambda dense, target, _seed: pruned(dense, target),
+    "uniform": pruned,
+    "random": partial(pruned, importance="random"),
+    "obs": partial(pruned, importance="obs"),
+    "ours": pruned,
     "scratch": scratch,
 }
 """The function of each arm that makes its network.
 
-Arguments: the dense model, the spec with the widths of the plan or of the uniform plan, and a seed.
+Arguments: the dense model, the spec with the widths of the plan or of the uniform plan, a seed, and
+the training images.
 """
 ARMS = tuple(MAKERS)
 """Names of the arms that `--arms` takes."""

@@ -234,7 +234,7 @@ def test_controls_compare_arms_by_image_and_resume(
         "--seeds",
         "2",
     ]
-    options += ["--finetune-epochs", "1", "--arms", "dense,stock,uniform,random,ours"]
+    options += ["--finetune-epochs", "1", "--arms", "dense,stock,uniform,random,obs,ours"]
 
     def run(*more: str) -> tuple[int, str, str]:
         return experiment("controls.py", *common, *options, *more)
@@ -242,20 +242,21 @@ def test_controls_compare_arms_by_image_and_resume(
     status, out, err = run()
     assert status == 0, err
     runs = [json.loads(path.read_text()) for path in (at_home / "o/controls").glob("*.json")]
-    assert len(runs) == 10
+    assert len(runs) == 12
     for found in runs:
         assert (found["repaired"] is None) == (found["arm"] == "dense")
         assert found["arm"] == "dense" or found["macs"] <= 0.6 * SMALL.macs()
         assert found["test"]["n"] == 60
         assert found["precision"] in ("float32", "bfloat16")
     assert (
-        len({tuple(found["widths"]) for found in runs if found["arm"] in ("ours", "random")}) == 1
+        len({tuple(run["widths"]) for run in runs if run["arm"] in ("ours", "random", "obs")}) == 1
     )
-    assert [line.split()[0] for line in out.splitlines()[-5:]] == [
+    assert [line.split()[0] for line in out.splitlines()[-6:]] == [
         "dense",
         "stock",
         "uniform",
         "random",
+        "obs",
         "ours",
     ]
     _, again, err = run()
@@ -304,6 +305,47 @@ def test_controls_without_fine_tuning_end_after_the_repair(
     assert status == 0, err
     runs = [json.loads(path.read_text()) for path in (at_home / "o/controls").glob("*.json")]
     assert sum(run["repaired"] is None for run in runs) == 3 and len(runs) == 6
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pareto_prints_and_draws_each_budget_after_each_number_of_epochs(
+    trained, call, experiment, at_home: Path
+) -> None:
+    save(trained(WIDE), at_home / "wide.pth")
+    common = ["--dataset", "digits", "--limit-train", "200", "--limit-val", "40", "--out", "o"]
+    common += ["--checkpoint", "wide.pth", "--round-to", "2"]
+    sweep = ["--kind", "structured", "--levels", "0.3,0.6,0.9", "--repair", "reconstruct"]
+    assert call("sensitivity", *sweep, *common[:-2])[0] == 0
+    swept = ["--sweep", "o/records/structured_sensitivity.json"]
+    options = ["--budgets", "0.7,0.4", "--epochs", "1,2"]
+    status, out, err = experiment("pareto.py", *common, *swept, *options)
+    assert status == 0, err
+    runs = [json.loads(path.read_text()) for path in (at_home / "o/controls").glob("*.json")]
+    assert sorted((run["recipe"]["epochs"], run["macs"] <= 0.4 * WIDE.macs()) for run in runs) == [
+        (1, False), (1, True), (2, False), (2, True),
+    ]  # fmt: skip
+    # A repaired network is trained at a rate that rises with the epochs.
+    assert {run["recipe"]["epochs"]: run["recipe"]["lr"] for run in runs} == {1: 0.005, 2: 0.01}
+    rows = out.splitlines()[-5:-1]
+    assert re.split(r"  +", rows[0].strip()) == [
+        "MACs", "params", "as removed", "repaired", "1 epoch", "2 epochs",
+    ]  # fmt: skip
+    shown = {tuple(row.split("  ")) for row in rows[2:]}
+    for run in runs:
+        assert any(f"{run['test']['accuracy']:.2f} %" in "  ".join(row) for row in shown)
+        assert any(f"{run['repaired']['accuracy']:.2f} %" in "  ".join(row) for row in shown)
+    picture = at_home / out.splitlines()[-1]
+    assert picture.name == "accuracy_by_epochs.png" and picture.read_bytes()[:4] == b"\x89PNG"
+    picture.unlink()
+    status, again, err = experiment("pareto.py", *common, *swept, *options)
+    assert (status, again) == (0, out) and picture.exists()
+    status, kept, err = experiment("pareto.py", *common, "--kept", "o/controls")
+    assert status == 0, err
+    assert kept.splitlines() == out.splitlines()[-len(kept.splitlines()) :]
+    status, _, err = experiment("pareto.py", *common, *swept, "--budgets", "half")
+    assert (status, "--budgets: 'half' is not a list of numbers" in err) == (2, True)
+    status, _, err = experiment("pareto.py", *common)
+    assert (status, "give the dense model and its sweep" in err) == (2, True)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -273,7 +273,9 @@ def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(**options: Any) -> Any:
         names = [name for name in Finetune.__dataclass_fields__ if name != "epochs"]
         fields = {name: options.pop(name) for name in names}
-        return function(finetune=Finetune(options.pop("finetune_epochs"), **fields), **options)
+        return function(
+            finetune=Finetune(options.pop("finetune_epochs", None), **fields), **options
+        )
 
     for decorate in (
         option(

@@ -53,24 +53,42 @@ def baseline_recipe(
     )
 
 
+FULL_RATE_EPOCHS = 4
+"""Epochs from which on a repaired network is fine-tuned at the full rate (docs/results.md)."""
+
+
+def finetune_rate(spec: Spec, epochs: int, *, refitted: bool) -> float:
+    """Return the default peak learning rate of a fine-tuning over ``epochs``.
+
+    ``refitted``: the weights were refitted before. A short training at a high rate loses what that
+    gained, so the rate of a network with batch norm then falls in proportion to the epochs. That
+    the rate should follow the length of the training: Zimmer et al. 2023 (BIMP, ALLR).
+    """
+    if not spec.batch_norm:
+        return 0.005
+    return 0.02 * (min(epochs / FULL_RATE_EPOCHS, 1) if refitted else 1)
+
+
 def finetune_recipe(
     settings: Settings,
     spec: Spec,
     epochs: int,
     finetune: Finetune,
     trained: Mapping[str, Any] | None = None,
+    *,
+    refitted: bool = False,
 ) -> Recipe:
     """Return the recipe by which a pruned or masked model is fine-tuned for ``epochs``.
 
     By default, the learning rate is lower than the baseline's and follows a triangle, and half of
-    the loss is distilled from the dense model.
+    the loss is distilled from the dense model. ``refitted``: see :func:`finetune_rate`.
 
     ``trained``: the recipe of the dense model (``meta["training"]``), if its file holds one. The
     schedule ``rewind`` repeats its end; without it, the end of the default recipe on CUDA.
     """
     small = settings.images.small
     default = baseline_recipe(settings, spec, BASELINE_EPOCHS["small" if small else "cuda"])
-    rate = 0.02 if spec.batch_norm else 0.005
+    rate = finetune_rate(spec, epochs, refitted=refitted)
     if finetune.schedule == "rewind":
         rate = float((trained or {}).get("lr", default.lr))
     return Recipe(

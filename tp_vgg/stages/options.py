@@ -61,6 +61,10 @@ class RepairOptions:
             return self.option
         return "none" if gradual else "reconstruct"
 
+    def refits(self, *, gradual: bool = False) -> bool:
+        """Return True if the weights are refitted."""
+        return self.method(gradual=gradual) == "reconstruct"
+
 
 @dataclass(frozen=True)
 class StructuredOptions:

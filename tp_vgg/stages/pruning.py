@@ -25,7 +25,7 @@ from tp_vgg.pruning.repairs import REPAIR_IMAGES
 from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import Dense, dense_model
-from tp_vgg.stages.defaults import structured_epochs
+from tp_vgg.stages.defaults import FULL_RATE_EPOCHS, structured_epochs
 from tp_vgg.stages.given import given_network
 from tp_vgg.stages.measure import data_summary
 from tp_vgg.stages.options import Finetune, PruningRequest, StructuredOptions, UnstructuredOptions
@@ -169,6 +169,9 @@ def work_key(
     del parts["repair"]
     gradual = isinstance(options, UnstructuredOptions) and options.gradual
     method = options.repair.method(gradual=gradual)
+    steps = options.steps if isinstance(options, StructuredOptions) else 1
+    if method == "reconstruct" and epochs and epochs // steps < FULL_RATE_EPOCHS:
+        more += ["rate by epochs"] if options.finetune.lr is None else []
     if method == "reconstruct":
         more.append(["reconstruct", options.repair.images or REPAIR_IMAGES])
     elif method == "recalibrate" and options.repair.images is not None:

@@ -97,8 +97,9 @@ def structured(
                         session.publish(prepared)
                 if step.epochs:
                     recipe = finetune_recipe(
-                        session.settings, model.spec, step.epochs, options.finetune, trained
-                    )
+                        session.settings, model.spec, step.epochs, options.finetune, trained,
+                        refitted=options.repair.refits(),
+                    )  # fmt: skip
                     label = (
                         "fine-tune"
                         if options.steps == 1

@@ -77,8 +77,9 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             if repaired is not None:
                 before_training = Accuracies.of(session, model, "repaired")
             recipe = finetune_recipe(
-                session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training")
-            )
+                session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training"),
+                refitted=options.repair.refits(gradual=options.gradual),
+            )  # fmt: skip
             history = session.fit(model, recipe, partial, "fine-tune", teacher, masking)
         remove_masks(model)
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
