@@ -61,13 +61,50 @@ def test_a_pruned_model_is_repaired_unless_told_otherwise(
     removed = weights(file)
     assert not same(repaired, removed)
     zeros = {n: w == 0 for n, w in removed.items() if n.endswith("weight") and w.ndim > 1}
-    assert all(torch.equal(repaired[n] == 0, mask) for n, mask in zeros.items())
+    moved = [n for n, mask in zeros.items() if not torch.equal(repaired[n] == 0, mask)]
+    assert all(int((repaired[n] == 0).sum()) == int(mask.sum()) for n, mask in zeros.items())
+    assert bool(moved) == any("places were chosen anew" in note for note in found.notes)
+    assert bool(moved) == (kind == "unstructured")
 
     status, _, err = call(kind, *small, "--out", "o", *options, "--repair", "reconstruct")
     assert status == 0, err
     assert same(weights(file), repaired)
     status, _, err = call(kind, *small, "--out", "o", *options)
     assert status == 0 and "made with these settings before" in err
+
+
+def test_zeros_that_gradients_chose_stay_where_they_are(call, at_home: Path, small: list) -> None:
+    options, file = KINDS["unstructured"]
+    zeros = []
+    for repair in ("auto", "none"):
+        more = ["--importance", "taylor", "--repair", repair]
+        status, _, err = call("unstructured", *small, "--out", "o", *options, *more)
+        assert status == 0, err
+        assert "places were chosen anew" not in err
+        zeros.append({n: w == 0 for n, w in weights(file).items() if w.ndim > 1})
+    assert all(torch.equal(value, zeros[1][name]) for name, value in zeros[0].items())
+
+
+@pytest.mark.parametrize(
+    ("more", "rate"),
+    [
+        (["--finetune-epochs", 1], 0.005),
+        (["--finetune-epochs", 2], 0.01),
+        (["--finetune-epochs", 5], 0.02),
+        (["--finetune-epochs", 2, "--steps", 2], 0.005),
+        (["--finetune-epochs", 1, "--lr", 0.03], 0.03),
+        (["--finetune-epochs", 1, "--repair", "none"], 0.02),
+        (["--finetune-epochs", 1, "--repair", "recalibrate"], 0.02),
+    ],
+    ids=str,
+)
+def test_a_short_training_of_a_refitted_network_has_a_low_rate(
+    more: list, rate: float, call, at_home: Path, small: list
+) -> None:
+    status, _, err = call("structured", *small, "--out", "o", "--ratio", "0.5", *more)
+    assert status == 0, err
+    trained = load(Path("o/vgg11_digits_structured_pruned_finetuned.pth")).meta["training"]
+    assert trained["lr"] == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("kind", KINDS)
