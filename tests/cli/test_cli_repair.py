@@ -85,28 +85,6 @@ def test_zeros_that_gradients_chose_stay_where_they_are(call, at_home: Path, sma
     assert all(torch.equal(value, zeros[1][name]) for name, value in zeros[0].items())
 
 
-@pytest.mark.parametrize(
-    ("more", "rate"),
-    [
-        (["--finetune-epochs", 1], 0.005),
-        (["--finetune-epochs", 2], 0.01),
-        (["--finetune-epochs", 5], 0.02),
-        (["--finetune-epochs", 2, "--steps", 2], 0.005),
-        (["--finetune-epochs", 1, "--lr", 0.03], 0.03),
-        (["--finetune-epochs", 1, "--repair", "none"], 0.02),
-        (["--finetune-epochs", 1, "--repair", "recalibrate"], 0.02),
-    ],
-    ids=str,
-)
-def test_a_short_training_of_a_refitted_network_has_a_low_rate(
-    more: list, rate: float, call, at_home: Path, small: list
-) -> None:
-    status, _, err = call("structured", *small, "--out", "o", "--ratio", "0.5", *more)
-    assert status == 0, err
-    trained = load(Path("o/vgg11_digits_structured_pruned_finetuned.pth")).meta["training"]
-    assert trained["lr"] == pytest.approx(rate)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_number_of_images_is_part_of_the_settings(
     kind: str, call, at_home: Path, small: list

@@ -57,16 +57,19 @@ FULL_RATE_EPOCHS = 4
 """Epochs from which on a repaired network is fine-tuned at the full rate (docs/results.md)."""
 
 
-def finetune_rate(spec: Spec, epochs: int, *, refitted: bool) -> float:
+def finetune_rate(settings: Settings, spec: Spec, epochs: int, *, refitted: bool) -> float:
     """Return the default peak learning rate of a fine-tuning over ``epochs``.
 
     ``refitted``: the weights were refitted before. A short training at a high rate loses what that
-    gained, so the rate of a network with batch norm then falls in proportion to the epochs. That
-    the rate should follow the length of the training: Zimmer et al. 2023 (BIMP, ALLR).
+    gained, so the rate of a network with batch norm then falls in proportion to the epochs, unless
+    the data set is so small that an epoch has few steps. That the rate should follow the length of
+    the training: Zimmer et al. 2023 (BIMP, ALLR).
     """
     if not spec.batch_norm:
         return 0.005
-    return 0.02 * (min(epochs / FULL_RATE_EPOCHS, 1) if refitted else 1)
+    if settings.images.small or not refitted:
+        return 0.02
+    return 0.02 * min(epochs / FULL_RATE_EPOCHS, 1)
 
 
 def finetune_recipe(
@@ -88,7 +91,7 @@ def finetune_recipe(
     """
     small = settings.images.small
     default = baseline_recipe(settings, spec, BASELINE_EPOCHS["small" if small else "cuda"])
-    rate = finetune_rate(spec, epochs, refitted=refitted)
+    rate = finetune_rate(settings, spec, epochs, refitted=refitted)
     if finetune.schedule == "rewind":
         rate = float((trained or {}).get("lr", default.lr))
     return Recipe(

@@ -170,8 +170,9 @@ def work_key(
     gradual = isinstance(options, UnstructuredOptions) and options.gradual
     method = options.repair.method(gradual=gradual)
     steps = options.steps if isinstance(options, StructuredOptions) else 1
-    if method == "reconstruct" and epochs and epochs // steps < FULL_RATE_EPOCHS:
-        more += ["rate by epochs"] if options.finetune.lr is None else []
+    short = epochs and epochs // steps < FULL_RATE_EPOCHS and not settings.images.small
+    if short and method == "reconstruct" and options.finetune.lr is None:
+        more.append("rate by epochs")
     if method == "reconstruct":
         more.append(["reconstruct", options.repair.images or REPAIR_IMAGES])
     elif method == "recalibrate" and options.repair.images is not None:
