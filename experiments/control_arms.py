@@ -24,7 +24,7 @@ def pruned(dense: VGG, target: VGGSpec, seed: int, train: Split, importance: str
     of the images of ``train`` at which obs looks.
     """
     model = copy.deepcopy(dense)
-    sample = ranking_sample(model, importance, train, seed)
+    sample = ranking_sample("--limit-train", model, importance, train, seed)
     model.kept = remove_channels(model, target, importance, seed, sample)
     return model
 

@@ -52,6 +52,21 @@ def budgets_of(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def kept_runs(folder: Path, weights: str) -> list[Run]:
+    """Return the runs of plans in ``folder`` of the dense model ``weights``, which were repaired.
+
+    Raises :class:`BadInput` if there are none, or two of one network and number of epochs.
+    """
+    runs = [run for path in sorted(folder.glob("*.json")) if (run := read_json(path)) is not None]
+    runs = [run for run in runs if run["arm"] == "ours" and run["repaired"]]
+    runs = [run for run in runs if run["weights"] == weights]
+    if not runs:
+        raise BadInput(f"--kept: {folder}: has no repaired runs of plans for this dense model")
+    if len({(run["macs"], run["recipe"]["epochs"]) for run in runs}) < len(runs):
+        raise BadInput(f"--kept: {folder}: has two runs of the same MACs and epochs")
+    return runs
+
+
 def states_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the states in ``rows``, in their order."""
     return list(dict.fromkeys(key for row in rows for key in row if isinstance(row[key], Accuracy)))
@@ -136,6 +151,8 @@ def main(
     if settings.checkpoint is None or (sweep is None and kept is None):
         raise BadInput("--checkpoint, --sweep: give the dense model and its sweep, or --kept")
     tuned = [replace(finetune, epochs=count) for count in numbers("--epochs", epochs, int)]
+    if min(one.epochs for one in tuned) < 0:
+        raise BadInput(f"--epochs: {epochs}: none may be below 0")
     shares = numbers("--budgets", budgets, float)
     plans = []
     if sweep is not None and kept is None:
@@ -143,8 +160,7 @@ def main(
         plans = [make_plan(swept, {"macs": share}, round_to=round_to) for share in shares]
     with opened(settings) as bench:
         spec, place = bench.dense.spec, bench.session.run.work / "plots/accuracy_by_epochs.png"
-        files = sorted(kept.glob("*.json")) if kept is not None else []
-        runs = [run for path in files if (run := read_json(path)) is not None]
+        runs = [] if kept is None else kept_runs(kept, bench.weights)
         for plan in plans:
             target = spec.with_widths({row.layer: row.after for row in plan.layers})
             for one in tuned:

@@ -63,7 +63,7 @@ def test_a_pruned_model_is_repaired_unless_told_otherwise(
     zeros = {n: w == 0 for n, w in removed.items() if n.endswith("weight") and w.ndim > 1}
     moved = [n for n, mask in zeros.items() if not torch.equal(repaired[n] == 0, mask)]
     assert all(int((repaired[n] == 0).sum()) == int(mask.sum()) for n, mask in zeros.items())
-    assert bool(moved) == any("places were chosen anew" in note for note in found.notes)
+    assert bool(moved) == any("zeros were chosen anew" in note for note in found.notes)
     assert bool(moved) == (kind == "unstructured")
 
     status, _, err = call(kind, *small, "--out", "o", *options, "--repair", "reconstruct")
@@ -80,7 +80,7 @@ def test_zeros_that_gradients_chose_stay_where_they_are(call, at_home: Path, sma
         more = ["--importance", "taylor", "--repair", repair]
         status, _, err = call("unstructured", *small, "--out", "o", *options, *more)
         assert status == 0, err
-        assert "places were chosen anew" not in err
+        assert "zeros were chosen anew" not in err
         zeros.append({n: w == 0 for n, w in weights(file).items() if w.ndim > 1})
     assert all(torch.equal(value, zeros[1][name]) for name, value in zeros[0].items())
 

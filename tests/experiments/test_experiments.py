@@ -340,6 +340,16 @@ def test_pareto_prints_and_draws_each_budget_after_each_number_of_epochs(
     status, kept, err = experiment("pareto.py", *common, "--kept", "o/controls")
     assert status == 0, err
     assert kept.splitlines() == out.splitlines()[-len(kept.splitlines()) :]
+    other = {**runs[0], "arm": "dense", "repaired": None}
+    (at_home / "o/controls/dense.json").write_text(json.dumps(other))
+    assert experiment("pareto.py", *common, "--kept", "o/controls")[1] == kept
+    (at_home / "o/controls/twice.json").write_text(json.dumps(runs[0]))
+    status, _, err = experiment("pareto.py", *common, "--kept", "o/controls")
+    assert (status, "two runs of the same MACs and epochs" in err) == (2, True)
+    status, _, err = experiment("pareto.py", *common, "--kept", "o/records")
+    assert (status, "has no repaired runs of plans" in err) == (2, True)
+    status, _, err = experiment("pareto.py", *common, *swept, "--epochs", "1,-1")
+    assert (status, "--epochs: 1,-1: none may be below 0" in err) == (2, True)
     status, _, err = experiment("pareto.py", *common, *swept, "--budgets", "half")
     assert (status, "--budgets: 'half' is not a list of numbers" in err) == (2, True)
     status, _, err = experiment("pareto.py", *common)

@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 import tp_vgg
 from tp_vgg.network.families import segments
 from tp_vgg.network.network import Network
+from tp_vgg.network.vgg.spec import VGGSpec
 from tp_vgg.pruning import conjugate_gradients, refit
 from tp_vgg.pruning.normal_equations import as_matrix
 from tp_vgg.pruning.refit import RIDGE, correction
@@ -157,6 +158,40 @@ def test_after_channels_were_removed_the_dense_weights_are_those_of_what_is_left
     weight = model.features[8].weight
     together = torch.stack([weight[left], dense[left]]).detach()
     assert torch.corrcoef(together)[0, 1] > 0.5
+
+
+def test_a_few_zeros_do_not_move() -> None:
+    """One zero that came by chance in training must not cost the layer its weights."""
+    dense = lively(VGGSpec((8, 12, 40, 40, 20, 20, 24, 24)))
+    models = [copy.deepcopy(dense) for _ in range(2)]
+    for model, move_zeros in zip(models, (True, False), strict=True):
+        with torch.no_grad():
+            model.features[8].weight += 0.05 * drawn(*model.features[8].weight.shape)
+            model.features[8].weight[0, 0, 0, 0] = 0
+        tp_vgg.repair(model, dense, PIXELS, move_zeros=move_zeros)
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_masks_that_cover_some_of_the_zeros_cover_all_afterwards(training: bool) -> None:
+    dense = lively()
+    model = sparse(dense, 0.5)
+    expected = copy.deepcopy(model)
+    for name in ("features.8", "classifier.0"):
+        layer = model.get_submodule(name)
+        mask = (layer.weight != 0) | (drawn(*layer.weight.shape) < 0)
+        prune.custom_from_mask(layer, "weight", mask)
+    model.to(memory_format=torch.channels_last).train(training)
+    tp_vgg.repair(model, dense, PIXELS, move_zeros=True)
+    tp_vgg.repair(expected, dense, PIXELS, move_zeros=True)
+    assert model.training == training
+    for part in segments(expected):
+        layer = model.get_submodule(part.name)
+        weight = layer.weight_orig * layer.weight_mask if prune.is_pruned(layer) else layer.weight
+        assert torch.allclose(weight, part.layer.weight, atol=1e-5)
+        if prune.is_pruned(layer):
+            assert torch.equal(layer.weight_mask != 0, part.layer.weight != 0)
 
 
 @pytest.mark.parametrize("kind", ["channels", "none"])

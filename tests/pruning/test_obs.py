@@ -28,42 +28,51 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def cost(hessian: np.ndarray, weight: np.ndarray, columns: list[int]) -> float:
-    """The least loss tr((V − W) H (V − W)ᵀ) of weights V that read none of ``columns``."""
-    kept = [i for i in range(len(hessian)) if i not in columns]
-    best = np.zeros_like(weight)
-    best[:, kept] = np.linalg.solve(hessian[np.ix_(kept, kept)], hessian[kept] @ weight.T).T
-    return float(np.trace((best - weight) @ hessian @ (best - weight).T))
+def cost(x: np.ndarray, weight: np.ndarray, ridge: float, columns: list[int]) -> float:
+    """The least ‖X (V − W)ᵀ‖² + λ ‖V − W‖² of weights V that read none of ``columns``.
+
+    The second term is over the columns that V reads, as in a repair.
+    """
+    kept = [i for i in range(x.shape[1]) if i not in columns]
+    lost = x[:, columns] @ weight[:, columns].T
+    gram = x[:, kept].T @ x[:, kept] + ridge * np.eye(len(kept))
+    change = np.linalg.solve(gram, x[:, kept].T @ lost)
+    return float(((x[:, kept] @ change - lost) ** 2).sum() + ridge * (change**2).sum())
 
 
 @pytest.mark.parametrize("taps", [1, 4])
 def test_each_removal_is_the_cheapest_of_those_that_are_left(taps: int) -> None:
     """Every cost is computed anew with NumPy, by a refit of its own."""
-    channels, rows = 12, 5
+    channels, rows, ridge = 12, 5, 3.0
     x = drawn(200, taps * channels) * torch.linspace(0.2, 2, taps * channels)
     x[:, 3] = x[:, 7] + 0.01 * x[:, 5]  # one that others can stand for
-    hessian, weight = x.T @ x + 0.1 * torch.eye(taps * channels), drawn(rows, taps * channels)
-    order = removal_order(hessian.clone(), weight.clone(), channels)
+    weight = drawn(rows, taps * channels)
+    weight[:, 9::channels] *= 10  # a channel that is dead, but read with large weights
+    x[:, 9::channels] = 0
+    hessian = x.T @ x + ridge * torch.eye(taps * channels)
+    order = removal_order(hessian.clone(), weight.clone(), ridge, channels)
     assert sorted(order.tolist()) == list(range(channels))
+    assert order[0] == 9
     gone: list[int] = []
     for channel in order.tolist()[:-1]:
         costs = {
             other: cost(
-                hessian.numpy(),
+                x.numpy(),
                 weight.numpy(),
+                ridge,
                 [tap * channels + c for c in [*gone, other] for tap in range(taps)],
             )
             for other in range(channels)
             if other not in gone
         }
-        assert costs[channel] <= min(costs.values()) * (1 + 1e-9)
+        assert costs[channel] <= min(costs.values()) + 1e-9 * max(costs.values())
         gone.append(channel)
 
 
 def test_many_channels_go_several_at_a_time() -> None:
     channels = 200
     x = drawn(300, channels)
-    order = removal_order(x.T @ x + torch.eye(channels), drawn(4, channels), channels)
+    order = removal_order(x.T @ x + torch.eye(channels), drawn(4, channels), 1.0, channels)
     assert sorted(order.tolist()) == list(range(channels))
 
 
@@ -78,14 +87,14 @@ def test_it_looks_at_what_the_next_layer_reads(
     name, behind = layers[number].name, layers[number + 1].layer
     asked = []
 
-    def order(hessian, weight, channels: int):
-        asked.append((hessian, weight, channels))
+    def order(hessian, weight, ridge: float, channels: int):
+        asked.append((hessian, weight, ridge, channels))
         return torch.arange(channels)
 
     monkeypatch.setattr(obs, "removal_order", order)
     images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     channel_scores(model, [name], images)
-    ((hessian, weight, channels),) = asked
+    ((hessian, weight, penalty, channels),) = asked
     read = []
     hook = behind.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     with torch.no_grad():
@@ -115,6 +124,7 @@ def test_it_looks_at_what_the_next_layer_reads(
     centred = x - x.mean(0) if behind.bias is not None else x
     expected = centred.T @ centred + ridge * torch.eye(x.shape[1], dtype=torch.float64)
     assert channels == model.spec.prunable[name]
+    assert penalty == pytest.approx(ridge, rel=1e-5)
     assert (hessian - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert torch.allclose(weight, expected_weight.detach().double(), rtol=1e-5)
 
@@ -124,6 +134,30 @@ def test_a_wide_linear_layer_is_read_by_its_channels_means(monkeypatch: pytest.M
     model = lively(VARIANTS["bn-unfolded"])
     scores = channel_scores(model, ["features.25"], torch.randn(10, 3, 32, 32))["features.25"]
     assert sorted(scores.tolist()) == list(range(len(scores)))
+    monkeypatch.setattr(obs, "WIDEST_GRAM", 20)
+    with pytest.raises(BadInput, match="at most 20 channels a layer, and there are 24; use l1"):
+        channel_scores(model, ["features.25"], torch.randn(10, 3, 32, 32))
+
+
+def test_a_dead_channel_goes_first() -> None:
+    """It can go for nothing, however large the weights that read it."""
+    model = lively()
+    with torch.no_grad():
+        model.features[5].weight[3], model.features[5].bias[3] = 0, -1
+        model.features[8].weight[:, 3] *= 5
+    names = iter(["features.4"])  # any iterable will do
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    scores = channel_scores(model, names, images)["features.4"]
+    with torch.no_grad():
+        alive = model.features[:7](images).amax((0, 2, 3)) > 0
+    assert not alive[3] and 6 < alive.sum() < len(alive)
+    assert scores[~alive].max() < scores[alive].min()
+    pruned = copy.deepcopy(model)
+    tp_vgg.prune_structured(pruned, {"features.4": 0.5}, importance="obs", images=PIXELS)
+    again = copy.deepcopy(pruned)
+    tp_vgg.prune_structured(again, {"features.4": 0.5}, importance="obs", images=PIXELS)
+    assert set(again.kept["features.4"]) < set(pruned.kept["features.4"])
+    assert 3 not in pruned.kept["features.4"]
 
 
 @pytest.mark.parametrize("variant", ["bn-hidden", "bn-linear", "plain-linear"])

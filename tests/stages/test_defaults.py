@@ -10,9 +10,16 @@ from helpers.networks import SMALL, VARIANTS, fresh
 
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.vgg.spec import VGGSpec
+from tp_vgg.pruning.ratios import Plan
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_rate, finetune_recipe
-from tp_vgg.stages.options import Finetune
+from tp_vgg.stages.options import (
+    Finetune,
+    RepairOptions,
+    StructuredOptions,
+    UnstructuredOptions,
+)
+from tp_vgg.stages.pruning import work_key
 
 PLAIN = VARIANTS["plain-linear"]
 
@@ -26,6 +33,7 @@ PLAIN = VARIANTS["plain-linear"]
         ("cifar10", SMALL, 40, True, 0.02),
         ("folder", SMALL, 2, True, 0.01),
         ("cifar10", SMALL, 1, False, 0.02),
+        ("cifar10", SMALL, 0, True, 0.02),
         ("digits", SMALL, 1, True, 0.02),
         ("cifar10", PLAIN, 1, True, 0.005),
         ("cifar10", PLAIN, 5, False, 0.005),
@@ -40,6 +48,35 @@ def test_the_rate_follows_the_epochs_after_a_refit(
         recipe = finetune_recipe(settings, spec, epochs, Finetune(lr=given), refitted=refitted)
         assert recipe.lr == pytest.approx(expected)
         assert recipe.epochs == epochs
+
+
+def test_what_an_earlier_version_trained_at_another_rate_is_another_model() -> None:
+    def key(epochs: int, spec: VGGSpec = SMALL, repair: str = "auto", **finetune: object) -> str:
+        options = StructuredOptions(
+            finetune=Finetune(epochs, **finetune), repair=RepairOptions(repair)
+        )
+        return work_key(Settings(), "11" * 32, spec, Plan({"features.0": 0.5}, "--ratio"), options)
+
+    # No spec is in the key itself: it differs between the two where a default rate does.
+    assert key(1) != key(1, PLAIN) and key(3) != key(3, PLAIN)
+    assert key(5) == key(5, PLAIN) and key(0) == key(0, PLAIN)
+    assert key(1, lr=0.005) == key(1, PLAIN, lr=0.005)
+    assert key(1, schedule="rewind") == key(1, PLAIN, schedule="rewind")
+    assert key(1, repair="none") == key(1, PLAIN, repair="none")
+
+
+@pytest.mark.parametrize("importance", ["l1", "taylor"])
+def test_moved_zeros_are_part_of_the_key_where_they_move(
+    importance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(repair: str) -> str:
+        options = UnstructuredOptions(importance=importance, repair=RepairOptions(repair))
+        return work_key(Settings(), "11" * 32, SMALL, Plan({"features.0": 0.5}, "--x"), options)
+
+    before = {repair: key(repair) for repair in ("auto", "none", "recalibrate")}
+    monkeypatch.setattr(UnstructuredOptions, "move_zeros", False)
+    changed = {repair for repair in before if key(repair) != before[repair]}
+    assert changed == ({"auto"} if importance == "l1" else set())
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,7 @@ def finetune_options(function: Callable[..., Any]) -> Callable[..., Any]:
         wrapper = decorate(wrapper)
     return training_options(
         "fine-tuning",
-        lr="0.02, or 0.005 without batch norm; with rewind the dense model's",
+        lr="0.02, less in under 4 epochs after a refit; 0.005 without batch norm; with rewind the "
+        "dense model's",
         batch_size="128, or 64 on digits",
     )(wrapper)

@@ -64,8 +64,8 @@ from tp_vgg.stages.options import Finetune, RepairOptions, UnstructuredOptions, 
 @option(
     "--show",
     metavar="LAYER",
-    help="Draw the layer's weights before and after. Without --ratios and --sparsity it only "
-    "draws, at sparsity 0.5.",
+    help="Draw the layer's weights before and after, without a repair. Without --ratios and "
+    "--sparsity it only draws, at sparsity 0.5.",
 )
 @wide_option
 def command(

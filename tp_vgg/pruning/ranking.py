@@ -17,20 +17,21 @@ from tp_vgg.pruning.repairs import REPAIR_IMAGES
 
 
 def ranking_sample(
-    model: Network, importance: str, images: Unlabelled | None, seed: int
+    name: str, model: Network, importance: str, images: Unlabelled | None, seed: int
 ) -> torch.Tensor | None:
     """Return the sample of ``images`` at which the criterion looks; ``None`` if it needs none.
 
-    It is normalised fp32 [N, 3, S, S], drawn by ``seed`` as :func:`tp_vgg.repair` draws it. Raises
-    :class:`BadInput` if the criterion needs images and there are none, or they do not fit.
+    ``name``: of the argument. The sample is normalised fp32 [N, 3, S, S], drawn by ``seed`` as
+    :func:`tp_vgg.repair` draws it. Raises :class:`BadInput` if the criterion needs images and there
+    are none, or they do not fit.
     """
     if not CRITERIA[importance].needs_images:
         return None
     if images is None:
         raise BadInput(
-            f"images: importance {importance} looks at unlabelled images; give training images"
+            f"{name}: importance {importance} looks at unlabelled images; give training images"
         )
-    return repair_sample("images", images, model, REPAIR_IMAGES, seed)
+    return repair_sample(name, images, model, REPAIR_IMAGES, seed)
 
 
 def rank(

@@ -29,6 +29,9 @@ from tp_vgg.pruning.repairs import REPAIR_IMAGES
 
 log = logging.getLogger(__name__)
 
+_FEW_ZEROS = 0.001
+"""Smaller parts of a layer's weights may be 0 by chance."""
+
 
 def repair(
     model: Network,
@@ -61,11 +64,13 @@ def repair(
     than inputs is solved in the dual form W = W₀ + Xᵀ(XXᵀ + λI)⁻¹(Y − XW₀), unless over a tenth of
     its outputs have zeros and it has at most 8,192 inputs. For the last layer, Y is the logits.
 
-    With ``move_zeros``, each layer keeps the number of its zeros but not their places: its dense
-    weights are refitted as a whole, the smallest become the zeros, and the others are refitted
-    again. So weights count by what they are worth on the inputs that pruning left. A weight that is
-    0 in ``dense`` stays 0, and masks move with the zeros. Do not use it if the places of the zeros
-    matter, such as 2 of every 4. It does nothing for layers without more zeros than in ``dense``.
+    With ``move_zeros``, each layer keeps the number of its zeros but not their places: the weights
+    that it has in ``dense`` are refitted as a whole, the smallest become the zeros, and the dense
+    values of the others are refitted again, as W₀. So weights count by what they are worth on the
+    inputs that pruning left. A weight that is 0 in ``dense`` stays 0, and masks move with the
+    zeros. Do not use it if ``model`` was trained since the pruning, which would be lost, or if the
+    places of the zeros matter, such as 2 of every 4. A layer with fewer than 1 in 1,000 more zeros
+    than in ``dense`` is refitted as without it.
 
     Batch norm behind each layer that is not left as it was is re-based: its running statistics
     become those of the repaired network, and its scale and shift change so that it still computes
@@ -216,13 +221,13 @@ class _Walk:
     ) -> torch.Tensor | None:
         """Return the weight that ``part`` had in the dense network, for what it still reads.
 
-        ``None`` if it has no more zeros than there.
+        ``None`` unless 1 in 1,000 weights, or more, were set to zero since.
         """
         weight = whole.layer.weight.detach()[places]
         if self._read is not None:
             weight = weight[:, neighbours(self._read, reads)]
-        more = (part.layer.weight == 0).sum() > (weight == 0).sum()
-        return weight if more else None
+        more = int((part.layer.weight == 0).sum()) - int((weight == 0).sum())
+        return weight if more > 0 and more >= _FEW_ZEROS * weight.numel() else None
 
     def _wanted(
         self, part: Segment, whole: Segment, places: list[int], held_out: list[torch.Tensor]
@@ -261,12 +266,9 @@ def repair_sample(
 
 
 def is_sparse(model: Network) -> bool:
-    """Return True if 1 in 1,000 weights of a conv or linear layer, or more, are exactly 0.
-
-    A few weights of a dense network may be 0 by chance.
-    """
+    """Return True if 1 in 1,000 weights of a conv or linear layer, or more, are exactly 0."""
     return any(
-        zeros >= 0.001 * part.layer.weight.numel()
+        zeros >= _FEW_ZEROS * part.layer.weight.numel()
         for part, zeros in zip(segments(model), _zeros(model), strict=True)
     )
 

@@ -103,7 +103,7 @@ def prune_structured(
     check_importance(importance, model.spec, plan.values)
     check_gradients(model, importance, list(plan.values))
     check_built(model)
-    sample = ranking_sample(model, importance, images, seed)
+    sample = ranking_sample("images", model, importance, images, seed)
     size = model.spec.image_size
     noise = torch.randn(
         EQUIVALENCE_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(seed)

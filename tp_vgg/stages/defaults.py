@@ -67,7 +67,7 @@ def finetune_rate(settings: Settings, spec: Spec, epochs: int, *, refitted: bool
     """
     if not spec.batch_norm:
         return 0.005
-    if settings.images.small or not refitted:
+    if settings.images.small or not refitted or not epochs:
         return 0.02
     return 0.02 * min(epochs / FULL_RATE_EPOCHS, 1)
 

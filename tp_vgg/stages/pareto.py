@@ -143,7 +143,7 @@ def _key(
     """Return the key of the table: dense model, images, each budget's settings and the timing."""
     case, spec = _case(options), spec_from_dict(dense.spec)
     works = [
-        (budget, work_key(settings, dense.sha256, request.plan_for(spec), request.options))
+        (budget, work_key(settings, dense.sha256, spec, request.plan_for(spec), request.options))
         for budget, request in requests.items()
     ]
     machine = TimingDevice.of(pick_device(settings.device)).environment if case else None

@@ -20,12 +20,13 @@ from tp_vgg.files.fingerprint import fingerprint
 from tp_vgg.machine.device import pick_device
 from tp_vgg.machine.precision import pick_precision
 from tp_vgg.network.network import Network
+from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
 from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.baseline import Dense, dense_model
-from tp_vgg.stages.defaults import FULL_RATE_EPOCHS, structured_epochs
+from tp_vgg.stages.defaults import finetune_rate, structured_epochs
 from tp_vgg.stages.given import given_network
 from tp_vgg.stages.measure import data_summary
 from tp_vgg.stages.options import Finetune, PruningRequest, StructuredOptions, UnstructuredOptions
@@ -144,9 +145,13 @@ def _note_unused(options: StructuredOptions | UnstructuredOptions) -> None:
 
 
 def work_key(
-    settings: Settings, baseline: str, plan: Plan, options: StructuredOptions | UnstructuredOptions
+    settings: Settings,
+    baseline: str,
+    spec: Spec,
+    plan: Plan,
+    options: StructuredOptions | UnstructuredOptions,
 ) -> str:
-    """Return the key of the records of models that are pruned in this way.
+    """Return the key of the records of models that are pruned in this way from one of ``spec``.
 
     It is a fingerprint of the dense checkpoint (``baseline``: its SHA-256), its normalisation if
     that was given, the plan, the options that have an effect, the seed and, if the model is
@@ -169,10 +174,14 @@ def work_key(
     del parts["repair"]
     gradual = isinstance(options, UnstructuredOptions) and options.gradual
     method = options.repair.method(gradual=gradual)
-    steps = options.steps if isinstance(options, StructuredOptions) else 1
-    short = epochs and epochs // steps < FULL_RATE_EPOCHS and not settings.images.small
-    if short and method == "reconstruct" and options.finetune.lr is None:
-        more.append("rate by epochs")
+    finetune = options.finetune
+    if method == "reconstruct" and (finetune.lr, finetune.schedule != "rewind") == (None, True):
+        steps = options.steps if isinstance(options, StructuredOptions) else 1
+        rates = [
+            finetune_rate(settings, spec, (epochs or 0) // steps, refitted=refitted)
+            for refitted in (True, False)
+        ]
+        more += [] if rates[0] == rates[1] else ["rate by epochs"]
     if method == "reconstruct":
         more.append(["reconstruct", options.repair.images or REPAIR_IMAGES])
     elif method == "recalibrate" and options.repair.images is not None:

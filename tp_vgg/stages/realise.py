@@ -70,10 +70,11 @@ def realise(
         if len(session.data.train) < LEAST_IMAGES:
             raise BadInput(f"--realise: the repair needs {LEAST_IMAGES} training images or more")
         path = partial_of(session.run.work / f"{first.kind}_realised.json").with_suffix(".jsonl")
+        moves = first.kind == "unstructured" and first.repair != "recalibrate"
         key = fingerprint(
             first.sweep["weights"], session.data.fingerprint, first.sweep["key"], settings.seed,
             settings.limits, *settings.normalisation_parts(),
-            *(["moved zeros"] if first.kind == "unstructured" else []),
+            *(["moved zeros"] if moves else []),
         )  # fmt: skip
         texts = [plan.file_text for plan in plans.values()]
         if former is not None and former.realised_key == fingerprint(key, texts):
@@ -125,7 +126,7 @@ def _pruned(session: Session, dense: Network, plan: PlanResult) -> Network:
     settings, train = session.settings, session.data.train
     model = copy.deepcopy(dense)
     if plan.kind == "structured":
-        session.prepare_ranking(model, plan.importance)
+        session.accumulate_gradients(model, plan.importance)
         prune_structured(
             model, plan.ratios, importance=plan.importance, seed=settings.seed, images=train
         )

@@ -132,7 +132,7 @@ def repaired_model(
             )
     images = result.images + result.held_out
     refitted = sum(layer.outcome == "refitted" for layer in result.layers.values())
-    zeros = "their places were chosen anew and " if move_zeros else ""
+    zeros = "the zeros were chosen anew in each layer and " if move_zeros else ""
     note = (
         f"then {zeros}the weights were refitted in {refitted} of {len(result.layers)} layers, from "
         f"{images:,} unlabelled images"

@@ -151,7 +151,7 @@ def _sweep(
         question = request.question
         question.removed(model.spec)  # refuses a question that does not fit
         settings.begin_work()
-        session.prepare_ranking(model, question.importance)
+        session.accumulate_gradients(model, question.importance)
         train, flip = session.data.train, session.data.flip
         sample = refitted_to = None
         if question.repair == "recalibrate":

@@ -121,19 +121,20 @@ class Session:
         for partial in partials if self.ranks.is_main else ():
             partial.unlink(missing_ok=True)
 
-    def prepare_ranking(self, model: Network, importance: str) -> torch.Tensor | None:
-        """Give ``importance`` what it needs of the training images to rank by.
-
-        Gradients of the loss are left in the parameters' ``grad``; images are returned as
-        :func:`~tp_vgg.pruning.ranking.ranking_sample` does.
-        """
+    def accumulate_gradients(self, model: Network, importance: str) -> None:
+        """Leave gradients of the loss in the parameters' ``grad`` if ``importance`` needs them."""
         criterion = CRITERIA[importance]
         if criterion.needs_gradients:
             label, normalisation = self.settings.bar("gradients"), Normalisation.of(model.meta)
             accumulate_gradients(
                 model, self.data.train, normalisation, squared=criterion.squared, label=label
             )
-        return ranking_sample(model, importance, self.data.train, self.settings.seed)
+
+    def ranking_sample(self, model: Network, importance: str) -> torch.Tensor | None:
+        """Return the training images at which ``importance`` looks; ``None`` if it needs none."""
+        return ranking_sample(
+            "--limit-train", model, importance, self.data.train, self.settings.seed
+        )
 
     def _check_reloaded(self, model: Network, path: Path) -> None:
         """Raise :class:`WorkFailed` unless the file at ``path`` gives the logits of ``model``.

@@ -67,7 +67,9 @@ def structured(
         session, model = job.session, job.dense
         if request.show is not None and session.ranks.is_main:
             _draw(job, options, request.show)
-        key = work_key(session.settings, job.baseline.sha256, job.resolved.plan, options)
+        key = work_key(
+            session.settings, job.baseline.sha256, model.spec, job.resolved.plan, options
+        )
         epochs = structured_epochs(session.settings, options)
         if not request.force and (
             records := job.finished(MODELS[2:] if epochs else MODELS[2:3], key)
@@ -164,7 +166,8 @@ def _prune(
 ) -> tuple[str, Repaired | None]:
     """Prune and repair ``model`` in place; return a note about both, and the repair."""
     dense = unpruned_copy(model, options.repair)
-    sample = session.prepare_ranking(model, options.importance)
+    session.accumulate_gradients(model, options.importance)
+    sample = session.ranking_sample(model, options.importance)
     images = torch.cat(
         [split.images[:EQUIVALENCE_IMAGES] for split in (session.data.val, session.data.train)]
     )[:EQUIVALENCE_IMAGES]
@@ -182,7 +185,8 @@ def _prune(
 
 def _draw(job: Drawing[StructuredTarget], options: StructuredOptions, layer: str) -> Path:
     model, seed = job.dense, job.session.settings.seed
-    sample = job.session.prepare_ranking(model, options.importance)
+    job.session.accumulate_gradients(model, options.importance)
+    sample = job.session.ranking_sample(model, options.importance)
     score = rank(model, [layer], options.importance, seed, sample)[layer]
     weights = model.get_submodule(layer).get_parameter("weight").detach().cpu().numpy()
     kept = top_k(score, job.resolved.spec.prunable[layer])

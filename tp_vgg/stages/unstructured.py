@@ -49,7 +49,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             masked = copy.deepcopy(model)
             _mask(session, masked, job.resolved, options)
             _draw(job, masked, request.show)
-        key = work_key(session.settings, job.baseline.sha256, job.resolved, options)
+        key = work_key(session.settings, job.baseline.sha256, model.spec, job.resolved, options)
         if not request.force and (records := job.finished(names, key)):
             return records
         session.settings.begin_work()
@@ -131,7 +131,7 @@ def _draw(job: Drawing[Plan], masked: Network, layer: str) -> Path:
 def _mask(session: Session, model: Network, plan: Plan, options: UnstructuredOptions) -> None:
     scores = None
     if options.importance == "taylor":
-        session.prepare_ranking(model, options.importance)
+        session.accumulate_gradients(model, options.importance)
         scores = taylor_scores(model)
         model.zero_grad(set_to_none=True)
     if options.global_sparsity is None:
