@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import one_line
+from helpers.networks import SMALL
 
 from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.network.checkpoint import load, save
@@ -83,6 +84,37 @@ def test_zeros_that_gradients_chose_stay_where_they_are(call, at_home: Path, sma
         assert "zeros were chosen anew" not in err
         zeros.append({n: w == 0 for n, w in weights(file).items() if w.ndim > 1})
     assert all(torch.equal(value, zeros[1][name]) for name, value in zeros[0].items())
+
+
+@pytest.mark.parametrize(
+    ("more", "repaired"),
+    [
+        (["--sparsity", 0.95, "--scope", "global"], True),
+        (["--sparsity", 0.95, "--scope", "global", "--finetune-epochs", 1], False),
+        (["--sparsity", 0.9, "--finetune-epochs", 1], False),
+        (["--sparsity", 0.8, "--finetune-epochs", 1], True),
+        (["--ratios", "most.json", "--finetune-epochs", 1], False),
+        (["--ratios", "some.json", "--finetune-epochs", 1], True),
+        (["--sparsity", 0.9, "--finetune-epochs", 1, "--repair", "reconstruct"], True),
+    ],
+    ids=str,
+)
+def test_many_zeros_are_trained_without_a_repair(
+    more: list, repaired: bool, call, at_home: Path, small: list
+) -> None:
+    names = SMALL.prunable
+    (at_home / "most.json").write_text(json.dumps(dict.fromkeys(names, 0.92)))
+    (at_home / "some.json").write_text(json.dumps(dict.fromkeys(SMALL.conv_names[:-1], 0.95)))
+    status, _, err = call("unstructured", *small, "--out", "o", *more)
+    assert status == 0, err
+    assert bool(record("o/records/unstructured.json").repair) == repaired
+    said = "--repair auto: none, since with 90% zeros or more a fine-tuning does better"
+    assert (said in err) == (not repaired)
+    status, _, err = call("unstructured", *small, "--out", "o", *more)
+    assert status == 0 and "made with these settings before" in err
+    if not repaired:
+        status, _, err = call("unstructured", *small, "--out", "o", *more, "--repair", "none")
+        assert status == 0 and "made with these settings before" in err
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -86,7 +86,7 @@ def test_moved_zeros_are_part_of_the_key_where_they_move(
         ("structured", ["--finetune-epochs", 2, "--steps", 2], 0.005),
         ("structured", ["--finetune-epochs", 1, "--repair", "none"], 0.02),
         ("structured", ["--finetune-epochs", 1, "--repair", "recalibrate"], 0.02),
-        ("unstructured", ["--finetune-epochs", 2], 0.01),
+        ("unstructured", ["--finetune-epochs", 1], 0.02),
         ("unstructured", ["--finetune-epochs", 1, "--gradual"], 0.02),
     ],
 )

@@ -60,9 +60,10 @@ FULL_RATE_EPOCHS = 4
 def finetune_rate(settings: Settings, spec: Spec, epochs: int, *, refitted: bool) -> float:
     """Return the default peak learning rate of a fine-tuning over ``epochs``.
 
-    ``refitted``: the weights were refitted before. A short training at a high rate loses what that
-    gained, so the rate of a network with batch norm then falls in proportion to the epochs, unless
-    the data set is so small that an epoch has few steps. That the rate should follow the length of
+    ``refitted``: channels were removed and the weights refitted. A short training at a high rate
+    loses what that gained, so the rate of a network with batch norm then falls in proportion to the
+    epochs, unless the data set is so small that an epoch has few steps. With zeros, the full rate
+    does better. That the rate should follow the length of
     the training: Zimmer et al. 2023 (BIMP, ALLR).
     """
     if not spec.batch_norm:

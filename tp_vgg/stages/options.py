@@ -20,6 +20,11 @@ from tp_vgg.pruning.ratios import Plan, check_layers, resolve, resolve_sparsity
 from tp_vgg.pruning.repairs import Repair, RepairOption, check_repair
 from tp_vgg.training.recipe import Schedule
 
+MANY_ZEROS = 0.9
+"""Part of the weights to zero from which on fine-tuning does better without a repair.
+
+docs/results.md has the measurements."""
+
 PlanFor = Callable[[Spec], Plan]
 """Function that returns the plan for a network (``--ratio`` applies to every conv of it)."""
 
@@ -52,18 +57,14 @@ class RepairOptions:
     images: int | None = None
     """Training images on which the repair looks; ``None``: the default of its method."""
 
-    def method(self, *, gradual: bool = False) -> Repair:
+    def method(self, better_without: str = "") -> Repair:
         """Return what ``auto`` stands for, or what was chosen.
 
-        ``gradual``: the zeros grow in training, which leaves nothing to repair before it.
+        ``better_without``: why the fine-tuning does better without a repair, if it does.
         """
         if self.option != "auto":
             return self.option
-        return "none" if gradual else "reconstruct"
-
-    def refits(self, *, gradual: bool = False) -> bool:
-        """Return True if the weights are refitted."""
-        return self.method(gradual=gradual) == "reconstruct"
+        return "none" if better_without else "reconstruct"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,24 @@ class UnstructuredOptions:
     repair: RepairOptions = RepairOptions()
     """Repair after the pruning."""
     finetune: Finetune = Finetune(epochs=0)
+
+    def better_without_repair(self, spec: Spec, plan: Plan) -> str:
+        """Return why a fine-tuning does better without a repair; empty if it does not.
+
+        ``plan``: sparsities by layer, if they are not ranked together.
+        """
+        if self.gradual:
+            return "since the zeros grow in training"
+        sparsity = self.global_sparsity
+        if sparsity is None:
+            weights = sum(row.weights for row in spec.rows if row.name in spec.prunable)
+            sparsity = sum(resolve_sparsity(plan, spec).values()) / weights
+        if self.finetune.epochs and sparsity >= MANY_ZEROS:
+            return (
+                f"since with {MANY_ZEROS:.0%} zeros or more a fine-tuning does better from the "
+                "weights as they were"
+            )
+        return ""
 
     @property
     def move_zeros(self) -> bool:
@@ -197,7 +216,7 @@ class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
                 f"leave out --importance {options.importance}"
             )
         check_repair(options.repair.option, spec)
-        if options.gradual and options.repair.method(gradual=True) != "none":
+        if options.gradual and options.repair.method("gradual") != "none":
             raise BadInput(
                 "--gradual: the zeros grow while the network is fine-tuned, so there is nothing to "
                 f"repair before; leave out --repair {options.repair.option}"

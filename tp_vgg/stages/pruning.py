@@ -172,16 +172,10 @@ def work_key(
     if not epochs:
         parts["finetune"] = asdict(Finetune(options.finetune.epochs))
     del parts["repair"]
-    gradual = isinstance(options, UnstructuredOptions) and options.gradual
-    method = options.repair.method(gradual=gradual)
-    finetune = options.finetune
-    if method == "reconstruct" and (finetune.lr, finetune.schedule != "rewind") == (None, True):
-        steps = options.steps if isinstance(options, StructuredOptions) else 1
-        rates = [
-            finetune_rate(settings, spec, (epochs or 0) // steps, refitted=refitted)
-            for refitted in (True, False)
-        ]
-        more += [] if rates[0] == rates[1] else ["rate by epochs"]
+    better_without = ""
+    if isinstance(options, UnstructuredOptions):
+        better_without = options.better_without_repair(spec, plan)
+    method = options.repair.method(better_without)
     if method == "reconstruct":
         more.append(["reconstruct", options.repair.images or REPAIR_IMAGES])
     elif method == "recalibrate" and options.repair.images is not None:
@@ -191,4 +185,17 @@ def work_key(
         more += ["recalibrate"] if method == "recalibrate" else []
         return fingerprint(baseline, dict(plan.values), parts, settings.seed, *more)
     parts["recalibrate"] = method == "recalibrate"
+    if method == "reconstruct" and options.finetune.lr is None:
+        more += _other_rate(settings, spec, options, epochs or 0)
     return fingerprint(baseline, dict(plan.values), parts, settings.seed, epochs, *more)
+
+
+def _other_rate(
+    settings: Settings, spec: Spec, options: StructuredOptions, epochs: int
+) -> list[str]:
+    """Return what is in the key if a refit changes the default rate of the fine-tuning."""
+    rates = {
+        finetune_rate(settings, spec, epochs // options.steps, refitted=refitted)
+        for refitted in (True, False)
+    }
+    return ["rate by epochs"] if len(rates) > 1 and options.finetune.schedule != "rewind" else []

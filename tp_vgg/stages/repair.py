@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput, WorkFailed
@@ -67,15 +67,20 @@ class Repaired:
         )
 
 
-def log_choice(options: RepairOptions, *, gradual: bool = False) -> None:
-    """Log what ``--repair auto`` stands for, and images that were given for no repair."""
-    method = options.method(gradual=gradual)
-    if options.option == "auto" and gradual:
-        log.info("--repair auto: none, since the zeros grow in training")
+def chosen_repair(options: RepairOptions, better_without: str = "") -> RepairOptions:
+    """Return ``options`` with what ``auto`` stands for, and log it.
+
+    ``better_without``: that of :meth:`RepairOptions.method`. Images that were given for no repair
+    are in the log too.
+    """
+    method = options.method(better_without)
+    if options.option == "auto" and better_without:
+        log.info(f"--repair auto: none, {better_without}")
     elif options.option == "auto":
         log.info("--repair auto: reconstruct, which refits the weights from unlabelled images")
     if method == "none" and options.images is not None:
         log.info("--repair-images: without effect, since nothing is repaired")
+    return replace(options, option=method)
 
 
 def unpruned_copy(model: Network, options: RepairOptions) -> Network | None:

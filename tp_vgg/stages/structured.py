@@ -28,7 +28,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe, structured_epochs
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest, StructuredTarget
 from tp_vgg.stages.pruning import Drawing, Pruning, drawing, pruning, work_key
-from tp_vgg.stages.repair import Repaired, log_choice, repaired_model, unpruned_copy
+from tp_vgg.stages.repair import Repaired, chosen_repair, repaired_model, unpruned_copy
 from tp_vgg.stages.results import Prepared, deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -79,7 +79,7 @@ def structured(
         target = job.resolved.spec
         if note := unremoved_note(job.resolved.plan, model.spec, target, options.round_to):
             log.info(note)
-        log_choice(options.repair)
+        options = replace(options, repair=chosen_repair(options.repair))
         former = job.former(MODELS[2:], key, force=request.force)
         teacher = fold_batch_norm(model) if options.finetune.distill else None
         trained = model.meta.get("training")
@@ -100,7 +100,7 @@ def structured(
                 if step.epochs:
                     recipe = finetune_recipe(
                         session.settings, model.spec, step.epochs, options.finetune, trained,
-                        refitted=options.repair.refits(),
+                        refitted=options.repair.method() == "reconstruct",
                     )  # fmt: skip
                     label = (
                         "fine-tune"

@@ -24,7 +24,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe
 from tp_vgg.stages.options import UnstructuredOptions, UnstructuredRequest
 from tp_vgg.stages.pruning import Drawing, drawing, pruning, work_key
-from tp_vgg.stages.repair import Accuracies, log_choice, repaired_model, unpruned_copy
+from tp_vgg.stages.repair import Accuracies, chosen_repair, repaired_model, unpruned_copy
 from tp_vgg.stages.results import deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -53,17 +53,19 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         if not request.force and (records := job.finished(names, key)):
             return records
         session.settings.begin_work()
-        log_choice(options.repair, gradual=options.gradual)
+        repair = chosen_repair(
+            options.repair, options.better_without_repair(model.spec, job.resolved)
+        )
         former = job.former(names, key, force=request.force)
         teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
         masking, repaired = _gradual(job.resolved, options), None
         if masking is not None:
             masking.begin(model)
         else:
-            unmasked = unpruned_copy(model, options.repair)
+            unmasked = unpruned_copy(model, repair)
             _mask(session, model, job.resolved, options)
             repaired = repaired_model(
-                session, model, unmasked, options.repair, move_zeros=options.move_zeros
+                session, model, unmasked, repair, move_zeros=options.move_zeros
             )
             del unmasked
         notes = [finetuning_note(finetune.epochs)]
@@ -77,9 +79,8 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             if repaired is not None:
                 before_training = Accuracies.of(session, model, "repaired")
             recipe = finetune_recipe(
-                session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training"),
-                refitted=options.repair.refits(gradual=options.gradual),
-            )  # fmt: skip
+                session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training")
+            )
             history = session.fit(model, recipe, partial, "fine-tune", teacher, masking)
         remove_masks(model)
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
