@@ -245,7 +245,7 @@ def repair_options(function: Function) -> Function:
             default="auto",
             help="Correct the pruned model before any fine-tuning: refit its weights "
             "(reconstruct), take batch norm's statistics anew (recalibrate), or neither; auto is "
-            "reconstruct.",
+            "reconstruct, but none if 90 % zeros or more are fine-tuned.",
         ),
     ):
         wrapper = decorate(wrapper)

@@ -14,7 +14,7 @@ Repair = Literal["none", "recalibrate", "reconstruct"]
 """``recalibrate``: batch norm's running statistics are recomputed over training images.
 ``reconstruct``: the weights are refitted (:func:`tp_vgg.repair`)."""
 RepairOption = Literal["auto", "none", "recalibrate", "reconstruct"]
-"""``auto``: ``reconstruct``, but ``none`` where the zeros grow in training."""
+"""``auto``: ``reconstruct``, but ``none`` where a fine-tuning does better without."""
 
 REPAIR_WORDS: dict[Repair, str] = {
     "none": "",
