@@ -1,4 +1,4 @@
-"""One run of an experiment: a network is pruned, repaired and fine-tuned, and leaves a JSON file.
+"""A run of an experiment prunes, repairs and fine-tunes a network, and leaves a JSON file.
 
 The file has one bit per test image, so that differences between runs are paired. A run whose file
 is there is not repeated.
