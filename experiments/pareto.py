@@ -58,7 +58,7 @@ def kept_runs(folder: Path, weights: str) -> list[Run]:
     Raises :class:`BadInput` if there are none, or two of one network and number of epochs.
     """
     runs = [run for path in sorted(folder.glob("*.json")) if (run := read_json(path)) is not None]
-    runs = [run for run in runs if run["arm"] == "ours" and run["repaired"]]
+    runs = [run for run in runs if run.get("arm") == "ours" and run["repaired"]]
     runs = [run for run in runs if run["weights"] == weights]
     if not runs:
         raise BadInput(f"--kept: {folder}: has no repaired runs of plans for this dense model")

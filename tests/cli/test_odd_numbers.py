@@ -258,8 +258,9 @@ def test_a_dead_network_goes_through(
 
 
 # Not lamp: the score of a channel depends on the channels sorted after it, even if they are equal.
+# Not obs: costs of equal channels differ by rounding.
 @pytest.mark.parametrize(
-    "importance", sorted(set(CRITERIA) - {"random", "taylor", "hessian", "lamp"})
+    "importance", sorted(set(CRITERIA) - {"random", "taylor", "hessian", "lamp", "obs"})
 )
 def test_of_equal_channels_the_first_are_kept(importance: str, make_model) -> None:
     model = make_model(replace(SMALL, hidden=()))
