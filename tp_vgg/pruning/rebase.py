@@ -1,9 +1,15 @@
-"""Batch norm is re-based: it gets other statistics and computes the same function."""
+"""Weights and batch norm change together here, so that the network computes the same function."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
+
+from tp_vgg.network.families import segments
+from tp_vgg.network.masks import refresh_masked_weights
+from tp_vgg.network.network import Network
 
 
 class ChannelStatistics:
@@ -77,3 +83,45 @@ def rebase(norm: nn.BatchNorm2d, statistics: ChannelStatistics) -> None:
         for tensor, value in former.items():
             tensor.data.copy_(value)
         raise
+
+
+@torch.no_grad()
+def row_norms(model: Network) -> dict[str, torch.Tensor]:
+    """Return the L2 norm of each output's weights, fp64 [rows], of each layer with batch norm."""
+    return {
+        part.name: part.layer.weight.detach().double().flatten(1).norm(dim=1)
+        for part in segments(model)
+        if part.norm is not None
+    }
+
+
+@torch.no_grad()
+def restore_row_norms(model: Network, norms: Mapping[str, torch.Tensor]) -> None:
+    """Give each output's weights their former norm, in place; batch norm makes up for it.
+
+    ``norms``: what :func:`row_norms` returned. In eval mode ``model`` computes the same function,
+    to rounding, but it trains otherwise: a gradient step turns weights w behind batch norm by an
+    angle that goes with rate ÷ ‖w‖², so that refitted weights, which are larger, hardly move at the
+    rate that suited them before. A row stays as it is if either norm is 0.
+
+    Source: van Laarhoven 2017 (L2 regularization versus batch and weight normalization).
+    """
+    present = row_norms(model)
+    for part in segments(model):
+        norm = part.norm
+        if norm is None or norm.running_mean is None or norm.running_var is None:
+            continue
+        factor = norms[part.name] / present[part.name]
+        factor = torch.where((factor > 0) & factor.isfinite(), factor, torch.ones_like(factor))
+        former = norm.running_var.double()
+        variance = former * factor.square()
+        scale = ((variance + norm.eps) / (former + norm.eps)).sqrt() / factor
+        weight = part.layer._parameters.get("weight_orig", part.layer._parameters.get("weight"))
+        assert weight is not None
+        weight.mul_(factor.view(-1, *[1] * (weight.ndim - 1)))
+        if part.layer.bias is not None:
+            part.layer.bias.mul_(factor)
+        norm.running_mean.mul_(factor)
+        norm.running_var.copy_(variance)
+        norm.weight.mul_(scale)
+    refresh_masked_weights(model)
