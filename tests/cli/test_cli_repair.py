@@ -108,7 +108,7 @@ def test_many_zeros_are_trained_without_a_repair(
     status, _, err = call("unstructured", *small, "--out", "o", *more)
     assert status == 0, err
     assert bool(record("o/records/unstructured.json").repair) == repaired
-    said = "--repair auto: none, since with 90% zeros or more a fine-tuning does better"
+    said = "--repair auto: none, since with 90 % zeros or more a fine-tuning does better"
     assert (said in err) == (not repaired)
     status, _, err = call("unstructured", *small, "--out", "o", *more)
     assert status == 0 and "made with these settings before" in err

@@ -69,8 +69,8 @@ def repair(
     values of the others are refitted again, as W₀. So weights count by what they are worth on the
     inputs that pruning left. A weight that is 0 in ``dense`` stays 0, and masks move with the
     zeros. Do not use it if ``model`` was trained since the pruning, which would be lost, or if the
-    places of the zeros matter, such as 2 of every 4. A layer with fewer than 1 in 1,000 more zeros
-    than in ``dense`` is refitted as without it.
+    places of the zeros matter, such as 2 of every 4. A layer with hardly more zeros than in
+    ``dense`` (below 1 in 1,000) is refitted as without it.
 
     Batch norm behind each layer that is not left as it was is re-based: its running statistics
     become those of the repaired network, and its scale and shift change so that it still computes
@@ -148,8 +148,7 @@ class _Walk:
     def __init__(self, sample: RepairSample, seed: int, move_zeros: bool) -> None:
         self._sample, self._seed, self._moves = sample, seed, move_zeros
         self._read: torch.Tensor | None = None
-        """Channels of the dense network that the next layer reads; ``None``: those of the images.
-        """
+        """Dense channels that the next layer reads; ``None``: those of the images."""
         self._model, self._dense = Activations(sample.blocks), Activations(sample.blocks)
         self._intact = True
         """True as long as both networks give the same activations, to the bit."""

@@ -63,8 +63,9 @@ def finetune_rate(settings: Settings, spec: Spec, epochs: int, *, refitted: bool
     ``refitted``: channels were removed and the weights refitted. A short training at a high rate
     loses what that gained, so the rate of a network with batch norm then falls in proportion to the
     epochs, unless the data set is so small that an epoch has few steps. With zeros, the full rate
-    does better. That the rate should follow the length of
-    the training: Zimmer et al. 2023 (BIMP, ALLR).
+    does better.
+
+    Source: Zimmer et al. 2023 (BIMP, ALLR): the rate follows the length of the training.
     """
     if not spec.batch_norm:
         return 0.005

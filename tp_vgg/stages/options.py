@@ -109,8 +109,8 @@ class UnstructuredOptions:
             sparsity = sum(resolve_sparsity(plan, spec).values()) / weights
         if self.finetune.epochs and sparsity >= MANY_ZEROS:
             return (
-                f"since with {MANY_ZEROS:.0%} zeros or more a fine-tuning does better from the "
-                "weights as they were"
+                f"since with {100 * MANY_ZEROS:g} % zeros or more a fine-tuning does better from "
+                "the weights as they were"
             )
         return ""
 
