@@ -53,7 +53,7 @@ def baseline_recipe(
     )
 
 
-FULL_RATE_EPOCHS = 4
+_FULL_RATE_EPOCHS = 4
 """Epochs from which on a repaired network is fine-tuned at the full rate (docs/results.md)."""
 
 
@@ -71,7 +71,7 @@ def finetune_rate(settings: Settings, spec: Spec, epochs: int, *, refitted: bool
         return 0.005
     if settings.images.small or not refitted or not epochs:
         return 0.02
-    return 0.02 * min(epochs / FULL_RATE_EPOCHS, 1)
+    return 0.02 * min(epochs / _FULL_RATE_EPOCHS, 1)
 
 
 def finetune_recipe(
