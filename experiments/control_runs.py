@@ -28,7 +28,6 @@ from tp_vgg.machine.environment import environment
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.vgg.model import VGG
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.pruning.rebase import restore_row_norms, row_norms
 from tp_vgg.pruning.repair import repair
 from tp_vgg.rundir.contents import sweep_table
 from tp_vgg.rundir.settings import Settings
@@ -125,7 +124,6 @@ def one_run(
         data_summary(session.data),
         str(session.precision),
         *(["reconstruct"] if repairs else []),
-        *(["row norms"] if repairs and epochs else []),
     )
     path = bench.folder / f"{arm}-s{seed}-{key[:8]}.json"
     finished = read_json(path)
@@ -136,11 +134,9 @@ def one_run(
     repaired = None
     if repairs:
         train, flip = session.data.train, session.data.flip
-        norms = row_norms(model)
         repair(model, dense, train, flip=flip, seed=seed, quiet=session.settings.quiet)
         found = hits_of(model, session)
         repaired = asdict(accuracy_of(found))
-        restore_row_norms(model, norms)
     partial = path.with_suffix(".partial.pth")
     history = []
     if recipe.epochs:

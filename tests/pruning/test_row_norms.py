@@ -1,24 +1,28 @@
-"""Refitted weights get their former norms before a training; the function stays the same."""
+"""Refitted weights keep the norms from before the repair; the function stays the same."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.networks import SMALL, VARIANTS, lively
+from helpers.networks import VARIANTS, lively
+from torch import nn
 from torch.nn.utils import prune
 
 import tp_vgg
-from tp_vgg.network.checkpoint import load
+from tp_vgg.network.families import segments
 from tp_vgg.network.network import Network
+from tp_vgg.pruning import repair as repair_module
 from tp_vgg.pruning.rebase import restore_row_norms, row_norms
-from tp_vgg.stages.session import Session
 
 GENERATOR = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=GENERATOR)
 IMAGES = torch.randn(8, 3, 32, 32, generator=GENERATOR)
+
+
+def norms_of(model: Network) -> dict[str, torch.Tensor]:
+    return {part.name: row_norms(part.layer) for part in segments(model) if part.norm is not None}
 
 
 def repaired(variant: str, kind: str) -> tuple[Network, dict[str, torch.Tensor]]:
@@ -28,77 +32,84 @@ def repaired(variant: str, kind: str) -> tuple[Network, dict[str, torch.Tensor]]
         tp_vgg.prune_structured(model, dict.fromkeys(model.spec.prunable, 0.4))
     else:
         tp_vgg.prune_unstructured(model, 0.8, masks=kind == "masks")
-    norms = row_norms(model)
+    norms = norms_of(model)
     tp_vgg.repair(model, dense, PIXELS, move_zeros=kind != "channels")
     return model, norms
 
 
 @pytest.mark.parametrize("kind", ["channels", "zeros", "masks"])
 @pytest.mark.parametrize("variant", ["bn-hidden", "bn-linear", "bn-unfolded"])
-def test_norms_come_back_and_logits_stay(variant: str, kind: str) -> None:
+def test_a_repair_keeps_the_norms_and_the_refitted_function(
+    variant: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, norms = repaired(variant, kind)
-    changed = row_norms(model)
-    assert max(float((changed[name] / norms[name] - 1).abs().max()) for name in norms) > 0.1
-    with torch.no_grad():
-        before = model.eval()(IMAGES)
-        restore_row_norms(model, norms)
-        after = model(IMAGES)
-    assert (after - before).abs().max() <= 1e-5 * before.abs().max()
-    for name, norm in row_norms(model).items():
+    for name, norm in norms_of(model).items():
         assert torch.allclose(norm, norms[name], rtol=1e-5)
         layer = model.get_submodule(name)
         if prune.is_pruned(layer):
             assert torch.equal(layer.weight, layer.weight_orig * layer.weight_mask)
-
-
-def test_a_small_epsilon_is_not_small_for_a_channel_that_hardly_varies() -> None:
-    model, norms = repaired("bn-linear", "channels")
-    model.features[5].running_var.mul_(1e-6)
+    monkeypatch.setattr(repair_module, "restore_row_norms", lambda *_: None)
+    longer, _ = repaired(variant, kind)
+    changed = norms_of(longer)
+    assert max(float((changed[name] / norms[name] - 1).abs().max()) for name in norms) > 0.1
     with torch.no_grad():
-        before = model.eval()(IMAGES)
-        restore_row_norms(model, norms)
-        assert (model(IMAGES) - before).abs().max() <= 1e-4 * before.abs().max()
+        before, after = longer.eval()(IMAGES), model.eval()(IMAGES)
+    assert (after - before).abs().max() <= 1e-5 * before.abs().max()
 
 
-def test_rows_of_zeros_and_networks_without_batch_norm_stay() -> None:
-    model, norms = repaired("plain-linear", "channels")
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    assert norms == {}
-    restore_row_norms(model, norms)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    model = lively()
+def pair() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6).eval()
     with torch.no_grad():
-        model.features[4].weight[1] = 0
-    norms = {name: 2 * norm for name, norm in row_norms(model).items()}
-    norms["features.8"][0] = 0
-    kept = model.features[8].weight[0].clone()
-    restore_row_norms(model, norms)
-    assert not model.features[4].weight[1].any() and torch.equal(model.features[8].weight[0], kept)
-    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            tensor.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    return conv, norm
 
 
-@pytest.mark.parametrize("repair", ["reconstruct", "none"])
-@pytest.mark.parametrize("kind", ["structured", "unstructured"])
-def test_a_training_begins_with_the_norms_from_before_the_repair(
-    kind: str, repair: str, call, at_home: Path, small: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
-    real = Session.fit
+@pytest.mark.parametrize("variance", [1.0, 1e-6, 0.0])
+def test_a_small_epsilon_is_not_small_for_a_channel_that_hardly_varies(variance: float) -> None:
+    conv, norm = pair()
+    norm.running_var.mul_(variance)
+    wanted = row_norms(conv) * torch.tensor([0.1, 0.5, 1, 2, 10, 100])
+    with torch.no_grad():
+        before = norm(conv(IMAGES))
+        restore_row_norms(conv, norm, wanted)
+        assert (norm(conv(IMAGES)) - before).abs().max() <= 1e-4 * before.abs().max()
+    assert torch.allclose(row_norms(conv), wanted, rtol=1e-5)
 
-    def fit(session, model, *given, **named):
-        begun.append((row_norms(model), model.features[8].weight.detach().clone()))
-        return real(session, model, *given, **named)
 
-    monkeypatch.setattr(Session, "fit", fit)
-    amount = ["--ratio" if kind == "structured" else "--sparsity", 0.5, "--repair", repair]
-    status, _, err = call(kind, *small, "--out", "o", *amount, "--finetune-epochs", 1)
-    assert status == 0, err
-    dense = load(Path(small[-1]))
-    if kind == "structured":
-        tp_vgg.prune_structured(dense, dict.fromkeys(SMALL.conv_names, 0.5))
-    else:
-        tp_vgg.prune_unstructured(dense, 0.5)
-    ((norms, weight),) = begun
-    for name, wanted in row_norms(dense).items():
-        assert torch.allclose(norms[name], wanted, rtol=1e-4)
-    assert torch.allclose(weight, dense.features[8].weight) == (repair == "none")
+@pytest.mark.parametrize(
+    ("present", "factor"),
+    [(1.0, 0.0), (0.0, 1.0), (1.0, 1e-30), (1.0, 1e30), (1.0, float("nan")), (1.0, float("inf"))],
+)
+def test_a_row_without_a_sound_norm_stays(present: float, factor: float) -> None:
+    conv, norm = pair()
+    with torch.no_grad():
+        conv.weight[0] *= present
+    wanted = 2 * row_norms(conv)
+    wanted[0] = factor
+    row, scale = conv.weight[0].clone(), norm.weight[0].clone()
+    restore_row_norms(conv, norm, wanted)
+    assert torch.equal(conv.weight[0], row) and torch.equal(norm.weight[0], scale)
+    assert torch.allclose(row_norms(conv)[1:], wanted[1:], rtol=1e-5)
+
+
+def test_an_interrupt_leaves_the_former_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, norm = pair()
+    with torch.no_grad():
+        before = norm(conv(IMAGES))
+    copies, real = [], torch.Tensor.copy_
+
+    def copy_(tensor: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        copies.append(tensor)
+        if len(copies) == 3:
+            raise KeyboardInterrupt
+        return real(tensor, *given)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_)
+    with pytest.raises(KeyboardInterrupt):
+        restore_row_norms(conv, norm, 2 * row_norms(conv))
+    monkeypatch.undo()
+    with torch.no_grad():
+        assert torch.equal(norm(conv(IMAGES)), before)

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tp_vgg.errors import BadInput
 from tp_vgg.files.checks import type_name
+from tp_vgg.network.masks import parameter_behind
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class _Zeros:
             return False
         return (
             weight is None
-            or weight is not _weight_of(layer)
+            or weight is not parameter_behind(layer, "weight")
             or (weight.shape != self._places.shape)
         )
 
@@ -152,7 +153,7 @@ def _zeros_of(model: object) -> list[_Zeros]:
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Linear | _ConvNd):
             continue
-        weight = _weight_of(layer)
+        weight = parameter_behind(layer, "weight")
         if weight is None:
             raise BadInput(
                 f"model: {name or 'weight'}: its weight is computed from other tensors (a "
@@ -178,8 +179,3 @@ def _places(layer: nn.Module, weight: nn.Parameter) -> torch.Tensor:
     mask = layer._buffers.get("weight_mask")
     places = weight.detach() == 0
     return places if mask is None else places | (mask == 0)
-
-
-def _weight_of(layer: nn.Module) -> nn.Parameter | None:
-    """Return the parameter behind the weight of ``layer``, the unmasked one below a mask."""
-    return layer._parameters.get("weight", layer._parameters.get("weight_orig"))

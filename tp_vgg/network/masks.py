@@ -21,6 +21,11 @@ def masked_tensors(module: nn.Module) -> list[str]:
     ]
 
 
+def parameter_behind(module: nn.Module, name: str) -> nn.Parameter | None:
+    """Return the parameter ``name`` of ``module``, or the one below its mask; None without one."""
+    return module._parameters.get(f"{name}_orig", module._parameters.get(name))
+
+
 def has_masks(model: nn.Module) -> bool:
     """Return True if a tensor of ``model`` or of one of its modules has a mask."""
     return any(masked_tensors(module) for module in model.modules())

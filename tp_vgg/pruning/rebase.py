@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tp_vgg.network.families import segments
-from tp_vgg.network.masks import refresh_masked_weights
-from tp_vgg.network.network import Network
+from tp_vgg.network.masks import parameter_behind, refresh_masked_weights
+
+_FARTHEST = 1000.0
+"""Factor between two norms of a row above which the smaller one is taken for noise."""
 
 
 class ChannelStatistics:
@@ -73,6 +74,54 @@ def rebase(norm: nn.BatchNorm2d, statistics: ChannelStatistics) -> None:
         norm.running_mean: mean,
         norm.running_var: variance,
     }
+    _replace(renewed)
+
+
+@torch.no_grad()
+def row_norms(layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
+    """Return the L2 norm of each output's weights, fp64 [outputs]."""
+    return layer.weight.double().flatten(1).square().sum(1).sqrt()
+
+
+def restore_row_norms(
+    layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d, norms: torch.Tensor
+) -> None:
+    """Give each output's weights their former norm, in place; ``norm`` behind makes up for it.
+
+    ``norms``: what :func:`row_norms` returned. In eval mode both compute the same function, to
+    rounding, but they train otherwise: a gradient step turns weights w behind batch norm by an
+    angle that goes with rate ÷ ‖w‖², so that refitted weights, which are larger, hardly move at the
+    rate that suited them before. An output stays as it is if either norm is 0 or they are over a
+    thousand times apart; so do weights below a mask.
+
+    Source: van Laarhoven 2017 (L2 regularization versus batch and weight normalization).
+    """
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = norms / row_norms(layer)
+    sound = (factor >= 1 / _FARTHEST) & (factor <= _FARTHEST)  # False for NaN
+    factor = torch.where(sound, factor, torch.ones_like(factor))
+    variance = norm.running_var.double()
+    scaled = variance * factor.square()
+    weight, bias = parameter_behind(layer, "weight"), parameter_behind(layer, "bias")
+    assert weight is not None
+    rows = weight.detach().double() * factor.view(-1, *[1] * (weight.ndim - 1))
+    mask = layer._buffers.get("weight_mask")
+    renewed = {
+        weight: rows if mask is None else torch.where(mask == 0, weight.detach().double(), rows),
+        norm.running_mean: norm.running_mean.double() * factor,
+        norm.running_var: scaled,
+        norm.weight: norm.weight.detach().double()
+        * ((scaled + norm.eps) / (variance + norm.eps)).sqrt()
+        / factor,
+    }
+    if bias is not None:
+        renewed[bias] = bias.detach().double() * factor
+    _replace(renewed)
+    refresh_masked_weights(layer)
+
+
+def _replace(renewed: Mapping[torch.Tensor, torch.Tensor]) -> None:
+    """Give tensors their new values in place: all of them, or none if one is not finite in fp32."""
     if not all(value.float().isfinite().all() for value in renewed.values()):
         return
     former = {tensor: tensor.detach().clone() for tensor in renewed}
@@ -83,45 +132,3 @@ def rebase(norm: nn.BatchNorm2d, statistics: ChannelStatistics) -> None:
         for tensor, value in former.items():
             tensor.data.copy_(value)
         raise
-
-
-@torch.no_grad()
-def row_norms(model: Network) -> dict[str, torch.Tensor]:
-    """Return the L2 norm of each output's weights, fp64 [rows], of each layer with batch norm."""
-    return {
-        part.name: part.layer.weight.detach().double().flatten(1).norm(dim=1)
-        for part in segments(model)
-        if part.norm is not None
-    }
-
-
-@torch.no_grad()
-def restore_row_norms(model: Network, norms: Mapping[str, torch.Tensor]) -> None:
-    """Give each output's weights their former norm, in place; batch norm makes up for it.
-
-    ``norms``: what :func:`row_norms` returned. In eval mode ``model`` computes the same function,
-    to rounding, but it trains otherwise: a gradient step turns weights w behind batch norm by an
-    angle that goes with rate ÷ ‖w‖², so that refitted weights, which are larger, hardly move at the
-    rate that suited them before. A row stays as it is if either norm is 0.
-
-    Source: van Laarhoven 2017 (L2 regularization versus batch and weight normalization).
-    """
-    present = row_norms(model)
-    for part in segments(model):
-        norm = part.norm
-        if norm is None or norm.running_mean is None or norm.running_var is None:
-            continue
-        factor = norms[part.name] / present[part.name]
-        factor = torch.where((factor > 0) & factor.isfinite(), factor, torch.ones_like(factor))
-        former = norm.running_var.double()
-        variance = former * factor.square()
-        scale = ((variance + norm.eps) / (former + norm.eps)).sqrt() / factor
-        weight = part.layer._parameters.get("weight_orig", part.layer._parameters.get("weight"))
-        assert weight is not None
-        weight.mul_(factor.view(-1, *[1] * (weight.ndim - 1)))
-        if part.layer.bias is not None:
-            part.layer.bias.mul_(factor)
-        norm.running_mean.mul_(factor)
-        norm.running_var.copy_(variance)
-        norm.weight.mul_(scale)
-    refresh_masked_weights(model)

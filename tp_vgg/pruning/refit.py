@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tp_vgg.network.masks import refresh_masked_weights
+from tp_vgg.network.masks import parameter_behind, refresh_masked_weights
 from tp_vgg.pruning.least_squares import GramSystem, solve_samples
 from tp_vgg.pruning.normal_equations import (
     InputSums,
@@ -52,13 +52,12 @@ class Correction:
         A mask of ``torch.nn.utils.prune`` on the weight becomes that of the zeros, if they move.
         Otherwise the correction is 0 where the mask is.
         """
-        parameters = layer._parameters
         mask = layer._buffers.get("weight_mask")
         if self.kept is not None and mask is not None:
             layer.get_parameter("weight_orig").data.mul_(mask)
             mask.copy_(self.kept)
         for name, value in (("weight", self.weight), ("bias", self.bias)):
-            parameter = parameters.get(f"{name}_orig", parameters.get(name))
+            parameter = parameter_behind(layer, name)
             if parameter is not None and value is not None:
                 parameter.data.add_(value)
 

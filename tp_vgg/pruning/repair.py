@@ -22,7 +22,7 @@ from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
 from tp_vgg.pruning.paired_walk import Activations
 from tp_vgg.pruning.pruned_pair import check_weights, kept_places, layer_names
-from tp_vgg.pruning.rebase import ChannelStatistics, rebase
+from tp_vgg.pruning.rebase import ChannelStatistics, rebase, restore_row_norms, row_norms
 from tp_vgg.pruning.refit import correction, neighbours, refit, relative_error
 from tp_vgg.pruning.repair_sample import LEAST_IMAGES, RepairSample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
@@ -73,8 +73,9 @@ def repair(
     ``dense`` (below 1 in 1,000) is refitted as without it.
 
     Batch norm behind each layer that is not left as it was is re-based: its running statistics
-    become those of the repaired network, and its scale and shift change so that it still computes
-    the same function.
+    become those of the repaired network. The refitted weights of each output get the norm that they
+    had before, which suits the rate of a training. Batch norm's scale and shift change so that the
+    function stays the same.
 
     A layer whose inputs and weights pruning left as they were stays as it is, to the bit. One image
     in ten is held out. A layer whose error on these does not fall, or has no finite solution, keeps
@@ -167,6 +168,7 @@ class _Walk:
             and len(places) == len(whole.layer.weight)
             and (norm is None or whole.norm is None or _same_norm(norm, whole.norm))
         )
+        norms = row_norms(layer)
         held_out: list[torch.Tensor] = []
         pairs = self._wanted(part, whole, places, held_out)
         result = None
@@ -188,6 +190,7 @@ class _Walk:
         self._model.moved(layer, part.rest)
         if norm is not None and chosen and not unchanged and not masked_tensors(norm):
             rebase(norm, statistics)
+            restore_row_norms(layer, norm, norms)
         return result
 
     def _refit(

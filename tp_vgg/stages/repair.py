@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-
-import torch
+from dataclasses import dataclass, replace
 
 from tp_vgg.data.split import Normalisation
 from tp_vgg.errors import BadInput, WorkFailed
@@ -18,7 +15,6 @@ from tp_vgg.evaluation.record import ModelRecord
 from tp_vgg.evaluation.repaired import RepairRecord, RepairResult
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.calibration import recalibrate
-from tp_vgg.pruning.rebase import restore_row_norms, row_norms
 from tp_vgg.pruning.repair import repair
 from tp_vgg.pruning.repair_sample import LEAST_IMAGES
 from tp_vgg.pruning.repairs import CALIBRATION_IMAGES, REPAIR_IMAGES, Repair
@@ -57,16 +53,6 @@ class Repaired:
     removed: Accuracies
     """Accuracies before the repair."""
     result: RepairResult | None
-    row_norms: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Norms of the weights before they were refitted, by layer; empty if they were not."""
-
-    def begin_training(self, model: Network) -> None:
-        """Give the refitted weights of ``model`` the norms that suit the rate of a training.
-
-        See :func:`~tp_vgg.pruning.rebase.restore_row_norms`; the function stays the same.
-        """
-        if self.row_norms:
-            restore_row_norms(model, self.row_norms)
 
     def record(self, repaired: Accuracies | ModelRecord) -> RepairRecord:
         """Return the part of a model's record; ``repaired`` has the accuracies after the repair."""
@@ -133,7 +119,6 @@ def repaired_model(
         note = "then batch norm's statistics were recomputed"
         return Repaired(method, note, removed, None)
     assert dense is not None
-    norms = row_norms(model)
     result = repair(
         model,
         dense,
@@ -157,4 +142,4 @@ def repaired_model(
         f"then {zeros}the weights were refitted in {refitted} of {len(result.layers)} layers, from "
         f"{images:,} unlabelled images"
     )
-    return Repaired(method, note, removed, result, norms)
+    return Repaired(method, note, removed, result)

@@ -98,8 +98,6 @@ def structured(
                     if former is None:
                         session.publish(prepared)
                 if step.epochs:
-                    if repaired is not None:
-                        repaired.begin_training(model)
                     recipe = finetune_recipe(
                         session.settings, model.spec, step.epochs, options.finetune, trained,
                         refitted=options.repair.method() == "reconstruct",

@@ -78,7 +78,6 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         if finetune.epochs:
             if repaired is not None:
                 before_training = Accuracies.of(session, model, "repaired")
-                repaired.begin_training(model)
             recipe = finetune_recipe(
                 session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training")
             )
