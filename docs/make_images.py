@@ -1,6 +1,7 @@
 """This script writes docs/images/ from a run directory.
 
-`python docs/make_images.py runs/DIRECTORY` needs Chromium, and playwright of the extra `test`.
+`python docs/make_images.py runs/DIRECTORY FIGURE.png …` needs Chromium, and playwright of the extra
+`test`.
 :func:`terminal` draws the output of a command, for a script of its own.
 """
 
@@ -115,8 +116,12 @@ def sweep_of(path: Path) -> Sensitivity:
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def main(run: Path) -> None:
-    """Draw the page of a finished run directory, and the heatmap of the sweep in docs/."""
+@click.argument("figures", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(run: Path, figures: tuple[Path, ...]) -> None:
+    """Draw the page of a finished run directory, and the heatmap of the sweep in docs/.
+
+    FIGURES: PNGs that experiments drew, such as plots/accuracy_by_epochs.png of pareto.py.
+    """
     IMAGES.mkdir(exist_ok=True)
     address = (run / "report.html").resolve().as_uri()
     for name, (width, height, scheme) in PICTURES.items():
@@ -125,6 +130,8 @@ def main(run: Path) -> None:
     heatmap = SWEEP.with_suffix(".png")
     save_png(sensitivity(sweep_of(SWEEP)), heatmap)
     small(heatmap.read_bytes(), IMAGES / "heatmap.png")
+    for figure in figures:
+        small(figure.read_bytes(), IMAGES / figure.name)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tp_vgg.network.network import Network, prunable_layers
 from tp_vgg.pruning.channel_graph import ChannelGraph
 from tp_vgg.pruning.criteria import CRITERIA, check_importance
 from tp_vgg.pruning.obs import channel_scores
-from tp_vgg.pruning.repair import repair_sample
+from tp_vgg.pruning.repair_sample import repair_sample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
 
 

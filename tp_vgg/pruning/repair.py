@@ -9,8 +9,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from tp_vgg.errors import BadInput
-from tp_vgg.evaluation.images import Unlabelled, unlabelled
+from tp_vgg.evaluation.images import Unlabelled
 from tp_vgg.evaluation.repaired import LayerRepair, RepairResult
 from tp_vgg.files.checks import MAX_SEED, true_or_false, whole_number
 from tp_vgg.machine.console import progress_bar
@@ -24,7 +23,7 @@ from tp_vgg.pruning.paired_walk import Activations
 from tp_vgg.pruning.pruned_pair import check_weights, kept_places, layer_names
 from tp_vgg.pruning.rebase import ChannelStatistics, rebase, restore_row_norms, row_norms
 from tp_vgg.pruning.refit import correction, neighbours, refit, relative_error
-from tp_vgg.pruning.repair_sample import LEAST_IMAGES, RepairSample
+from tp_vgg.pruning.repair_sample import LEAST_IMAGES, RepairSample, repair_sample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
 
 log = logging.getLogger(__name__)
@@ -251,20 +250,6 @@ class _Walk:
         """Return the relative error of the layer's outputs on the held-out images."""
         held_out = islice(self._model, self._sample.held_blocks)
         return relative_error(layer, zip(held_out, wanted, strict=True))
-
-
-def repair_sample(
-    name: str, images: Unlabelled, model: Network, limit: int, seed: int
-) -> torch.Tensor:
-    """Return the normalised images on which a repair looks, fp32 [N, 3, S, S]; N ≤ ``limit``.
-
-    ``name``: of the argument ``images``. Raises :class:`BadInput` for images that do not fit
-    ``model``, or too few.
-    """
-    sample = unlabelled(name, images, model, limit, seed)
-    if len(sample) < LEAST_IMAGES:
-        raise BadInput(f"{name}: {len(sample)} is too few; give {LEAST_IMAGES} or more")
-    return sample
 
 
 def is_sparse(model: Network) -> bool:

@@ -8,6 +8,9 @@ import torch
 
 from tp_vgg.data.augment import PAD, augment
 from tp_vgg.data.split import NormalisedSplit
+from tp_vgg.errors import BadInput
+from tp_vgg.evaluation.images import Unlabelled, unlabelled
+from tp_vgg.network.network import Network
 from tp_vgg.pruning.paired_walk import block_size
 
 LEAST_IMAGES = 2
@@ -46,6 +49,20 @@ class RepairSample:
         plain = [*held, *fitted.split(block)]
         views = _views(fitted, VIEWS_OF_ZEROS if zeroed else VIEWS, flip, seed)
         return cls((*plain, *views.split(block)), len(held), len(plain), held_out)
+
+
+def repair_sample(
+    name: str, images: Unlabelled, model: Network, limit: int, seed: int
+) -> torch.Tensor:
+    """Return the normalised images on which a repair looks, fp32 [N, 3, S, S]; N ≤ ``limit``.
+
+    ``name``: of the argument ``images``. Raises :class:`BadInput` for images that do not fit
+    ``model``, or too few.
+    """
+    sample = unlabelled(name, images, model, limit, seed)
+    if len(sample) < LEAST_IMAGES:
+        raise BadInput(f"{name}: {len(sample)} is too few; give {LEAST_IMAGES} or more")
+    return sample
 
 
 def _views(images: torch.Tensor, copies: int, flip: bool, seed: int) -> torch.Tensor:

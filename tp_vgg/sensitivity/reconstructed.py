@@ -15,8 +15,8 @@ from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
 from tp_vgg.network.vgg.fold import fold_head_columns
 from tp_vgg.pruning.dense_refits import DenseRefits, DenseWalk
-from tp_vgg.pruning.repair import is_sparse, repair_sample
-from tp_vgg.pruning.repair_sample import RepairSample
+from tp_vgg.pruning.repair import is_sparse
+from tp_vgg.pruning.repair_sample import RepairSample, repair_sample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
 from tp_vgg.sensitivity.fused_layer import FusedLayer
 
