@@ -45,7 +45,7 @@ def small(picture: bytes, path: Path, width: int = WIDTH) -> None:
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
-    image.quantize(COLORS).save(path, optimize=True)
+    image.quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def screenshot(

@@ -107,6 +107,7 @@ def figure(rows: Sequence[dict[str, Any]], dense: Accuracy, macs: int) -> Figure
         axis.set(xlabel="MACs, share of the dense model's", ylabel="test accuracy (%)")
         axis.grid(color="0.9", linewidth=0.6)
     left.set_ylim(0, 100)
+    right.set_title("the part near the dense model", fontsize="medium")
     near = [row[s].accuracy for row in rows for s in states_of(rows)[1:] if s in row]
     right.set_ylim(min(near) - 0.5, max(*near, dense.accuracy) + 0.5)
     handles, labels = left.get_legend_handles_labels()

@@ -17,6 +17,7 @@ import torch
 from helpers.networks import SMALL, WIDE
 
 import tp_vgg
+from tp_vgg.evaluation.hits import unpack_hits
 from tp_vgg.network.checkpoint import save
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,13 @@ FEW = [
     "--out",
     "o",
 ]
+
+
+@pytest.fixture
+def names_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict]:
+    """Return what the names of a script stand for; it is not run."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    return lambda name: runpy.run_path(str(ROOT / "experiments" / name))
 
 
 @pytest.fixture
@@ -418,8 +426,8 @@ def test_plan_speed_times_every_budget_of_both_networks(experiment) -> None:
     assert all(report[f"{arch} macs=0.5"]["gaps"] == [0.0] for arch in ("vgg11_bn", "vgg19_bn"))
 
 
-def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results() -> None:
-    script = runpy.run_path(str(ROOT / "experiments" / "controls.py"))
+def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results(names_of) -> None:
+    script = names_of("controls.py")
     said = (ROOT / "docs" / "results.md").read_text().replace("\u2212", "-")
     tables: dict[str, dict[str, list]] = {}
     for path in sorted((ROOT / "docs" / "controls").glob("*.json")):
@@ -440,8 +448,25 @@ def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results() -> None
             assert difference in said, precision
 
 
-def test_reliability_names_tests_that_are_there_and_counts_them() -> None:
-    script = runpy.run_path(str(ROOT / "experiments" / "reliability.py"))
+def test_the_kept_runs_of_repaired_networks_give_the_rows_of_the_results(names_of) -> None:
+    script = names_of("pareto.py")
+    folder = ROOT / "docs" / "controls" / "repaired"
+    runs = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    weights = {run["weights"] for run in runs}
+    assert len(weights) == 1
+    for run in runs:
+        assert unpack_hits(run["hits"], run["test"]["n"]).sum() == run["test"]["correct"]
+    rows = script["budgets_of"](script["kept_runs"](folder, *weights))
+    assert len(rows) == 5
+    said = (ROOT / "docs" / "results.md").read_text()
+    for row in rows:
+        states = (row[state] for state in ("as removed", "repaired", "1 epoch", "5 epochs"))
+        start = rf"\| {row['macs'] / 1e6:.2f} M .*\| {row['params'] / 1e6:.2f} M \| "
+        assert re.search(start + r" \| ".join(f"{one.accuracy:.2f} %" for one in states), said)
+
+
+def test_reliability_names_tests_that_are_there_and_counts_them(names_of) -> None:
+    script = names_of("reliability.py")
     for where in (name for names in script["PROMISES"].values() for name in names):
         file, _, function = where.partition("::")
         assert f"def {function or 'test_'}" in (ROOT / "tests" / file).read_text(), where

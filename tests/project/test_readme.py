@@ -36,7 +36,7 @@ def test_ci_calls_exactly_the_readmes_test_command() -> None:
 
 def test_readme_is_short_and_has_pictures() -> None:
     assert len(README.splitlines()) <= 120
-    assert len(re.findall(r"^!\[", README, re.MULTILINE)) == 2
+    assert len(re.findall(r"^!\[", README, re.MULTILINE)) == 3
     for picture in (ROOT / "docs" / "images").glob("*.png"):
         assert picture.stat().st_size < 150_000, picture
 
