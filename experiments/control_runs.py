@@ -7,7 +7,7 @@ is there is not repeated.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,6 +91,22 @@ def opened(settings: Settings) -> Iterator[Bench]:
         yield Bench(session, dense, file_fingerprint(settings.checkpoint), folder)
 
 
+def run_key(
+    arm: str,
+    weights: str,
+    target: VGGSpec,
+    recipe: Mapping[str, Any],
+    data: Mapping[str, Any],
+    precision: str,
+    repairs: bool,
+) -> str:
+    """Return the fingerprint of what decides the result of a run; its file is named by it."""
+    parts: list[Any] = [arm, weights, target.to_dict(), recipe, data, precision]
+    parts += ["reconstruct"] if repairs else []
+    parts += ["row norms"] if repairs and recipe["epochs"] else []
+    return fingerprint(*parts)
+
+
 def one_run(
     bench: Bench, target: VGGSpec, arm: str, seed: int, finetune: Finetune, repairs: bool
 ) -> dict[str, Any]:
@@ -116,15 +132,8 @@ def one_run(
         names = ("distill_weight", "distill_temperature")
         distillation = {name: getattr(recipe, name) for name in names}
         recipe = replace(start, epochs=start.epochs + epochs, **distillation)
-    key = fingerprint(
-        arm,
-        bench.weights,
-        target.to_dict(),
-        asdict(recipe),
-        data_summary(session.data),
-        str(session.precision),
-        *(["reconstruct"] if repairs else []),
-    )
+    data, precision = data_summary(session.data), str(session.precision)
+    key = run_key(arm, bench.weights, target, asdict(recipe), data, precision, repairs)
     path = bench.folder / f"{arm}-s{seed}-{key[:8]}.json"
     finished = read_json(path)
     if finished is not None:
@@ -149,7 +158,7 @@ def one_run(
         "seed": seed,
         "weights": bench.weights,
         "recipe": asdict(recipe),
-        "precision": str(session.precision).removeprefix("torch."),
+        "precision": precision.removeprefix("torch."),
         "widths": model.spec.widths,
         "macs": model.spec.macs(),
         "params": model.spec.params(),
@@ -157,7 +166,7 @@ def one_run(
         "repaired": repaired,
         "test": asdict(accuracy_of(found)),
         "history": [asdict(epoch) for epoch in history],
-        "data": data_summary(session.data),
+        "data": data,
         "environment": environment(session.device),
         "hits": pack_hits(found),
     }

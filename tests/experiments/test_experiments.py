@@ -19,6 +19,7 @@ from helpers.networks import SMALL, WIDE
 import tp_vgg
 from tp_vgg.evaluation.hits import unpack_hits
 from tp_vgg.network.checkpoint import save
+from tp_vgg.network.vgg.spec import VGGSpec
 
 ROOT = Path(__file__).parents[2]
 FEW = [
@@ -451,10 +452,16 @@ def test_the_kept_runs_of_the_controls_give_the_figures_of_the_results(names_of)
 def test_the_kept_runs_of_repaired_networks_give_the_rows_of_the_results(names_of) -> None:
     script = names_of("pareto.py")
     folder = ROOT / "docs" / "controls" / "repaired"
-    runs = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    weights = {run["weights"] for run in runs}
+    runs = {path.stem[-8:]: json.loads(path.read_text()) for path in folder.glob("ours-*.json")}
+    weights = {run["weights"] for run in runs.values()}
     assert len(weights) == 1
-    for run in runs:
+    spec = VGGSpec.preset("vgg11_bn", "linear")
+    key_of = names_of("control_runs.py")["run_key"]
+    for name, run in runs.items():
+        target = spec.with_widths(dict(zip(spec.conv_names, run["widths"], strict=True)))
+        precision = "torch." + run["precision"]
+        key = key_of("ours", *weights, target, run["recipe"], run["data"], precision, True)
+        assert key[:8] == name, "the script would do it again"
         assert unpack_hits(run["hits"], run["test"]["n"]).sum() == run["test"]["correct"]
     rows = script["budgets_of"](script["kept_runs"](folder, *weights))
     assert len(rows) == 5
@@ -462,7 +469,9 @@ def test_the_kept_runs_of_repaired_networks_give_the_rows_of_the_results(names_o
     for row in rows:
         states = (row[state] for state in ("as removed", "repaired", "1 epoch", "5 epochs"))
         start = rf"\| {row['macs'] / 1e6:.2f} M .*\| {row['params'] / 1e6:.2f} M \| "
-        assert re.search(start + r" \| ".join(f"{one.accuracy:.2f} %" for one in states), said)
+        accuracies = r" \| ".join(f"{one.accuracy:.2f} %" for one in states)
+        last = row["5 epochs"]
+        assert re.search(f"{start}{accuracies} \\[{last.low:.2f}, {last.high:.2f}\\]", said)
 
 
 def test_reliability_names_tests_that_are_there_and_counts_them(names_of) -> None:

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers.networks import VARIANTS, lively
+from helpers.networks import SMALL, VARIANTS, lively
 from torch import nn
 from torch.nn.utils import prune
 
@@ -14,7 +14,7 @@ import tp_vgg
 from tp_vgg.network.families import segments
 from tp_vgg.network.network import Network
 from tp_vgg.pruning import repair as repair_module
-from tp_vgg.pruning.rebase import restore_row_norms, row_norms
+from tp_vgg.pruning.rebase import matching_scale, restore_row_norms, row_norms
 
 GENERATOR = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=GENERATOR)
@@ -25,13 +25,18 @@ def norms_of(model: Network) -> dict[str, torch.Tensor]:
     return {part.name: row_norms(part.layer) for part in segments(model) if part.norm is not None}
 
 
-def repaired(variant: str, kind: str) -> tuple[Network, dict[str, torch.Tensor]]:
-    dense = lively(VARIANTS[variant])
+def pruned(dense: Network, kind: str) -> Network:
     model = copy.deepcopy(dense)
     if kind == "channels":
         tp_vgg.prune_structured(model, dict.fromkeys(model.spec.prunable, 0.4))
     else:
         tp_vgg.prune_unstructured(model, 0.8, masks=kind == "masks")
+    return model
+
+
+def repaired(variant: str, kind: str) -> tuple[Network, dict[str, torch.Tensor]]:
+    dense = lively(VARIANTS[variant])
+    model = pruned(dense, kind)
     norms = norms_of(model)
     tp_vgg.repair(model, dense, PIXELS, move_zeros=kind != "channels")
     return model, norms
@@ -55,6 +60,44 @@ def test_a_repair_keeps_the_norms_and_the_refitted_function(
     with torch.no_grad():
         before, after = longer.eval()(IMAGES), model.eval()(IMAGES)
     assert (after - before).abs().max() <= 1e-5 * before.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["channels", "zeros"])
+@pytest.mark.parametrize("layers", [None, ["features.4"], ["features.8"]])
+def test_norms_make_no_difference_to_a_second_repair(
+    kind: str, layers: list[str] | None, trained, digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, pixels = trained(SMALL), digits.train.images
+    logits = []
+    for restores in (True, False):
+        if not restores:
+            monkeypatch.setattr(repair_module, "restore_row_norms", lambda *_: None)
+        model = pruned(dense, kind)
+        tp_vgg.repair(model, dense, pixels[:200])
+        again = tp_vgg.repair(model, dense, pixels[200:600], layers=layers)
+        assert "refitted" in {layer.outcome for layer in again.layers.values()}
+        with torch.no_grad():
+            logits.append(model.eval()(IMAGES))
+    assert (logits[0] - logits[1]).norm() < 1e-2 * logits[1].norm()
+
+
+def test_scaled_outputs_give_the_same_behind_the_other_norm() -> None:
+    (_, whole), (_, norm) = pair(), pair()
+    assert matching_scale(norm, whole, range(6)) is None
+    with torch.no_grad():
+        norm.weight.mul_(torch.tensor([1, 2, -3, 0, 1e-9, 1]))
+        norm.running_var[:3] = 7
+        norm.bias.add_(1)
+        outputs = torch.randn(4, 6, 5, 5, generator=GENERATOR)
+        matched = matching_scale(norm, whole, range(6))
+        assert matched is not None
+        scale, shift = matched
+        found = norm(outputs * scale.view(-1, 1, 1) + shift.view(-1, 1, 1))
+        wanted = whole(outputs)
+    assert scale[3:5].tolist() == [1, 1] and shift[3:5].tolist() == [0, 0]
+    usual = [0, 1, 2, 5]
+    assert torch.allclose(found[:, usual], wanted[:, usual], atol=1e-5)
+    assert matching_scale(pair()[1], whole, [5, 4, 3, 2, 1, 0]) is not None
 
 
 def pair() -> tuple[nn.Conv2d, nn.BatchNorm2d]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from tp_vgg.errors import BadInput, shown
@@ -81,3 +83,20 @@ def layer_names(model: Network, layers: Iterable[str] | None) -> set[str]:
         if name not in known:
             raise BadInput(f"layers: {shown(name)} is not one of {', '.join(known)}")
     return set(names)
+
+
+def same_rows(part: nn.Conv2d | nn.Linear, whole: nn.Conv2d | nn.Linear, places: list[int]) -> bool:
+    """Return True if ``part`` has the rows ``places`` of ``whole``, to the bit."""
+    if not torch.equal(part.weight, whole.weight[places]):
+        return False
+    if part.bias is None or whole.bias is None:
+        return part.bias is whole.bias
+    return torch.equal(part.bias, whole.bias[places])
+
+
+def same_norm(part: nn.BatchNorm2d, whole: nn.BatchNorm2d) -> bool:
+    """Return True if both compute the same in eval mode, to the bit."""
+    return part.eps == whole.eps and all(
+        torch.equal(getattr(part, name), getattr(whole, name))
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -118,6 +118,34 @@ def restore_row_norms(
         renewed[bias] = bias.detach().double() * factor
     _replace(renewed)
     refresh_masked_weights(layer)
+
+
+@torch.no_grad()
+def matching_scale(
+    norm: nn.BatchNorm2d, whole: nn.BatchNorm2d, places: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return scale and shift, fp32 [channels], of outputs that were meant for another batch norm.
+
+    In eval mode ``norm`` gives for scale · y + shift what ``whole`` gives for y at the channels
+    ``places``. They are 1 and 0 in a channel where that would take extremes, or no finite number.
+    ``None`` if they are 1 and 0 in all, as after pruning; they are not after a repair or training.
+    """
+    slope, offset = _line(norm)
+    whole_slope, whole_offset = (values[list(places)] for values in _line(whole))
+    scale, shift = whole_slope / slope, (whole_offset - offset) / slope
+    sound = (scale.abs() >= 1 / _FARTHEST) & (scale.abs() <= _FARTHEST) & shift.isfinite()
+    scale = torch.where(sound, scale, 1.0)
+    shift = torch.where(sound, shift, 0.0)
+    if bool((scale == 1).all()) and not shift.any():
+        return None
+    return scale.float(), shift.float()
+
+
+def _line(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return slope and offset of each channel of ``norm`` in eval mode, fp64 [channels]."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    slope = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return slope, norm.bias.double() - slope * norm.running_mean.double()
 
 
 def _replace(renewed: Mapping[torch.Tensor, torch.Tensor]) -> None:

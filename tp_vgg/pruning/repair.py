@@ -20,8 +20,20 @@ from tp_vgg.network.masks import masked_tensors, refresh_masked_weights
 from tp_vgg.network.mode import modes_kept
 from tp_vgg.network.network import Network, Segment
 from tp_vgg.pruning.paired_walk import Activations
-from tp_vgg.pruning.pruned_pair import check_weights, kept_places, layer_names
-from tp_vgg.pruning.rebase import ChannelStatistics, rebase, restore_row_norms, row_norms
+from tp_vgg.pruning.pruned_pair import (
+    check_weights,
+    kept_places,
+    layer_names,
+    same_norm,
+    same_rows,
+)
+from tp_vgg.pruning.rebase import (
+    ChannelStatistics,
+    matching_scale,
+    rebase,
+    restore_row_norms,
+    row_norms,
+)
 from tp_vgg.pruning.refit import correction, neighbours, refit, relative_error
 from tp_vgg.pruning.repair_sample import LEAST_IMAGES, RepairSample, repair_sample
 from tp_vgg.pruning.repairs import REPAIR_IMAGES
@@ -51,7 +63,8 @@ def repair(
     pruned network, as repaired so far: a row for each sample (for a conv a patch at one position of
     the map, for a linear layer an image), a column for each weight of an output. Let Y be what the
     same layer gives in ``dense`` before batch norm, for the outputs that ``model`` still has, and
-    W₀ the weights that are left, as columns. The new weights minimise
+    W₀ the weights that are left, as columns. (Where the two batch norms differ, as after an earlier
+    repair, Y is scaled and shifted for that of ``model``.) The new weights minimise
 
         ‖X W − Y‖² + λ ‖W − W₀‖²,  λ = 0.1 · mean of the diagonal of XᵀX,
 
@@ -90,8 +103,8 @@ def repair(
     ``dense``: the network just before the pruning, on the same device; it is not changed. Both may
     have masks of ``torch.nn.utils.prune``. ``quiet``: no progress bar.
 
-    Returns each layer's relative error on the held-out images, before and after. The same arguments
-    give the same bits on the same machine.
+    Returns the relative error of each layer's outputs on the held-out images, before and after the
+    fit. The same arguments give the same bits on the same machine.
 
     Raises :class:`BadInput`, and changes nothing, for a ``model`` that was not pruned from
     ``dense``, and for networks and images that do not fit. After Ctrl-C the layers before the
@@ -161,18 +174,26 @@ class _Walk:
         ``places``: the channels of ``whole`` that ``part`` has. Returns ``None`` unless chosen.
         """
         layer, norm = part.layer, part.norm
-        unchanged = self._intact and _same_rows(layer, whole.layer, places)
+        unchanged = self._intact and same_rows(layer, whole.layer, places)
         self._intact = (
             unchanged
             and len(places) == len(whole.layer.weight)
-            and (norm is None or whole.norm is None or _same_norm(norm, whole.norm))
+            and (norm is None or whole.norm is None or same_norm(norm, whole.norm))
         )
-        norms = row_norms(layer)
+        refits = chosen and not unchanged
+        norms = None
+        if refits and norm is not None and not masked_tensors(norm):
+            norms = row_norms(layer)
+        scale = None
+        if refits and norm is not None and whole.norm is not None:
+            scale = matching_scale(norm, whole.norm, places)
         held_out: list[torch.Tensor] = []
-        pairs = self._wanted(part, whole, places, held_out)
+        pairs = self._wanted(whole, places, held_out, scale)
         result = None
-        if chosen and not unchanged:
+        if refits:
             dense = self._dense_weight(part, whole, places, reads) if self._moves else None
+            if dense is not None and scale is not None:
+                dense = dense * scale[0].view(-1, 1, 1, 1)
             result = self._refit(part, pairs, held_out, reads, dense)
         else:
             for _ in pairs:
@@ -187,7 +208,7 @@ class _Walk:
                 statistics.add(outputs)
             self._model.move(outputs, part.rest)
         self._model.moved(layer, part.rest)
-        if norm is not None and chosen and not unchanged and not masked_tensors(norm):
+        if norm is not None and norms is not None:
             rebase(norm, statistics)
             restore_row_norms(layer, norm, norms)
         return result
@@ -231,15 +252,23 @@ class _Walk:
         return weight if more > 0 and more >= _FEW_ZEROS * weight.numel() else None
 
     def _wanted(
-        self, part: Segment, whole: Segment, places: list[int], held_out: list[torch.Tensor]
+        self,
+        whole: Segment,
+        places: list[int],
+        held_out: list[torch.Tensor],
+        scale: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Move the dense network on; yield the layer's inputs and wanted outputs.
 
-        The wanted outputs of the held-out images go to ``held_out`` instead.
+        The wanted outputs of the held-out images go to ``held_out`` instead. ``scale``: what
+        :func:`~tp_vgg.pruning.rebase.matching_scale` gives for them.
         """
         for number, (inputs, full) in enumerate(zip(self._model, self._dense, strict=True)):
             outputs = whole.layer(full)
             target = outputs[:, places]
+            if scale is not None:
+                factor, shift = (one.view(-1, 1, 1) for one in scale)
+                target = target * factor + shift
             self._dense.move(outputs, whole.rest)
             if number < self._sample.held_blocks:
                 held_out.append(target)
@@ -268,22 +297,3 @@ def _has_more_zeros(model: Network, dense: Network) -> bool:
 def _zeros(model: Network) -> list[int]:
     """Return the number of weights of each conv and linear layer that are exactly 0."""
     return [int((part.layer.weight == 0).sum()) for part in segments(model)]
-
-
-def _same_rows(
-    part: nn.Conv2d | nn.Linear, whole: nn.Conv2d | nn.Linear, places: list[int]
-) -> bool:
-    """Return True if ``part`` has the rows ``places`` of ``whole``, to the bit."""
-    if not torch.equal(part.weight, whole.weight[places]):
-        return False
-    if part.bias is None or whole.bias is None:
-        return part.bias is whole.bias
-    return torch.equal(part.bias, whole.bias[places])
-
-
-def _same_norm(part: nn.BatchNorm2d, whole: nn.BatchNorm2d) -> bool:
-    """Return True if both compute the same in eval mode, to the bit."""
-    return part.eps == whole.eps and all(
-        torch.equal(getattr(part, name), getattr(whole, name))
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )

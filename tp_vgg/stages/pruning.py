@@ -180,7 +180,7 @@ def work_key(
         more.append(["reconstruct", options.repair.images or REPAIR_IMAGES])
     elif method == "recalibrate" and options.repair.images is not None:
         more.append(["recalibrate", options.repair.images])
-    more += ["row norms"] if method == "reconstruct" and epochs else []
+    more += ["row norms"] if method == "reconstruct" else []
     if isinstance(options, UnstructuredOptions):
         more += ["moved zeros"] if method == "reconstruct" and options.move_zeros else []
         more += ["recalibrate"] if method == "recalibrate" else []

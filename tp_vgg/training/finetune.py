@@ -71,10 +71,10 @@ def finetune(
     outputs at the temperature ``distill_temperature`` (Hinton et al. 2015). ``val``: images on
     which each epoch is evaluated; ``model`` ends with the weights of the best one, without ``val``
     with those of the last, and ``val_accuracy`` is NaN. ``lr``: peak learning rate, by default 0.02
-    with batch norm and 0.005 without (after a repair of removed channels, ``structured`` takes
-    0.005 per epoch of the training, up to 0.02). ``precision``: ``auto`` is bf16 if the device is
-    fast at it. ``seed``: of dropout, of the shuffling here, and of a loader's that has no generator
-    of its own. ``quiet``: no progress bar.
+    with batch norm and 0.005 without (after a repair of removed channels, 0.005 for a single epoch
+    did better). ``precision``: ``auto`` is bf16 if the device is fast at it. ``seed``: of dropout,
+    of the shuffling here, and of a loader's that has no generator of its own. ``quiet``: no
+    progress bar.
 
     Parameters that require no gradient stay as they are; statistics of batch norm do not. ``model``
     is left in eval mode, on its device. Raises :class:`BadInput`, and leaves the weights
