@@ -52,16 +52,19 @@ def budgets_of(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def kept_runs(folder: Path, weights: str) -> list[Run]:
+def kept_runs(folder: Path, weights: str, seed: int) -> list[Run]:
     """Return the runs of plans in ``folder`` of the dense model ``weights``, which were repaired.
 
-    Raises :class:`BadInput` if there are none, or two of one network and number of epochs.
+    Those of other seeds are left out. Raises :class:`BadInput` if there are none, or two of one
+    network and number of epochs.
     """
     runs = [run for path in sorted(folder.glob("*.json")) if (run := read_json(path)) is not None]
     runs = [run for run in runs if run.get("arm") == "ours" and run["repaired"]]
-    runs = [run for run in runs if run["weights"] == weights]
+    runs = [run for run in runs if (run["weights"], run["seed"]) == (weights, seed)]
     if not runs:
-        raise BadInput(f"--kept: {folder}: has no repaired runs of plans for this dense model")
+        raise BadInput(
+            f"--kept: {folder}: has no repaired runs of plans for this dense model and seed"
+        )
     if len({(run["macs"], run["recipe"]["epochs"]) for run in runs}) < len(runs):
         raise BadInput(f"--kept: {folder}: has two runs of the same MACs and epochs")
     return runs
@@ -161,7 +164,7 @@ def main(
         plans = [make_plan(swept, {"macs": share}, round_to=round_to) for share in shares]
     with opened(settings) as bench:
         spec, place = bench.dense.spec, bench.session.run.work / "plots/accuracy_by_epochs.png"
-        runs = [] if kept is None else kept_runs(kept, bench.weights)
+        runs = [] if kept is None else kept_runs(kept, bench.weights, settings.seed)
         for plan in plans:
             target = spec.with_widths({row.layer: row.after for row in plan.layers})
             for one in tuned:

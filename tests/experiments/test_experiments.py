@@ -349,8 +349,8 @@ def test_pareto_prints_and_draws_each_budget_after_each_number_of_epochs(
     status, kept, err = experiment("pareto.py", *common, "--kept", "o/controls")
     assert status == 0, err
     assert kept.splitlines() == out.splitlines()[-len(kept.splitlines()) :]
-    other = {**runs[0], "arm": "dense", "repaired": None}
-    (at_home / "o/controls/dense.json").write_text(json.dumps(other))
+    for name, change in (("dense", {"arm": "dense", "repaired": None}), ("other", {"seed": 1})):
+        (at_home / f"o/controls/{name}.json").write_text(json.dumps({**runs[0], **change}))
     assert experiment("pareto.py", *common, "--kept", "o/controls")[1] == kept
     (at_home / "o/controls/twice.json").write_text(json.dumps(runs[0]))
     status, _, err = experiment("pareto.py", *common, "--kept", "o/controls")
@@ -463,7 +463,7 @@ def test_the_kept_runs_of_repaired_networks_give_the_rows_of_the_results(names_o
         key = key_of("ours", *weights, target, run["recipe"], run["data"], precision, True)
         assert key[:8] == name, "the script would do it again"
         assert unpack_hits(run["hits"], run["test"]["n"]).sum() == run["test"]["correct"]
-    rows = script["budgets_of"](script["kept_runs"](folder, *weights))
+    rows = script["budgets_of"](script["kept_runs"](folder, *weights, 0))
     assert len(rows) == 5
     said = (ROOT / "docs" / "results.md").read_text()
     for row in rows:
