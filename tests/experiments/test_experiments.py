@@ -474,6 +474,29 @@ def test_the_kept_runs_of_repaired_networks_give_the_rows_of_the_results(names_o
         assert re.search(f"{start}{accuracies} \\[{last.low:.2f}, {last.high:.2f}\\]", said)
 
 
+@pytest.mark.parametrize("epochs", [1, 5])
+@pytest.mark.parametrize("budget", [0.5, 0.25])
+def test_the_kept_controls_of_repaired_networks_give_the_figures_of_the_results(
+    budget: float, epochs: int, names_of
+) -> None:
+    most = budget * VGGSpec.preset("vgg11_bn", "linear").macs()
+    paths = (ROOT / "docs" / "controls" / "repaired").glob("*-s0-*.json")
+    runs = {
+        run["arm"]: [run]
+        for run in (json.loads(path.read_text()) for path in paths)
+        if run["recipe"]["epochs"] == epochs and 0.95 * most < run["macs"] <= most
+    }
+    assert {"ours", "stock"} <= set(runs)
+    said = (ROOT / "docs" / "results.md").read_text().replace("\u2212", "-")
+    for difference in re.findall(r"[+-][0-9.]+ \[.*?\]", names_of("controls.py")["table"](runs)):
+        assert difference in said
+    for arm, (run,) in runs.items():
+        assert unpack_hits(run["hits"], run["test"]["n"]).sum() == run["test"]["correct"]
+        assert re.search(
+            rf"{run['params'] / 1e6:.2f} M \|.* {run['test']['accuracy']:.2f} %", said
+        ), arm
+
+
 def test_reliability_names_tests_that_are_there_and_counts_them(names_of) -> None:
     script = names_of("reliability.py")
     for where in (name for names in script["PROMISES"].values() for name in names):
