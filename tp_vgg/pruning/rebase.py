@@ -10,7 +10,7 @@ from torch import nn
 from tp_vgg.network.masks import parameter_behind, refresh_masked_weights
 
 _FARTHEST = 1000.0
-"""Factor between two norms of a row above which the smaller one is taken for noise."""
+"""Factor between two norms of a row, or slopes of a channel, above which one is taken for noise."""
 
 
 class ChannelStatistics:
@@ -89,7 +89,7 @@ def restore_row_norms(
     """Give each output's weights their former norm, in place; ``norm`` behind makes up for it.
 
     ``norms``: what :func:`row_norms` returned. In eval mode both compute the same function, to
-    rounding, but they train otherwise: a gradient step turns weights w behind batch norm by an
+    rounding, but they train otherwise: a gradient step turns weights w in front of batch norm by an
     angle that goes with rate ÷ ‖w‖², so that refitted weights, which are larger, hardly move at the
     rate that suited them before. An output stays as it is if either norm is 0 or they are over a
     thousand times apart; so do weights below a mask.

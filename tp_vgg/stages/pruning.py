@@ -177,10 +177,9 @@ def work_key(
         better_without = options.better_without_repair(spec, plan)
     method = options.repair.method(better_without)
     if method == "reconstruct":
-        more.append(["reconstruct", options.repair.images or REPAIR_IMAGES])
+        more += [["reconstruct", options.repair.images or REPAIR_IMAGES], "row norms"]
     elif method == "recalibrate" and options.repair.images is not None:
         more.append(["recalibrate", options.repair.images])
-    more += ["row norms"] if method == "reconstruct" else []
     if isinstance(options, UnstructuredOptions):
         more += ["moved zeros"] if method == "reconstruct" and options.move_zeros else []
         more += ["recalibrate"] if method == "recalibrate" else []
