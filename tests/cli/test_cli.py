@@ -86,6 +86,24 @@ def test_every_refusal_is_one_line_and_writes_nothing(
             ["structured", "--ratio", "0.5", "--steps", "3", "--finetune-epochs", "2"],
             "can't be shared out over --steps 3",
         ),
+        (
+            ["unstructured", "--sparsity", "0.5", "--steps", "3", "--finetune-epochs", "2"],
+            "can't be shared out over --steps 3",
+        ),
+        (["unstructured", "--sparsity", "0.5", "--steps", "0"], "--steps"),
+        (
+            [
+                "unstructured",
+                "--sparsity",
+                "0.5",
+                "--gradual",
+                "--finetune-epochs",
+                "2",
+                "--steps",
+                "2",
+            ],
+            "--gradual: .*leave out --steps 2",
+        ),
         (["structured", "--ratio", "0.5", "--out", __file__], "is not a directory"),
         (["structured", "--ratio", "0.5", "--out", f"{__file__}/deeper"], "is not a directory"),
         (["unstructured"], "either --ratios FILE or --sparsity VALUE"),
@@ -692,17 +710,24 @@ def test_a_plan_is_resolved_once(call, small: list, plan_file, monkeypatch, more
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "pruned", "name"),
+    [
+        ("structured", ["--ratio", 0.5], "vgg11_digits_structured_pruned_finetuned.pth"),
+        ("unstructured", ["--sparsity", 0.9], "unstructured_pruned_vgg11.pth"),
+    ],
+)
 def test_fine_tuning_resumes_to_the_same_bits(
-    at_home: Path, call, small: list, monkeypatch
+    kind: str, pruned: list, name: str, at_home: Path, call, small: list, monkeypatch
 ) -> None:
-    """structured with two steps, interrupted in the second fine-tuning.
+    """A pruning in two steps, interrupted in the second fine-tuning.
 
     The first one is not done again, and the final bits are the same.
     """
     from tp_vgg.training.run import TrainingRun
 
-    args = [*small, "--ratio", 0.5, "--steps", 2, "--finetune-epochs", 2, "--batch-size", 16]
-    assert call("structured", *args, "--out", "straight")[0] == 0
+    args = [*small, *pruned, "--steps", 2, "--finetune-epochs", 2, "--batch-size", 16]
+    assert call(kind, *args, "--out", "straight")[0] == 0
     step, steps = TrainingRun.train_step, []
 
     def interrupting(self):
@@ -712,12 +737,11 @@ def test_fine_tuning_resumes_to_the_same_bits(
         return step(self)
 
     monkeypatch.setattr(TrainingRun, "train_step", interrupting)
-    status, out, err = call("structured", *args, "--out", "broken")
+    status, out, err = call(kind, *args, "--out", "broken")
     assert (status, out) == (130, "")
     assert "fine-tune 2/2 stopped at step 2 of 4" in err
-    assert call("structured", *args, "--out", "broken")[0] == 0
+    assert call(kind, *args, "--out", "broken")[0] == 0
     assert steps == [0, 1, 2, 3, 0, 1, 2, 3]
-    name = "vgg11_digits_structured_pruned_finetuned.pth"
     one, two = (load(at_home / out / name).state_dict() for out in ("straight", "broken"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not list((at_home / "broken").glob("*partial*"))

@@ -80,6 +80,34 @@ def test_moved_zeros_are_part_of_the_key_where_they_move(
 
 
 @pytest.mark.parametrize(
+    ("sparsity", "more", "steps"),
+    [
+        (0.98, {}, 2),
+        (0.99, {"finetune": Finetune(2)}, 2),
+        (0.979, {}, 1),
+        (0.98, {"finetune": Finetune(1)}, 1),
+        (0.98, {"finetune": Finetune(0)}, 1),
+        (0.98, {"gradual": True}, 1),
+        (0.98, {"repair": RepairOptions("reconstruct")}, 1),
+        (0.98, {"steps": 1}, 1),
+        (0.5, {"steps": 4}, 4),
+    ],
+)
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_steps_by_default(scope: str, sparsity: float, more: dict, steps: int) -> None:
+    whole = sparsity if scope == "global" else None
+    options = UnstructuredOptions(whole, **{"finetune": Finetune(5), **more})
+    plan = Plan.uniform(sparsity, tuple(SMALL.prunable), "--sparsity")
+    assert options.chosen_steps(SMALL, plan) == steps
+
+    def key(chosen: int | None) -> str:
+        return work_key(Settings(), "11" * 32, SMALL, plan, replace(options, steps=chosen))
+
+    assert key(options.steps) == key(steps)
+    assert (key(1) == key(steps)) == (steps == 1)
+
+
+@pytest.mark.parametrize(
     ("kind", "more", "rate"),
     [
         ("structured", ["--finetune-epochs", 1], 0.005),

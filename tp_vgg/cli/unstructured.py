@@ -16,7 +16,7 @@ from tp_vgg.cli.options import (
     repair_options,
     wide_option,
 )
-from tp_vgg.cli.value_types import PATH, WholeNumber
+from tp_vgg.cli.value_types import COUNT, PATH, WholeNumber
 from tp_vgg.errors import BadInput, printable
 from tp_vgg.machine.console import is_main_process
 from tp_vgg.pruning.criteria import WEIGHT_CRITERIA
@@ -45,7 +45,7 @@ from tp_vgg.stages.options import Finetune, RepairOptions, UnstructuredOptions, 
     type=WholeNumber(min=0),
     default=0,
     metavar="N",
-    help="Epochs of fine-tuning with the zeros held.",
+    help="Epochs of fine-tuning with the zeros held, over all steps together.",
 )
 @option(
     "--importance",
@@ -57,6 +57,13 @@ from tp_vgg.stages.options import Finetune, RepairOptions, UnstructuredOptions, 
     "--gradual",
     is_flag=True,
     help="Let the zeros grow during fine-tuning, by a cubic schedule; nothing is repaired.",
+)
+@option(
+    "--steps",
+    type=COUNT,
+    metavar="N",
+    show_default="2 for 98 % zeros or more in 2 epochs or more without a repair, else 1",
+    help="Zero in N parts, fine-tuning after each.",
 )
 @repair_options
 @finetune_options
@@ -75,6 +82,7 @@ def command(
     scope: str,
     importance: str,
     gradual: bool,
+    steps: int | None,
     repair: RepairOptions,
     finetune: Finetune,
     show: str | None,
@@ -95,7 +103,7 @@ def command(
         )
     plan_for = plan_from(ratios, sparsity, "--sparsity", "unstructured", settings, show)
     options = UnstructuredOptions(
-        sparsity if scope == "global" else None, importance, gradual, repair, finetune
+        sparsity if scope == "global" else None, importance, gradual, steps, repair, finetune
     )
     request = UnstructuredRequest(plan_for, options, show, force)
     if settings.checkpoint is None:

@@ -1,7 +1,8 @@
-"""Gradual pruning zeroes more and more weights while the network trains."""
+"""Gradual pruning zeroes more and more weights: in one training, or before each of several."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -87,3 +88,23 @@ class Gradual:
             for layer in layers.values():
                 layer.weight = layer.get_parameter("weight_orig") * layer.get_buffer("weight_mask")
             refuse_dead(model, self.sparsity)
+
+
+MOST_AT_ONCE = 2.5
+"""Factor by which a step after the first lowers the number of kept weights, at most.
+
+Measured with 95 % zeros, then 98 % (docs/results.md)."""
+
+
+def sparsity_after(step: int, steps: int, final: float) -> float:
+    """Return the sparsity after ``step`` (from 1) of ``steps`` on the way to ``final``.
+
+    The number of kept weights falls by the same factor at each step, as in iterative magnitude
+    pruning (Han et al. 2015; Renda et al. 2020), but by no more than :data:`MOST_AT_ONCE` after the
+    first, which takes the rest: few weights matter until most are gone.
+    """
+    if step == steps:
+        return final
+    kept = 1 - final
+    factor = min(MOST_AT_ONCE, math.pow(kept, -1 / steps))
+    return 1 - kept * factor ** (steps - step)

@@ -25,6 +25,9 @@ MANY_ZEROS = 0.9
 
 docs/results.md has the measurements."""
 
+EXTREME_ZEROS = 0.98
+"""Part of the weights to zero from which on fine-tuning does better in two steps (likewise)."""
+
 PlanFor = Callable[[Spec], Plan]
 """Function that returns the plan for a network (``--ratio`` applies to every conv of it)."""
 
@@ -92,8 +95,12 @@ class UnstructuredOptions:
     """One of :data:`~tp_vgg.pruning.criteria.WEIGHT_CRITERIA`."""
     gradual: bool = False
     """Raise the number of zeros step by step during fine-tuning."""
+    steps: int | None = None
+    """Number of prunings, each followed by fine-tuning; the epochs are divided among them.
+
+    ``None``: see :meth:`chosen_steps`."""
     repair: RepairOptions = RepairOptions()
-    """Repair after the pruning."""
+    """Repair after each pruning."""
     finetune: Finetune = Finetune(epochs=0)
 
     def better_without_repair(self, spec: Spec, plan: Plan) -> str:
@@ -103,16 +110,35 @@ class UnstructuredOptions:
         """
         if self.gradual:
             return "since the zeros grow in training"
-        sparsity = self.global_sparsity
-        if sparsity is None:
-            weights = sum(row.weights for row in spec.rows if row.name in spec.prunable)
-            sparsity = sum(resolve_sparsity(plan, spec).values()) / weights
-        if self.finetune.epochs and sparsity >= MANY_ZEROS:
+        if self.finetune.epochs and self._sparsity(spec, plan) >= MANY_ZEROS:
             return (
                 f"since with {100 * MANY_ZEROS:g} % zeros or more a fine-tuning does better from "
                 "the weights as they were"
             )
         return ""
+
+    def chosen_steps(self, spec: Spec, plan: Plan) -> int:
+        """Return the number of steps: what was chosen, or what does better.
+
+        Two do better if almost all weights are zeroed and not repaired. ``plan``: as above.
+        """
+        if self.steps is not None:
+            return self.steps
+        if self.gradual or (self.finetune.epochs or 0) < 2:
+            return 1
+        repaired = self.repair.method(self.better_without_repair(spec, plan)) != "none"
+        return 1 if repaired or self._sparsity(spec, plan) < EXTREME_ZEROS else 2
+
+    def _sparsity(self, spec: Spec, plan: Plan) -> float:
+        """Return the part of the prunable weights to zero.
+
+        It has three digits, so that it does not matter that each layer has whole weights.
+        """
+        sparsity = self.global_sparsity
+        if sparsity is None:
+            weights = sum(row.weights for row in spec.rows if row.name in spec.prunable)
+            sparsity = sum(resolve_sparsity(plan, spec).values()) / weights
+        return round(sparsity, 3)
 
     @property
     def move_zeros(self) -> bool:
@@ -186,12 +212,7 @@ class StructuredRequest(PruningRequest[StructuredOptions, StructuredTarget]):
     def _resolve(self, spec: Spec, plan: Plan) -> StructuredTarget:
         options = self.options
         self._check_show(spec)
-        epochs = options.finetune.epochs
-        if epochs and epochs < options.steps:
-            raise BadInput(
-                f"--finetune-epochs: {epochs} can't be shared out over --steps {options.steps}; "
-                f"give {options.steps} or more, or 0"
-            )
+        _check_shared_out(options.finetune.epochs, options.steps)
         check_repair(options.repair.option, spec)
         target = resolve(plan, spec, options.round_to)
         layer_to_show = [self.show] if self.show else []
@@ -210,11 +231,16 @@ class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
             raise BadInput(
                 "--gradual: the zeros grow while the network is fine-tuned; give --finetune-epochs"
             )
+        if options.gradual and (options.steps or 1) > 1:
+            raise BadInput(
+                f"--gradual: the zeros grow in one training; leave out --steps {options.steps}"
+            )
         if options.gradual and options.importance != "l1":
             raise BadInput(
                 f"--gradual: ranks by magnitude at every update of the zeros; "
                 f"leave out --importance {options.importance}"
             )
+        _check_shared_out(options.finetune.epochs, options.steps or 1)
         check_repair(options.repair.option, spec)
         if options.gradual and options.repair.method("gradual") != "none":
             raise BadInput(
@@ -224,3 +250,12 @@ class UnstructuredRequest(PruningRequest[UnstructuredOptions, Plan]):
         if options.global_sparsity is None:
             resolve_sparsity(plan, spec)
         return plan
+
+
+def _check_shared_out(epochs: int | None, steps: int) -> None:
+    """Raise :class:`BadInput` if there are fewer epochs of fine-tuning than steps."""
+    if epochs and epochs < steps:
+        raise BadInput(
+            f"--finetune-epochs: {epochs} can't be shared out over --steps {steps}; "
+            f"give {steps} or more, or 0"
+        )

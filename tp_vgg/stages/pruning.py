@@ -181,6 +181,9 @@ def work_key(
     elif method == "recalibrate" and options.repair.images is not None:
         more.append(["recalibrate", options.repair.images])
     if isinstance(options, UnstructuredOptions):
+        del parts["steps"]
+        steps = options.chosen_steps(spec, plan)
+        more += [["steps", steps]] if steps > 1 else []
         more += ["moved zeros"] if method == "reconstruct" and options.move_zeros else []
         more += ["recalibrate"] if method == "recalibrate" else []
         return fingerprint(baseline, dict(plan.values), parts, settings.seed, *more)

@@ -7,8 +7,7 @@ and saves again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,31 +22,18 @@ from tp_vgg.pruning.ranking import rank, top_k
 from tp_vgg.pruning.ratios import unremoved_note
 from tp_vgg.pruning.structured import prune_channels
 from tp_vgg.report import figures
-from tp_vgg.rundir.layout import MODELS, partial_of
+from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe, structured_epochs
 from tp_vgg.stages.options import StructuredOptions, StructuredRequest, StructuredTarget
-from tp_vgg.stages.pruning import Drawing, Pruning, drawing, pruning, work_key
+from tp_vgg.stages.pruning import Drawing, drawing, pruning, work_key
+from tp_vgg.stages.pruning_steps import continued, pruning_steps
 from tp_vgg.stages.repair import Repaired, chosen_repair, repaired_model, unpruned_copy
 from tp_vgg.stages.results import Prepared, deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _PruningStep:
-    """A step is one of ``--steps``: a pruning, then a share of the fine-tuning."""
-
-    target: Spec
-    """Spec after the pruning."""
-    epochs: int
-    """Epochs of fine-tuning after the pruning."""
-    partial: Path
-    """File for unfinished fine-tuning."""
-    label: str
-    last: bool
 
 
 @stage
@@ -84,12 +70,15 @@ def structured(
         teacher = fold_batch_norm(model) if options.finetune.distill else None
         trained = model.meta.get("training")
         history: tuple[Epoch, ...] = ()
-        steps = list(_steps(job, options))
+        final = session.run.checkpoint(MODELS[3], target.stem)
+        steps = pruning_steps(options.steps, epochs, final)
+        dense = model.spec
         prepared: list[Prepared] = []
         with deleted_unless_published(prepared, session.ranks):
             for step in steps:
-                note, repaired = _prune(session, model, step.target, options)
-                log.info(f"{step.label}: {note}" if options.steps > 1 else note)
+                step_target = between(dense, target, step.number / step.count)
+                note, repaired = _prune(session, model, step_target, options)
+                log.info(step.numbered(note))
                 model.meta.update(baseline=job.baseline.sha256, key=key)
                 if step.last:
                     prepared.append(session.prepare(model, MODELS[2], notes=(note,)))
@@ -102,15 +91,8 @@ def structured(
                         session.settings, model.spec, step.epochs, options.finetune, trained,
                         refitted=options.repair.method() == "reconstruct",
                     )  # fmt: skip
-                    label = (
-                        "fine-tune"
-                        if options.steps == 1
-                        else step.label.replace("step", "fine-tune")
-                    )
-                    earlier_epochs = len(history)
-                    history += tuple(
-                        replace(epoch, epoch=earlier_epochs + epoch.epoch)
-                        for epoch in session.fit(model, recipe, step.partial, label, teacher)
+                    history = continued(
+                        history, session.fit(model, recipe, step.partial, step.training, teacher)
                     )
             if history:
                 tuned = session.prepare(model, MODELS[3], notes=(note,))
@@ -145,20 +127,6 @@ def between(spec: Spec, target: Spec, share: float) -> Spec:
         for name, width in spec.prunable.items()
     }
     return spec.with_widths(widths)
-
-
-def _steps(job: Pruning[StructuredTarget], options: StructuredOptions) -> Iterator[_PruningStep]:
-    count, epochs = options.steps, structured_epochs(job.session.settings, options)
-    final = job.session.run.checkpoint("structured_finetuned", job.resolved.spec.stem)
-    for number in range(1, count + 1):
-        last = number == count
-        yield _PruningStep(
-            between(job.dense.spec, job.resolved.spec, number / count),
-            epochs // count + (epochs % count if last else 0),
-            partial_of(final, "" if last else f".step{number}"),
-            f"step {number}/{count}",
-            last,
-        )
 
 
 def _prune(

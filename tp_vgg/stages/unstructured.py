@@ -1,7 +1,7 @@
 """The `unstructured` stage sets weights to zero.
 
-It masks the least important weights, fine-tunes with the masks, makes the zeros permanent and
-saves.
+It masks the least important weights, fine-tunes with the masks and makes the zeros permanent, in
+one step or in several; then it saves.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.masks import is_masked, remove_masks
 from tp_vgg.network.network import Network
 from tp_vgg.pruning.gradients import taylor_scores
-from tp_vgg.pruning.gradual import Gradual
+from tp_vgg.pruning.gradual import Gradual, sparsity_after
 from tp_vgg.pruning.ratios import Plan
 from tp_vgg.pruning.unstructured import mask_global, mask_layers
 from tp_vgg.report import figures
-from tp_vgg.rundir.layout import MODELS, partial_of
+from tp_vgg.rundir.layout import MODELS
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe
-from tp_vgg.stages.options import UnstructuredOptions, UnstructuredRequest
-from tp_vgg.stages.pruning import Drawing, drawing, pruning, work_key
-from tp_vgg.stages.repair import Accuracies, chosen_repair, repaired_model, unpruned_copy
+from tp_vgg.stages.options import (
+    EXTREME_ZEROS,
+    RepairOptions,
+    UnstructuredOptions,
+    UnstructuredRequest,
+)
+from tp_vgg.stages.pruning import Drawing, Pruning, drawing, pruning, work_key
+from tp_vgg.stages.pruning_steps import PruningStep, continued, pruning_steps
+from tp_vgg.stages.repair import Accuracies, Repaired, chosen_repair, repaired_model, unpruned_copy
 from tp_vgg.stages.results import deleted_unless_published
 from tp_vgg.stages.session import Session, stage
 from tp_vgg.training.history import Epoch, history_csv
@@ -56,33 +62,43 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         repair = chosen_repair(
             options.repair, options.better_without_repair(model.spec, job.resolved)
         )
+        count = options.chosen_steps(model.spec, job.resolved)
+        if count > 1 and options.steps is None:
+            log.info(
+                f"--steps: {count}, since with {100 * EXTREME_ZEROS:g} % zeros or more a "
+                "fine-tuning does better so"
+            )
         former = job.former(names, key, force=request.force)
         teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
-        masking, repaired = _gradual(job.resolved, options), None
-        if masking is not None:
-            masking.begin(model)
-        else:
-            unmasked = unpruned_copy(model, repair)
-            _mask(session, model, job.resolved, options)
-            repaired = repaired_model(
-                session, model, unmasked, repair, move_zeros=options.move_zeros
-            )
-            del unmasked
+        trained = model.meta.get("training")
         notes = [finetuning_note(finetune.epochs)]
-        if repaired is not None:
-            notes.append(f"weights were set to zero; {repaired.note}")
-            log.info(notes[-1])
-        partial = partial_of(session.run.checkpoint("unstructured", model.spec.stem))
+        if count > 1:
+            notes.append(f"the weights were set to zero in {count} steps")
         history: tuple[Epoch, ...] = ()
         before_training = None
-        if finetune.epochs:
+        final = session.run.checkpoint("unstructured", model.spec.stem)
+        steps = pruning_steps(count, finetune.epochs or 0, final)
+        for step in steps:
+            masking, repaired = _gradual(job.resolved, options), None
+            if masking is not None:
+                masking.begin(model)
+            else:
+                repaired = _zero(job, options, repair, step)
             if repaired is not None:
-                before_training = Accuracies.of(session, model, "repaired")
-            recipe = finetune_recipe(
-                session.settings, model.spec, finetune.epochs, finetune, model.meta.get("training")
-            )
-            history = session.fit(model, recipe, partial, "fine-tune", teacher, masking)
-        remove_masks(model)
+                note = f"weights were set to zero; {repaired.note}"
+                log.info(step.numbered(note))
+                notes += [note] if step.last else []
+            if step.epochs:
+                if repaired is not None and step.last:
+                    before_training = Accuracies.of(session, model, "repaired")
+                recipe = finetune_recipe(
+                    session.settings, model.spec, step.epochs, finetune, trained
+                )
+                history = continued(
+                    history,
+                    session.fit(model, recipe, step.partial, step.training, teacher, masking),
+                )
+            remove_masks(model)
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
         prepared = session.prepare(model, "unstructured", notes=tuple(notes))
         if repaired is not None:
@@ -100,7 +116,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             f"zeros by layer: {shares};"
             f" {record.nonzero:,} of {record.params:,} parameters are not zero"
         )
-        session.discard(partial)
+        session.discard(*(step.partial for step in steps if step.epochs))
         return {MODELS[0]: job.baseline, "unstructured": record}
 
 
@@ -129,13 +145,35 @@ def _draw(job: Drawing[Plan], masked: Network, layer: str) -> Path:
     return job.draw(f"unstructured_{layer}", figures.masked_weights(before, after, layer))
 
 
-def _mask(session: Session, model: Network, plan: Plan, options: UnstructuredOptions) -> None:
+def _zero(
+    job: Pruning[Plan], options: UnstructuredOptions, repair: RepairOptions, step: PruningStep
+) -> Repaired | None:
+    """Mask the weights of a step and repair the model, in place; return the repair."""
+    session, model = job.session, job.dense
+    before = unpruned_copy(model, repair)
+    _mask(session, model, job.resolved, options, step)
+    return repaired_model(session, model, before, repair, move_zeros=options.move_zeros)
+
+
+def _mask(
+    session: Session,
+    model: Network,
+    plan: Plan,
+    options: UnstructuredOptions,
+    step: PruningStep | None = None,
+) -> None:
+    """Mask the least important weights, in place: all of the plan's, or those up to ``step``."""
+
+    def sparsity(final: float) -> float:
+        return final if step is None else sparsity_after(step.number, step.count, final)
+
     scores = None
     if options.importance == "taylor":
         session.accumulate_gradients(model, options.importance)
         scores = taylor_scores(model)
         model.zero_grad(set_to_none=True)
     if options.global_sparsity is None:
-        mask_layers(model, plan, scores)
+        values = {name: sparsity(value) for name, value in plan.values.items()}
+        mask_layers(model, Plan(values, plan.source), scores)
     else:
-        mask_global(model, options.global_sparsity, scores)
+        mask_global(model, sparsity(options.global_sparsity), scores)

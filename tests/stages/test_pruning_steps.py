@@ -1,0 +1,98 @@
+"""`--steps` of both kinds of pruning: what is pruned when, and how the epochs are shared out."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tp_vgg.network.checkpoint import load
+from tp_vgg.network.network import Network
+from tp_vgg.stages.pruning_steps import pruning_steps
+from tp_vgg.stages.session import Session
+
+
+def zeros(model: Network) -> tuple[int, int]:
+    """The zeros of the prunable weights, masked ones included, and the number of weights."""
+    weights = [model.get_submodule(name).weight for name in model.spec.prunable]
+    return sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int, str]]:
+    """Zeros at the start, epochs and label of each training."""
+    found, fit = [], Session.fit
+
+    def noting(self, model, recipe, partial, label, *more):
+        count, total = zeros(model)
+        found.append((count / total, recipe.epochs, label))
+        return fit(self, model, recipe, partial, label, *more)
+
+    monkeypatch.setattr(Session, "fit", noting)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs", "shares"),
+    [(1, 5, [5]), (2, 5, [2, 3]), (3, 3, [1, 1, 1]), (3, 8, [2, 2, 4]), (2, 0, [0, 0])],
+)
+def test_steps_share_out_the_epochs(count: int, epochs: int, shares: list[int]) -> None:
+    steps = pruning_steps(count, epochs, Path("o/model.pth"))
+    assert [step.epochs for step in steps] == shares
+    assert [step.last for step in steps] == [False] * (count - 1) + [True]
+    assert len({step.partial for step in steps}) == count
+    names = {step.numbered("done") for step in steps}
+    assert names == (
+        {"done"} if count == 1 else {f"step {n}/{count}: done" for n in range(1, count + 1)}
+    )
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_zeros_in_steps(scope: str, call, at_home: Path, small: list, trainings: list) -> None:
+    options = ["--scope", scope, "--sparsity", 0.9, "--steps", 3, "--finetune-epochs", 4]
+    status, _, err = call("unstructured", *small, "--out", "o", *options, "--repair", "reconstruct")
+    assert status == 0, err
+    factor = 0.1 ** (1 / 3)
+    assert [share for share, *_ in trainings] == pytest.approx(
+        [1 - factor, 1 - factor**2, 0.9], abs=2e-3
+    )
+    assert [more for _, *more in trainings] == [[1, f"fine-tune {n}/3"] for n in (1, 2)] + [
+        [2, "fine-tune 3/3"]
+    ]
+    assert [err.count(f"step {n}/3: weights were set to zero") for n in (1, 2, 3)] == [1, 1, 1]
+    model = load(at_home / "o/unstructured_pruned_vgg11.pth")
+    count, total = zeros(model)
+    assert count == pytest.approx(0.9 * total, abs=len(model.spec.prunable))
+    _, *rows = csv.reader((at_home / "o/unstructured_history.csv").read_text().splitlines())
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert not list((at_home / "o").rglob("*partial*"))
+
+
+@pytest.mark.parametrize("importance", ["l1", "taylor"])
+def test_almost_all_zeros_are_set_in_two_steps(
+    importance: str, call, at_home: Path, small: list, trainings: list
+) -> None:
+    options = ["--sparsity", 0.98, "--finetune-epochs", 3, "--importance", importance]
+    status, _, err = call("unstructured", *small, "--out", "o", *options)
+    assert status == 0, err
+    assert [epochs for _, epochs, _ in trainings] == [1, 2]
+    assert [share for share, *_ in trainings] == pytest.approx([0.95, 0.98], abs=5e-3)
+    assert "--steps: 2, since with 98 % zeros or more" in err
+    # What the default stands for is the same work, and one step is another.
+    status, _, err = call("unstructured", *small, "--out", "o", *options, "--steps", 2)
+    assert status == 0, err
+    assert "made with these settings before" in err
+    status, _, err = call("unstructured", *small, "--out", "o", *options, "--steps", 1)
+    assert status == 0, err
+    assert [epochs for _, epochs, _ in trainings] == [1, 2, 3]
+    assert "--steps" not in err
+
+
+def test_steps_without_training_repair_at_each(call, at_home: Path, small: list) -> None:
+    options = ["--sparsity", 0.9, "--steps", 2]
+    status, _, err = call("unstructured", *small, "--out", "o", *options)
+    assert status == 0, err
+    assert err.count("weights were set to zero; then the zeros were chosen anew") == 2
+    count, total = zeros(load(at_home / "o/unstructured_pruned_vgg11.pth"))
+    assert count == pytest.approx(0.9 * total, abs=8)
