@@ -10,7 +10,7 @@ from helpers.networks import SMALL, VARIANTS, fresh
 
 from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.vgg.spec import VGGSpec
-from tp_vgg.pruning.ratios import Plan
+from tp_vgg.pruning.ratios import Plan, resolve_sparsity
 from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_rate, finetune_recipe
 from tp_vgg.stages.options import (
@@ -91,8 +91,13 @@ def test_moved_zeros_are_part_of_the_key_where_they_move(
         (0.98, {"repair": RepairOptions("reconstruct")}, 1),
         (0.98, {"steps": 1}, 1),
         (0.5, {"steps": 4}, 4),
+        (0.5, {"steps": 4, "finetune": Finetune(0)}, 4),
+        (0.5, {"steps": 4, "finetune": Finetune(0), "repair": RepairOptions("none")}, 1),
+        (0.5, {"steps": 4, "finetune": Finetune(0), "repair": RepairOptions("recalibrate")}, 1),
+        (0.5, {"steps": 4, "finetune": Finetune(0), "repair": RepairOptions("none"),
+               "importance": "taylor"}, 4),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_steps_by_default(scope: str, sparsity: float, more: dict, steps: int) -> None:
     whole = sparsity if scope == "global" else None
@@ -105,6 +110,18 @@ def test_steps_by_default(scope: str, sparsity: float, more: dict, steps: int) -
 
     assert key(options.steps) == key(steps)
     assert (key(1) == key(steps)) == (steps == 1)
+
+
+def test_limits_are_those_that_were_asked_for() -> None:
+    """Though no layer has a whole number of weights there, and float sums are not exact."""
+    spec = VGGSpec(widths=(4, 4, 6, 6, 8, 8, 8, 8), batch_norm=True, pool=1, hidden=())
+    for sparsity, steps, repaired in ((0.98, 2, False), (0.9, 1, False), (0.8999, 1, True)):
+        plan = Plan.uniform(sparsity, tuple(spec.prunable), "--sparsity")
+        zeros = sum(resolve_sparsity(plan, spec).values())
+        assert zeros < sparsity * sum(r.weights for r in spec.rows if r.name in spec.prunable)
+        options = UnstructuredOptions(finetune=Finetune(5))
+        assert options.chosen_steps(spec, plan) == steps
+        assert (options.better_without_repair(spec, plan) == "") == repaired
 
 
 @pytest.mark.parametrize(

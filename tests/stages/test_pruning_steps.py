@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from helpers.commands import QUICK
 
-from tp_vgg.network.checkpoint import load
+from tp_vgg.network.checkpoint import load, save
 from tp_vgg.network.network import Network
+from tp_vgg.pruning.unstructured import magnitude_masks
 from tp_vgg.stages.pruning_steps import pruning_steps
 from tp_vgg.stages.session import Session
+
+
+def smallest(weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """True at as many of the smallest magnitudes of ``weight`` as ``like`` has zeros."""
+    (kept,) = magnitude_masks(weight.abs(), [int((like == 0).sum())])
+    return ~kept
 
 
 def zeros(model: Network) -> tuple[int, int]:
@@ -87,6 +99,68 @@ def test_almost_all_zeros_are_set_in_two_steps(
     assert status == 0, err
     assert [epochs for _, epochs, _ in trainings] == [1, 2, 3]
     assert "--steps" not in err
+
+
+def test_each_step_ranks_what_the_one_before_left(
+    call, at_home: Path, small: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers have the plan's zeros, the dense model stays the teacher, zeros stay zero."""
+    trained, teachers, fit = [], [], Session.fit
+
+    def noting(self, model, recipe, partial, label, teacher, *more):
+        begun = {name: model.get_submodule(name).weight.detach() for name in model.spec.prunable}
+        teachers.append(copy.deepcopy(teacher.state_dict()))
+        history = fit(self, model, recipe, partial, label, teacher, *more)
+        ended = {name: model.get_submodule(name).weight.detach() for name in model.spec.prunable}
+        trained.append((begun, ended))
+        return history
+
+    monkeypatch.setattr(Session, "fit", noting)
+    plan = {"features.0": 0, "features.4": 0.5, "classifier.0": 0.9}
+    Path("plan.json").write_text(json.dumps(plan))
+    options = ["--ratios", "plan.json", "--steps", 2, "--finetune-epochs", 2]
+    status, _, err = call(
+        "unstructured", *small, "--out", "o", *options, "--repair", "none", "--lr", 0.5
+    )
+    assert status == 0, err
+    (first, after), (second, last) = trained
+    halfway = {"features.4": 1 - 0.5**0.5, "classifier.0": 0.75}
+    for name, weight in first.items():
+        for begun, wanted in ((first, halfway), (second, plan)):
+            share = wanted.get(name, 0)
+            count = int((begun[name] == 0).sum())
+            assert count == pytest.approx(share * weight.numel(), abs=1)
+        kept = second[name] != 0
+        assert torch.equal(second[name][kept], after[name][kept])
+        assert kept.all() or after[name][kept].abs().min() >= after[name][~kept].abs().max()
+        assert not last[name][~kept].any()
+    assert any(
+        not torch.equal(second[name] == 0, smallest(first[name], second[name])) for name in plan
+    ), "the training changed the order"
+    assert all(torch.equal(teachers[0][name], teachers[1][name]) for name in teachers[0])
+
+
+def test_a_layer_that_would_die_is_named_with_the_step(call, at_home: Path, make_model) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.features[4].weight *= 1e-6
+    save(model, Path("dying.pth"))
+    options = ["--checkpoint", "dying.pth", "--dataset", "digits", *QUICK[4:], "--out", "o"]
+    more = ["--sparsity", 0.5, "--scope", "global", "--steps", 2, "--finetune-epochs", 2]
+    status, out, err = call("unstructured", *options, *more)
+    assert (status, out) == (1, "")
+    assert re.search(r"error: step 1/2: sparsity 0\.29\d*: every weight of features\.4", err)
+    assert not list((at_home / "o").rglob("*unstructured*"))
+
+
+def test_steps_that_change_nothing_are_one(call, at_home: Path, small: list) -> None:
+    options = ["--sparsity", 0.9, "--repair", "none"]
+    status, _, err = call("unstructured", *small, "--out", "o", *options, "--steps", 3)
+    assert status == 0, err
+    assert "--steps: without effect" in err
+    status, _, err = call("unstructured", *small, "--out", "o", *options)
+    assert status == 0, err
+    assert "made with these settings before" in err
 
 
 def test_steps_without_training_repair_at_each(call, at_home: Path, small: list) -> None:

@@ -62,7 +62,7 @@ from tp_vgg.stages.options import Finetune, RepairOptions, UnstructuredOptions, 
     "--steps",
     type=COUNT,
     metavar="N",
-    show_default="2 for 98 % zeros or more in 2 epochs or more without a repair, else 1",
+    show_default="2 from 98 % zeros on, if 2 or more epochs follow and nothing is repaired; else 1",
     help="Zero in N parts, fine-tuning after each.",
 )
 @repair_options

@@ -107,4 +107,4 @@ def sparsity_after(step: int, steps: int, final: float) -> float:
         return final
     kept = 1 - final
     factor = min(MOST_AT_ONCE, math.pow(kept, -1 / steps))
-    return 1 - kept * factor ** (steps - step)
+    return min(max(1 - kept * factor ** (steps - step), 0.0), final)

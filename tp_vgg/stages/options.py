@@ -26,7 +26,9 @@ MANY_ZEROS = 0.9
 docs/results.md has the measurements."""
 
 EXTREME_ZEROS = 0.98
-"""Part of the weights to zero from which on fine-tuning does better in two steps (likewise)."""
+"""Part of the weights to zero from which on fine-tuning does better in two steps.
+
+Measured for all layers ranked together by magnitude (docs/results.md)."""
 
 PlanFor = Callable[[Spec], Plan]
 """Function that returns the plan for a network (``--ratio`` applies to every conv of it)."""
@@ -120,25 +122,24 @@ class UnstructuredOptions:
     def chosen_steps(self, spec: Spec, plan: Plan) -> int:
         """Return the number of steps: what was chosen, or what does better.
 
-        Two do better if almost all weights are zeroed and not repaired. ``plan``: as above.
+        It is 1 if nothing would happen between two steps. ``plan``: as above.
         """
+        method = self.repair.method(self.better_without_repair(spec, plan))
+        epochs = self.finetune.epochs or 0
         if self.steps is not None:
-            return self.steps
-        if self.gradual or (self.finetune.epochs or 0) < 2:
+            ranked_anew = epochs or method == "reconstruct" or self.importance != "l1"
+            return self.steps if ranked_anew else 1
+        if self.gradual or epochs < 2 or method != "none":
             return 1
-        repaired = self.repair.method(self.better_without_repair(spec, plan)) != "none"
-        return 1 if repaired or self._sparsity(spec, plan) < EXTREME_ZEROS else 2
+        return 2 if self._sparsity(spec, plan) >= EXTREME_ZEROS else 1
 
     def _sparsity(self, spec: Spec, plan: Plan) -> float:
-        """Return the part of the prunable weights to zero.
-
-        It has three digits, so that it does not matter that each layer has whole weights.
-        """
-        sparsity = self.global_sparsity
-        if sparsity is None:
-            weights = sum(row.weights for row in spec.rows if row.name in spec.prunable)
-            sparsity = sum(resolve_sparsity(plan, spec).values()) / weights
-        return round(sparsity, 3)
+        """Return the part of the prunable weights to zero, without noise in the last digits."""
+        if self.global_sparsity is not None:
+            return self.global_sparsity
+        weights = {row.name: row.weights for row in spec.rows if row.name in spec.prunable}
+        zeros = sum(plan.values.get(name, 0) * count for name, count in weights.items())
+        return round(zeros / sum(weights.values()), 9)
 
     @property
     def move_zeros(self) -> bool:

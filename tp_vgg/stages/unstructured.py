@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+from tp_vgg.errors import WorkFailed
 from tp_vgg.evaluation.record import ModelRecord, finetuning_note
 from tp_vgg.network.families import fold_batch_norm
 from tp_vgg.network.masks import is_masked, remove_masks
 from tp_vgg.network.network import Network
+from tp_vgg.network.spec import Spec
 from tp_vgg.pruning.gradients import taylor_scores
 from tp_vgg.pruning.gradual import Gradual, sparsity_after
 from tp_vgg.pruning.ratios import Plan
@@ -62,32 +65,23 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         repair = chosen_repair(
             options.repair, options.better_without_repair(model.spec, job.resolved)
         )
-        count = options.chosen_steps(model.spec, job.resolved)
-        if count > 1 and options.steps is None:
-            log.info(
-                f"--steps: {count}, since with {100 * EXTREME_ZEROS:g} % zeros or more a "
-                "fine-tuning does better so"
-            )
+        count = _step_count(options, model.spec, job.resolved)
         former = job.former(names, key, force=request.force)
         teacher = fold_batch_norm(model) if finetune.distill and finetune.epochs else None
         trained = model.meta.get("training")
-        notes = [finetuning_note(finetune.epochs)]
-        if count > 1:
-            notes.append(f"the weights were set to zero in {count} steps")
+        masking = _gradual(job.resolved, options)
         history: tuple[Epoch, ...] = ()
+        repaired: Repaired | None = None
         before_training = None
         final = session.run.checkpoint("unstructured", model.spec.stem)
         steps = pruning_steps(count, finetune.epochs or 0, final)
         for step in steps:
-            masking, repaired = _gradual(job.resolved, options), None
             if masking is not None:
                 masking.begin(model)
             else:
                 repaired = _zero(job, options, repair, step)
             if repaired is not None:
-                note = f"weights were set to zero; {repaired.note}"
-                log.info(step.numbered(note))
-                notes += [note] if step.last else []
+                log.info(step.numbered(f"{_ZEROED}; {repaired.note}"))
             if step.epochs:
                 if repaired is not None and step.last:
                     before_training = Accuracies.of(session, model, "repaired")
@@ -99,8 +93,9 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
                     session.fit(model, recipe, step.partial, step.training, teacher, masking),
                 )
             remove_masks(model)
+        notes = (finetuning_note(finetune.epochs), *_zeros_note(count, repaired))
         model.meta = {**model.meta, "baseline": job.baseline.sha256, "key": key}
-        prepared = session.prepare(model, "unstructured", notes=tuple(notes))
+        prepared = session.prepare(model, "unstructured", notes=notes)
         if repaired is not None:
             measured = before_training or prepared.record
             prepared = prepared.repaired(repaired.record(measured))
@@ -116,7 +111,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             f"zeros by layer: {shares};"
             f" {record.nonzero:,} of {record.params:,} parameters are not zero"
         )
-        session.discard(*(step.partial for step in steps if step.epochs))
+        session.discard(*(step.partial for step in steps))
         return {MODELS[0]: job.baseline, "unstructured": record}
 
 
@@ -145,35 +140,66 @@ def _draw(job: Drawing[Plan], masked: Network, layer: str) -> Path:
     return job.draw(f"unstructured_{layer}", figures.masked_weights(before, after, layer))
 
 
+def _step_count(options: UnstructuredOptions, spec: Spec, plan: Plan) -> int:
+    """Return the number of steps, and log it unless it is what was asked for."""
+    count = options.chosen_steps(spec, plan)
+    if options.steps is None and count > 1:
+        log.info(
+            f"--steps: {count}, since with {100 * EXTREME_ZEROS:g} % zeros or more a fine-tuning "
+            "does better so"
+        )
+    elif (options.steps or 1) > count:
+        log.info("--steps: without effect, since nothing is trained or refitted in between")
+    return count
+
+
+_ZEROED = "weights were set to zero"
+
+
+def _zeros_note(count: int, repaired: Repaired | None) -> tuple[str, ...]:
+    """Return what the record says of the zeros, if it is more than that they are there."""
+    zeroed = _ZEROED if count == 1 else f"{_ZEROED} in {count} steps"
+    if repaired is not None:
+        return (f"{zeroed}; {repaired.note}",)
+    return (zeroed,) if count > 1 else ()
+
+
 def _zero(
     job: Pruning[Plan], options: UnstructuredOptions, repair: RepairOptions, step: PruningStep
 ) -> Repaired | None:
     """Mask the weights of a step and repair the model, in place; return the repair."""
     session, model = job.session, job.dense
     before = unpruned_copy(model, repair)
-    _mask(session, model, job.resolved, options, step)
+    try:
+        _mask(session, model, *_part(job.resolved, options, step))
+    except WorkFailed as error:
+        raise WorkFailed(step.numbered(str(error))) from error
     return repaired_model(session, model, before, repair, move_zeros=options.move_zeros)
 
 
-def _mask(
-    session: Session,
-    model: Network,
-    plan: Plan,
-    options: UnstructuredOptions,
-    step: PruningStep | None = None,
-) -> None:
-    """Mask the least important weights, in place: all of the plan's, or those up to ``step``."""
+def _part(
+    plan: Plan, options: UnstructuredOptions, step: PruningStep
+) -> tuple[Plan, UnstructuredOptions]:
+    """Return the plan and the options of the zeros that there are after ``step``."""
 
-    def sparsity(final: float) -> float:
-        return final if step is None else sparsity_after(step.number, step.count, final)
+    def part(final: float) -> float:
+        return sparsity_after(step.number, step.count, final)
 
+    values = {name: part(value) for name, value in plan.values.items()}
+    whole = options.global_sparsity
+    return (
+        Plan(values, plan.source),
+        replace(options, global_sparsity=None if whole is None else part(whole)),
+    )
+
+
+def _mask(session: Session, model: Network, plan: Plan, options: UnstructuredOptions) -> None:
     scores = None
     if options.importance == "taylor":
         session.accumulate_gradients(model, options.importance)
         scores = taylor_scores(model)
         model.zero_grad(set_to_none=True)
     if options.global_sparsity is None:
-        values = {name: sparsity(value) for name, value in plan.values.items()}
-        mask_layers(model, Plan(values, plan.source), scores)
+        mask_layers(model, plan, scores)
     else:
-        mask_global(model, sparsity(options.global_sparsity), scores)
+        mask_global(model, options.global_sparsity, scores)
