@@ -72,12 +72,14 @@ def structured(
         history: tuple[Epoch, ...] = ()
         final = session.run.checkpoint(MODELS[3], target.stem)
         steps = pruning_steps(options.steps, epochs, final)
-        dense = model.spec
+        dense, unpruned = model.spec, None
         prepared: list[Prepared] = []
         with deleted_unless_published(prepared, session.ranks):
             for step in steps:
                 step_target = between(dense, target, step.number / step.count)
-                note, repaired = _prune(session, model, step_target, options)
+                if unpruned is None:
+                    unpruned = unpruned_copy(model, options.repair)
+                note, repaired = _prune(session, model, step_target, options, unpruned)
                 log.info(step.numbered(note))
                 model.meta.update(baseline=job.baseline.sha256, key=key)
                 if step.last:
@@ -87,6 +89,7 @@ def structured(
                     if former is None:
                         session.publish(prepared)
                 if step.epochs:
+                    unpruned = None  # the next step is repaired towards the trained model
                     recipe = finetune_recipe(
                         session.settings, model.spec, step.epochs, options.finetune, trained,
                         refitted=options.repair.method() == "reconstruct",
@@ -130,10 +133,16 @@ def between(spec: Spec, target: Spec, share: float) -> Spec:
 
 
 def _prune(
-    session: Session, model: Network, target: Spec, options: StructuredOptions
+    session: Session,
+    model: Network,
+    target: Spec,
+    options: StructuredOptions,
+    unpruned: Network | None,
 ) -> tuple[str, Repaired | None]:
-    """Prune and repair ``model`` in place; return a note about both, and the repair."""
-    dense = unpruned_copy(model, options.repair)
+    """Prune ``model`` in place and repair it towards ``unpruned``.
+
+    Returns a note about both, and the repair.
+    """
     session.accumulate_gradients(model, options.importance)
     sample = session.ranking_sample(model, options.importance)
     images = torch.cat(
@@ -147,7 +156,7 @@ def _prune(
     )  # fmt: skip
     model.zero_grad(set_to_none=True)
     note = _check_note(result.proof)
-    repaired = repaired_model(session, model, dense, options.repair)
+    repaired = repaired_model(session, model, unpruned, options.repair)
     return (note if repaired is None else f"{note}; {repaired.note}"), repaired
 
 
