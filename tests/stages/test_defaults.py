@@ -65,19 +65,6 @@ def test_what_an_earlier_version_trained_at_another_rate_is_another_model() -> N
     assert key(1, repair="none") == key(1, PLAIN, repair="none")
 
 
-def test_steps_that_an_earlier_version_repaired_otherwise_are_another_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    parts: list[tuple[object, ...]] = []
-    monkeypatch.setattr("tp_vgg.stages.pruning.fingerprint", lambda *given: parts.append(given))
-    for steps, epochs, repair in ((2, 0, "auto"), (1, 0, "auto"), (2, 2, "auto"), (2, 0, "none")):
-        options = StructuredOptions(
-            steps=steps, finetune=Finetune(epochs), repair=RepairOptions(repair)
-        )
-        work_key(Settings(), "11" * 32, SMALL, Plan({"features.0": 0.5}, "--ratio"), options)
-    assert ["towards dense" in given for given in parts] == [True, False, False, False]
-
-
 @pytest.mark.parametrize("importance", ["l1", "taylor"])
 def test_moved_zeros_are_part_of_the_key_where_they_move(
     importance: str, monkeypatch: pytest.MonkeyPatch

@@ -163,45 +163,23 @@ def test_steps_that_change_nothing_are_one(call, at_home: Path, small: list) -> 
     assert "made with these settings before" in err
 
 
-@pytest.mark.parametrize("epochs", [0, 2])
-@pytest.mark.parametrize("kind", ["structured", "unstructured"])
-def test_steps_are_repaired_towards_what_was_last_trained(
-    kind: str, epochs: int, call, at_home: Path, small: list, monkeypatch: pytest.MonkeyPatch
+def test_steps_without_training_are_repaired_towards_the_step_before(
+    call, at_home: Path, small: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tp_vgg.stages import repair
 
-    towards, trained, real, fit = [], [], repair.repair, Session.fit
+    shares, real = [], repair.repair
 
-    def repairing(model, dense, *more, **options):
-        towards.append(copy.deepcopy(dense.state_dict()))
+    def noting(model, dense, *more, **options):
+        shares.append([count / total for count, total in (zeros(dense), zeros(model))])
         return real(model, dense, *more, **options)
 
-    def training(self, model, *more):
-        history = fit(self, model, *more)
-        trained.append({n: v.clone() for n, v in model.state_dict().items()})
-        return history
-
-    monkeypatch.setattr(repair, "repair", repairing)
-    monkeypatch.setattr(Session, "fit", training)
-    plan = ["--ratio" if kind == "structured" else "--sparsity", 0.7, "--steps", 2]
-    more = ["--finetune-epochs", epochs, "--repair", "reconstruct"]
-    status, _, err = call(kind, *small, "--out", "o", *plan, *more)
-    assert status == 0, err
-    dense = load(small[-1]).state_dict()
-    (first, second), wanted = towards, trained[0] if epochs else dense
-    assert all(torch.equal(first[name], dense[name]) for name in dense)
-    if kind == "structured" or not epochs:
-        assert all(torch.equal(second[name], wanted[name]) for name in wanted)
-    else:
-        masked = {n.removesuffix("_orig"): v for n, v in wanted.items() if "_mask" not in n}
-        masks = {n.removesuffix("_mask"): v for n, v in wanted.items() if "_mask" in n}
-        assert all(torch.equal(second[n], masked[n] * masks.get(n, 1)) for n in second)
-
-
-def test_steps_without_training_repair_at_each(call, at_home: Path, small: list) -> None:
+    monkeypatch.setattr(repair, "repair", noting)
     options = ["--sparsity", 0.9, "--steps", 2]
     status, _, err = call("unstructured", *small, "--out", "o", *options)
     assert status == 0, err
     assert err.count("weights were set to zero; then the zeros were chosen anew") == 2
+    half = 1 - 0.1 * 2.5
+    assert shares == [pytest.approx(pair, abs=2e-3) for pair in ([0, half], [half, 0.9])]
     count, total = zeros(load(at_home / "o/unstructured_pruned_vgg11.pth"))
     assert count == pytest.approx(0.9 * total, abs=8)

@@ -188,8 +188,6 @@ def work_key(
         more += ["recalibrate"] if method == "recalibrate" else []
         return fingerprint(baseline, dict(plan.values), parts, settings.seed, *more)
     parts["recalibrate"] = method == "recalibrate"
-    if method == "reconstruct" and options.steps > 1 and not epochs:
-        more.append("towards dense")
     if method == "reconstruct" and options.finetune.lr is None:
         more += _other_rate(settings, spec, options, epochs or 0)
     return fingerprint(baseline, dict(plan.values), parts, settings.seed, epochs, *more)

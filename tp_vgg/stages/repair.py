@@ -98,9 +98,9 @@ def repaired_model(
 ) -> Repaired | None:
     """Measure and repair ``model``, in place; return ``None`` if nothing is to be repaired.
 
-    ``dense``: the :func:`unpruned_copy` from before the first pruning since the model was last
-    trained. ``move_zeros``: that of :func:`tp_vgg.repair`. Raises :class:`BadInput` if there are
-    too few training images, and :class:`WorkFailed` if the networks' numbers overflow.
+    ``dense``: the :func:`unpruned_copy` from just before the pruning. ``move_zeros``: that of
+    :func:`tp_vgg.repair`. Raises :class:`BadInput` if there are too few training images, and
+    :class:`WorkFailed` if the networks' numbers overflow.
     """
     method, seed = options.method(), session.settings.seed
     if method == "none":

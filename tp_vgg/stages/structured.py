@@ -72,14 +72,12 @@ def structured(
         history: tuple[Epoch, ...] = ()
         final = session.run.checkpoint(MODELS[3], target.stem)
         steps = pruning_steps(options.steps, epochs, final)
-        dense, unpruned = model.spec, None
+        dense = model.spec
         prepared: list[Prepared] = []
         with deleted_unless_published(prepared, session.ranks):
             for step in steps:
                 step_target = between(dense, target, step.number / step.count)
-                if unpruned is None:
-                    unpruned = unpruned_copy(model, options.repair)
-                note, repaired = _prune(session, model, step_target, options, unpruned)
+                note, repaired = _prune(session, model, step_target, options)
                 log.info(step.numbered(note))
                 model.meta.update(baseline=job.baseline.sha256, key=key)
                 if step.last:
@@ -89,7 +87,6 @@ def structured(
                     if former is None:
                         session.publish(prepared)
                 if step.epochs:
-                    unpruned = None  # the next step is repaired towards the trained model
                     recipe = finetune_recipe(
                         session.settings, model.spec, step.epochs, options.finetune, trained,
                         refitted=options.repair.method() == "reconstruct",
@@ -133,16 +130,10 @@ def between(spec: Spec, target: Spec, share: float) -> Spec:
 
 
 def _prune(
-    session: Session,
-    model: Network,
-    target: Spec,
-    options: StructuredOptions,
-    unpruned: Network | None,
+    session: Session, model: Network, target: Spec, options: StructuredOptions
 ) -> tuple[str, Repaired | None]:
-    """Prune ``model`` in place and repair it towards ``unpruned``.
-
-    Returns a note about both, and the repair.
-    """
+    """Prune and repair ``model`` in place; return a note about both, and the repair."""
+    dense = unpruned_copy(model, options.repair)
     session.accumulate_gradients(model, options.importance)
     sample = session.ranking_sample(model, options.importance)
     images = torch.cat(
@@ -156,7 +147,7 @@ def _prune(
     )  # fmt: skip
     model.zero_grad(set_to_none=True)
     note = _check_note(result.proof)
-    repaired = repaired_model(session, model, unpruned, options.repair)
+    repaired = repaired_model(session, model, dense, options.repair)
     return (note if repaired is None else f"{note}; {repaired.note}"), repaired
 
 

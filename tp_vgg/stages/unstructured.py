@@ -27,6 +27,7 @@ from tp_vgg.rundir.settings import Settings
 from tp_vgg.stages.defaults import finetune_recipe
 from tp_vgg.stages.options import (
     EXTREME_ZEROS,
+    RepairOptions,
     UnstructuredOptions,
     UnstructuredRequest,
 )
@@ -71,23 +72,17 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
         masking = _gradual(job.resolved, options)
         history: tuple[Epoch, ...] = ()
         repaired: Repaired | None = None
-        before_training = unpruned = None
+        before_training = None
         final = session.run.checkpoint("unstructured", model.spec.stem)
         steps = pruning_steps(count, finetune.epochs or 0, final)
         for step in steps:
             if masking is not None:
                 masking.begin(model)
             else:
-                if unpruned is None:
-                    unpruned = unpruned_copy(model, repair)
-                _mask_part(job, options, step)
-                repaired = repaired_model(
-                    session, model, unpruned, repair, move_zeros=options.move_zeros
-                )
+                repaired = _zero(job, options, repair, step)
             if repaired is not None:
                 log.info(step.numbered(f"{_ZEROED}; {repaired.note}"))
             if step.epochs:
-                unpruned = None  # the next step is repaired towards the trained model
                 if repaired is not None and step.last:
                     before_training = Accuracies.of(session, model, "repaired")
                 recipe = finetune_recipe(
@@ -169,12 +164,17 @@ def _zeros_note(count: int, repaired: Repaired | None) -> tuple[str, ...]:
     return (zeroed,) if count > 1 else ()
 
 
-def _mask_part(job: Pruning[Plan], options: UnstructuredOptions, step: PruningStep) -> None:
-    """Mask the weights that are zero after ``step``, in place."""
+def _zero(
+    job: Pruning[Plan], options: UnstructuredOptions, repair: RepairOptions, step: PruningStep
+) -> Repaired | None:
+    """Mask the weights of a step and repair the model, in place; return the repair."""
+    session, model = job.session, job.dense
+    before = unpruned_copy(model, repair)
     try:
-        _mask(job.session, job.dense, *_part(job.resolved, options, step))
+        _mask(session, model, *_part(job.resolved, options, step))
     except WorkFailed as error:
         raise WorkFailed(step.numbered(str(error))) from error
+    return repaired_model(session, model, before, repair, move_zeros=options.move_zeros)
 
 
 def _part(
