@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tp_vgg.network.network import Network
 from tp_vgg.pruning.unstructured import magnitude_masks
 from tp_vgg.stages.pruning_steps import pruning_steps
 from tp_vgg.stages.session import Session
+from tp_vgg.training.run import TrainingRun
 
 
 def smallest(weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -151,6 +154,28 @@ def test_a_layer_that_would_die_is_named_with_the_step(call, at_home: Path, make
     assert (status, out) == (1, "")
     assert re.search(r"error: step 1/2: sparsity 0\.29\d*: every weight of features\.4", err)
     assert not list((at_home / "o").rglob("*unstructured*"))
+
+
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+def test_a_stopped_training_outlives_a_pruning_without_one(
+    kind: str, call, at_home: Path, small: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, steps = TrainingRun.train_step, []
+
+    def interrupting(self):
+        steps.append(self.step)
+        if len(steps) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(TrainingRun, "train_step", interrupting)
+    plan = ["--ratio" if kind == "structured" else "--sparsity", 0.5, "--steps", 2]
+    command = [kind, *small, "--out", "o", *plan, "--batch-size", 16]
+    assert call(*command, "--finetune-epochs", 2)[0] == 130
+    assert call(*command, "--finetune-epochs", 0)[0] == 0
+    assert call(*command, "--finetune-epochs", 2)[0] == 0
+    assert steps == [0, 1, 2, 3, 0, 1, 2, 3], "no step was done twice"
+    assert not list((at_home / "o").rglob("*partial*"))
 
 
 def test_steps_that_change_nothing_are_one(call, at_home: Path, small: list) -> None:

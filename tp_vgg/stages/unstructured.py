@@ -40,6 +40,8 @@ from tp_vgg.training.history import Epoch, history_csv
 
 log = logging.getLogger(__name__)
 
+_ZEROED = "weights were set to zero"
+
 
 @stage
 def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, ModelRecord]:
@@ -111,7 +113,7 @@ def unstructured(settings: Settings, request: UnstructuredRequest) -> dict[str, 
             f"zeros by layer: {shares};"
             f" {record.nonzero:,} of {record.params:,} parameters are not zero"
         )
-        session.discard(*(step.partial for step in steps))
+        session.discard(*(step.partial for step in steps if step.epochs))
         return {MODELS[0]: job.baseline, "unstructured": record}
 
 
@@ -151,9 +153,6 @@ def _step_count(options: UnstructuredOptions, spec: Spec, plan: Plan) -> int:
     elif (options.steps or 1) > count:
         log.info("--steps: without effect, since nothing is trained or refitted in between")
     return count
-
-
-_ZEROED = "weights were set to zero"
 
 
 def _zeros_note(count: int, repaired: Repaired | None) -> tuple[str, ...]:
